@@ -1,0 +1,120 @@
+"""The command line: parse, call, print. A fault the user can mend is one message on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from open4ov.errors import UserError
+
+app = typer.Typer(
+    help="Make a multimodal LLM an expert of a vertical domain without losing its general ability.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+nano = typer.Typer(help="The shipped base model, open4ov-nano.", no_args_is_help=True)
+app.add_typer(nano, name="nano")
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="the YAML file of the run")],
+    out: Annotated[Path, typer.Option(help="the run directory; the same command goes on where a run has stopped")],
+    until: Annotated[str | None, typer.Option(help="go no further than this stage")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override an option")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="events as JSON lines on stdout")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Run a recipe, from images to the report."""
+    from open4ov import pipeline
+    from open4ov.progress import JsonLines, Quiet, Terminal
+    from open4ov.recipe import load
+
+    if json_ and quiet:
+        raise UserError("--json and --quiet contradict each other; give one of them")
+    reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
+    try:
+        pipeline.run(load(recipe, set_ or ()), out, reporter, until)
+    except KeyboardInterrupt:
+        print(f"open4ov: stopped; the same command goes on from here ({out})", file=sys.stderr)
+        raise
+
+
+@app.command()
+def ask(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory (its last model), or a model's folder")],
+    question: Annotated[str, typer.Argument(help="what to ask")],
+    image: Annotated[list[Path] | None, typer.Option(help="an image file; may be given several times")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer, tokens")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely token")] = 0.0,
+) -> None:
+    """Ask a model about images, or without any."""
+    from open4ov.images import open_image
+    from open4ov.sample import user
+
+    if not question.strip():
+        raise UserError("the question is empty")
+    images = [open_image(path) for path in image or ()]
+    folder = _model_dir(model)
+
+    from open4ov.engine import Engine, Request
+    from open4ov.model import Processor, Qwen3VL
+
+    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder))
+    request = Request([user(question, images=len(images))], images, max_tokens=max_tokens, temperature=temperature)
+    for piece in engine.stream(request):
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command()
+def table(run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory with a report")]) -> None:
+    """Print the evaluation table of a run."""
+    from open4ov.report.table import to_text
+
+    path = run_dir / "report" / "table.json"
+    if not path.is_file():
+        raise UserError(
+            f"{run_dir}: has no report yet; run its recipe to the end first (open4ov run RECIPE --out {run_dir})"
+        )
+    print(to_text(path))
+
+
+@nano.command(
+    "train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def nano_train(context: typer.Context) -> None:
+    """Train the nano base model anew (hours on a CPU)."""
+    from open4ov.corpora.nano.train import main as train
+
+    train(context.args)
+
+
+def _model_dir(path: Path) -> Path:
+    """The folder of the model to ask: the last finished one of a run, a model's own, or a shipped one by name."""
+    from open4ov.assets import base_dir
+    from open4ov.pipeline import finished_model
+
+    if (path / "run.json").exists():
+        folder = finished_model(path)
+        if folder is None:
+            raise UserError(f"{path}: this run has no finished model yet; let it go on to sft_knowledge at least")
+        return folder
+    return base_dir(str(path))
+
+
+def main() -> None:
+    """Entry point: exit code 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    try:
+        app()
+    except UserError as error:
+        print(f"open4ov: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

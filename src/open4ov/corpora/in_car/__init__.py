@@ -1,0 +1,21 @@
+"""The in-car assistant: dashboard tell-tales and road signs with what they mean and what to do (docs/in-car.md)."""
+
+from open4ov.corpora.in_car.items import items, pictures
+from open4ov.corpora.in_car.knowledge import KnowledgeError, Symbol, excluded, fragments, load, symbol
+from open4ov.corpora.in_car.questions import TASKS, questions, scene
+from open4ov.corpora.in_car.render import render
+
+__all__ = [
+    "TASKS",
+    "KnowledgeError",
+    "Symbol",
+    "excluded",
+    "fragments",
+    "items",
+    "load",
+    "pictures",
+    "questions",
+    "render",
+    "scene",
+    "symbol",
+]

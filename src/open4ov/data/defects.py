@@ -1,0 +1,80 @@
+"""Known defects, to measure whether the judges judge (wrong answer, wrong image, wrong topic).
+
+Copies of good samples, each spoilt in one way and labelled in `extra["defect"]`. They pass through voting and verification
+like any other and are taken out at the end whether caught or not: none ever reaches the data set.
+
+The wrong part is plausible: a wrong answer is the right answer to the same question about another image, a wrong image one
+for which the same question has another answer, a wrong topic one of another ability.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+from open4ov.data.topics import Topic
+from open4ov.sample import Sample, content_id
+
+KINDS = ("wrong_answer", "wrong_image", "wrong_topic")
+
+
+def inject(samples: Sequence[Sample], topics: Sequence[Topic], rate: float, seed: int) -> list[Sample]:
+    """round(rate · len(samples)) defective copies, the kinds in turn.
+
+    A sample for which a kind cannot be made (nobody else is asked the same question) is passed over; with too few such
+    samples there are fewer defects.
+    """
+    wanted = round(rate * len(samples))
+    rng = random.Random(f"defects/{seed}")
+    alike: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        alike[_question(sample)].append(sample)
+    defects: list[Sample] = []
+    seen: set[str] = {sample.id for sample in samples}
+    for base in rng.sample(list(samples), len(samples)):
+        if len(defects) == wanted:
+            break
+        kind = KINDS[len(defects) % len(KINDS)]
+        spoilt = _spoil(base, kind, alike[_question(base)], topics, rng)
+        if spoilt is not None and spoilt.id not in seen:
+            seen.add(spoilt.id)
+            defects.append(spoilt)
+    return defects
+
+
+def _spoil(
+    base: Sample, kind: str, alike: Sequence[Sample], topics: Sequence[Topic], rng: random.Random
+) -> Sample | None:
+    spoilt = base.model_copy(update={"extra": dict(base.extra)})
+    if kind == "wrong_topic":
+        right = {label.l1 for label in base.labels if label.axis == "ability"}
+        others = [topic for topic in topics if topic.ability[0] not in right]
+        if not others:
+            return None
+        topic = rng.choice(others)
+        spoilt.topics = [topic.path]
+        spoilt.labels = topic.labels()
+        changed: list[str] = [topic.path]
+    else:
+        others = [other for other in alike if other.images != base.images and not _answers(other) & _answers(base)]
+        if not others:
+            return None
+        other = rng.choice(others)
+        changed = [other.id]
+        if kind == "wrong_answer":
+            spoilt.answer, spoilt.aliases = other.answer, other.aliases
+            spoilt.messages = [base.messages[0], other.messages[-1]]
+        else:
+            spoilt.images, spoilt.scene = other.images, other.scene
+    spoilt.extra["defect"] = kind
+    spoilt.id = content_id("defect", kind, base.id, changed)
+    return spoilt
+
+
+def _question(sample: Sample) -> tuple[str, str, str]:
+    return sample.task, sample.language, sample.messages[0].text
+
+
+def _answers(sample: Sample) -> set[str]:
+    return {text.strip().casefold() for text in (sample.answer or "", *sample.aliases)}

@@ -1,0 +1,172 @@
+"""Stage `images`: the pictures that data construction starts from (paper §3.1).
+
+A source is a corpus that draws its own annotated pictures, or a folder of image files, each with an optional NAME.json
+beside it: a JSON object, the image's annotation, kept as `Sample.scene`. Files that cannot be used are skipped, counted and
+listed with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from open4ov import corpora
+from open4ov.corpora import TASKS, in_car
+from open4ov.corpora.generate import CHINESE_TASKS
+from open4ov.errors import UserError
+from open4ov.recipe import ImagesSection
+from open4ov.sample import Sample, assistant, content_id, user
+from open4ov.store import ImageError, ImageStore, open_image, write_samples
+
+if TYPE_CHECKING:
+    from open4ov.pipeline import StageRun
+
+CORPUS = "corpus:"
+ENGLISH_WEIGHT = 3  # of a general task in English, to 1 for the same in Chinese
+Skipped = list[dict[str, str]]
+
+
+def collect_images(run: StageRun) -> None:
+    """Writes samples.parquet (the vertical: an image each, no messages), general.parquet and skipped.json."""
+    section, seed = run.recipe.images, run.recipe.seed
+    skipped: Skipped = []
+    vertical = list(_vertical(section, run.images, seed, skipped, run))
+    general = list(_general(section, run.images, seed, skipped, run))
+    write_samples(run.out / "samples.parquet", vertical)
+    write_samples(run.out / "general.parquet", general)
+    _write_json(run.out / "skipped.json", skipped)
+    counts = {"vertical": len(vertical), "general": len(general), "skipped": len(skipped)}
+    _write_json(run.out / "summary.json", counts)
+
+
+def _vertical(
+    section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, run: StageRun
+) -> Iterator[Sample]:
+    if not section.vertical.startswith(CORPUS):
+        yield from folder(Path(section.vertical), section.max_pixels, store, skipped)
+        return
+    if section.vertical != "corpus:in_car":
+        raise UserError(f"images.vertical: no corpus {section.vertical!r}; use corpus:in_car, or a folder of images")
+    total = section.per_symbol * len(in_car.load())
+    for done, item in enumerate(in_car.pictures("train", section.per_symbol, seed), start=1):
+        yield item.store(store)
+        run.progress("drawing the vertical", done, total)
+
+
+def _general(
+    section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, run: StageRun
+) -> Iterator[Sample]:
+    """Items with messages: drawn for all general tasks in turn, or the `qa` of a folder's annotations."""
+    if section.general_count == 0:
+        return
+    if not section.general.startswith(CORPUS):
+        yield from islice(_annotated(Path(section.general), section, store, skipped), section.general_count)
+        return
+    if section.general != "corpus:general":
+        raise UserError(f"images.general: no corpus {section.general!r}; use corpus:general, or a folder of images")
+    kinds = [(task, "en") for task in TASKS] + [(task, "zh") for task in CHINESE_TASKS]
+    weights = [ENGLISH_WEIGHT if language == "en" else 1 for _, language in kinds]
+    drawn = [
+        corpora.generate(task, "train", count, seed, language)
+        for (task, language), count in zip(kinds, shares(section.general_count, weights), strict=True)
+    ]
+    done = 0
+    for item in chain.from_iterable(drawn):
+        yield item.store(store)
+        done += 1
+        run.progress("drawing the general set", done, section.general_count)
+
+
+def shares(total: int, weights: list[int]) -> list[int]:
+    """`total` split by the weights into whole numbers that sum to it."""
+    edges = [round(total * sum(weights[:i]) / sum(weights)) for i in range(len(weights) + 1)]
+    return [after - before for before, after in pairwise(edges)]
+
+
+def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
+    """A sample for each image file of a folder, in the order of the names; equal pictures once.
+
+    Hidden files and the annotations themselves are no images; every other file is one or is listed. Raises `UserError`
+    for a folder that is missing, empty, or without one usable image.
+    """
+    if not path.is_dir():
+        raise UserError(f"images: {path} is not a folder; name a folder of images, or corpus:NAME")
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    stems = {file.stem for file in files if file.suffix.lower() != ".json"}
+    seen: dict[str, str] = {}
+    for file in files:
+        if file.suffix.lower() == ".json":
+            if file.stem not in stems:
+                skipped.append({"file": file.name, "reason": "an annotation without an image of its name"})
+            continue
+        try:
+            scene = _scene(file.with_suffix(".json"))
+            sha = store.put(open_image(file, max_pixels=max_pixels))
+        except (ImageError, AnnotationError) as error:
+            skipped.append({"file": file.name, "reason": str(error)})
+            continue
+        if sha in seen:
+            skipped.append({"file": file.name, "reason": f"shows the same as {seen[sha]}"})
+            continue
+        seen[sha] = file.name
+        yield Sample(
+            id=content_id("folder", sha),
+            source="folder",
+            task="image",
+            images=[sha],
+            scene=scene,
+            extra={"file": file.name},
+        )
+    if not seen:
+        listed = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])
+        raise UserError(f"images: no usable image in {path}" + (f" ({listed})" if listed else ": it is empty"))
+
+
+class AnnotationError(UserError):
+    """A NAME.json that is no annotation."""
+
+
+def _scene(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"its annotation {path.name} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise AnnotationError(f"its annotation {path.name} is not a JSON object")
+    return cast(dict[str, Any], found)
+
+
+def _annotated(path: Path, section: ImagesSection, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
+    """The question-answer pairs that a folder's annotations hold, as general items."""
+    for image in folder(path, section.max_pixels, store, skipped):
+        pairs = (image.scene or {}).get("qa")
+        if not isinstance(pairs, list) or not pairs:
+            name = image.extra["file"]
+            skipped.append({"file": name, "reason": "no `qa` pairs in its annotation, which the general set needs"})
+            continue
+        for number, pair in enumerate(cast(list[Any], pairs)):
+            try:
+                question, answer = str(pair["question"]), str(pair["answer"])
+                sample = image.model_copy(
+                    update={
+                        "id": content_id(image.id, number, question),
+                        "task": str(pair.get("task", "annotated")),
+                        "language": pair.get("language", "en"),
+                        "messages": [user(question, images=1), assistant(str(pair.get("response", answer)))],
+                        "answer": answer,
+                        "aliases": [str(alias) for alias in pair.get("aliases", [])],
+                    }
+                )
+                yield Sample.model_validate(sample.model_dump())
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                reason = f"its qa[{number}] is no question-answer pair: {' '.join(str(error).split())}"
+                skipped.append({"file": image.extra["file"], "reason": reason})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")

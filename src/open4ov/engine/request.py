@@ -1,0 +1,56 @@
+"""What is asked of the engine and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from open4ov.sample import Message
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate: `n` completions of one conversation that ends with the user's turn.
+
+    `images` are those the messages' image parts index. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not cut.
+    `max_tokens` counts the closing token. Completion i of a request samples from its own stream (seed, i).
+    """
+
+    messages: list[Message]
+    images: list[Image.Image] = field(default_factory=list)
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    n: int = 1
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.n < 1:
+            raise ValueError(f"max_tokens and n must be at least 1, got {self.max_tokens} and {self.n}")
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                "temperature and top_k must not be negative and top_p must lie in (0, 1], "
+                f"got {self.temperature}, {self.top_k} and {self.top_p}"
+            )
+        if "" in self.stop:
+            raise ValueError("an empty stop string would stop every completion at once")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled response.
+
+    `token_ids` are all sampled tokens, the closing one included when the model ended by itself; `log_probs` has one
+    entry for each: log p(token) under the model's own distribution at the request's temperature (1 when greedy), not
+    cut by top-k or top-p. `text` has no special tokens and ends before the stop string. `finish_reason` is "stop"
+    (closing token or stop string) or "length".
+    """
+
+    text: str
+    token_ids: list[int]
+    log_probs: list[float]
+    finish_reason: str
+    weight_version: int

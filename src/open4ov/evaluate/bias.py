@@ -1,0 +1,117 @@
+"""Does the model look, and does it stay with what is asked? (paper §6.3, Fig. 12; §4.1.1)
+
+Four suites built from the questions of the others, so that each has a counterpart with the same words:
+
+- missing_image: an image question without its image; right is to say so (`metrics.REFUSALS`);
+- mismatch: a text-only question with a picture that has nothing to do with it; right is the answer;
+- context: an image question after an unrelated exchange; right is the answer;
+- absent: the picture is swapped for one without the object whose colour is asked; right is to say that it is not there
+  (`metrics.DENIALS`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from open4ov.evaluate.items import Question
+from open4ov.sample import Message, Part, assistant
+
+
+def missing_image(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
+    """`count` of the given image questions with every image taken away."""
+    return [
+        replace(
+            each,
+            id=f"missing_image/{each.id}",
+            suite="missing_image",
+            messages=tuple(_without_images(message) for message in each.messages),
+            images=(),
+            rule="refusal",
+        )
+        for each in _spread([each for each in questions if each.images], count, f"missing/{seed}")
+    ]
+
+
+def mismatch(texts: Sequence[Question], pictures: Sequence[Question], count: int, seed: int) -> list[Question]:
+    """Text-only questions, each with the picture of some image question before its words."""
+    chosen = _spread([each for each in texts if not each.images], count, f"mismatch/{seed}")
+    others = _spread([each for each in pictures if len(each.images) == 1], len(chosen), f"mismatch pictures/{seed}")
+    return [
+        replace(
+            each,
+            id=f"mismatch/{each.id}",
+            suite="mismatch",
+            messages=(*each.messages[:-1], _with_image(each.messages[-1])),
+            images=other.images,
+        )
+        for each, other in zip(chosen, others, strict=True)
+    ]
+
+
+def context(questions: Sequence[Question], texts: Sequence[Question], count: int, seed: int) -> list[Question]:
+    """Image questions that come after an unrelated text-only question and its right answer."""
+    chosen = _spread([each for each in questions if each.images], count, f"context/{seed}")
+    rng = random.Random(f"context texts/{seed}")
+    asked = []
+    for each in chosen:
+        unrelated = rng.choice([text for text in texts if text.language == each.language] or list(texts))
+        asked.append(
+            replace(
+                each,
+                id=f"context/{each.id}",
+                suite="context",
+                messages=(*unrelated.messages, assistant(unrelated.answers[0]), *each.messages),
+            )
+        )
+    return asked
+
+
+def absent(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
+    """Questions for the colour of a named object, each with the picture of another that has no such object."""
+    rng = random.Random(f"absent/{seed}")
+    colours = [each for each in questions if each.suite == "colour"]
+    asked = []
+    for each in colours:
+        named = {name for name in each.objects if name in each.text}
+        without = [other for other in colours if other.language == each.language and not _overlap(named, other.objects)]
+        if named and without:
+            other = rng.choice(without)
+            asked.append(
+                replace(
+                    each,
+                    id=f"absent/{each.id}",
+                    suite="absent",
+                    images=other.images,
+                    rule="denial",
+                    objects=other.objects,
+                )
+            )
+    return _spread(asked, count, f"absent order/{seed}")
+
+
+def _overlap(named: Collection[str], objects: Collection[str]) -> bool:
+    """Whether one of the names is, or is part of, a name of the picture ("mouse", "computer mouse")."""
+    return any(name in thing or thing in name for name in named for thing in objects)
+
+
+def _spread(questions: Sequence[Question], count: int, seed: str) -> list[Question]:
+    """`count` questions in a seeded order, drawn from the suites in turn."""
+    rng = random.Random(seed)
+    by_suite: dict[str, list[Question]] = {}
+    for each in questions:
+        by_suite.setdefault(each.suite, []).append(each)
+    for group in by_suite.values():
+        rng.shuffle(group)
+    rounds = max((len(group) for group in by_suite.values()), default=0)
+    order = [group[index] for index in range(rounds) for group in by_suite.values() if index < len(group)]
+    return order[:count]
+
+
+def _without_images(message: Message) -> Message:
+    return message.model_copy(update={"content": [part for part in message.content if part.type != "image"]})
+
+
+def _with_image(message: Message) -> Message:
+    return message.model_copy(update={"content": [Part(type="image", index=0), *message.content]})

@@ -1,0 +1,183 @@
+"""Stages as a graph: content keys, atomic outputs, resume. Knows nothing of what the stages do."""
+
+from __future__ import annotations
+
+import gc
+import random
+import resource
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from open4ov.errors import UserError, nearest
+from open4ov.progress import Reporter
+from open4ov.recipe import Recipe
+from open4ov.run_dir import Place, disk_full, hash_json
+from open4ov.store import ImageStore, is_disk_full, sweep
+
+
+@dataclass
+class StageRun:
+    """What a stage is given: the recipe, its inputs, and places to write.
+
+    `out` becomes the stage's folder when `run` returns. `scratch` survives a kill as long as the stage's key stays the
+    same. `inputs` maps each input stage to its finished folder.
+    """
+
+    recipe: Recipe
+    out: Path
+    scratch: Path
+    inputs: dict[str, Path]
+    images: ImageStore
+    seed: int
+    stage: str
+    _reporter: Reporter = field(repr=False)
+
+    def progress(self, description: str, done: float, total: float) -> None:
+        """Says how far the stage is; cheap enough to call at every step."""
+        self._reporter.progress(self.stage, description, done, total)
+
+    def log(self, figures: dict[str, Any]) -> None:
+        """Hands figures to whoever listens (`--json`); what must last belongs into `out`."""
+        self._reporter.log(self.stage, figures)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on."""
+
+    name: str
+    inputs: tuple[str, ...]
+    config: Callable[[Recipe], BaseModel | dict[str, Any]]
+    run: Callable[[StageRun], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    stage: str
+    status: Literal["done", "skipped"]
+    seconds: float
+
+
+class Graph:
+    """Stages in an order in which inputs come first."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages: dict[str, Stage] = {}
+        for stage in stages:
+            assert stage.name not in self.stages, f"two stages are called {stage.name}"
+            assert all(name in self.stages for name in stage.inputs), f"{stage.name} comes before one of its inputs"
+            self.stages[stage.name] = stage
+
+    def needed(self, until: str | None) -> list[Stage]:
+        """All stages, or `until` and those it is made from, in order. Raises UserError for a name that is none."""
+        if until is None:
+            return list(self.stages.values())
+        if until not in self.stages:
+            raise UserError(f"--until {until}: there is no such stage{nearest(until, self.stages)}")
+        wanted = {until}
+        for stage in reversed(self.stages.values()):
+            if stage.name in wanted:
+                wanted.update(stage.inputs)
+        return [stage for stage in self.stages.values() if stage.name in wanted]
+
+    def run(self, recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None) -> list[Outcome]:
+        """Brings the stages up to date in the run directory `root`, which must exist and be locked by the caller.
+
+        A stage whose key is that of its folder is skipped. Raises UserError when the disk is full or a stage refuses
+        its input; finished stages stay as they are.
+        """
+        stages = self.needed(until)
+        images = ImageStore(root / "image-store")
+        sweep(root)
+        outcomes: list[Outcome] = []
+        for position, stage in enumerate(stages, 1):
+            place = Place(root, stage.name)
+            place.recover()
+            made_from = {name: Place(root, name).lineage() for name in stage.inputs}
+            facts = _facts(stage, recipe, made_from)
+            key = hash_json(facts)
+            if place.intact(key):
+                place.drop_scratch()
+                reporter.skipped(stage.name, position, len(stages))
+                outcomes.append(Outcome(stage.name, "skipped", 0.0))
+                continue
+            reporter.started(stage.name, position, len(stages))
+            resumed = place.prepare(key)
+            run = StageRun(
+                recipe=recipe,
+                out=place.new,
+                scratch=place.scratch,
+                inputs={name: root / name for name in stage.inputs},
+                images=images,
+                seed=recipe.seed,
+                stage=stage.name,
+                _reporter=reporter,
+            )
+            start = time.perf_counter()
+            _reset_peak()
+            seed_everything(recipe)
+            try:
+                stage.run(run)
+                seconds, peak = time.perf_counter() - start, _peak_bytes()
+                measured = {"seconds": round(seconds, 3), "peak_bytes": peak, "resumed": resumed}
+                place.publish({"key": key, **facts, **measured})
+            except BaseException as error:
+                shutil.rmtree(place.new, ignore_errors=True)
+                if is_disk_full(error):
+                    raise disk_full(root, f"in stage {stage.name}") from error
+                raise
+            gc.collect()
+            reporter.finished(stage.name, seconds, peak)
+            outcomes.append(Outcome(stage.name, "done", seconds))
+        return outcomes
+
+
+def _facts(stage: Stage, recipe: Recipe, made_from: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """All that decides a stage's output; its key is their hash."""
+    config = stage.config(recipe)
+    return {
+        "stage": stage.name,
+        "open4ov": metadata.version("open4ov"),
+        "seed": recipe.seed,
+        "config": config.model_dump(mode="json") if isinstance(config, BaseModel) else config,
+        "inputs": made_from,
+    }
+
+
+def seed_everything(recipe: Recipe) -> None:
+    """The same start for every stage, whichever ran before it."""
+    import numpy as np
+    import torch
+
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    torch.set_flush_denormal(True)
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)
+    torch.manual_seed(recipe.seed)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _reset_peak() -> None:
+    """Starts a new high-water mark of resident memory, where the kernel lets us (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_bytes() -> int:
+    """The highest resident memory since `_reset_peak` (since the process began, where it could not be reset)."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,130 @@
+"""Image files as users have them, made into the RGB pixels the models see; or refused with the reason.
+
+Transparent pixels are laid on white. 16-bit grey is scaled (257 levels to one), not clipped. CMYK follows the embedded
+colour profile where there is one. The rotation a camera noted in EXIF is carried out.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from open4ov.errors import UserError
+
+MAX_PIXELS = 40_000_000
+_STILL_SEQUENCES = {"MPO"}  # a camera's JPEG with its previews behind it: frame 0 is the picture
+
+# Our own limit is stricter and is an error; Pillow's warning before it would be a second message for one fault.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class ImageError(UserError):
+    """An image that is refused; the message names it and says why."""
+
+
+def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
+    """The RGB image in a file or in bytes; `name` stands in messages about bytes.
+
+    Raises ImageError when it is missing, empty, no image, truncated, zero-sized, animated, of more than `max_pixels`
+    pixels, or of a pixel type without an agreed white (32-bit integers beyond 16 bits, floats).
+    """
+    label = name or (str(source) if isinstance(source, Path) else "the image")
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), len(source), max_pixels, label)
+    try:
+        with source.open("rb") as file:
+            return _decode(file, source.stat().st_size, max_pixels, label)
+    except FileNotFoundError:
+        raise ImageError(f"{label}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{label}: is a folder, not an image file") from None
+    except OSError as error:
+        raise ImageError(f"{label}: cannot be read: {error.strerror or error}") from None
+
+
+def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Image:
+    if size == 0:
+        raise ImageError(f"{label}: the file is empty (0 bytes)")
+    try:
+        image = Image.open(file)
+        if image.width == 0 or image.height == 0:
+            raise ImageError(f"{label}: zero-sized ({image.width} x {image.height} pixels)")
+        if image.width * image.height > max_pixels:
+            found = f"{image.width} x {image.height} pixels"
+            raise ImageError(
+                f"{label}: over-large: {found}; the limit is {max_pixels} pixels in all (images.max_pixels)"
+            )
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format not in _STILL_SEQUENCES:
+            raise ImageError(
+                f"{label}: animated or of several pages ({frames} frames); save the frame you want as an image"
+            )
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), label)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"{label}: over-large (a decompression bomb); the limit is {max_pixels} pixels in all (images.max_pixels)"
+        ) from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{label}: not an image in a known format, or its header is damaged") from None
+    except Exception as error:  # Pillow's decoders raise many kinds (struct.error, SyntaxError, ...) on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{label}: damaged or truncated: {reason}") from error
+
+
+def _to_rgb(image: Image.Image, label: str) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_deep_grey(image, label)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return _plain(Image.alpha_composite(white, rgba).convert("RGB"))
+    if image.mode in ("CMYK", "LAB"):
+        return _plain(_by_profile(image))
+    return _plain(image.convert("RGB"))
+
+
+def _from_deep_grey(image: Image.Image, label: str) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError(f"{label}: floating-point pixels have no agreed white; save it with 8 or 16 bits a channel")
+    deep = np.asarray(image).astype(np.int64)
+    low, high = int(deep.min()), int(deep.max())
+    if low < 0 or high > 65535:
+        raise ImageError(
+            f"{label}: 32-bit pixels (from {low} to {high}) have no agreed white; save it with 8 or 16 bits"
+        )
+    grey = ((deep + 128) // 257).astype(np.uint8)  # 0 -> 0, 65535 -> 255, rounded between
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[deep == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _by_profile(image: Image.Image) -> Image.Image:
+    """CMYK by its embedded profile, or by the plain inks formula where it has none that can be read; LAB by D50."""
+    target = ImageCms.createProfile("sRGB")
+    if image.mode == "LAB":
+        converted = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), target, outputMode="RGB")
+        assert converted is not None
+        return converted
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            converted = ImageCms.profileToProfile(image, io.BytesIO(profile), target, outputMode="RGB")
+        except ImageCms.PyCMSError:
+            return image.convert("RGB")
+        if converted is not None:
+            return converted
+    return image.convert("RGB")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same pixels without the file's metadata (profiles, comments, EXIF), which would change the stored bytes."""
+    return Image.frombytes("RGB", image.size, image.tobytes())

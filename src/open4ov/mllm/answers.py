@@ -1,0 +1,79 @@
+"""What each role of data construction must answer: one pydantic model a role.
+
+The model is the contract: its JSON schema goes to the endpoint, and every answer, from whatever provider, is read by it.
+All fields are required and unknown ones refused, as strict structured output wants.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Topics(Answer):
+    """L3 topics of one (domain L2, ability L2) pair (paper §2.2.2)."""
+
+    topics: list[str]
+
+
+class Ranking(Answer):
+    """L1 names of each axis, most relevant first, with `Others` as the boundary (paper §2.2.3).
+
+    `description` says in a sentence or two what the image shows and can be asked about: fine matching embeds it.
+    """
+
+    description: str
+    domain: list[str]
+    ability: list[str]
+
+
+class Density(Answer):
+    """The four dimensions of the information density score, 0 to 1 each (paper §2.2.4)."""
+
+    subjects: float = Field(ge=0, le=1)
+    space: float = Field(ge=0, le=1)
+    ocr: float = Field(ge=0, le=1)
+    knowledge: float = Field(ge=0, le=1)
+
+
+class Pair(Answer):
+    """One question with its answer: `answer` is what a verifier compares, `response` the full assistant text."""
+
+    topic: str
+    task: str
+    language: Literal["en", "zh"]
+    question: str
+    answer: str
+    aliases: list[str]
+    response: str
+
+
+class Pairs(Answer):
+    pairs: list[Pair]
+
+
+class Judgement(Answer):
+    """A judge's 0 or 1; None says that the judge cannot tell (an abstention, never an agreement)."""
+
+    score: Literal[0, 1] | None
+    reason: str
+
+
+class Check(Answer):
+    ok: bool
+    reason: str
+
+
+class Verification(Answer):
+    """The five dimensions on which a response is verified (paper §2.2.4)."""
+
+    accuracy: Check
+    completeness: Check
+    authenticity: Check
+    relevance: Check
+    plausibility: Check

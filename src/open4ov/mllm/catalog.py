@@ -1,0 +1,175 @@
+"""The offline provider: answers from the annotations that ship with a corpus. No model is asked.
+
+It can answer only about images whose scene is known, and says so for every other: unannotated images need an endpoint.
+Its three judges rest on different evidence: `rules` on the annotation, `pixels` on matching the drawing with the symbol
+library, `embedding` on the picture's nearest neighbours and the likeness of texts. The last two never see the annotation,
+so an annotation that is wrong can be outvoted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from functools import cached_property
+from typing import Any
+
+from open4ov.corpora import QA
+from open4ov.mllm import rules
+from open4ov.mllm.ask import AnswerError, Picture, Prompt, Request
+from open4ov.mllm.embedding_judge import EmbeddingJudge
+from open4ov.mllm.known import known, tags
+from open4ov.mllm.library import Library, library
+from open4ov.mllm.pixels import Seen
+from open4ov.mllm.retrieval import Neighbours
+
+OTHERS = "Others"
+NO_SCENE = (
+    "the image has no annotation: the catalog answers from annotations only; unannotated images need an endpoint "
+    "(data.providers with kind: openai)"
+)
+_EVIDENCE = {"judge_1": "rules", "judge_2": "pixels", "judge_3": "embedding"}
+
+
+class CatalogProvider:
+    """Single-threaded; what it finds out about a picture is kept for as long as it lives."""
+
+    concurrency = 1
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Seen] = {}
+        self._neighbours: dict[str, Neighbours | None] = {}
+
+    def identity(self, role: str) -> str:
+        return _EVIDENCE.get(role, "catalog")
+
+    def answer(self, request: Request) -> dict[str, Any]:
+        prompt = request.prompt
+        match request.role:
+            case "topics":
+                return {"topics": _topics(prompt)}
+            case "rank":
+                return _rank(_scene(request), prompt.values["labels"])
+            case "density":
+                return _density(_scene(request))
+            case "synthesize":
+                return {"pairs": _pairs(_scene(request), request.images[0].sha, prompt.values)}
+            case "verify":
+                return rules.verify(_scene(request), prompt.values)
+            case "judge_1":
+                scene = request.images[0].scene
+                score, reason = rules.judge(scene, prompt.values, "the annotation") if scene else (None, "no annotation")
+            case "judge_2":
+                score, reason = self._by_pixels(request.images[0], prompt)
+            case "judge_3":
+                score, reason = self._embedding.vote(self._nearest(request.images[0]), prompt.values)
+            case role:
+                raise AnswerError(f"the catalog does not play the role {role!r}")
+        return {"score": score, "reason": reason}
+
+    def _by_pixels(self, picture: Picture, prompt: Prompt) -> rules.Verdict:
+        if picture.sha not in self._seen:
+            self._seen[picture.sha] = self._library.pixels.look(picture.image)
+        seen = self._seen[picture.sha]
+        if seen.symbol is None:
+            return None, "the pixels match no symbol of the library clearly"
+        scene = self._library.scenes[seen.symbol]
+        if seen.colour is not None and seen.colour != scene["colour"]:
+            return None, f"the shape is {seen.symbol}'s but the colour is {seen.colour}"
+        return rules.judge(scene, prompt.values, "the pixels")
+
+    def _nearest(self, picture: Picture) -> Neighbours | None:
+        if picture.sha not in self._neighbours:
+            self._neighbours[picture.sha] = self._library.index.nearest(picture.image)
+        return self._neighbours[picture.sha]
+
+    @cached_property
+    def _library(self) -> Library:
+        return library()
+
+    @cached_property
+    def _embedding(self) -> EmbeddingJudge:
+        return EmbeddingJudge(self._library)
+
+
+def _scene(request: Request) -> dict[str, Any]:
+    scene = request.images[0].scene
+    if not scene:
+        raise AnswerError(NO_SCENE)
+    return scene
+
+
+def _topics(prompt: Prompt) -> list[str]:
+    """The ability's templates over the domain's things."""
+    domain, ability = prompt.values["domain"], prompt.values["ability"]
+    return [pattern.replace("{thing}", thing) for thing in domain["things"] for pattern in ability["patterns"]]
+
+
+def _rank(scene: dict[str, Any], labels: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Labels by how many of their L2 labels share a tag with the scene; none shared puts a label below Others."""
+    there = tags(scene)
+    ranking: dict[str, Any] = {"description": _description(scene)}
+    for axis, entries in labels.items():
+        shared = {entry["name"]: sum(bool(there & set(l2)) for l2 in entry["tags"]) for entry in entries}
+        order = sorted(shared, key=lambda name: -shared[name])
+        above = sum(count > 0 for count in shared.values())
+        ranking[axis] = [*order[:above], OTHERS, *order[above:]]
+    return ranking
+
+
+def _description(scene: dict[str, Any]) -> str:
+    if scene.get("kind") == "in_car":
+        what = "Dashboard tell-tale light" if scene["symbol_kind"] == "tell_tale" else "Road sign"
+        names = ", ".join(scene["names"]["en"])
+        kind, asked = ("light", "urgency") if scene["symbol_kind"] == "tell_tale" else ("sign", "sorting by kind")
+        severity = f"{scene['severity']['en']} {kind}"
+        return f"{what}: {names}. {severity}. {scene['meaning']['en']} Naming, meaning, {asked}, what to do about it."
+    objects = ", ".join(f"{thing.get('colour', '')} {thing.get('name', '')}".strip() for thing in scene.get("objects", []))
+    text = " ".join(str(line) for line in scene.get("lines", []))
+    asked = sorted({qa.task for pairs in known(scene, "en").values() for qa in pairs})
+    return f"{scene.get('kind', 'picture')} of {objects or text or 'values'} {text}. To ask: {', '.join(asked)}."
+
+
+def _density(scene: dict[str, Any]) -> dict[str, float]:
+    """Subjects: kinds and colours of objects; space: objects beside others; OCR: characters shown; knowledge: words of
+    the facts that the picture alone does not show. Each saturates at 1."""
+    objects = scene.get("objects", [])
+    kinds = {thing.get("name") for thing in objects} | {thing["colour"] for thing in objects if "colour" in thing}
+    text = "".join(str(part) for key in ("lines", "labels", "values") for part in scene.get(key, []))
+    text += "".join(str(thing["name"]) for thing in objects if thing.get("type") == "character")
+    facts = " ".join(str(scene[key]["en"]) for key in ("meaning", "action", "names") if isinstance(scene.get(key), dict))
+    return {
+        "subjects": min(1.0, len(kinds) / 8),
+        "space": min(1.0, max(0, len(objects) - 1) / 8),
+        "ocr": min(1.0, len(text) / 12),
+        "knowledge": min(1.0, len(facts.split()) / 40),
+    }
+
+
+def _pairs(scene: dict[str, Any], sha: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Up to the budget: the kinds of question that fit a topic in turn, their order, wording and language drawn anew for
+    each image."""
+    rng = random.Random(f"synthesize/{values['seed']}/{sha}")
+    kinds: dict[tuple[str, str], list[tuple[str, QA, list[str]]]] = defaultdict(list)
+    for language in values["languages"]:
+        for pairs in known(scene, language).values():
+            for qa in pairs:
+                fitting = [topic["path"] for topic in values["topics"] if rules.fits(qa, scene, topic["tags"])]
+                if fitting:
+                    kinds[qa.task, language].append((language, qa, fitting))
+    order = sorted(kinds)
+    rng.shuffle(order)
+    for key in order:
+        rng.shuffle(kinds[key])
+    made: list[dict[str, Any]] = []
+    asked: set[str] = set()
+    while len(made) < values["budget"] and any(kinds.values()):
+        for key in order:
+            if kinds[key] and len(made) < values["budget"]:
+                language, qa, fitting = kinds[key].pop()
+                if qa.question not in asked:
+                    asked.add(qa.question)
+                    made.append({
+                        "topic": rng.choice(fitting), "task": qa.task, "language": language, "question": qa.question,
+                        "answer": qa.answer, "aliases": list(qa.aliases), "response": qa.response,
+                    })  # fmt: skip
+    return made

@@ -1,0 +1,69 @@
+"""Evidence from a scene: does a (topic, question, answer) hold by what is known of the scene?
+
+The `rules` judge asks it of the annotation, the `pixels` judge of the scene that it read from the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from open4ov.corpora import QA
+from open4ov.mllm.known import known, plain, right, task_tags
+
+Verdict = tuple[int | None, str]
+
+
+def judge(scene: dict[str, Any], values: dict[str, Any], source: str) -> Verdict:
+    """1 when the question is known, the answer right and the topic one of the question's; None for a question that the
+    rules do not know. `values`: question, answer, language, tags of the topic's labels; `source` names the scene."""
+    pairs = known(scene, values["language"]).get(values["question"])
+    if pairs is None:
+        if any(values["question"] in known(scene, language) for language in ("en", "zh")):
+            return 0, "the question is in another language"
+        return None, f"no rule answers this question from {source}"
+    fitting = [qa for qa in pairs if right(qa, values["answer"])]
+    if not fitting:
+        return 0, f"by {source} the answer is not right"
+    if not any(fits(qa, scene, values["tags"]) for qa in fitting):
+        return 0, f"by {source} the question is not one of this topic"
+    return 1, f"holds by {source}"
+
+
+def fits(qa: QA, scene: dict[str, Any], tags: dict[str, Sequence[str]]) -> bool:
+    """Whether the question belongs to the topic: its task is among the ability label's tags, and the domain label's
+    tags, where it has any, name something of the scene."""
+    category = scene.get("symbol_kind")
+    if not set(tags["ability"]) & task_tags(qa, category):
+        return False
+    there = {f"kind:{scene.get('kind')}", f"category:{category}", f"task:{qa.task}"}
+    there |= {f"object:{thing['name']}" for thing in scene.get("objects", []) if "name" in thing}
+    return not tags["domain"] or bool(set(tags["domain"]) & there)
+
+
+def verify(scene: dict[str, Any], values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The five dimensions of a response, from the annotation. A question it does not know fails authenticity: nothing
+    in the annotation supports the response."""
+    pairs = known(scene, values["language"]).get(values["question"], [])
+    response, answer = values["response"], values["answer"]
+    fitting = [qa for qa in pairs if right(qa, answer)]
+    said = [text for text in (answer, *(a for qa in fitting for a in (qa.answer, *qa.aliases))) if plain(text)]
+    others = [qa for asked in known(scene, values["language"]).values() for qa in asked]
+    checks = {
+        "accuracy": (bool(fitting), "the annotation gives another answer"),
+        "completeness": (any(plain(text) in plain(response) for text in said), "the answer is not in the response"),
+        "authenticity": (
+            any(plain(response) == plain(text) for qa in others for text in (qa.response, qa.answer, *qa.aliases)),
+            "the response is not what the annotation supports",
+        ),
+        "relevance": (any(fits(qa, scene, values["tags"]) for qa in fitting), "not about the topic"),
+        "plausibility": (_steady(response), "the response repeats itself or breaks off"),
+    }
+    return {name: {"ok": ok, "reason": "holds by the annotation" if ok else why} for name, (ok, why) in checks.items()}
+
+
+def _steady(response: str) -> bool:
+    """No clause said twice, no bracket left open."""
+    clauses = [plain(part) for part in response.replace("。", ".").replace(";", ".").split(".") if plain(part)]
+    pairs = all(response.count(a) == response.count(b) for a, b in ("()", "{}", "[]", "（）", "“”"))
+    return bool(clauses) and len(set(clauses)) == len(clauses) and pairs

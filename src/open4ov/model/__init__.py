@@ -1,0 +1,22 @@
+"""Qwen3-VL in plain PyTorch: the model, its processor, and packs of documents."""
+
+from .cache import KVCache
+from .config import Config, TextConfig, VisionConfig
+from .packing import Encoded, Pack, pack
+from .processing import Processor, make_tokenizer_files
+from .qwen3_vl import Qwen3VL
+from .vision import VisionFeatures
+
+__all__ = [
+    "Config",
+    "Encoded",
+    "KVCache",
+    "Pack",
+    "Processor",
+    "Qwen3VL",
+    "TextConfig",
+    "VisionConfig",
+    "VisionFeatures",
+    "make_tokenizer_files",
+    "pack",
+]

@@ -1,0 +1,182 @@
+"""The shape of a Qwen3-VL: what `config.json` says, typed and checked. Field names are Hugging Face's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from open4ov.recipe import UserError
+
+MODEL_TYPE = "qwen3_vl"
+ARCHITECTURE = "Qwen3VLForConditionalGeneration"
+
+C = TypeVar("C", "TextConfig", "VisionConfig")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The decoder. `mrope_section` counts the frequency pairs of (time, height, width); it sums to head_dim / 2."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int = 128
+    mrope_section: tuple[int, int, int] = (24, 20, 20)
+    rope_theta: float = 5_000_000.0
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 262_144
+    attention_bias: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise UserError(
+                f"text_config: num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if 2 * sum(self.mrope_section) != self.head_dim:
+            raise UserError(f"text_config: mrope_section {self.mrope_section} must sum to head_dim / 2 = {self.head_dim / 2}")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower. `deepstack_visual_indexes`: blocks whose output is also handed to the first decoder layers."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    out_hidden_size: int
+    deepstack_visual_indexes: tuple[int, ...]
+    num_position_embeddings: int = 2304
+    in_channels: int = 3
+    patch_size: int = 16
+    temporal_patch_size: int = 2
+    spatial_merge_size: int = 2
+    rope_theta: float = 10_000.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads or self.head_dim % 4:
+            raise UserError(
+                f"vision_config: hidden_size / num_heads ({self.hidden_size} / {self.num_heads}) must be a multiple of 4"
+            )
+        if any(not 0 <= i < self.depth for i in self.deepstack_visual_indexes):
+            raise UserError(f"vision_config: deepstack_visual_indexes {self.deepstack_visual_indexes} outside 0..{self.depth - 1}")
+        if self.side**2 != self.num_position_embeddings:
+            raise UserError(f"vision_config: num_position_embeddings ({self.num_position_embeddings}) must be a square")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def side(self) -> int:
+        """Side of the square grid of learned positions."""
+        return round(self.num_position_embeddings**0.5)
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one patch: channels x frames x height x width."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+
+@dataclass(frozen=True)
+class Config:
+    """A dense Qwen3-VL. Token ids are the tokenizer's."""
+
+    text: TextConfig
+    vision: VisionConfig
+    image_token_id: int
+    video_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
+    tie_word_embeddings: bool = True
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.vision.out_hidden_size != self.text.hidden_size:
+            raise UserError(
+                f"vision_config.out_hidden_size ({self.vision.out_hidden_size}) must equal "
+                f"text_config.hidden_size ({self.text.hidden_size})"
+            )
+        if len(self.vision.deepstack_visual_indexes) > self.text.num_hidden_layers:
+            raise UserError("vision_config.deepstack_visual_indexes: more taps than decoder layers")
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], where: str = "config.json") -> Config:
+        """Reads what `config.json` holds; `where` names the file in errors.
+
+        Raises UserError for another model type, a missing key or an unsupported option.
+        """
+        kind = raw.get("model_type")
+        if kind == "qwen3_vl_moe":
+            raise UserError(f"{where}: qwen3_vl_moe is part 2: not yet. Use a dense Qwen3-VL (model_type qwen3_vl).")
+        if kind != MODEL_TYPE:
+            raise UserError(f"{where}: model_type is {kind!r}; open4ov reads {MODEL_TYPE!r}. Give a Qwen3-VL directory.")
+        text, vision = dict(_section(raw, "text_config", where)), dict(_section(raw, "vision_config", where))
+        rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+        if rope.get("rope_type", rope.get("type", "default")) not in ("default", "mrope"):
+            raise UserError(f"{where}: text_config rope_type {rope.get('rope_type')!r} is not supported; only 'default'")
+        for section, name, act in ((text, "text_config", "silu"), (vision, "vision_config", "gelu_pytorch_tanh")):
+            if section.get("hidden_act", act) != act:
+                raise UserError(f"{where}: {name}.hidden_act {section['hidden_act']!r} is not supported; only {act!r}")
+        text["rope_theta"] = rope.get("rope_theta", text.get("rope_theta", 5_000_000.0))
+        text["mrope_section"] = tuple(rope.get("mrope_section", (24, 20, 20)))
+        vision["rope_theta"] = (vision.get("rope_parameters") or {}).get("rope_theta", 10_000.0)
+        vision["deepstack_visual_indexes"] = tuple(vision.get("deepstack_visual_indexes", (8, 16, 24)))
+        for key in ("patch_size", "temporal_patch_size"):
+            if not isinstance(vision.get(key, 2), int):
+                raise UserError(f"{where}: vision_config.{key} must be one integer, not {vision[key]!r}")
+        ids = {f.name: raw[f.name] for f in fields(cls) if f.name.endswith("_token_id") and f.name in raw}
+        missing = [f.name for f in fields(cls) if f.name.endswith("_token_id") and f.name not in ids]
+        if missing:
+            raise UserError(f"{where}: missing {', '.join(missing)}")
+        extra = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(key) is not None}
+        extra |= {key: text[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if text.get(key) is not None}
+        return cls(
+            text=_build(TextConfig, text, f"{where}: text_config"),
+            vision=_build(VisionConfig, vision, f"{where}: vision_config"),
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+            extra=extra,
+            **ids,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, readable by transformers (4.57 and later) and by what builds on it."""
+        text, vision = asdict(self.text), asdict(self.vision)
+        section = list(text.pop("mrope_section"))
+        text["rope_scaling"] = {"rope_type": "default", "mrope_section": section, "mrope_interleaved": True}
+        text |= {"model_type": "qwen3_vl_text", "hidden_act": "silu", "attention_dropout": 0.0, "use_cache": True}
+        text |= self.extra
+        del vision["rope_theta"]
+        vision |= {"model_type": "qwen3_vl_vision", "hidden_act": "gelu_pytorch_tanh"}
+        vision["deepstack_visual_indexes"] = list(self.vision.deepstack_visual_indexes)
+        ids = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_token_id")}
+        return {
+            "architectures": [ARCHITECTURE],
+            "model_type": MODEL_TYPE,
+            "text_config": text,
+            "vision_config": vision,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            **ids,
+        }
+
+
+def _section(raw: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    section = raw.get(name)
+    if not isinstance(section, Mapping):
+        raise UserError(f"{where}: missing {name}")
+    return section
+
+
+def _build(kind: type[C], raw: Mapping[str, Any], where: str) -> C:
+    known = {f.name: raw[f.name] for f in fields(kind) if raw.get(f.name) is not None}
+    try:
+        return kind(**known)
+    except TypeError as error:
+        raise UserError(f"{where}: {str(error).split('__init__() ')[-1]}") from None

@@ -1,0 +1,101 @@
+"""Documents ready for the model: one (`Encoded`), and many laid end to end without padding (`Pack`).
+
+Shapes: T tokens, B documents, L longest document, N images, P patches of all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .attention import pad_indices
+
+
+@dataclass
+class Encoded:
+    """One conversation as the model reads it."""
+
+    input_ids: Tensor
+    """Long [T]"""
+    positions: Tensor
+    """Long [3, T]: M-RoPE time, height, width"""
+    targets: Tensor
+    """Bool [T]: assistant content and its closing <|im_end|>, the tokens to be predicted"""
+    pixels: Tensor
+    """Float [P, channels * frames * patch²], in merge-block order"""
+    grids: Tensor
+    """Long [N, 3]: frames, rows and columns of patches"""
+    next_position: int
+    """M-RoPE position of the next generated token"""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass
+class Pack:
+    """Documents end to end. `cu_seqlens` [B + 1] are their borders; the rest as in `Encoded`, concatenated."""
+
+    input_ids: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    targets: Tensor
+    pixels: Tensor
+    grids: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """Long [B]"""
+        return self.cu_seqlens.diff()
+
+    @cached_property
+    def padding(self) -> tuple[Tensor, Tensor]:
+        """`pad` [B, L] and `unpad` [T] of `attention.pad_indices`, computed once for all layers."""
+        with torch.inference_mode(False):
+            return pad_indices(self.cu_seqlens)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """Long: the tokens whose probability is asked for: targets, save the first of a document."""
+        with torch.inference_mode(False):
+            wanted = self.targets.clone()
+            wanted[self.cu_seqlens[:-1]] = False
+            return wanted.nonzero()[:, 0]
+
+    def to(self, device: torch.device | str) -> Pack:
+        if self.input_ids.device == torch.device(device):
+            return self
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    @staticmethod
+    def step(input_ids: Tensor, positions: Tensor) -> Pack:
+        """One new text token for each of B cached documents: ids Long [B], M-RoPE positions Long [B]."""
+        count, device = len(input_ids), input_ids.device
+        return Pack(
+            input_ids=input_ids,
+            positions=positions.expand(3, -1),
+            cu_seqlens=torch.arange(count + 1, device=device),
+            targets=torch.zeros(count, dtype=torch.bool, device=device),
+            pixels=torch.empty(0, 0, device=device),
+            grids=torch.empty(0, 3, dtype=torch.long, device=device),
+        )
+
+
+def pack(documents: Sequence[Encoded]) -> Pack:
+    """Lays documents end to end (at least one, none empty)."""
+    if not documents or any(len(d) == 0 for d in documents):
+        raise ValueError("pack needs at least one document, and no empty ones")
+    lengths = torch.tensor([0, *(len(d) for d in documents)])
+    pixels = [d.pixels for d in documents if len(d.pixels)]
+    return Pack(
+        input_ids=torch.cat([d.input_ids for d in documents]),
+        positions=torch.cat([d.positions for d in documents], dim=1),
+        cu_seqlens=lengths.cumsum(0),
+        targets=torch.cat([d.targets for d in documents]),
+        pixels=torch.cat(pixels) if pixels else documents[0].pixels,
+        grids=torch.cat([d.grids for d in documents]),
+    )

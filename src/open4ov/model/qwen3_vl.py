@@ -1,0 +1,204 @@
+"""Qwen3-VL, dense: the vision tower, the decoder with DeepStack, the head; on packed tokens, with or without a cache.
+
+Shapes: T tokens of a pack, B documents, L longest, S cached tokens, D hidden, V vocabulary, M merged visual tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .cache import KVCache
+from .config import Config
+from .losses import nll_sum
+from .packing import Pack
+from .rope import text_angles
+from .text import TextModel
+from .vision import VisionFeatures, VisionModel
+
+LOGITS_AT_ONCE = 2**26
+"""Logits held in memory at a time by `log_probs`; above it they are computed in recomputed chunks."""
+
+
+class Qwen3VL(nn.Module):
+    """A dense Qwen3-VL. Random weights (normal, `initializer_range`) from `seed`; see also `from_pretrained`."""
+
+    def __init__(self, config: Config, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionModel(config.vision)
+        self.text = TextModel(config.text)
+        self.head = None if config.tie_word_embeddings else nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        if self.device.type != "meta":
+            self._initialise(seed)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                config = self.config.vision if name.startswith("vision.") else self.config.text
+                module.weight.normal_(0.0, config.initializer_range, generator=generator)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    module.bias.zero_()
+
+    @classmethod
+    def from_pretrained(cls, directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
+        """Reads a Hugging Face directory. Raises UserError for missing files or keys, and other model types."""
+        from .checkpoint import load
+
+        return load(directory, dtype)
+
+    def save_pretrained(self, directory: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Writes `config.json` and `model.safetensors` (in `dtype`; as held when None) for Hugging Face readers."""
+        from .checkpoint import save
+
+        save(self, directory, dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.text.embed.weight.device
+
+    def new_cache(self, batch: int, max_len: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache of `batch` rows with room for `max_len` tokens each."""
+        text = self.config.text
+        return KVCache(
+            text.num_hidden_layers,
+            batch,
+            text.num_key_value_heads,
+            max_len,
+            text.head_dim,
+            dtype=dtype or self.text.embed.weight.dtype,
+            device=self.device,
+        )
+
+    def encode_images(self, pixels: Tensor, grids: Tensor) -> VisionFeatures:
+        """pixels [P, patch_dim], grids [N, 3] -> features of M = P / merge² tokens."""
+        return self.vision(pixels.to(self.device), grids)
+
+    def hidden_states(
+        self,
+        pack: Pack,
+        vision: VisionFeatures | None = None,
+        cache: KVCache | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Final, normalised hidden states [T, D].
+
+        Images are encoded here unless `vision` (all images of the pack, in order) is given. With a `cache`, the pack's
+        documents continue the cache rows `rows` [B] (distinct; None: document b is row b) and are appended to them.
+        Raises ValueError when image placeholders and visual tokens differ in number.
+        """
+        pack = pack.to(self.device)
+        if vision is None and len(pack.pixels):
+            vision = self.encode_images(pack.pixels, pack.grids)
+        x = self.text.embed(pack.input_ids)
+        places: Tensor | None = None
+        if vision is not None:
+            places = (pack.input_ids == self.config.image_token_id).nonzero()[:, 0]
+            if len(places) != len(vision.merged):
+                raise ValueError(f"{len(places)} image placeholders in the pack, but {len(vision.merged)} visual tokens")
+            x = x.index_copy(0, places, vision.merged.to(x.dtype))
+        cos, sin = text_angles(self.config.text, pack.positions)
+        pad, unpad = pack.padding
+        step = None if cache is None else _CacheStep(cache, pack, rows)
+        for i, layer in enumerate(self.text.layers):
+            if step is None:
+                x = layer(x, cos, sin, pad, unpad)
+            else:
+                x = step.run(layer, i, x, cos, sin)
+            if vision is not None and places is not None and i < len(vision.deepstack):
+                x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
+        if step is not None:
+            step.finish()
+        return self.text.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [..., D] -> [..., V]."""
+        return F.linear(hidden, self._head_weight)
+
+    def log_probs(
+        self, pack: Pack, vision: VisionFeatures | None = None, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """log p(token | what stands before it in its document) [T] at `temperature`, and the entropy [T] in nats of the
+        distribution that the token was drawn from (without gradient). Both 0 where `pack.targets` is False and at the
+        first token of each document."""
+        pack = pack.to(self.device)
+        hidden = self.hidden_states(pack, vision)
+        at = pack.predicted
+        values, entropies = self._score(hidden[at - 1], pack.input_ids[at], temperature)
+        out = values.new_zeros(len(pack.input_ids))
+        return out.index_copy(0, at, values), out.index_copy(0, at, entropies)
+
+    def loss(self, pack: Pack, vision: VisionFeatures | None = None) -> Tensor:
+        """Mean negative log-likelihood (nats a token) over the pack's targets; a scalar. 0 for a pack without any."""
+        pack = pack.to(self.device)
+        hidden = self.hidden_states(pack, vision)
+        at = pack.predicted
+        return nll_sum(hidden[at - 1], self._head_weight, pack.input_ids[at]) / max(len(at), 1)
+
+    @property
+    def _head_weight(self) -> Tensor:
+        return self.text.embed.weight if self.head is None else self.head.weight
+
+    def _score(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        parts = [
+            _recomputed(len(h) < len(ids), self._chunk_score, h, i, temperature) for h, i in self._chunks(hidden, ids)
+        ]
+        if not parts:
+            return hidden.sum(-1).float(), hidden.new_zeros(0, dtype=torch.float32)
+        values, entropies = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(entropies)
+
+    def _chunk_score(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        log_p = (self.logits(hidden).float() / temperature).log_softmax(-1)
+        values = log_p.gather(-1, ids[:, None])[:, 0]
+        with torch.no_grad():
+            detached = log_p.detach()
+            return values, -(detached.exp() * detached).sum(-1)
+
+    def _chunks(self, hidden: Tensor, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
+        if not len(ids):
+            return []
+        rows = max(1, LOGITS_AT_ONCE // self.config.text.vocab_size)
+        return list(zip(hidden.split(rows), ids.split(rows), strict=True))
+
+
+def _recomputed(chunked: bool, function, *args):  # noqa: ANN001, ANN202
+    """Calls `function`; when chunked, its logits are recomputed in the backward pass instead of kept."""
+    return checkpoint(function, *args, use_reentrant=False) if chunked and torch.is_grad_enabled() else function(*args)
+
+
+class _CacheStep:
+    """One forward pass over a cache: where the pack's tokens are written and what they may look at."""
+
+    def __init__(self, cache: KVCache, pack: Pack, rows: Tensor | None) -> None:
+        counts = pack.lengths
+        self.cache, self.pack, self.counts = cache, pack, counts
+        device = pack.input_ids.device
+        if rows is None and len(counts) > cache.batch:
+            raise ValueError(f"{len(counts)} documents for a cache of {cache.batch} rows")
+        self.rows = torch.arange(len(counts), device=device) if rows is None else rows
+        self.slots, positions, documents = cache.slots(self.rows, counts)
+        whole = rows is None and len(counts) == cache.batch
+        self.gather = None if whole else self.rows
+        starts = cache.lengths[self.rows]
+        if int(starts.max()) == 0:
+            self.mask = None
+            return
+        pad, unpad = pack.padding
+        seen = int((starts + counts).max())
+        query = torch.zeros(pad.numel(), dtype=torch.long, device=device).index_copy(0, unpad, positions)
+        self.mask = (torch.arange(seen, device=device) <= query[:, None]).view(len(pad), 1, pad.shape[1], seen)
+
+    def run(self, layer: nn.Module, index: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        pad, unpad = self.pack.padding
+        keys, values = self.cache.keys[index], self.cache.values[index]
+        return layer.forward_cached(x, cos, sin, pad, unpad, keys, values, self.slots, self.gather, self.mask)
+
+    def finish(self) -> None:
+        self.cache.lengths[self.rows] += self.counts

@@ -1,0 +1,109 @@
+"""The decoder: GQA with normalised queries and keys, M-RoPE, SwiGLU, RMSNorm. Packed tokens throughout.
+
+Shapes: T tokens, D hidden, H heads, K key-value heads, d head dim, B documents, L longest, S cached tokens.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn, ones
+
+from . import attention
+from .config import TextConfig
+from .rope import rotate
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class TextAttention(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        size, bias = config.hidden_size, config.attention_bias
+        self.q = nn.Linear(size, config.num_attention_heads * self.head_dim, bias=bias)
+        self.k = nn.Linear(size, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.v = nn.Linear(size, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.o = nn.Linear(config.num_attention_heads * self.head_dim, size, bias=bias)
+        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [T, D] -> q [T, H, d], k [T, K, d] (normalised and turned), v [T, K, d]."""
+        q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.q, self.k, self.v))
+        return rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin), v
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class DecoderLayer(nn.Module):
+    """One decoder layer; `forward` takes tensors only, so `layer.compile(dynamic=True)` works from outside."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = TextAttention(config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
+        """x [T, D], cos and sin [T, d], pad [B, L], unpad [T] -> [T, D]."""
+        q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
+        x = x + self.attention.o(attention.causal(q, k, v, pad, unpad))
+        return x + self.mlp(self.mlp_norm(x))
+
+    def forward_cached(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        pad: Tensor,
+        unpad: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+        rows: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """As `forward`, and writes the new keys and values into the cache's `keys`, `values` [rows, max_len, K, d].
+
+        `slots` [T]: where they go in (rows x max_len); `rows` [B]: the documents' rows (None: all, in order);
+        `mask` [B, 1, L, S]: what may be looked at; None when the rows were empty (then attention stays in the pack).
+        """
+        q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
+        for store, new in ((keys, k), (values, v)):
+            store.view(-1, *store.shape[2:]).index_copy_(0, slots, new.to(store.dtype))
+        if mask is None:
+            out = attention.causal(q, k, v, pad, unpad)
+        else:
+            seen = mask.shape[-1]
+            keys, values = (x[:, :seen] if rows is None else x[rows, :seen] for x in (keys, values))
+            out = attention.cached(q, keys.to(q.dtype), values.to(q.dtype), mask, pad, unpad)
+        x = x + self.attention.o(out)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class TextModel(nn.Module):
+    """Embedding, layers, final norm. The loop over layers is in `qwen3_vl`, where DeepStack adds to the first ones."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

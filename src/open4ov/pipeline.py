@@ -1,0 +1,211 @@
+"""The run of a recipe: which stages there are, what each is made from, and which options it reads.
+
+images → data → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation of the base and of each model,
+and the report over all of them. `graph.py` has the machinery; the stages themselves are imported when they run.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from open4ov import assets
+from open4ov.errors import UserError
+from open4ov.graph import Graph, Outcome, Stage, StageRun
+from open4ov.progress import Reporter
+from open4ov.recipe import Recipe
+from open4ov.run_dir import disk_full, fingerprint, locked, read_json
+from open4ov.store import atomic, is_disk_full
+
+__all__ = ["Graph", "Outcome", "Stage", "StageRun", "finished_model", "graph", "run"]
+
+SFT = ("sft_knowledge", "sft_ability", "sft_preference")
+MODELS = (*SFT, "rl", "dpo")
+"""The stages that leave a `model/`, in the order in which each goes on from the one before."""
+
+
+def graph(recipe: Recipe) -> Graph:
+    """The stages of a recipe."""
+    stages = [
+        Stage("images", (), _images, _call("open4ov.data.construct:collect_images")),
+        Stage("data", ("images",), _data, _call("open4ov.data.construct:construct")),
+    ]
+    models = [*(SFT[:1] if recipe.sft.schedule == "random_mix" else SFT), "rl", "dpo"]
+    before: tuple[str, ...] = ()
+    for name in models:
+        stages.append(Stage(name, ("images", "data", *before), _training(name), _trainer(name)))
+        before = (name,)
+    earlier: tuple[str, ...] = ()
+    for name in ("base", *models):  # an evaluation reads the earlier ones, for the differences from them
+        made_from = earlier if name == "base" else (name, *earlier)
+        stages.append(Stage(f"evaluate_{name}", made_from, _evaluation, _call("open4ov.evaluate.suites:run", name)))
+        earlier = (*earlier, f"evaluate_{name}")
+    everything = tuple(stage.name for stage in stages)
+    stages.append(Stage("report", everything, lambda recipe: recipe, _call("open4ov.report.page:run")))
+    return Graph(stages)
+
+
+def run(
+    recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None, stages: Graph | None = None
+) -> list[Outcome]:
+    """Brings the run directory `root` up to date with the recipe, as far as the stage `until`.
+
+    Raises UserError when the directory belongs to another recipe or to a running process, holds something else, cannot
+    be written, or the disk is full. `stages` replaces the standard graph.
+    """
+    chosen = stages or graph(recipe)
+    for stage in chosen.needed(until):  # a misspelt name, or a base model that is not there, before anything is written
+        stage.config(recipe)
+    try:
+        _claim(recipe, root)
+        with locked(root):
+            with atomic(root / "run.json") as temporary:
+                temporary.write_text(json.dumps(_about(recipe), indent=1, ensure_ascii=False) + "\n")
+            return chosen.run(recipe, root, reporter, until)
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(root, "at the start of the run") from error
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
+            raise UserError(
+                f"{error.filename or root}: cannot be written: {error.strerror}; give another --out"
+            ) from None
+        raise
+    finally:
+        reporter.close()
+
+
+def finished_model(root: Path) -> Path | None:
+    """The `model/` of the last finished model stage of a run directory; None when there is none."""
+    for name in reversed(MODELS):
+        if (root / name / "stage.json").exists():
+            return root / name / "model"
+    return None
+
+
+def _claim(recipe: Recipe, root: Path) -> None:
+    """Makes the run directory, or refuses one that holds something else."""
+    root.mkdir(parents=True, exist_ok=True)
+    record = root / "run.json"
+    if record.exists():
+        about = read_json(record)
+        name = about.get("recipe", {}).get("name") if isinstance(about, dict) else None
+        if name is None:
+            raise UserError(f"{record}: damaged; delete {root} or give another --out")
+        if name != recipe.name:
+            raise UserError(
+                f"{root}: holds a run of the recipe '{name}', and this recipe is '{recipe.name}'; give another --out"
+            )
+        return
+    foreign = [path.name for path in root.iterdir() if path.name != ".lock" and not path.name.startswith(".part-")]
+    if foreign:
+        raise UserError(f"{root}: no run directory, yet not empty (holds {min(foreign)}); give a new or empty --out")
+
+
+def _call(path: str, *arguments: str) -> Callable[[StageRun], None]:
+    """`package.module:function` as a stage's work, imported when it starts."""
+
+    def work(run: StageRun) -> None:
+        module, _, function = path.partition(":")
+        getattr(import_module(module), function)(run, *arguments)
+
+    return work
+
+
+def _trainer(name: str) -> Callable[[StageRun], None]:
+    if name in SFT:
+        return _call("open4ov.sft.trainer:run_stage", name.removeprefix("sft_"))
+    return _call(f"open4ov.rl.{'dpo' if name == 'dpo' else 'trainer'}:run")
+
+
+def _images(recipe: Recipe) -> dict[str, Any]:
+    section = recipe.images
+    folders = [Path(name) for name in (section.vertical, section.general) if not name.startswith("corpus:")]
+    return {**section.model_dump(mode="json"), "files": [_folder(folder) for folder in folders]}
+
+
+def _folder(folder: Path) -> str:
+    """A digest of a folder of images and annotations; of nothing when it is missing, which the stage reports."""
+    return fingerprint(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else ""
+
+
+def _data(recipe: Recipe) -> dict[str, Any]:
+    labels = Path(recipe.data.labels) if recipe.data.labels else None
+    digest = fingerprint([labels]) if labels and labels.is_file() else ""
+    return {**recipe.data.model_dump(mode="json"), "labels_file": digest}
+
+
+def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
+    """The options a training reads: of its own stage only, so that a change later in the recipe leaves it as it is."""
+
+    def config(recipe: Recipe) -> dict[str, Any]:
+        base = {"base": _base(recipe), "threads": recipe.threads}
+        if name not in SFT:
+            return {**getattr(recipe, name).model_dump(mode="json"), **base}
+        section = recipe.sft.model_dump(mode="json")
+        if recipe.sft.schedule == "curriculum":
+            for other in SFT:
+                if other != name:
+                    del section[other.removeprefix("sft_")]
+        return {**section, **base}
+
+    return config
+
+
+def _evaluation(recipe: Recipe) -> dict[str, Any]:
+    return {**recipe.evaluate.model_dump(mode="json"), "base": _base(recipe), "threads": recipe.threads}
+
+
+def _base(recipe: Recipe) -> str:
+    folder = assets.base_dir(recipe.model)
+    return fingerprint(path for path in folder.iterdir() if path.is_file())
+
+
+def _about(recipe: Recipe) -> dict[str, Any]:
+    packages = ("torch", "numpy", "pillow", "pydantic", "pyarrow", "safetensors", "tokenizers")
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": {
+            "open4ov": metadata.version("open4ov"),
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "machine": {
+            "system": platform.platform(),
+            "cpu": _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "memory": _proc("/proc/meminfo", "MemTotal"),
+        },
+        "commit": _commit(),
+    }
+
+
+def _proc(file: str, key: str) -> str | None:
+    """The value of `key : value` in a file of /proc; None on systems without it."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package is run from, with `+changes` if it has any; None for an installed one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=20)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

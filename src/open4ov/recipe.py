@@ -1,0 +1,288 @@
+"""The typed recipe: every option of a run, with its unit, default and source in the paper.
+
+One YAML file is one run. Unknown keys, wrong types and options without effect are errors that name the key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from open4ov import recipe_rules, yaml_file
+from open4ov.errors import UserError, nearest
+from open4ov.yaml_file import Loc, dotted
+
+__all__ = ["Recipe", "UserError", "load"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ImagesSection(Section):
+    """Where the pictures come from (paper §3.1)."""
+
+    vertical: str = Field(
+        default="corpus:in_car", description="`corpus:NAME` or a folder of images (with NAME.json annotations)"
+    )
+    per_symbol: int = Field(
+        default=12, ge=1, description="renderings of each vertical symbol, when a corpus draws them"
+    )
+    general: str = Field(default="corpus:general", description="`corpus:general`, or a folder, for the SFT-Ability set")
+    general_count: int = Field(default=4000, ge=0, description="how many general items to draw")
+    max_pixels: int = Field(
+        default=40_000_000, ge=1, le=170_000_000, description="larger images are refused and listed"
+    )
+
+
+class ProviderSection(Section):
+    """Who answers the prompts of data construction (paper §2.2)."""
+
+    kind: Literal["catalog", "openai"] = "catalog"
+    base_url: str | None = Field(default=None, description="OpenAI-compatible endpoint; the key comes from api_key_env")
+    model: str | None = None
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="name of the environment variable with the key")
+    concurrency: int = Field(default=8, ge=1)
+
+
+class DataSection(Section):
+    """Data construction (paper §2)."""
+
+    labels: str | None = Field(default=None, description="YAML label tree; the shipped one when empty")
+    providers: dict[str, ProviderSection] = Field(default_factory=lambda: {"default": ProviderSection()})
+    roles: dict[str, str] = Field(default_factory=dict, description="role -> provider name; 'default' otherwise")
+    top_l1: int = Field(default=3, ge=1, description="L1 labels kept above Others (§2.2.3)")
+    top_topics: int = Field(default=5, ge=1, description="topics kept by fine matching (§2.2.3)")
+    density_weights: dict[str, float] = Field(
+        default_factory=lambda: {"subjects": 0.3, "space": 0.2, "ocr": 0.2, "knowledge": 0.3},
+        description="weights of the four IDS dimensions (§2.2.4); normalised to sum 1",
+    )
+    min_pairs: int = Field(default=2, ge=1, description="QA pairs for an image of IDS 0")
+    max_pairs: int = Field(default=8, ge=1, description="QA pairs for an image of IDS 1")
+    embedder: str = Field(
+        default="open4ov.mllm.embedding:embed_texts",
+        description="package.module:function of fine matching: a list of N texts -> a float array [N, D]",
+    )
+    languages: list[Literal["en", "zh"]] = Field(
+        default_factory=lambda: list[Literal["en", "zh"]](("en", "zh")),
+        min_length=1,
+        description="languages of the synthesised questions",
+    )
+    quorum: int = Field(default=2, ge=1, description="votes of three that keep a sample (§2.2.4)")
+    inject_defects: float = Field(
+        default=0.0, ge=0, le=1, description="share of wrong samples added to measure the judges"
+    )
+
+
+class SftStage(Section):
+    """One stage of the curriculum (paper §3.2.3)."""
+
+    tokens: int = Field(default=600_000, ge=1, description="training tokens of the stage, image tokens included")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup: float = Field(default=0.05, ge=0, le=1, description="share of steps")
+    replay: float = Field(
+        default=0.0, ge=0, le=1, description="share of tokens from the other sets (stage 1: general, 2: vertical)"
+    )
+    freeze_vision: bool = False
+
+
+class SftSection(Section):
+    """Collaborative curriculum SFT (paper §3)."""
+
+    schedule: Literal["curriculum", "random_mix"] = Field(
+        default="curriculum", description="random_mix: one stage, all sets shuffled, equal tokens"
+    )
+    pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack (one optimizer step)")
+    difficulty_rollouts: int = Field(
+        default=4, ge=0, description="rollouts a sample for the difficulty order; 0 turns grading off"
+    )
+    difficulty_samples: int = Field(
+        default=256, ge=1, description="most samples rolled out a stage; the others take their topic's pass rate"
+    )
+    difficulty_noise: float = Field(
+        default=1.0, ge=0, description="random part of the difficulty order; 0: strictly easy to hard"
+    )
+    turns: int = Field(default=3, ge=1, description="most questions about one image merged into a conversation")
+    verifier: str = Field(
+        default="open4ov.rl.answers:agrees", description="package.module:function (response, answer, aliases) -> bool"
+    )
+    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of matrix products")
+    compile: bool = Field(default=False, description="torch.compile the blocks; pays in runs of many minutes")
+    weight_decay: float = Field(default=0.01, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    checkpoint_every: int = Field(default=100, ge=1, description="optimizer steps")
+    knowledge: SftStage = Field(default_factory=SftStage)
+    ability: SftStage = Field(default_factory=SftStage)
+    preference: SftStage = Field(default_factory=SftStage)
+
+
+class RlSection(Section):
+    """Online RL: GSPO with Pass@k, then diversity (paper §4)."""
+
+    steps: int = Field(default=60, ge=0, description="rollout batches")
+    prompts: int = Field(default=16, ge=1, description="prompts (groups) a step")
+    group: int = Field(default=8, ge=2, description="responses a prompt: N_rollout")
+    minibatches: int = Field(default=4, ge=1, description="optimizer steps a rollout batch")
+    pass_k: int = Field(default=4, ge=1, description="k of Pass@k (eq. 2)")
+    pass_k_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of steps with the Pass@k advantage; diversity after"
+    )
+    clip_low: float = Field(default=3e-4, gt=0, description="GSPO lower clip")
+    clip_high: float = Field(default=4e-4, gt=0, description="GSPO upper clip (clip-higher)")
+    learning_rate: float = Field(default=5e-5, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
+    length_max: int = Field(default=48, ge=1, description="L_max of eq. 10, tokens")
+    length_soft: int = Field(default=24, ge=1, description="L_soft of eq. 10, tokens")
+    length_weight: float = Field(default=0.5, ge=0)
+    text_share: float = Field(default=0.2, ge=0, le=1, description="share of text-only prompts")
+    reward: str = Field(
+        default="open4ov.rl.rewards:exact", description="package.module:function (response, sample) -> 0 or 1"
+    )
+    embedder: str = Field(
+        default="open4ov.rl.rewards:ngram_embedding", description="package.module:function (texts) -> unit rows [n, D]"
+    )
+    diversity_threshold: float = Field(
+        default=0.4, ge=0, le=2, description="cosine distance above which two responses differ (eq. 7)"
+    )
+
+
+class DpoSection(Section):
+    """Offline RL: reference-free DPO (paper §4.1.2, eq. 13)."""
+
+    pairs: int = Field(default=1500, ge=0)
+    epochs: int = Field(default=1, ge=1)
+    batch: int = Field(default=32, ge=1, description="pairs a step")
+    beta: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    nll_weight: float = Field(default=0.1, ge=0, description="weight of the chosen response's negative log-likelihood")
+
+
+class EvaluateSection(Section):
+    items: int = Field(default=300, ge=1, description="items a suite")
+    samples: int = Field(default=8, ge=1, description="responses an item for pass@k and diversity")
+    sampled_items: int = Field(default=300, ge=1, description="items of the sampled suites (pass@k)")
+    max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="level of the intervals")
+
+
+class Recipe(Section):
+    name: str = Field(min_length=1, description="what the run is called; a run directory belongs to one name")
+    model: str = Field(
+        default="nano", description="`nano` (the shipped base) or a Hugging Face directory of a Qwen3-VL"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    threads: int | None = Field(default=None, ge=1, description="torch threads; all cores when empty")
+    images: ImagesSection = Field(default_factory=ImagesSection)
+    data: DataSection = Field(default_factory=DataSection)
+    sft: SftSection = Field(default_factory=SftSection)
+    rl: RlSection = Field(default_factory=RlSection)
+    dpo: DpoSection = Field(default_factory=DpoSection)
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with `key.sub=value` overrides (values in YAML) laid over it.
+
+    Raises UserError with one line for each fault, naming file, line and key: a missing file, broken YAML, an unknown
+    key (with the nearest known one), a wrong type or range, values that contradict each other, and options that
+    nothing reads in this run. An option of the file that an override has switched off (`--set rl.steps=0`) is no fault.
+    """
+    data, lines = yaml_file.read(path)
+    overridden = [_override(data, text) for text in overrides]
+
+    def where(loc: Loc) -> str:
+        for depth in range(len(loc), 0, -1):
+            if any(one[:depth] == loc[:depth] for one in overridden):
+                return f"--set {dotted(loc)}"
+            if loc[:depth] in lines:
+                return f"{path}, line {lines[loc[:depth]]}: {dotted(loc)}"
+        return f"{path}: {dotted(loc)}" if loc else str(path)
+
+    unknown = [
+        f"{where(loc)}: unknown key '{loc[-1]}'{nearest(str(loc[-1]), known)}" for loc, known in _unknown(data, Recipe)
+    ]
+    if unknown:
+        raise UserError("\n".join(unknown))
+    try:  # through JSON: strict about types, yet a list may fill a tuple
+        recipe = Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{where(item['loc'])}: {_reason(dict(item))}" for item in error.errors())) from None
+    faults = [f"{where(loc)}: {message}" for loc, message in recipe_rules.contradictions(recipe)]
+    for loc, reason, switch in recipe_rules.idle(recipe):
+        if switch not in overridden or loc in overridden:
+            faults.append(f"{where(loc)}: has no effect: {reason}; remove it")
+    if faults:
+        raise UserError("\n".join(faults))
+    return recipe
+
+
+def _override(data: dict[str, Any], text: str) -> Loc:
+    """Lays `key.sub=value` over the data and gives the key's place. Unknown keys are found later, with the file's."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"--set {text}: expected key.sub=value, such as --set rl.steps=20")
+    try:
+        parsed = yaml_file.parse_value(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+    target = data
+    for depth, part in enumerate(parts[:-1]):
+        below: object = target.setdefault(part, {})
+        if below is None:
+            below = target[part] = {}
+        if not isinstance(below, dict):
+            raise UserError(
+                f"--set {text}: '{dotted(tuple(parts[: depth + 1]))}' is a single value and has no keys below it"
+            )
+        target = cast("dict[str, Any]", below)
+    target[parts[-1]] = parsed
+    return tuple(parts)
+
+
+def _unknown(data: object, shape: Any, loc: Loc = ()) -> Iterable[tuple[Loc, list[str]]]:
+    """The keys no model knows: (place, the known keys there)."""
+    if not isinstance(data, dict):
+        return
+    entries = cast("dict[str, object]", data)
+    if get_origin(shape) is dict:
+        for key, value in entries.items():
+            yield from _unknown(value, get_args(shape)[1], (*loc, key))
+    elif isinstance(shape, type) and issubclass(shape, BaseModel):
+        for key, value in entries.items():
+            if key not in shape.model_fields:
+                yield (*loc, key), list(shape.model_fields)
+            else:
+                yield from _unknown(value, shape.model_fields[key].annotation, (*loc, key))
+
+
+def _reason(error: dict[str, Any]) -> str:
+    if error["type"] == "missing":
+        return "is missing; add it"
+    got: object = error["input"]
+    kind = (
+        "nothing"
+        if got is None
+        else f"{json.dumps(got, ensure_ascii=False)} ({_KINDS.get(type(got), type(got).__name__)})"
+    )
+    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ").removeprefix("an ")
+    message = message.replace("dictionary", "mapping (`key: value` lines)").replace(
+        "object", "mapping (`key: value` lines)"
+    )
+    return f"expected {message}, got {kind}"
+
+
+_KINDS: dict[type, str] = {
+    bool: "true/false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    list: "list",
+    dict: "mapping",
+}

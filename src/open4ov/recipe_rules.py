@@ -1,0 +1,136 @@
+"""What a recipe may not say although each key alone is right: contradictions, and options nothing would read.
+
+A rule yields (place, message). `load` reports those whose place the user wrote; an option left at its default is never
+reported as idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from open4ov.errors import nearest
+from open4ov.yaml_file import Loc
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from open4ov.recipe import DataSection, ImagesSection, Recipe, RlSection, SftSection
+
+DENSITY_DIMENSIONS = ("subjects", "space", "ocr", "knowledge")
+
+
+def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
+    """Values that cannot hold together, wherever they come from."""
+    yield from _data(recipe.data)
+    sft, rl = recipe.sft, recipe.rl
+    for name in ("knowledge", "ability", "preference"):
+        tokens = getattr(sft, name).tokens
+        if tokens < sft.pack_tokens:
+            yield ("sft", name, "tokens"), f"{tokens} is less than one pack (sft.pack_tokens = {sft.pack_tokens})"
+    if rl.steps == 0:
+        return
+    if rl.pass_k > rl.group and rl.pass_k_share > 0:
+        yield ("rl", "pass_k"), f"{rl.pass_k} responses cannot be drawn from a group of {rl.group} (rl.group)"
+    if rl.minibatches > rl.prompts:
+        message = f"{rl.minibatches} minibatches need as many groups; there are {rl.prompts} (rl.prompts)"
+        yield ("rl", "minibatches"), message
+    if rl.clip_low >= 1:
+        yield ("rl", "clip_low"), f"{rl.clip_low} would clip at a ratio of zero or less; use a value below 1"
+    if rl.length_weight > 0:
+        if rl.length_soft >= rl.length_max:
+            yield ("rl", "length_soft"), f"{rl.length_soft} must be below rl.length_max = {rl.length_max}"
+        if rl.length_max > rl.max_tokens:
+            message = f"{rl.length_max} can never be reached: responses end at rl.max_tokens = {rl.max_tokens}"
+            yield ("rl", "length_max"), message
+
+
+def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
+    """Options that were written but that nothing reads in this run: (place, reason, the option that makes it so)."""
+    yield from _idle_images(recipe.images)
+    yield from _idle_data(recipe.data)
+    yield from _idle_sft(recipe.sft)
+    yield from _idle_rl(recipe.rl)
+    if recipe.dpo.pairs == 0:
+        yield from _written(recipe.dpo, ("dpo",), "pairs", "dpo.pairs is 0")
+
+
+def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
+    if data.min_pairs > data.max_pairs:
+        yield ("data", "min_pairs"), f"{data.min_pairs} is more than data.max_pairs = {data.max_pairs}"
+    if data.quorum > 3:
+        yield ("data", "quorum"), f"{data.quorum} votes of three judges cannot be had; use 1, 2 or 3"
+    for dimension, weight in data.density_weights.items():
+        if dimension not in DENSITY_DIMENSIONS:
+            yield (
+                ("data", "density_weights", dimension),
+                f"unknown dimension '{dimension}'{nearest(dimension, DENSITY_DIMENSIONS)}",
+            )
+        elif weight < 0:
+            yield ("data", "density_weights", dimension), f"{weight} is negative"
+    if not sum(data.density_weights.values()) > 0:
+        yield ("data", "density_weights"), "the weights sum to zero; at least one must be above"
+    for role, provider in data.roles.items():
+        if provider not in data.providers:
+            place: Loc = ("data", "roles", role)
+            yield place, f"no provider is called '{provider}'{nearest(provider, data.providers)}"
+    for name, provider in data.providers.items():
+        if provider.kind == "openai" and not provider.model:
+            yield ("data", "providers", name), "kind `openai` needs `model`: the name the endpoint knows it by"
+
+
+def _written(section: BaseModel, loc: Loc, switch: str, reason: str) -> Iterator[tuple[Loc, str, Loc]]:
+    """Every option of a section that was written, but for the one that switches the section off."""
+    for field in sorted(section.model_fields_set - {switch}):
+        yield (*loc, field), reason, (*loc, switch)
+
+
+def _idle_images(images: ImagesSection) -> Iterator[tuple[Loc, str, Loc]]:
+    written = images.model_fields_set
+    folders = [name for name in ("vertical", "general") if not getattr(images, name).startswith("corpus:")]
+    if "per_symbol" in written and "vertical" in folders:
+        yield ("images", "per_symbol"), "images.vertical is a folder, which draws nothing", ("images", "vertical")
+    if "max_pixels" in written and not folders:
+        yield ("images", "max_pixels"), "both image sources are corpora, which open no files", ("images", "vertical")
+    if "general" in written and images.general_count == 0:
+        yield ("images", "general"), "images.general_count is 0", ("images", "general_count")
+
+
+def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
+    for name, provider in data.providers.items():
+        loc: Loc = ("data", "providers", name)
+        if provider.kind == "catalog":
+            reason = f"provider '{name}' is of kind `catalog`, which answers offline"
+            yield from _written(provider, loc, "kind", reason)
+        if name != "default" and name not in data.roles.values():
+            yield loc, f"no role in data.roles names provider '{name}'", ("data", "roles")
+
+
+def _idle_sft(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
+    """Random mix is one stage: it takes tokens and replay of all three, and the other options of `knowledge` alone."""
+    grading = {"difficulty_samples", "difficulty_noise"} & sft.model_fields_set
+    if sft.schedule == "random_mix":
+        switch: Loc = ("sft", "schedule")
+        reason = "sft.schedule is random_mix, which is one stage and takes this from sft.knowledge"
+        for name in ("ability", "preference"):
+            for field in sorted({"learning_rate", "warmup", "freeze_vision"} & getattr(sft, name).model_fields_set):
+                yield ("sft", name, field), reason, switch
+        for field in sorted(grading | ({"difficulty_rollouts"} & sft.model_fields_set)):
+            yield ("sft", field), "sft.schedule is random_mix, which does not grade", switch
+    elif sft.difficulty_rollouts == 0:
+        for field in sorted(grading):
+            yield ("sft", field), "sft.difficulty_rollouts is 0", ("sft", "difficulty_rollouts")
+
+
+def _idle_rl(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:
+    if rl.steps == 0:
+        yield from _written(rl, ("rl",), "steps", "rl.steps is 0")
+        return
+    if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
+        yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
+    if rl.pass_k_share == 1:
+        for field in sorted({"diversity_threshold", "embedder"} & rl.model_fields_set):
+            yield ("rl", field), "rl.pass_k_share is 1, which leaves no step to diversity", ("rl", "pass_k_share")
+    if rl.length_weight == 0:
+        for field in sorted({"length_max", "length_soft"} & rl.model_fields_set):
+            yield ("rl", field), "rl.length_weight is 0", ("rl", "length_weight")

@@ -1,0 +1,110 @@
+"""report.html: one self-contained page about a run, and what it shows as files (paper §6).
+
+Reads the folders of the finished stages and nothing else. Writes report.html, table.json, and examples/ with three
+test pictures and questions for `open4ov ask`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from open4ov.graph import StageRun
+from open4ov.report import gallery, plots
+from open4ov.report.table import TITLES, build, row_named, shown, verdict
+
+HEADLINES = ("vertical", "general", "text", "reasoning", "missing_image", "length")
+TRAJECTORY = ("general", "vertical", "text", "reasoning", "reasoning_pass_k", "missing_image")
+TRAININGS = {
+    "sft_knowledge": "stage 1: knowledge",
+    "sft_ability": "stage 2: ability remedy",
+    "sft_preference": "stage 3: preference",
+    "rl": "online RL",
+    "dpo": "offline RL: DPO",
+}
+
+
+def run(run: StageRun) -> None:
+    """The stage `report`: everything from the folders of its inputs."""
+    results = {
+        name.removeprefix("evaluate_"): read(folder / "results.json")
+        for name, folder in run.inputs.items()
+        if name.startswith("evaluate_")
+    }
+    table = build(results)
+    run.progress("table", 1, 4)
+    (run.out / "table.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    first, *_, last = results
+    pairs = gallery.pairs(run.inputs[f"evaluate_{first}"], run.inputs[f"evaluate_{last}"])
+    gallery.write_examples(pairs, run.images, run.out / "examples")
+    run.progress("plots", 2, 4)
+    html = page(
+        name=run.recipe.name,
+        recipe=run.recipe.model_dump(mode="json"),
+        results=results,
+        table=table,
+        curves={name: read(run.inputs[name] / "curve.json") for name in TRAININGS if name in run.inputs},
+        data=read(run.inputs["data"] / "report.json") if "data" in run.inputs else None,
+        stages={name: read(folder / "stage.json") for name, folder in run.inputs.items()},
+        pictures=gallery.cards(pairs, run.images),
+    )
+    run.progress("page", 3, 4)
+    (run.out / "report.html").write_text(html)
+    run.progress("done", 4, 4)
+
+
+def page(
+    name: str,
+    recipe: Mapping[str, Any],
+    results: Mapping[str, Mapping[str, Any]],
+    table: Mapping[str, Any],
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    data: Mapping[str, Any] | None,
+    stages: Mapping[str, Mapping[str, Any]],
+    pictures: Sequence[gallery.Card],
+) -> str:
+    """The HTML of a report. Every text is escaped; pictures and plots are inside the page; it asks for nothing else."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("open4ov.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"shown": shown, "verdict": verdict, "minutes": minutes, "gib": gib}
+    titles = {model["name"]: model["title"] for model in table["models"]}
+    drawn = {stage: svg for stage, points in curves.items() if (svg := plots.curve(stage, points))}
+    return environment.get_template("template.html.jinja").render(
+        name=name,
+        table=table,
+        headlines=[row for each in HEADLINES if (row := row_named(table, each)) is not None],
+        trajectory=Markup(plots.trajectory(table, TRAJECTORY)),
+        abilities=Markup(plots.abilities(table)),
+        lengths=Markup(plots.lengths(results, titles)) if any(r["lengths"] for r in results.values()) else None,
+        length_rows=[(titles[key], result["lengths"]) for key, result in results.items() if result["lengths"]],
+        curves=[(TRAININGS[stage], Markup(svg)) for stage, svg in drawn.items()],
+        data=data,
+        stages=[(stage, record["seconds"], record["peak_bytes"], record.get("resumed")) for stage, record in stages.items()],
+        recipe=json.dumps(recipe, indent=1, ensure_ascii=False),
+        base=TITLES["base"],
+        final=table["models"][-1]["title"],
+        pictures=pictures,
+    )
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def minutes(seconds: float) -> str:
+    """65.2 -> "1 min 05 s"; under a minute with one digit."""
+    return f"{seconds:.1f} s" if seconds < 59.95 else f"{int(round(seconds) // 60)} min {int(round(seconds) % 60):02d} s"
+
+
+def gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"

@@ -1,0 +1,127 @@
+"""The one table of a run: every suite, base to final model, with intervals; for the page, for files, for a terminal.
+
+`table.json` (schema 1): `models` (name, title) in the order of the run, `confidence`, and `rows` (name, title, about,
+unit, better, group) whose `cells` have, for each model, {score, low, high, difference}: `difference` {score, low, high}
+is from the base, paired by question; null for the base itself and where it was not measured. A cell is null where a
+model was not asked.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Results = Mapping[str, Any]
+"""A results.json of `evaluate` (schema 1)."""
+
+TITLES = {
+    "base": "base",
+    "sft_knowledge": "1 knowledge",
+    "sft_ability": "2 ability",
+    "sft_preference": "3 preference",
+    "rl": "RL",
+    "dpo": "DPO",
+}
+GROUP_PLACES = {"general": "arithmetic", "text": "in_car_en", "vertical": "reasoning_greedy"}
+"""Each group's row stands before this suite: after its last member."""
+
+
+def build(results: Mapping[str, Results]) -> dict[str, Any]:
+    """The contents of table.json from model name -> results, base first. ValueError for none, or mixed settings."""
+    if not results:
+        raise ValueError("no evaluation to report")
+    first = next(iter(results.values()))
+    for name, result in results.items():
+        if result["schema"] != 1:
+            raise ValueError(f"the evaluation of {name} has schema {result['schema']}; this report reads schema 1")
+        for setting in ("confidence", "items", "samples", "seed"):
+            if result[setting] != first[setting]:
+                raise ValueError(f"the evaluation of {name} used another {setting}; evaluate all models alike")
+    rows = []
+    for name in _order(first):
+        kind = "groups" if name in first["groups"] else "suites"
+        about = first[kind][name]
+        row = {key: about[key] for key in ("title", "about", "unit", "better")}
+        cells = [_cell(result, kind, name) for result in results.values()]
+        rows.append({"name": name, **row, "group": kind == "groups", "items": about["items"], "cells": cells})
+    models = [{"name": name, "title": TITLES.get(name, name)} for name in results]
+    return {
+        "schema": 1,
+        **{key: first[key] for key in ("confidence", "items", "samples", "seed")},
+        "models": models,
+        "rows": rows,
+    }
+
+
+def _order(result: Results) -> list[str]:
+    names = list(result["suites"])
+    for group, before in GROUP_PLACES.items():
+        if group in result["groups"]:
+            names.insert(names.index(before) if before in names else len(names), group)
+    return names
+
+
+def _cell(result: Results, kind: str, name: str) -> dict[str, Any] | None:
+    measured = result[kind].get(name)
+    if measured is None:
+        return None
+    difference = result["differences"].get("base", {}).get(name)
+    return {**{key: measured[key] for key in ("score", "low", "high")}, "difference": difference}
+
+
+def shown(value: float, unit: str) -> str:
+    """A score as the tables print it: shares in percent with one digit, counts with two, tokens with one."""
+    return f"{100 * value:.1f}" if unit == "share" else f"{value:.2f}" if unit == "count" else f"{value:.1f}"
+
+
+def verdict(cell: Mapping[str, Any], better: str) -> str:
+    """`up` or `down` when the difference from the base is clear of zero (better or worse), else an empty string."""
+    difference = cell["difference"]
+    if difference is None or difference["low"] <= 0 <= difference["high"]:
+        return ""
+    return "up" if (difference["score"] > 0) == (better == "higher") else "down"
+
+
+def render(table: Mapping[str, Any]) -> Table:
+    """The table for a terminal: scores with half the interval's width; green and red mark clear differences."""
+    level = f"{100 * table['confidence']:g} %"
+    out = Table(
+        title="What each stage does",
+        caption=f"percent unless said otherwise, ± half the {level} interval; green, red: clearly unlike the base",
+        caption_justify="left",
+    )
+    out.add_column("suite")
+    for model in table["models"]:
+        out.add_column(model["title"], justify="right")
+    for row in table["rows"]:
+        unit = "" if row["unit"] == "share" else f" ({row['unit']})"
+        cells = [_styled(cell, row) for cell in row["cells"]]
+        out.add_row(row["title"] + unit, *cells, style="bold" if row["group"] else None, end_section=row["group"])
+    return out
+
+
+def to_text(path: Path) -> str:
+    """`render` of a table.json as plain text, 120 columns at most."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=120).print(render(json.loads(path.read_text())))
+    return buffer.getvalue().rstrip("\n")
+
+
+def _styled(cell: Mapping[str, Any] | None, row: Mapping[str, Any]) -> str:
+    if cell is None:
+        return "–"
+    text = f"{shown(cell['score'], row['unit'])} ±{shown((cell['high'] - cell['low']) / 2, row['unit'])}"
+    style = {"up": "green", "down": "red"}.get(verdict(cell, row["better"]))
+    return f"[{style}]{text}[/]" if style else text
+
+
+def row_named(table: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """The row of a suite or group, None when it was not measured."""
+    rows: Sequence[Mapping[str, Any]] = table["rows"]
+    return next((row for row in rows if row["name"] == name), None)

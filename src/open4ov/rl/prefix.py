@@ -1,0 +1,121 @@
+"""Forward pass over groups whose responses share a prompt: the prompt, its image included, is computed once.
+
+Prompt tokens attend among themselves; a response attends to its prompt's keys and values and to itself. That equals the
+pass over N whole documents (prompt + response) and costs (P + N R) instead of N (P + R) tokens.
+
+Shapes: G prompts, B responses of all groups, T tokens (first all prompts', then all responses'), R response tokens,
+Lp and Lr longest prompt and response, H heads, K key-value heads, d head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open4ov.model import Encoded, Qwen3VL, VisionFeatures
+from open4ov.model.attention import causal, pad_indices, to_packed, to_padded
+from open4ov.model.rope import text_angles
+from open4ov.model.text import DecoderLayer, TextAttention
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """Groups laid out for one pass; see `build`."""
+
+    input_ids: Tensor  # [T]
+    positions: Tensor  # [3, T]
+    vision: VisionFeatures | None  # of the prompts' images, in order
+    prompt_tokens: int  # tokens of all prompts
+    prompt_padding: tuple[Tensor, Tensor]  # pad [G, Lp], unpad
+    response_padding: tuple[Tensor, Tensor]  # pad [B, Lr], unpad
+    prompt_of: Tensor  # [B] the group of each response
+    mask: Tensor  # [B, 1, Lr, Lp + Lr] True: may look
+    before: Tensor  # [R] the token before each response token, in 0..T-1
+    response: Tensor  # [R] the response (0..B-1) of each response token
+
+    @staticmethod
+    def build(
+        prompts: Sequence[tuple[Encoded, VisionFeatures | None]], responses: Sequence[Sequence[Sequence[int]]]
+    ) -> SharedPrefix:
+        """prompts: encoded with `generate=True`, and their images' features; responses: token ids, group by group.
+
+        Raises ValueError for an empty response, a prompt without responses, and different numbers of both.
+        """
+        if len(prompts) != len(responses) or not all(responses):
+            raise ValueError("every prompt needs its own, non-empty list of responses")
+        flat = [torch.tensor(tokens, dtype=torch.long) for group in responses for tokens in group]
+        if any(len(tokens) == 0 for tokens in flat):
+            raise ValueError("a response without tokens cannot be trained on")
+        documents = [document for document, _ in prompts]
+        prompt_of = torch.tensor([g for g, group in enumerate(responses) for _ in group])
+        prompt_lengths = torch.tensor([len(document) for document in documents])
+        lengths = torch.tensor([len(tokens) for tokens in flat])
+        total = int(prompt_lengths.sum())
+        starts = total + lengths.cumsum(0) - lengths
+        response = torch.arange(len(flat)).repeat_interleave(lengths)
+        before = torch.arange(total - 1, total + int(lengths.sum()) - 1)
+        before[starts - total] = prompt_lengths.cumsum(0)[prompt_of] - 1
+        next_position = torch.tensor([document.next_position for document in documents])[prompt_of]
+        places = next_position[response] + torch.arange(len(response)) - (starts - total)[response]
+        features = [vision for _, vision in prompts if vision is not None]
+        longest, prompt_longest = int(lengths.max()), int(prompt_lengths.max())
+        own = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(flat), -1, -1)
+        shared = torch.arange(prompt_longest) < prompt_lengths[prompt_of][:, None]
+        return SharedPrefix(
+            input_ids=torch.cat([*(document.input_ids for document in documents), *flat]),
+            positions=torch.cat([*(document.positions for document in documents), places.expand(3, -1)], dim=1),
+            vision=VisionFeatures.cat(features) if features else None,
+            prompt_tokens=total,
+            prompt_padding=pad_indices(F.pad(prompt_lengths.cumsum(0), (1, 0))),
+            response_padding=pad_indices(F.pad(lengths.cumsum(0), (1, 0))),
+            prompt_of=prompt_of,
+            mask=torch.cat([shared[:, None].expand(-1, longest, -1), own], dim=-1)[:, None],
+            before=before,
+            response=response,
+        )
+
+
+def log_probs(model: Qwen3VL, groups: SharedPrefix, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """log p of every response token [R] at `temperature`, and the entropy [R] (nats, no gradient) of what it was drawn
+    from. Group by group, response by response: `groups.response` says which token is whose."""
+    x = model.text.embed(groups.input_ids)
+    vision, places = groups.vision, None
+    if vision is not None:  # a response may hold a sampled placeholder token: it stands for no picture
+        places = (groups.input_ids[: groups.prompt_tokens] == model.config.image_token_id).nonzero()[:, 0]
+    if vision is not None and places is not None:
+        x = x.index_copy(0, places, vision.merged.to(x.dtype))
+    cos, sin = text_angles(model.config.text, groups.positions)
+    for i, layer in enumerate(cast(Iterable[DecoderLayer], model.text.layers)):
+        attended = _attention(layer.attention, layer.attention_norm(x), cos, sin, groups)
+        x = x + layer.attention.o(attended)
+        x = x + layer.mlp(layer.mlp_norm(x))
+        if vision is not None and places is not None and i < len(vision.deepstack):
+            x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
+    hidden = model.text.norm(x)
+    return model._score(hidden[groups.before], groups.input_ids[groups.prompt_tokens :], temperature)
+
+
+def _attention(attention: TextAttention, x: Tensor, cos: Tensor, sin: Tensor, groups: SharedPrefix) -> Tensor:
+    """x [T, D] -> [T, H * d]."""
+    q, k, v = attention.project(x, cos, sin)
+    cut = groups.prompt_tokens
+    of_prompts = causal(q[:cut], k[:cut], v[:cut], *groups.prompt_padding)
+    keys, values = (
+        torch.cat(
+            [
+                to_padded(part[:cut], *groups.prompt_padding).index_select(0, groups.prompt_of),
+                to_padded(part[cut:], *groups.response_padding),
+            ],
+            dim=2,
+        )
+        for part in (k, v)
+    )
+    queries = to_padded(q[cut:], *groups.response_padding)
+    gqa = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=groups.mask, enable_gqa=gqa)
+    return torch.cat([of_prompts, to_packed(out, *groups.response_padding)])

@@ -1,0 +1,114 @@
+"""Groups: the N responses to one prompt, kept together from sampling to update (paper §4.2.3).
+
+The engine computes prompt and image once for the N responses; here each image passes the frozen tower once for the
+update and its features serve the whole group.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from open4ov.engine import Completion, Engine, Request
+from open4ov.model import Encoded, Processor, Qwen3VL, VisionFeatures
+from open4ov.recipe import RlSection
+from open4ov.rl import advantage, rewards
+from open4ov.rl.tasks import Task
+from open4ov.sample import Sample
+
+Reward = Callable[[str, Sample], float]
+Embedder = Callable[[list[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt with its N responses and what they earned. All tensors [N] float64."""
+
+    task: Task
+    responses: list[Completion]
+    correct: Tensor
+    lengths: Tensor
+    length_rewards: Tensor
+    advantages: Tensor
+
+    @property
+    def dead(self) -> bool:
+        return advantage.dead(self.advantages)
+
+
+def sample_groups(
+    engine: Engine, tasks: Sequence[Task], section: RlSection, reward: Reward, embedder: Embedder, step: int, seed: int
+) -> list[Group]:
+    """`section.group` responses to each task by the engine's current weights, rewarded and with advantages.
+
+    The Pass@k advantage in the first `pass_k_share` of the steps, the diversity-weighted Pass@1 advantage after it;
+    the length channel throughout. Raises ValueError when the reward is not 0 or 1 while Pass@k is in use.
+    """
+    requests = [
+        Request(
+            messages=task.prompt,
+            images=task.images,
+            max_tokens=section.max_tokens,
+            temperature=section.temperature,
+            n=section.group,
+            seed=random.Random(f"rollout {seed} {step} {task.sample.id}").getrandbits(31),
+        )
+        for task in tasks
+    ]
+    exploring = in_pass_k(section, step)
+    groups: list[Group] = []
+    for task, responses in zip(tasks, engine.generate(requests), strict=True):
+        texts = [response.text for response in responses]
+        correct = torch.tensor([reward(text, task.sample) for text in texts], dtype=torch.float64)
+        lengths = torch.tensor([len(response.token_ids) for response in responses], dtype=torch.float64)
+        if exploring:
+            advantages = advantage.pass_at_k(correct, section.pass_k)
+        else:
+            advantages = advantage.diversity(rewards.diversity(correct, embedder(texts), section.diversity_threshold))
+        length_rewards = torch.zeros_like(lengths)
+        if section.length_weight:
+            length_rewards = rewards.length(lengths, section.length_max, section.length_soft)
+            advantages = advantages + advantage.centred_length(length_rewards, section.length_weight)
+        groups.append(Group(task, responses, correct, lengths, length_rewards, advantages))
+    return groups
+
+
+def in_pass_k(section: RlSection, step: int) -> bool:
+    """Whether a step (from 0) is in the first, exploring part of the run."""
+    return step < round(section.pass_k_share * section.steps)
+
+
+def extended(prompt: Encoded, tokens: Sequence[int]) -> Encoded:
+    """A prompt (encoded with `generate=True`) and a response of exactly these tokens, which alone are its targets."""
+    count = len(tokens)
+    places = torch.arange(prompt.next_position, prompt.next_position + count)
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, torch.tensor(tokens, dtype=torch.long)]),
+        positions=torch.cat([prompt.positions, places.expand(3, -1)], dim=1),
+        targets=torch.cat([torch.zeros(len(prompt), dtype=torch.bool), torch.ones(count, dtype=torch.bool)]),
+        next_position=prompt.next_position + count,
+    )
+
+
+@torch.no_grad()
+def encoded_prompts(
+    model: Qwen3VL, processor: Processor, tasks: Sequence[Task]
+) -> list[tuple[Encoded, VisionFeatures | None]]:
+    """Each task's prompt without pixels, and the features of its images: the tower runs once over all of them."""
+    prompts = [processor.encode(task.prompt, task.images, generate=True) for task in tasks]
+    with_images = [prompt for prompt in prompts if len(prompt.grids)]
+    found: list[VisionFeatures] = []
+    if with_images:
+        grids = torch.cat([prompt.grids for prompt in with_images])
+        found = model.encode_images(torch.cat([prompt.pixels for prompt in with_images]), grids).split(grids)
+    result: list[tuple[Encoded, VisionFeatures | None]] = []
+    for prompt in prompts:
+        own, found = found[: len(prompt.grids)], found[len(prompt.grids) :]
+        bare = replace(prompt, pixels=prompt.pixels[:0])
+        result.append((bare, VisionFeatures.cat(own) if own else None))
+    return result

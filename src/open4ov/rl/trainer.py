@@ -1,0 +1,176 @@
+"""Online RL (paper §4.2.3, stage 1): roll out, reward, update by GSPO; the vision tower is frozen, there is no KL.
+
+A stage leaves model/, curve.json and summary.json.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from open4ov import training
+from open4ov.engine import Engine
+from open4ov.errors import UserError
+from open4ov.model import Processor, Qwen3VL
+from open4ov.recipe import RlSection
+from open4ov.rl import gspo
+from open4ov.rl.prefix import SharedPrefix, log_probs
+from open4ov.rl.rollout import Group, encoded_prompts, in_pass_k, sample_groups
+from open4ov.rl.tasks import Task, from_corpora
+from open4ov.store import atomic
+
+if TYPE_CHECKING:
+    from open4ov.pipeline import StageRun
+
+Curve = list[dict[str, Any]]
+
+
+def run(run: StageRun) -> None:
+    """The stage `rl`: trains the last SFT model on prompts drawn from the corpora."""
+    section = run.recipe.rl
+    torch.set_flush_denormal(True)
+    start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
+    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
+    tasks = from_corpora(section.steps * section.prompts, section.text_share, run.seed) if section.steps else []
+    began = time.monotonic()
+    curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log)
+    model.save_pretrained(run.out / "model")
+    processor.save_pretrained(run.out / "model")
+    tail = curve[-max(1, len(curve) // 5) :]
+    summary = {
+        "steps": len(curve),
+        "responses": len(tasks) * section.group,
+        "train_seconds": round(time.monotonic() - began, 1),
+        **{f"last_{key}": round(fmean(p[key] for p in tail), 4) for key in ("pass_rate", "length", "entropy") if tail},
+    }
+    for name, content in (("curve.json", curve), ("summary.json", summary)):
+        with atomic(run.out / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def fit(
+    model: Qwen3VL,
+    processor: Processor,
+    tasks: Sequence[Task],
+    section: RlSection,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+) -> Curve:
+    """Trains the model in place: `section.prompts` tasks a step, in order, each answered `section.group` times.
+
+    Gives the curve. Raises UserError for a reward that Pass@k cannot use and FloatingPointError on a gradient that is
+    not finite.
+    """
+    training.freeze_vision(model)
+    optimizer = training.adamw(model, section.learning_rate)
+    engine = Engine(model, processor)
+    reward = training.function(section.reward, "rl.reward")
+    embedder = training.function(section.embedder, "rl.embedder")
+    curve: Curve = []
+    for step in range(section.steps):
+        began = time.monotonic()
+        batch = tasks[step * section.prompts : (step + 1) * section.prompts]
+        try:
+            groups = sample_groups(engine, batch, section, reward, embedder, step, seed)
+        except ValueError as error:
+            raise UserError(f"rl.reward {section.reward!r}: {error}; or set rl.pass_k_share to 0") from error
+        sampled = time.monotonic()
+        rate = section.learning_rate * training.warmup_cosine(step, section.steps, 0.05, floor=0.1)
+        update = _update(model, processor, optimizer, groups, section, rate)
+        engine.update_weights()
+        point = {
+            "step": step + 1,
+            "phase": "pass_at_k" if in_pass_k(section, step) else "diversity",
+            **_figures(groups, section),
+            **update.figures(),
+            "weight_version": engine.weight_version,
+            "rollout_seconds": round(sampled - began, 2),
+            "update_seconds": round(time.monotonic() - sampled, 2),
+        }
+        curve.append(point)
+        if progress:
+            progress(f"RL, pass rate {point['pass_rate']:.2f}, {point['length']:.0f} tokens", step + 1, section.steps)
+        if log:
+            log(point)
+    return curve
+
+
+@dataclass
+class _Update:
+    """What the optimizer steps of one rollout batch saw."""
+
+    statistics: list[gspo.Statistics] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+
+    def figures(self) -> dict[str, float]:
+        if not self.norms:
+            return {"updates": 0, "entropy": 0.0, "ratio": 1.0, "clip_low": 0.0, "clip_high": 0.0, "grad_norm": 0.0}
+        return {
+            "updates": len(self.norms),
+            "entropy": round(fmean(self.entropies), 4),
+            "ratio": round(fmean(s.ratio for s in self.statistics), 6),
+            "clip_low": round(fmean(s.clipped_low for s in self.statistics), 4),
+            "clip_high": round(fmean(s.clipped_high for s in self.statistics), 4),
+            "grad_norm": round(fmean(self.norms), 4),
+        }
+
+
+def _update(
+    model: Qwen3VL,
+    processor: Processor,
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[Group],
+    section: RlSection,
+    rate: float,
+) -> _Update:
+    """The mini-batches of one rollout batch. Groups stay whole; dead ones are left out of the computation, but count
+    in the mean of eq. 11, where they add zero."""
+    alive = [group for group in groups if not group.dead]
+    update = _Update()
+    if not alive:
+        return update
+    prompts = encoded_prompts(model, processor, [group.task for group in alive])
+    steps = min(section.minibatches, len(alive))
+    cuts = [round(i * len(alive) / steps) for i in range(steps + 1)]
+    minibatches: list[tuple[SharedPrefix, Tensor]] = []
+    for first, last in pairwise(cuts):
+        part = alive[first:last]
+        shared = SharedPrefix.build(prompts[first:last], [[r.token_ids for r in g.responses] for g in part])
+        minibatches.append((shared, torch.cat([group.advantages for group in part])))
+    with torch.no_grad():  # the sampling policy's log-probabilities; of the first mini-batch they are the policy's own
+        old = [None, *(log_probs(model, shared, section.temperature)[0] for shared, _ in minibatches[1:])]
+    for (shared, advantages), before in zip(minibatches, old, strict=True):
+        logp, entropy = log_probs(model, shared, section.temperature)
+        reference = logp.detach() if before is None else before
+        loss, statistics = gspo.loss(logp, reference, shared.response, advantages, section.clip_low, section.clip_high)
+        share = len(advantages) * steps / (section.group * len(groups))
+        (loss * share).backward()
+        update.norms.append(training.step(model, optimizer, rate, grad_clip=1.0))
+        update.statistics.append(statistics)
+        update.entropies.append(float(entropy.mean()))
+    return update
+
+
+def _figures(groups: Sequence[Group], section: RlSection) -> dict[str, float]:
+    correct = torch.stack([group.correct for group in groups])
+    lengths = torch.stack([group.lengths for group in groups])
+    length_rewards = torch.stack([group.length_rewards for group in groups])
+    cut = [r.finish_reason == "length" for group in groups for r in group.responses]
+    return {
+        "reward": round(float((correct + section.length_weight * length_rewards).mean()), 4),
+        "pass_rate": round(float(correct.mean()), 4),
+        "solved": round(float((correct.max(-1).values > 0).double().mean()), 4),
+        "length": round(float(lengths.mean()), 2),
+        "truncated": round(fmean(cut), 4),
+        "dead": round(fmean(group.dead for group in groups), 4),
+    }

@@ -1,0 +1,173 @@
+"""The run directory: where a stage's files lie, how they come into place, and who may write there.
+
+A run directory holds one folder for each finished stage, with a `stage.json` that names its key, its inputs and the
+digests of its files; `run.json`; `image-store/`; and `.work/`, where a stage's output lies until it is whole:
+
+    .work/<stage>.new       what the running stage writes; renamed to <stage>/ when its stage.json is in it
+    .work/<stage>.old       the former output, between the two renames
+    .work/<stage>.scratch/  the stage's own checkpoints; outlive a kill, go when the stage is done or its key changes
+
+So a kill at any moment leaves each stage either finished or unfinished, and the next run knows which.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from open4ov.errors import UserError
+from open4ov.store import atomic
+
+
+def disk_full(root: Path, when: str) -> UserError:
+    return UserError(
+        f"{root}: the disk is full ({when}); finished stages are kept. Free some space and give the same command again"
+    )
+
+
+class Place:
+    """Where one stage's files lie, and the renames between those places."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        work = root / ".work"
+        self.final = root / name
+        self.new = work / f"{name}.new"
+        self.old = work / f"{name}.old"
+        self.scratch = work / f"{name}.scratch"
+
+    def lineage(self) -> dict[str, str]:
+        record = read_json(self.final / "stage.json")
+        assert record is not None, f"{self.final} is an input and must be finished"
+        return {"key": record["key"], "digest": record["digest"]}
+
+    def intact(self, key: str) -> bool:
+        """Whether the stage is finished under this key and its files are all there in their sizes."""
+        record = read_json(self.final / "stage.json")
+        if record is None or record.get("key") != key:
+            return False
+        sizes = {name: about["bytes"] for name, about in record["files"].items()}
+        return sizes == {name: path.stat().st_size for name, path in _files(self.final)}
+
+    def recover(self) -> None:
+        """Ends what a killed run left between two renames."""
+        if (self.new / "stage.json").exists():
+            self._swap()
+        elif self.old.exists() and not self.final.exists():
+            self.old.rename(self.final)
+        for leftover in (self.new, self.old):
+            _remove(leftover)
+
+    def prepare(self, key: str) -> bool:
+        """Makes empty `new` and `scratch` that belongs to `key`; True when an earlier try left something in it."""
+        self.new.mkdir(parents=True)
+        mark = self.scratch.with_suffix(".key")
+        if not mark.exists() or mark.read_text() != key:
+            self.drop_scratch()
+            self.scratch.mkdir()
+            with atomic(mark) as temporary:
+                temporary.write_text(key)
+        self.scratch.mkdir(exist_ok=True)
+        return any(self.scratch.iterdir())
+
+    def publish(self, record: dict[str, Any]) -> None:
+        files = {name: _digest(path) for name, path in _files(self.new)}
+        digest = hash_json({name: about["sha256"] for name, about in files.items()})
+        with atomic(self.new / "stage.json") as temporary:
+            temporary.write_text(json.dumps({**record, "digest": digest, "files": files}, indent=1, ensure_ascii=False))
+            _sync(temporary)
+        self._swap()
+
+    def _swap(self) -> None:
+        if self.final.exists():
+            _remove(self.old)
+            self.final.rename(self.old)
+        self.new.rename(self.final)
+        _remove(self.old)
+        self.drop_scratch()
+
+    def drop_scratch(self) -> None:
+        self.scratch.with_suffix(".key").unlink(missing_ok=True)
+        _remove(self.scratch)
+
+
+@contextmanager
+def locked(root: Path) -> Generator[None]:
+    """Holds the run directory for this process. The kernel drops the lock of a process that dies, so none goes stale.
+
+    Raises UserError when another process holds it.
+    """
+    with (root / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(f"{root}: in use by {holder}; wait for it to end, stop it, or give another --out") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """The files below a folder by relative name, in order, without its stage.json."""
+    found = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    return sorted(item for item in found if item[0] != "stage.json")
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return {"sha256": sha, "bytes": path.stat().st_size}
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def hash_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """A digest of files a stage reads from outside the run: of their bytes, or of size and time above 256 MiB."""
+    parts: list[object] = []
+    for path in sorted(paths):
+        about = path.stat()
+        if about.st_size > 2**28:
+            parts.append([path.name, about.st_size, about.st_mtime_ns])
+        else:
+            parts.append([path.name, _sha256(path, about.st_size, about.st_mtime_ns)])
+    return hash_json(parts)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    """Remembered as long as size and time stay the same: one run asks for the base model's digest many times."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,101 @@
+"""The record of the house: one `Sample` flows from the first image to the last report.
+
+Every stage adds to a sample and hands on what it does not know: unknown keys survive reading and writing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal["system", "user", "assistant"]
+Axis = Literal["domain", "ability"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Part(_Record):
+    """One piece of a message: text, or a reference to `Sample.images[index]`."""
+
+    type: Literal["text", "image"]
+    text: str | None = None
+    index: int | None = None
+
+
+class Message(_Record):
+    role: Role
+    content: list[Part]
+
+    @property
+    def text(self) -> str:
+        """The message's text parts, joined."""
+        return "".join(part.text or "" for part in self.content if part.type == "text")
+
+
+class Label(_Record):
+    """A place in the label tree (paper §2.2.1). `score` is the matcher's relevance, higher is closer."""
+
+    axis: Axis
+    l1: str
+    l2: str | None = None
+    score: float | None = None
+
+
+class Vote(_Record):
+    """One judge's 0 or 1 on an (image, topic, question) triplet; `score` None is an abstention (paper §2.2.4)."""
+
+    judge: str
+    score: Literal[0, 1] | None
+    reason: str = ""
+
+
+class Sample(_Record):
+    """One conversation about zero or more images, and all that is known about it.
+
+    `images` are SHA-256 hex digests into an `ImageStore`; image parts of messages index into them.
+    `answer` is the short reference a verifier compares with; `aliases` are other right answers.
+    `scene` is the annotation that came with the image (None for images without one).
+    """
+
+    id: str
+    source: str
+    split: Literal["train", "val", "test"] = "train"
+    task: str
+    language: Literal["en", "zh"] = "en"
+    images: list[str] = Field(default_factory=list)
+    messages: list[Message] = Field(default_factory=list)
+    answer: str | None = None
+    aliases: list[str] = Field(default_factory=list)
+    labels: list[Label] = Field(default_factory=list)
+    topics: list[str] = Field(default_factory=list)
+    density: dict[str, float] = Field(default_factory=dict)
+    budget: int | None = None
+    votes: list[Vote] = Field(default_factory=list)
+    checks: dict[str, bool] = Field(default_factory=dict)
+    mastery: Literal["mastered", "partial", "unmastered"] | None = None
+    pass_rate: float | None = None
+    rejected: list[Message] | None = None
+    scene: dict[str, Any] | None = None
+    lineage: list[str] = Field(default_factory=list)
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+
+def user(text: str, images: int = 0, first_image: int = 0) -> Message:
+    """A user message: `images` image parts (indices from `first_image`), then the text."""
+    parts = [Part(type="image", index=first_image + i) for i in range(images)]
+    return Message(role="user", content=[*parts, Part(type="text", text=text)])
+
+
+def assistant(text: str) -> Message:
+    return Message(role="assistant", content=[Part(type="text", text=text)])
+
+
+def content_id(*parts: Any) -> str:
+    """A stable 16-hex-digit name for what it is given (anything JSON can hold)."""
+    blob = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(blob.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Collaborative curriculum supervised fine-tuning (paper §3.2.3)."""

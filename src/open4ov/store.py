@@ -1,0 +1,180 @@
+"""Where samples and images lie: Parquet files of `Sample`s, and PNG files named by the SHA-256 of their bytes.
+
+Everything is written beside its place and renamed into it, so a reader never meets half a file.
+"""
+
+# pyarrow carries no types:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from pydantic import ValidationError
+
+from open4ov.errors import UserError
+from open4ov.images import MAX_PIXELS, ImageError, open_image
+from open4ov.sample import Sample
+
+__all__ = [
+    "MAX_PIXELS",
+    "ImageError",
+    "ImageStore",
+    "atomic",
+    "is_disk_full",
+    "open_image",
+    "read_samples",
+    "write_samples",
+]
+
+TEMPORARY = ".part-"
+"""How the names of half-written files begin."""
+
+_ordinals = count()  # two threads may write the same image at once
+
+_ROWS = 2048  # of one Parquet row group; bounds memory, and fixed so that the bytes are
+
+
+@contextmanager
+def atomic(path: Path) -> Generator[Path]:
+    """A temporary path in the same folder, renamed to `path` if the block ends well and removed if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{next(_ordinals)}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(root: Path) -> None:
+    """Removes what killed writers left half-written below `root`. Only while nobody else writes there."""
+    for path in root.rglob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or what caused it, says that no more can be written (disk, quota or file-size limit)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if re.search(r"No space left on device|os error 2[78]\)|disk is full|Disk quota exceeded", str(error)):
+            return True  # Rust (safetensors) and SQLite say it in words only
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class ImageStore:
+    """RGB images by content: `put` gives the SHA-256 of the PNG bytes, under which `get` finds them again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, sha: str) -> Path:
+        """Where the image lies, whether or not it is there."""
+        return self.root / sha[:2] / f"{sha}.png"
+
+    def put(self, image: Image.Image) -> str:
+        """Stores the image (any mode is refused but RGB: `open_image` converts) and gives its SHA-256."""
+        if image.mode != "RGB":
+            raise ValueError(f"the image store holds RGB images, not {image.mode}; open files with open_image")
+        buffer = io.BytesIO()
+        plain = Image.frombytes("RGB", image.size, image.tobytes())  # without metadata: equal pixels, equal bytes
+        plain.save(buffer, format="PNG", compress_level=6)
+        data = buffer.getvalue()
+        sha = hashlib.sha256(data).hexdigest()
+        path = self.path(sha)
+        if not path.exists() or path.stat().st_size != len(data):
+            with atomic(path) as temporary:
+                temporary.write_bytes(data)
+        return sha
+
+    def get(self, sha: str) -> Image.Image:
+        """The RGB image. Raises ImageError when it is not there or its bytes have changed."""
+        try:
+            data = self.path(sha).read_bytes()
+        except FileNotFoundError:
+            raise ImageError(f"image {sha} is not in {self.root}; run again to make it anew") from None
+        if hashlib.sha256(data).hexdigest() != sha:
+            raise ImageError(f"{self.path(sha)}: its bytes have changed since it was stored; delete it and run again")
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("images", pa.list_(pa.string())),
+        pa.field("question", pa.string()),
+        pa.field("response", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("aliases", pa.list_(pa.string())),
+        pa.field("record", pa.string(), nullable=False),
+    ],
+    metadata={"open4ov": "samples-1"},
+)
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> int:
+    """Writes a Parquet file of samples, in their order, and gives their number.
+
+    The columns before `record` are for reading with other tools; `record` is the whole sample as JSON and the truth.
+    The same samples give the same bytes. Raises ValueError for a sample that JSON cannot hold (NaN, unknown types) or
+    whose id came before; nothing is written then.
+    """
+    seen: set[str] = set()
+    written = 0
+    source = iter(samples)
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+        while chunk := list(islice(source, _ROWS)):
+            for sample in chunk:
+                if sample.id in seen:
+                    raise ValueError(f"{path.name}: two samples have the id {sample.id}")
+                seen.add(sample.id)
+            writer.write_table(pa.Table.from_pylist([_row(sample) for sample in chunk], schema=_SCHEMA))
+            written += len(chunk)
+    return written
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """The samples of a Parquet file, in order. Raises UserError when it is missing, damaged or of something else."""
+    try:
+        records = pq.read_table(path, columns=["record"]).column("record").to_pylist()
+        return [Sample.model_validate_json(record) for record in records]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError, KeyError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a readable Parquet file of samples: {reason}") from None
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    questions = [message.text for message in sample.messages if message.role == "user"]
+    responses = [message.text for message in sample.messages if message.role == "assistant"]
+    try:
+        record = json.dumps(sample.model_dump(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample {sample.id} cannot be stored as JSON: {error}") from error
+    return {
+        **sample.model_dump(include={"id", "source", "split", "task", "language", "images", "answer", "aliases"}),
+        "question": questions[0] if questions else None,
+        "response": responses[-1] if responses else None,
+        "record": record,
+    }

@@ -1,0 +1,133 @@
+"""What every trainer of a whole model on one machine needs: freezing, AdamW, a schedule, exact checkpoints.
+
+sft and rl build on this and on nothing of each other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from open4ov.errors import UserError
+from open4ov.model import Qwen3VL
+
+_STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+def freeze_vision(model: Qwen3VL) -> None:
+    """No gradient for the vision tower, its mergers and DeepStack taps included (paper §4.2.3): it stays as it is."""
+    model.vision.requires_grad_(False)
+
+
+def adamw(model: Qwen3VL, learning_rate: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
+    """AdamW over the parameters that are not frozen; matrices decay, embeddings, norms and biases do not."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decay = [p for name, p in named if p.ndim >= 2 and "embed" not in name and "position" not in name]
+    chosen = {id(p) for p in decay}
+    groups = [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
+
+def step(model: Qwen3VL, optimizer: torch.optim.Optimizer, learning_rate: float, grad_clip: float) -> float:
+    """One update from the gradients at hand; clears them and gives their norm before clipping.
+
+    Raises FloatingPointError when the gradient is not finite: nothing has been changed then.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the gradient's norm is {norm}: lower the learning rate ({learning_rate:g})")
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    model.zero_grad(set_to_none=True)
+    return norm
+
+
+def warmup_cosine(done: int, steps: int, warmup: float, floor: float = 0.0) -> float:
+    """Learning-rate factor of step `done` (from 0): linear over the share `warmup` of `steps`, then half a cosine."""
+    rising = warmup * steps
+    if done + 1 < rising:
+        return (done + 1) / rising
+    share = (done - rising + 1) / max(steps - rising + 1, 1)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(max(share, 0.0), 1.0)))
+
+
+def precision(kind: str) -> AbstractContextManager[Any]:
+    """`bf16`: matrix products in bfloat16 (weights, sums and the optimizer stay in float32); `fp32`: no change."""
+    return torch.autocast("cpu", torch.bfloat16) if kind == "bf16" else nullcontext()
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Qwen3VL,
+    optimizer: torch.optim.Optimizer,
+    done: int,
+    identity: str,
+    curve: list[dict[str, Any]],
+) -> None:
+    """Writes `folder/step-N` (trained weights, optimizer state, curve) whole or not at all, and drops older ones."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    for parameter, state in optimizer.state.items():
+        name = names[id(parameter)]
+        tensors[f"weight.{name}"] = parameter.detach()
+        tensors |= {f"{key}.{name}": state[key] for key in _STATE}
+    temporary = folder / f".part-{done}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / "state.safetensors")
+    (temporary / "curve.json").write_text(json.dumps({"identity": identity, "curve": curve}))
+    final = folder / f"step-{done}"
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    for old in folder.glob("step-*"):
+        if old != final:
+            shutil.rmtree(old)
+
+
+def load_checkpoint(
+    folder: Path, model: Qwen3VL, optimizer: torch.optim.Optimizer, identity: str
+) -> tuple[int, list[dict[str, Any]]]:
+    """Puts the newest checkpoint of that `identity` into model and optimizer: (steps done, curve); (0, []) if none."""
+    steps = sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
+    for done in steps:
+        path = folder / f"step-{done}"
+        record = json.loads((path / "curve.json").read_text())
+        if record["identity"] != identity:
+            continue
+        names = {id(p): name for name, p in model.named_parameters()}
+        with torch.no_grad(), safe_open(path / "state.safetensors", framework="pt") as file:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    name = names[id(parameter)]
+                    parameter.copy_(file.get_tensor(f"weight.{name}"))
+                    optimizer.state[parameter] = {key: file.get_tensor(f"{key}.{name}") for key in _STATE}
+        return done, record["curve"]
+    return 0, []
+
+
+def function(path: str, key: str) -> Callable[..., Any]:
+    """The function that a recipe names as `package.module:function`. Raises UserError, naming the recipe's `key`."""
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}: cannot find {path!r} ({error}); write it as package.module:function") from None
+    if not callable(found):
+        raise UserError(f"{key}: {path!r} is not a function")
+    return found

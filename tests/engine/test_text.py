@@ -1,0 +1,36 @@
+"""Pieces of a growing text: whole characters, stop strings held back."""
+
+from __future__ import annotations
+
+import pytest
+
+from open4ov.engine.text import TextStream, cut_at_stop
+
+
+def pieces(data: bytes, stop: tuple[str, ...] = ()) -> list[str]:
+    """One byte a token, decoded as a byte-level tokenizer does."""
+    stream = TextStream(lambda ids: bytes(ids).decode(errors="replace"), stop)
+    return [stream.push(list(data[:end]), last=end == len(data)) for end in range(1, len(data) + 1)]
+
+
+def test_characters_are_never_split() -> None:
+    given = pieces("é红x".encode())
+    assert given == ["", "é", "", "", "红", "x"]
+
+
+def test_broken_bytes_at_the_end_are_shown() -> None:
+    assert "".join(pieces(b"a\xe7")) == "a\ufffd"
+
+
+@pytest.mark.parametrize(("text", "stop", "shown"), [("one END two", ("END",), "one "), ("E EN", ("END",), "E EN")])
+def test_stop_strings(text: str, stop: tuple[str, ...], shown: str) -> None:
+    given = pieces(text.encode(), stop)
+    assert "".join(given) == shown == cut_at_stop(text, stop)
+
+
+def test_what_may_begin_a_stop_string_waits() -> None:
+    assert pieces(b"aENb", ("END",)) == ["a", "", "", "ENb"]
+
+
+def test_the_first_of_several_stops_counts() -> None:
+    assert cut_at_stop("abcd", ("d", "b")) == "a"

@@ -1,0 +1,132 @@
+"""Log-probabilities and losses: against the definition on full logits, and what they must depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from oracle import conversations, noise
+from open4ov.model import Processor, Qwen3VL, VisionFeatures, losses, pack, qwen3_vl
+from open4ov.sample import assistant, user
+
+
+@pytest.fixture
+def model(tiny_dir: Path) -> Qwen3VL:
+    return Qwen3VL.from_pretrained(tiny_dir)
+
+
+@pytest.fixture
+def processor(tiny_dir: Path) -> Processor:
+    return Processor.from_pretrained(tiny_dir)
+
+
+def test_by_definition(model: Qwen3VL, processor: Processor) -> None:
+    """Document by document from full logits, in float64."""
+    documents = conversations(processor)["batch"]
+    batch = pack(documents)
+    with torch.no_grad():
+        log_p, entropy = model.log_probs(batch, temperature=0.7)
+        loss = model.loss(batch)
+    start, total, count = 0, 0.0, 0
+    for document in documents:
+        with torch.no_grad():
+            logits = model.logits(model.hidden_states(pack([document]))).double()
+        for t in range(len(document)):
+            if not document.targets[t] or t == 0:
+                assert log_p[start + t] == 0
+                assert entropy[start + t] == 0
+                continue
+            p = (logits[t - 1] / 0.7).softmax(-1)
+            assert float(log_p[start + t]) == pytest.approx(float(p[document.input_ids[t]].log()), abs=1e-4)
+            assert float(entropy[start + t]) == pytest.approx(float(-(p * p.log()).sum()), abs=1e-4)
+            total -= float(logits[t - 1].log_softmax(-1)[document.input_ids[t]])
+            count += 1
+        start += len(document)
+    assert count > 10
+    assert float(loss) == pytest.approx(total / count, abs=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 700, 2**30])
+def test_chunked_loss_and_log_probs_have_the_same_gradient(
+    model: Qwen3VL, processor: Processor, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = pack(conversations(processor)["batch"])
+    log_p, _ = model.log_probs(batch)
+    (-log_p.sum() / batch.targets.sum()).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert len(expected) == len(list(model.parameters()))
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", chunk)
+    monkeypatch.setattr(qwen3_vl, "LOGITS_AT_ONCE", chunk)
+    for value in (model.loss(batch), -model.log_probs(batch)[0].sum() / batch.targets.sum()):
+        model.zero_grad()
+        value.backward()
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.grad, expected[name], atol=1e-6, rtol=1e-3, msg=name)
+
+
+def test_nothing_to_predict(model: Qwen3VL, processor: Processor) -> None:
+    batch = pack([processor.encode([user("hello")], [])])
+    assert float(model.loss(batch)) == 0
+    log_p, entropy = model.log_probs(batch)
+    assert log_p.shape == entropy.shape == batch.input_ids.shape
+    assert not log_p.any()
+
+
+def test_swapping_the_image_changes_log_probs(model: Qwen3VL, processor: Processor) -> None:
+    messages = [user("What colour?", 1), assistant("red")]
+    with torch.no_grad():
+        a, b, again = (model.log_probs(pack([processor.encode(messages, [noise(96, 96, s)])]))[0] for s in (1, 2, 1))
+    assert (a - b).abs().max() > 1e-3
+    assert torch.equal(a, again)
+
+
+def test_neighbours_in_a_pack_do_not_matter(model: Qwen3VL, processor: Processor) -> None:
+    one, text, several = conversations(processor)["batch"]
+    with torch.no_grad():
+        alone = model.log_probs(pack([text]))[0]
+        packed = model.log_probs(pack([several, text, one]))[0]
+    torch.testing.assert_close(packed[len(several) : len(several) + len(text)], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_features_once_for_many(model: Qwen3VL, processor: Processor) -> None:
+    """Images encoded apart, split and joined give what the model computes itself."""
+    documents = conversations(processor)["batch"]
+    batch = pack(documents)
+    with torch.no_grad():
+        features = model.encode_images(batch.pixels, batch.grids).split(batch.grids)
+        assert [len(f.merged) for f in features] == (batch.grids.prod(1) // 4).tolist()
+        torch.testing.assert_close(
+            model.hidden_states(batch, VisionFeatures.cat(features)), model.hidden_states(batch), atol=1e-5, rtol=1e-4
+        )
+        swapped = VisionFeatures.cat([features[0], features[3], features[2], features[1]])
+        if len(swapped.merged) == len(torch.cat([f.merged for f in features])):
+            assert (model.hidden_states(batch, swapped) - model.hidden_states(batch)).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="image placeholders"):
+        model.hidden_states(batch, features[0])
+
+
+def test_half_precision_stays_close(model: Qwen3VL, processor: Processor) -> None:
+    """bf16 autocast, whose attention takes another path on a CPU: same value and gradient to bf16's three digits."""
+    batch = pack(conversations(processor)["batch"])
+    loss = model.loss(batch)
+    loss.backward()
+    exact = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.loss(batch)
+    rough.backward()
+    assert float(rough) == pytest.approx(float(loss), rel=0.02)
+    for name, p in model.named_parameters():
+        cosine = torch.cosine_similarity(p.grad.flatten(), exact[name].flatten(), dim=0)
+        assert cosine > 0.99, (name, float(cosine))
+
+
+def test_training_after_inference_mode(model: Qwen3VL, processor: Processor) -> None:
+    """Index tensors cached under inference_mode must not poison later training."""
+    batch = pack(conversations(processor)["several images"])
+    with torch.inference_mode():
+        model.loss(batch)
+    model.loss(batch).backward()
+    assert model.vision.patch.weight.grad is not None

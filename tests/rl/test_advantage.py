@@ -1,0 +1,95 @@
+"""Advantages against vectors worked out elsewhere and against brute-force enumeration of every subset."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import pytest
+import torch
+
+from open4ov.rl import advantage, rewards
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "advantages.json").read_text())
+
+
+@pytest.mark.parametrize("case", GOLDEN["pass_at_k"], ids=lambda c: f"n{c['n']}k{c['k']}p{c['p']}")
+def test_pass_at_k_golden(case: dict[str, float]) -> None:
+    n, k, p = int(case["n"]), int(case["k"]), int(case["p"])
+    values = advantage.pass_at_k(torch.tensor([1] * p + [0] * (n - p)), k).tolist()
+    assert values == pytest.approx([case["right"]] * p + [case["wrong"]] * (n - p), abs=2e-6)
+
+
+def enumerated(values: list[int], k: int) -> list[float]:
+    """Each response's mean, over the k-subsets that hold it, of the subsets' standardised best reward."""
+    subsets = list(combinations(range(len(values)), k))
+    best = [max(values[i] for i in subset) for subset in subsets]
+    spread = pstdev(best)
+    if spread == 0:
+        return [0.0] * len(values)
+    return [
+        fmean((b - fmean(best)) / spread for b, subset in zip(best, subsets, strict=True) if i in subset)
+        for i in range(len(values))
+    ]
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_pass_at_k_is_the_mean_over_all_subsets(n: int) -> None:
+    for k in range(1, n + 1):
+        for p in range(n + 1):
+            values = [1] * p + [0] * (n - p)
+            values = values[::2] + values[1::2]
+            got = advantage.pass_at_k(torch.tensor(values), k)
+            assert got.tolist() == pytest.approx(enumerated(values, k), abs=2e-5)
+            assert got.sum().item() == pytest.approx(0, abs=1e-9)
+
+
+def test_k_of_one_is_grpo() -> None:
+    values = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0])
+    torch.testing.assert_close(advantage.pass_at_k(values, 1), advantage.grpo(values), atol=1e-5, rtol=0)
+
+
+def test_dead_groups_are_those_without_any_advantage() -> None:
+    for p, is_dead in ((0, True), (1, False), (4, False), (5, True), (8, True)):
+        group = torch.tensor([1] * p + [0] * (8 - p))
+        assert advantage.dead(advantage.pass_at_k(group, 4)) is is_dead
+    assert not advantage.dead(advantage.pass_at_k(torch.tensor([1] * 5 + [0] * 3), 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "k"), [([0.5, 1.0], 1), ([1.0, 0.0], 3), ([1.0, 0.0], 0), ([], 1), ([float("nan")], 1)]
+)
+def test_pass_at_k_refuses_what_it_cannot_grade(values: list[float], k: int) -> None:
+    with pytest.raises(ValueError, match=r"pass_at_k|one group"):
+        advantage.pass_at_k(torch.tensor(values), k)
+
+
+def test_diversity_golden() -> None:
+    case = GOLDEN["diversity"]
+    kinds = sorted(set(case["clusters"]))
+    embeddings = torch.eye(len(kinds))[[kinds.index(c) for c in case["clusters"]]]
+    assert rewards.diversity_scores(embeddings).tolist() == pytest.approx(case["scores"], abs=1e-6)
+    weighted = rewards.diversity(torch.tensor(case["rewards"]), embeddings)
+    assert weighted.tolist() == pytest.approx(case["weighted"], abs=1e-6)
+    assert advantage.diversity(weighted).tolist() == pytest.approx(case["advantages"], abs=1e-6)
+
+
+def test_a_uniform_right_group_earns_the_floor_and_is_dead() -> None:
+    weighted = rewards.diversity(torch.ones(4), torch.ones(4, 1))
+    assert weighted.tolist() == pytest.approx([0.1] * 4)
+    assert advantage.dead(advantage.diversity(weighted))
+    assert advantage.dead(advantage.grpo(torch.full((7,), 0.1)))
+
+
+def test_similarity_need_not_be_transitive() -> None:
+    """a ~ b ~ c but a !~ c: eq. 7 averages pairs, where clusters would merge all three."""
+    rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.28, 0.96]], dtype=torch.float64)
+    assert rewards.diversity_scores(rows, 0.4).tolist() == pytest.approx([0.5, 0, 0.5])
+
+
+def test_length_channel_only_ranks_inside_the_group() -> None:
+    values = advantage.centred_length(rewards.length([10, 30, 60], 48, 24), 0.5)
+    assert values.tolist() == pytest.approx([0.5 * (x + 1.25 / 3) for x in (0, -0.25, -1)])
+    assert advantage.dead(advantage.centred_length(torch.full((3,), -0.25), 0.5))

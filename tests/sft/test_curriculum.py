@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from open4ov.sample import Sample, assistant, user
+from open4ov.sft import curriculum, preference_data
+from open4ov.sft.curriculum import Material
+
+
+def sample(name: str, image: str | None = None, rate: float | None = None, language: str = "en") -> Sample:
+    return Sample.model_validate(
+        {
+            "id": name,
+            "source": "test",
+            "task": "colour",
+            "language": language,
+            "images": [image] if image else [],
+            "messages": [user(f"question {name}", images=1 if image else 0), assistant(f"It is {name}.")],
+            "answer": name,
+            "pass_rate": rate,
+            "mastery": curriculum.mastery(rate),
+        }
+    )
+
+
+def order(material: Material, tokens: int, **changes: float) -> curriculum.Order:
+    options: dict = {"replay": 0.0, "turns": 3, "noise": 0.0, "longest": 100, "seed": 0} | changes
+    return curriculum.order(material, tokens, length=lambda s: 10 * len(s.messages), **options)
+
+
+def names(samples: list[Sample]) -> list[str]:
+    return sorted(name for s in samples for name in (s.lineage or [s.id]))
+
+
+def test_one_epoch_holds_every_question_once_in_conversations_about_one_image() -> None:
+    material = [sample(f"{i}", image=f"image{i // 4}") for i in range(8)] + [sample("t")]
+    plan = order(Material(material, []), tokens=180)
+    assert names(plan.samples) == sorted(s.id for s in material)
+    assert sorted(len(s.messages) // 2 for s in plan.samples) == [1, 1, 1, 3, 3]
+    for conversation in plan.samples:
+        shown = [p for m in conversation.messages for p in m.content if p.type == "image"]
+        assert len(shown) == len(conversation.images) <= 1
+        assert conversation.messages[0].content[0].type == ("image" if conversation.images else "text")
+    assert (plan.tokens, plan.epochs, plan.too_long) == (180, 1.0, [])
+
+
+def test_the_next_epoch_merges_anew() -> None:
+    material = Material([sample(f"{i}", image="one") for i in range(9)], [])
+    plan = order(material, tokens=360)
+    first, second = plan.samples[:3], plan.samples[3:]
+    assert names(plan.samples) == sorted(2 * [s.id for s in material.own])
+    assert {tuple(s.lineage) for s in first} != {tuple(s.lineage) for s in second}
+    assert plan == order(material, tokens=360)
+    assert plan != order(material, tokens=360, seed=1)
+
+
+def test_difficulty_goes_from_mastered_to_unmastered() -> None:
+    rates = [0.0, 1.0, 0.5, 0.25, 1.0, 0.0]
+    plan = order(Material([sample(f"{i}", rate=rate) for i, rate in enumerate(rates)], []), tokens=120)
+    assert [s.mastery for s in plan.samples] == ["mastered"] * 2 + ["partial"] * 2 + ["unmastered"] * 2
+
+
+def test_noise_softens_the_order_but_difficulty_still_rises() -> None:
+    rng = random.Random(0)
+    material = [sample(f"{i}", rate=rng.choice([0.0, 0.5, 1.0])) for i in range(300)]
+    ordered = curriculum.by_difficulty(material, 1.0, 0)
+    rates = [s.pass_rate or 0.0 for s in ordered]
+    assert rates != sorted(rates, reverse=True)
+    assert sum(rates[:100]) > sum(rates[100:200]) > sum(rates[200:])
+
+
+def test_replay_takes_its_share_and_is_spread_evenly() -> None:
+    material = Material([sample(f"o{i}") for i in range(80)], [sample(f"r{i}") for i in range(50)])
+    plan = order(material, tokens=2000, replay=0.2)
+    replayed = [i for i, s in enumerate(plan.samples) if s.id.startswith("r")]
+    assert len(plan.samples) == 100
+    assert len(replayed) == 20
+    assert max(b - a for a, b in pairwise(replayed)) <= 5
+
+
+def test_conversations_that_fit_no_pack_are_listed() -> None:
+    plan = order(Material([sample("a"), sample("b")], []), tokens=100, longest=19)
+    assert plan.samples == []
+    assert plan.too_long == ["a", "b"]
+
+
+def test_an_empty_set_yields_to_the_replay() -> None:
+    assert names(order(Material([], [sample("r")]), tokens=40, replay=0.1).samples) == ["r", "r"]
+    assert order(Material([], []), tokens=40).samples == []
+
+
+def test_joined_samples_average_their_grades() -> None:
+    merged = curriculum.joined([sample("a", "x", 1.0), sample("b", "x", 0.0)])
+    assert (merged.pass_rate, merged.mastery, merged.answer) == (0.5, "partial", None)
+    assert merged.lineage == ["a", "b"]
+
+
+def ingredients() -> list[Sample]:
+    return [
+        sample(f"{kind}{i}", image=f"image{i // 2}" if kind == "v" else None, language=language)
+        for kind in "vt"
+        for i, language in enumerate(["en", "en", "zh", "zh", "en", "en"])
+    ]
+
+
+def test_every_kind_of_preference_is_made_and_asks_what_it_answers() -> None:
+    made = preference_data.build(ingredients(), 60, seed=0)
+    kinds = {s.extra["preference"] for s in made}
+    assert kinds == set(preference_data.KINDS)
+    assert len({s.id for s in made}) == len(made)
+    for s in made:
+        roles = [m.role for m in s.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        indices = [p.index for m in s.messages for p in m.content if p.type == "image"]
+        assert indices == list(range(len(s.images)))
+        kind = s.extra["preference"]
+        if kind == "text_only":
+            assert not s.images
+        if kind == "unrelated_image":
+            assert s.images
+            assert s.answer is not None
+            assert s.answer.startswith("t")
+            assert s.answer in s.messages[1].text
+        if kind == "long_context":
+            assert len(s.images) >= 2
+        if kind == "format" and len(s.lineage) > 1:
+            assert s.messages[1].text.count("\n") == len(s.lineage) - 1
+    assert made == preference_data.build(ingredients(), 60, seed=0)
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("v", {"format", "long_context"}), ("t", {"text_only"})])
+def test_kinds_without_ingredients_fall_out(kind: str, allowed: set[str]) -> None:
+    some = [s for s in ingredients() if s.id.startswith(kind)]
+    assert {s.extra["preference"] for s in preference_data.build(some, 30, seed=0)} == allowed
+    assert preference_data.build([], 30, seed=0) == []

@@ -1,0 +1,145 @@
+"""Training with the tiny random model: it learns, it resumes exactly, it leaves frozen weights alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from open4ov.model import Processor, Qwen3VL, pack
+from open4ov.recipe import SftSection, SftStage
+from open4ov.sample import Sample, assistant, user
+from open4ov.sft import difficulty
+from open4ov.sft.encoding import Encoder, prefetch
+from open4ov.sft.trainer import fit
+from open4ov.store import ImageStore
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (40, 40, 220), "yellow": (230, 220, 40)}
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> tuple[list[Sample], ImageStore]:
+    store = ImageStore(tmp_path / "images")
+    made = []
+    for size in (32, 64):
+        for name, colour in COLOURS.items():
+            sha = store.put(Image.new("RGB", (size, 64), colour))
+            messages = [user("What colour is the circle?", images=1), assistant(name)]
+            made.append(
+                Sample(id=f"{name}{size}", source="t", task="colour", images=[sha], messages=messages, answer=name)
+            )
+    made.append(Sample(id="t", source="t", task="sum", messages=[user("1 + 1 ="), assistant("2")], answer="2"))
+    return made, store
+
+
+def trained(
+    tiny_dir: Path, data: tuple[list[Sample], ImageStore], times: int = 8, **kwargs: object
+) -> tuple[Qwen3VL, list[float]]:
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    options = SftStage(tokens=1, learning_rate=3e-3, freeze_vision=bool(kwargs.pop("freeze", False)))
+    section = SftSection(pack_tokens=128, precision="fp32", checkpoint_every=3)
+    result = fit(model, Encoder(processor, data[1]), data[0] * times, section, options, **kwargs)  # pyright: ignore
+    return model, [point["loss"] for point in result.curve]
+
+
+def test_loss_falls_and_the_picture_decides(tiny_dir: Path, samples: tuple[list[Sample], ImageStore]) -> None:
+    model, losses = trained(tiny_dir, samples, times=30)
+    assert losses[0] > 3
+    assert losses[-1] < 0.2
+    encoder = Encoder(Processor.from_pretrained(tiny_dir), samples[1])
+    red, blue = samples[0][0], samples[0][2]
+    swapped = red.model_copy(update={"id": "swapped", "images": blue.images})
+    packed, _ = encoder.pack([red, swapped])
+    with torch.no_grad():
+        logp, _ = model.log_probs(packed)
+    right, wrong = (part.sum().item() for part in logp.split(packed.lengths.tolist()))
+    assert right > wrong + 1
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(
+    tiny_dir: Path, samples: tuple[list[Sample], ImageStore], tmp_path: Path
+) -> None:
+    whole, losses = trained(tiny_dir, samples)
+    folder = tmp_path / "checkpoints"
+    trained(tiny_dir, samples, checkpoints=folder, stop_after=5)
+    assert [path.name for path in folder.iterdir()] == ["step-3"]
+    (folder / ".part-4").mkdir()  # what a kill while writing leaves
+    resumed, again = trained(tiny_dir, samples, checkpoints=folder)
+    assert again == losses
+    for (name, a), (_, b) in zip(whole.state_dict().items(), resumed.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_checkpoint_of_other_data_is_not_used(
+    tiny_dir: Path, samples: tuple[list[Sample], ImageStore], tmp_path: Path
+) -> None:
+    trained(tiny_dir, samples, checkpoints=tmp_path / "c", stop_after=4)
+    _, losses = trained(tiny_dir, (samples[0][::-1], samples[1]), checkpoints=tmp_path / "c")
+    assert losses == trained(tiny_dir, (samples[0][::-1], samples[1]))[1]
+
+
+def test_a_frozen_tower_stays_bit_identical(tiny_dir: Path, samples: tuple[list[Sample], ImageStore]) -> None:
+    before = Qwen3VL.from_pretrained(tiny_dir).state_dict()
+    after = trained(tiny_dir, samples, freeze=True)[0].state_dict()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) is (name.startswith("vision.")), name
+
+
+def test_packed_loss_is_the_token_mean_of_single_losses(
+    tiny_dir: Path, samples: tuple[list[Sample], ImageStore]
+) -> None:
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    encoder = Encoder(processor, samples[1])
+    with torch.no_grad():
+        together = model.loss(encoder.pack(samples[0])[0])
+        total, count = 0.0, 0
+        for sample in samples[0]:
+            single = pack([processor.encode(sample.messages, [samples[1].get(sha) for sha in sample.images])])
+            count += int(single.targets.sum())
+            total += model.loss(single).item() * int(single.targets.sum())
+    assert together.item() == pytest.approx(total / count, abs=1e-5)
+
+
+def test_held_features_give_the_same_loss_as_pixels(tiny_dir: Path, samples: tuple[list[Sample], ImageStore]) -> None:
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    encoder = Encoder(processor, samples[1])
+    with torch.no_grad():
+        pixels = model.loss(encoder.pack(samples[0])[0])
+        encoder.freeze(model, samples[0])
+        held, features = encoder.pack(samples[0])
+        assert len(held.pixels) == 0
+        assert model.loss(held, features).item() == pytest.approx(pixels.item(), abs=1e-5)
+
+
+def test_errors_of_the_background_thread_arrive() -> None:
+    def broken():
+        yield 1
+        raise KeyError("lost")
+
+    stream = prefetch(broken())
+    assert next(stream) == 1
+    with pytest.raises(KeyError, match="lost"):
+        next(stream)
+    assert list(prefetch(range(20), depth=2)) == list(range(20))
+
+
+def test_grades_come_from_rollouts_and_are_shared_by_topic(
+    tiny_dir: Path, samples: tuple[list[Sample], ImageStore]
+) -> None:
+    from open4ov.engine import Engine
+
+    model, _ = trained(tiny_dir, samples, times=30)
+    processor = Processor.from_pretrained(tiny_dir)
+    encoder = Encoder(processor, samples[1])
+    wrong = samples[0][0].model_copy(update={"id": "wrong", "task": "naming", "answer": "purple"})
+    graded = difficulty.grade(
+        [*samples[0], wrong], Engine(model, processor), encoder.picture, lambda a, b, _: a == b, 2, limit=4, seed=0
+    )
+    how = [s.extra["graded_by"] for s in graded]
+    assert how.count("rollouts") == 4
+    assert {s.task for s in graded if s.extra["graded_by"] == "rollouts"} == {"colour", "sum", "naming"}
+    assert graded[-1].mastery == "unmastered"
+    assert graded[-2].mastery == "mastered"
+    assert all((s.pass_rate or 0) > 0 for s in graded[:-1])

@@ -1,0 +1,437 @@
+"""Stages, keys, resume. The graph here is a small one of the tests' own; the processes and their deaths are real.
+
+Run as a script (`python tests/test_pipeline.py ACTION ROOT ...`) this file is the process that is killed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from open4ov import pipeline
+from open4ov.errors import UserError
+from open4ov.graph import Graph, Stage, StageRun
+from open4ov.progress import Quiet
+from open4ov.recipe import Recipe
+from open4ov.run_dir import locked
+from open4ov.sample import Sample, assistant, user
+from open4ov.store import read_samples, write_samples
+
+STEPS = 12
+
+
+def tick() -> None:
+    """A step of work; a child that is to be killed counts these."""
+
+
+def draw(run: StageRun) -> None:
+    samples: list[Sample] = []
+    for index in range(6):
+        tick()
+        sha = run.images.put(Image.new("RGB", (8, 8), (index, run.seed, 7)))
+        message = [user("what?", images=1), assistant(str(index))]
+        samples.append(Sample(id=str(index), source="toy", task="t", images=[sha], messages=message))
+    write_samples(run.out / "samples.parquet", samples)
+
+
+def train(run: StageRun) -> None:
+    """Adds up squares with a checkpoint every third step, as a trainer would."""
+    state = {"step": 0, "total": run.seed}
+    checkpoint = run.scratch / "state.json"
+    if checkpoint.exists():
+        state = json.loads(checkpoint.read_text())
+    for step in range(state["step"], STEPS):
+        tick()
+        witness(f"train {step}")
+        state = {"step": step + 1, "total": state["total"] + step * step}
+        run.progress("adding", step + 1, STEPS)
+        if (step + 1) % 3 == 0:
+            part = run.scratch / "state.part"
+            part.write_text(json.dumps(state))
+            os.replace(part, checkpoint)
+    (run.out / "model").mkdir()
+    (run.out / "model" / "weights.json").write_text(json.dumps(state))
+
+
+def tell(run: StageRun) -> None:
+    tick()
+    total = json.loads((run.inputs["train"] / "model" / "weights.json").read_text())["total"]
+    pictures = [run.images.get(sample.images[0]).getpixel((0, 0)) for sample in
+                read_samples(run.inputs["draw"] / "samples.parquet")]  # fmt: skip
+    (run.out / "report.txt").write_text(f"{total} {pictures}")
+
+
+def witness(text: str) -> None:
+    """Notes outside the run directory that a step was really done."""
+    if path := os.environ.get("WITNESS"):
+        with Path(path).open("a") as file:
+            file.write(text + "\n")
+
+
+def toy(train: Callable[[StageRun], None] = train) -> Graph:
+    return Graph(
+        [
+            Stage("draw", (), lambda recipe: recipe.images, draw),
+            Stage("train", ("draw",), lambda recipe: recipe.sft, train),
+            Stage("tell", ("draw", "train"), lambda recipe: {}, tell),
+        ]
+    )
+
+
+def go(root: Path, seed: int = 0, until: str | None = None, graph: Graph | None = None, **sections: Any) -> list[str]:
+    recipe = Recipe(name="toy", seed=seed, threads=1, **sections)
+    return [outcome.status for outcome in pipeline.run(recipe, root, Quiet(), until, graph or toy())]
+
+
+def contents(root: Path) -> dict[str, Any]:
+    """All that a run leaves, but for what is measured (times, memory) and the lock."""
+    found: dict[str, Any] = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.name == "stage.json":
+            record = json.loads(path.read_text())
+            found[name] = {key: record[key] for key in ("key", "digest", "files", "inputs", "config", "seed")}
+        elif path.is_file() and name != ".lock":
+            found[name] = path.read_bytes()
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- keys and skipping
+
+
+def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
+    assert go(tmp_path) == ["done", "done", "done"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
+    assert go(tmp_path) == ["skipped", "skipped", "skipped"]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
+    assert (tmp_path / "tell" / "report.txt").read_text().startswith("506 [(0, 0, 7), (1, 0, 7)")
+
+
+def test_two_runs_leave_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        go(tmp_path / name)
+    first, second = contents(tmp_path / "a"), contents(tmp_path / "b")
+    assert first == second
+    assert len(first) == 3 * 2 + 6 + 1, "two files of each stage, six images, run.json"
+
+
+def test_a_changed_option_redoes_its_stage_and_what_follows(tmp_path: Path) -> None:
+    go(tmp_path)
+    assert go(tmp_path, sft={"grad_clip": 0.5}) == ["skipped", "done", "done"]
+    assert go(tmp_path, sft={"grad_clip": 0.5}, rl={"group": 4}) == ["skipped", "skipped", "skipped"]
+    assert go(tmp_path, seed=3) == ["done", "done", "done"]
+    assert "518" not in (tmp_path / "tell" / "report.txt").read_text()
+    assert (tmp_path / "tell" / "report.txt").read_text().startswith("509 [(0, 3, 7)")
+
+
+def test_until_runs_only_what_the_stage_is_made_from(tmp_path: Path) -> None:
+    side = Stage("side", ("draw",), lambda recipe: {}, lambda run: (run.out / "x").write_text("x") and None)
+    stages = [*toy().stages.values(), side]
+    assert go(tmp_path, until="side", graph=Graph(stages)) == ["done", "done"]
+    assert not (tmp_path / "train").exists()
+
+
+def test_a_damaged_output_is_made_again(tmp_path: Path) -> None:
+    go(tmp_path)
+    (tmp_path / "train" / "model" / "weights.json").write_text("{}")
+    assert go(tmp_path) == ["skipped", "done", "skipped"]
+    (tmp_path / "draw" / "samples.parquet").unlink()
+    assert go(tmp_path) == ["done", "skipped", "skipped"]
+
+
+def test_the_old_output_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    go(tmp_path)
+
+    def fails(run: StageRun) -> None:
+        (run.out / "half").write_text("half")
+        assert (tmp_path / "train" / "model" / "weights.json").exists()
+        raise UserError("no more")
+
+    with pytest.raises(UserError, match="no more"):
+        go(tmp_path, seed=1, graph=toy(fails))
+    assert json.loads((tmp_path / "train" / "model" / "weights.json").read_text())["total"] == 506
+    assert not (tmp_path / ".work" / "train.new").exists()
+    assert go(tmp_path, seed=1) == ["skipped", "done", "done"]
+
+
+def test_stage_record_and_run_record(tmp_path: Path) -> None:
+    go(tmp_path)
+    record = json.loads((tmp_path / "train" / "stage.json").read_text())
+    drawn = json.loads((tmp_path / "draw" / "stage.json").read_text())
+    assert record["inputs"] == {"draw": {"key": drawn["key"], "digest": drawn["digest"]}}
+    assert record["seconds"] > 0
+    assert 10 * 2**20 < record["peak_bytes"] < 2**40
+    assert list(record["files"]) == ["model/weights.json"]
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["recipe"]["name"] == "toy"
+    assert set(about["versions"]) > {"open4ov", "python", "torch"}
+    assert about["machine"]["cores"] == os.cpu_count()
+
+
+def test_scratch_of_another_key_is_not_handed_on(tmp_path: Path) -> None:
+    def dies(run: StageRun) -> None:
+        (run.scratch / "state.json").write_text(json.dumps({"step": 6, "total": 10**6}))
+        raise UserError("stop")
+
+    with pytest.raises(UserError, match="stop"):
+        go(tmp_path, graph=toy(dies))
+    go(tmp_path, sft={"grad_clip": 0.5})
+    assert json.loads((tmp_path / "train" / "model" / "weights.json").read_text())["total"] == 506
+
+
+def test_scratch_of_the_same_key_is_gone_on_with(tmp_path: Path) -> None:
+    def dies(run: StageRun) -> None:
+        (run.scratch / "state.json").write_text(json.dumps({"step": 6, "total": 10**6}))
+        raise UserError("stop")
+
+    with pytest.raises(UserError, match="stop"):
+        go(tmp_path, graph=toy(dies))
+    go(tmp_path)
+    assert json.loads((tmp_path / "train" / "model" / "weights.json").read_text())["total"] == 10**6 + 451
+    assert list((tmp_path / ".work").iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+def test_an_unknown_stage_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such stage; did you mean 'train'"):
+        go(tmp_path / "new", until="trian")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    go(tmp_path)
+    with pytest.raises(UserError, match=r"holds a run of the recipe 'toy', and this recipe is 'other'"):
+        pipeline.run(Recipe(name="other"), tmp_path, Quiet(), None, toy())
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match=r"not empty \(holds thesis.tex\)"):
+        go(tmp_path)
+
+
+def test_a_file_in_place_of_the_run_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot be written"):
+            go(out)
+
+
+def test_two_runs_at_once_are_refused_and_the_lock_of_the_dead_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    go(root)
+    with locked(root), pytest.raises(UserError, match=f"in use by process {os.getpid()} on "):
+        go(root)
+    child = subprocess.Popen([sys.executable, __file__, "hold", str(root)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"in use by process {child.pid} on "):
+        go(root)
+    child.kill()
+    child.wait()
+    assert str(child.pid) in (root / ".lock").read_text(), "the dead left its name behind"
+    assert go(root) == ["skipped"] * 3
+
+
+def test_the_standard_graph_has_the_stages_of_the_paper() -> None:
+    curriculum = pipeline.graph(Recipe(name="x"))
+    assert list(curriculum.stages) == [
+        "images", "data", "sft_knowledge", "sft_ability", "sft_preference", "rl", "dpo", "evaluate_base",
+        "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference", "evaluate_rl", "evaluate_dpo",
+        "report",
+    ]  # fmt: skip
+    assert [stage.name for stage in curriculum.needed("sft_ability")] == [
+        "images",
+        "data",
+        "sft_knowledge",
+        "sft_ability",
+    ]
+    mixed = pipeline.graph(Recipe.model_validate({"name": "x", "sft": {"schedule": "random_mix"}}))
+    assert [name for name in mixed.stages if name.startswith("sft_")] == ["sft_knowledge"]
+
+
+# ---------------------------------------------------------------------------------------------- kill -9
+
+
+def whole(root: Path) -> None:
+    """Every stage folder that is there is a finished one."""
+    for name in ("draw", "train", "tell"):
+        folder = root / name
+        if folder.exists():
+            record = json.loads((folder / "stage.json").read_text())
+            present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+            assert present == {*record["files"], "stage.json"}
+
+
+@pytest.mark.parametrize("before", ["nothing", "a run of another seed"])
+def test_killed_at_every_step_and_every_rename_it_ends_the_same(tmp_path: Path, before: str) -> None:
+    """A forked process kills itself with SIGKILL at the n-th step, rename, removal or making of a folder, for each n."""
+    go(tmp_path / "expected", seed=1)
+    expected = contents(tmp_path / "expected")
+    start = tmp_path / "start"
+    if before == "nothing":
+        start.mkdir()
+    else:
+        go(start, seed=0)
+    command = [sys.executable, __file__, "sweep", str(start), str(tmp_path / "roots")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    roots = sorted((tmp_path / "roots").iterdir())
+    assert len(roots) >= 40, "a kill for each of the points"
+    for root in roots:
+        found = contents(root)
+        wanted = expected
+        if before != "nothing":  # the images of the former seed stay in the store
+            found = {
+                name: data for name, data in found.items() if not name.startswith("image-store/") or name in expected
+            }
+        assert found == wanted, root.name
+
+
+def test_killed_from_outside_it_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    root, notes = tmp_path / "run", tmp_path / "notes"
+    command = [sys.executable, __file__, "slow", str(root)]
+    child = subprocess.Popen(command, env={**os.environ, "WITNESS": str(notes)})
+    deadline = time.monotonic() + 60
+    while not (notes.exists() and len(notes.read_text().splitlines()) >= 8):
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    done_before = notes.read_text().splitlines()
+    notes.unlink()
+    again = subprocess.run(
+        [sys.executable, __file__, "fast", str(root)], env={**os.environ, "WITNESS": str(notes)}, check=False
+    )
+    assert again.returncode == 0
+    redone = set(done_before) & set(notes.read_text().splitlines())
+    assert len(redone) <= 3, "no more is repeated than lies behind the last checkpoint"
+    go(tmp_path / "expected")
+    assert contents(root) == contents(tmp_path / "expected")
+    assert json.loads((root / "train" / "stage.json").read_text())["resumed"] is True
+
+
+# ---------------------------------------------------------------------------------------------- full disk
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files (RLIMIT_FSIZE) makes real writes fail in the second stage."""
+    root = tmp_path / "run"
+    limited = subprocess.run(
+        [sys.executable, __file__, "limited", str(root)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert limited.returncode == 2, limited.stderr
+    assert "the disk is full (in stage train); finished stages are kept" in limited.stderr
+    assert "Traceback" not in limited.stderr
+    assert read_samples(root / "draw" / "samples.parquet")
+    assert not (root / ".work" / "train.new").exists(), "the room it took is given back"
+    assert go(root, graph=toy(heavy)) == ["skipped", "done", "done"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_file_system_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this container may not mount a tmpfs")
+    try:
+        with pytest.raises(UserError, match="the disk is full"):
+            go(disk / "run", graph=toy(heavy))
+        assert read_samples(disk / "run" / "draw" / "samples.parquet")
+        assert go(disk / "run", until="draw", graph=toy(heavy)) == ["skipped"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def heavy(run: StageRun) -> None:
+    (run.out / "weights").write_bytes(bytes(4 * 2**20))
+    train(run)
+
+
+# ---------------------------------------------------------------------------------------------- the process that dies
+
+
+def _dying(at: int) -> Iterator[None]:
+    """Kills this process at the at-th step, rename, removal or making of a folder."""
+    count = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    for name in ("rename", "replace", "mkdir", "unlink", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
+    globals()["tick"] = counted(tick)
+    yield
+
+
+def _sweep(start: Path, roots: Path) -> None:
+    go(roots.with_name("warm"), seed=1)  # imports what the children need
+    gc.freeze()  # and spares each of them a look through it
+    at = 0
+    while True:
+        at += 1
+        root = roots / f"{at:03d}"
+        shutil.copytree(start, root)
+        child = os.fork()
+        if child == 0:
+            next(_dying(at))
+            go(root, seed=1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            return
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        whole(root)
+        go(root, seed=1)
+        assert list((root / ".work").iterdir()) == []
+
+
+def _main(action: str, root: Path, *rest: str) -> None:
+    if action == "sweep":
+        _sweep(root, Path(rest[0]))
+    elif action == "hold":
+        with locked(root):
+            print("held", flush=True)
+            time.sleep(600)
+    elif action == "slow":
+        globals()["tick"] = lambda: time.sleep(0.1)
+        go(root)
+    elif action == "fast":
+        go(root)
+    elif action == "limited":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+        try:
+            go(root, graph=toy(heavy))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
