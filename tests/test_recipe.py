@@ -32,7 +32,9 @@ def test_the_shipped_recipes_load(path: Path) -> None:
 
 def test_values_and_overrides_arrive(tmp_path: Path) -> None:
     text = "name: a\nsft:\n  knowledge: {learning_rate: 1e-3, tokens: 600_000}\nrl: {steps: 5}\n"
-    recipe = load(written(tmp_path, text), ["rl.steps=7", "sft.ability.replay=0.25", "dpo.beta=5e-2", "images.general=x"])
+    recipe = load(
+        written(tmp_path, text), ["rl.steps=7", "sft.ability.replay=0.25", "dpo.beta=5e-2", "images.general=x"]
+    )
     assert recipe.sft.knowledge.learning_rate == 0.001
     assert recipe.sft.knowledge.tokens == 600_000
     assert (recipe.rl.steps, recipe.sft.ability.replay, recipe.dpo.beta) == (7, 0.25, 0.05)
@@ -74,7 +76,10 @@ def test_a_far_off_key_gets_the_known_ones(tmp_path: Path) -> None:
         ("model: 3", "line 2: model: expected string, got 3 (whole number)"),
         ("sft: {schedule: mixed}", "line 2: sft.schedule: expected 'curriculum' or 'random_mix', got \"mixed\" (text)"),
         ("data: {labels: 2024-01-01}", None),
-        ("sft: {ability: {freeze_vision: 'no'}}", 'line 2: sft.ability.freeze_vision: expected boolean, got "no" (text)'),
+        (
+            "sft: {ability: {freeze_vision: 'no'}}",
+            'line 2: sft.ability.freeze_vision: expected boolean, got "no" (text)',
+        ),
     ],
 )
 def test_a_wrong_type_or_range_names_key_line_expected_and_got(tmp_path: Path, text: str, fault: str | None) -> None:
@@ -88,7 +93,9 @@ def test_wrong_types_of_overrides_name_the_override(tmp_path: Path) -> None:
     assert faults(tmp_path, "name: a\nrl: {steps: 3}\n", "rl.steps=many") == [
         '--set rl.steps: expected integer, got "many" (text)'
     ]
-    assert faults(tmp_path, "name: a\n", "rl.steps.more=1") == ["--set rl.steps: expected integer, got {\"more\": 1} (mapping)"]
+    assert faults(tmp_path, "name: a\n", "rl.steps.more=1") == [
+        '--set rl.steps: expected integer, got {"more": 1} (mapping)'
+    ]
     assert "single value and has no keys below it" in faults(tmp_path, "name: a\nseed: 3\n", "seed.x=1")[0]
     assert "expected key.sub=value" in faults(tmp_path, "name: a\n", "rl.steps")[0]
     assert "not valid YAML" in faults(tmp_path, "name: a\n", "rl.steps=[1")[0]
@@ -125,7 +132,7 @@ def test_no_code_is_run_by_a_recipe(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing.yaml: no such file"):
+    with pytest.raises(UserError, match=r"nothing\.yaml: no such file"):
         load(tmp_path / "nothing.yaml")
     with pytest.raises(UserError, match="is a folder"):
         load(tmp_path)
@@ -145,7 +152,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("data: {quorum: 4}", "data.quorum: 4 votes of three judges cannot be had; use 1, 2 or 3"),
         ("data: {density_weights: {ocr: -1}}", "data.density_weights.ocr: -1.0 is negative"),
         ("data: {density_weights: {orc: 1}}", "data.density_weights.orc: unknown dimension 'orc'; did you mean 'ocr'?"),
-        ("data: {density_weights: {ocr: 0}}", "data.density_weights: the weights sum to zero; at least one must be above"),
+        (
+            "data: {density_weights: {ocr: 0}}",
+            "data.density_weights: the weights sum to zero; at least one must be above",
+        ),
         ("data: {roles: {judge: big}}", "data.roles.judge: no provider is called 'big'; known: default"),
         ("sft: {ability: {tokens: 100}}", "sft.ability.tokens: 100 is less than one pack (sft.pack_tokens = 4096)"),
     ],
@@ -181,7 +191,9 @@ def test_an_option_without_effect_is_an_error(tmp_path: Path, text: str, place: 
 def test_what_an_override_switches_off_is_no_fault_but_what_it_sets_in_vain_is(tmp_path: Path) -> None:
     text = "name: a\nrl: {steps: 9, group: 4, pass_k: 2}\n"
     assert load(written(tmp_path, text), ["rl.steps=0"]).rl.steps == 0
-    assert faults(tmp_path, text, "rl.steps=0", "rl.group=8") == ["--set rl.group: has no effect: rl.steps is 0; remove it"]
+    assert faults(tmp_path, text, "rl.steps=0", "rl.group=8") == [
+        "--set rl.group: has no effect: rl.steps is 0; remove it"
+    ]
 
 
 def test_defaults_hold_together(tmp_path: Path) -> None:
@@ -191,8 +203,10 @@ def test_defaults_hold_together(tmp_path: Path) -> None:
 @given(st.text(max_size=40))
 def test_any_text_gives_a_recipe_or_one_message(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
-    path.write_text(text, encoding="utf-8", errors="surrogatepass" if False else "replace")
+    path.write_text(text, encoding="utf-8", errors="replace")
+    fault: UserError | None = None
     try:
         load(path)
     except UserError as error:
-        assert str(error).startswith(str(path))
+        fault = error
+    assert fault is None or str(fault).startswith(str(path))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +46,8 @@ def run(
     except KeyboardInterrupt:
         print(f"open4ov: stopped; the same command goes on from here ({out})", file=sys.stderr)
         raise
+    if until is None and not (json_ or quiet):
+        _show_result(out)
 
 
 @app.command()
@@ -84,14 +90,42 @@ def table(run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a run dir
     print(to_text(path))
 
 
-@nano.command(
-    "train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-)
-def nano_train(context: typer.Context) -> None:
+@nano.command("train")
+def nano_train(
+    out: Annotated[Path, typer.Option(help="where to write it; an interrupted training goes on from its checkpoint")],
+    items: Annotated[int, typer.Option(min=1, help="conversations to train on")] = 200_000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
     """Train the nano base model anew (hours on a CPU)."""
-    from open4ov.corpora.nano.train import main as train
+    from open4ov.corpora.nano.build import build
+    from open4ov.corpora.nano.train import NanoTraining
 
-    train(context.args)
+    last = 0.0
+
+    def tell(figures: dict[str, float]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 10:
+            last = time.monotonic()
+            print("  ".join(f"{name} {value:.6g}" for name, value in figures.items()), file=sys.stderr, flush=True)
+
+    out.mkdir(parents=True, exist_ok=True)
+    build(out, NanoTraining(items=items, seed=seed), tell)
+    print(out)
+
+
+def _show_result(root: Path) -> None:
+    """The table of a finished run, its report, and three questions to ask its last model."""
+    from open4ov.report.table import to_text
+
+    report = root / "report"
+    called = sys.argv[0]
+    if (found := shutil.which("open4ov")) and Path(called).exists() and Path(found).samefile(called):
+        called = "open4ov"
+    print(to_text(report / "table.json"))
+    print(f"\nreport: {report / 'report.html'}\n\nask the model:")
+    for example in json.loads((report / "examples" / "examples.json").read_text())[:3]:
+        image = str(report / "examples" / example["image"])
+        print("  " + shlex.join([called, "ask", str(root), "--image", image, example["question"]]))
 
 
 def _model_dir(path: Path) -> Path:

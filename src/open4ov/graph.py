@@ -21,6 +21,8 @@ from open4ov.recipe import Recipe
 from open4ov.run_dir import Place, disk_full, hash_json
 from open4ov.store import ImageStore, is_disk_full, sweep
 
+VERSION = metadata.version("open4ov")
+
 
 @dataclass
 class StageRun:
@@ -144,7 +146,7 @@ def _facts(stage: Stage, recipe: Recipe, made_from: dict[str, dict[str, str]]) -
     config = stage.config(recipe)
     return {
         "stage": stage.name,
-        "open4ov": metadata.version("open4ov"),
+        "open4ov": VERSION,
         "seed": recipe.seed,
         "config": config.model_dump(mode="json") if isinstance(config, BaseModel) else config,
         "inputs": made_from,

@@ -50,6 +50,10 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str 
 def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Image:
     if size == 0:
         raise ImageError(f"{label}: the file is empty (0 bytes)")
+    head = file.read(24)
+    file.seek(0)
+    if 0 in (stated := _stated_size(head)):  # Pillow would only say that it knows no such format
+        raise ImageError(f"{label}: zero-sized ({stated[0]} x {stated[1]} pixels)")
     try:
         image = Image.open(file)
         if image.width == 0 or image.height == 0:
@@ -77,6 +81,15 @@ def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Ima
     except Exception as error:  # Pillow's decoders raise many kinds (struct.error, SyntaxError, ...) on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{label}: damaged or truncated: {reason}") from error
+
+
+def _stated_size(head: bytes) -> tuple[int, int]:
+    """Width and height from the first 24 bytes of a PNG or GIF; (1, 1) for others."""
+    if head.startswith(b"\x89PNG") and len(head) == 24:
+        return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+    if head.startswith(b"GIF8") and len(head) >= 10:
+        return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+    return 1, 1
 
 
 def _to_rgb(image: Image.Image, label: str) -> Image.Image:

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -168,21 +169,22 @@ def _base(recipe: Recipe) -> str:
 
 
 def _about(recipe: Recipe) -> dict[str, Any]:
-    packages = ("torch", "numpy", "pillow", "pydantic", "pyarrow", "safetensors", "tokenizers")
+    facts = {"versions": _versions(), "machine": _machine(), "commit": _commit()}
+    return {"recipe": recipe.model_dump(mode="json"), **facts}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    packages = ("open4ov", "torch", "numpy", "pillow", "pydantic", "pyarrow", "safetensors", "tokenizers")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def _machine() -> dict[str, Any]:
     return {
-        "recipe": recipe.model_dump(mode="json"),
-        "versions": {
-            "open4ov": metadata.version("open4ov"),
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-        "machine": {
-            "system": platform.platform(),
-            "cpu": _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "memory": _proc("/proc/meminfo", "MemTotal"),
-        },
-        "commit": _commit(),
+        "system": platform.platform(),
+        "cpu": _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory": _proc("/proc/meminfo", "MemTotal"),
     }
 
 
@@ -195,6 +197,7 @@ def _proc(file: str, key: str) -> str | None:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
 
 
+@cache
 def _commit() -> str | None:
     """The commit of the checkout this package is run from, with `+changes` if it has any; None for an installed one."""
     root = Path(__file__).parents[2]

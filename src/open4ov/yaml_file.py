@@ -38,26 +38,23 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Loc, int]]:
     for anything but a mapping at the top.
     """
     text = _text(path)
-    loader = _Loader(text)
     lines: dict[Loc, int] = {}
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if not isinstance(node, yaml.MappingNode):
             found = "empty" if node is None else "a single value or a list"
             raise UserError(f"{path}: the file is {found}; expected `key: value` lines (a mapping)")
         _walk(node, (), lines, path)
-        value: dict[str, Any] = loader.construct_document(node)  # pyright: ignore[reportUnknownMemberType]
+        return loader.construct_document(node), lines  # pyright: ignore[reportUnknownMemberType]
+    except UserError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
         raise UserError(f"{where}: not valid YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()  # pyright: ignore[reportUnknownMemberType]
-    return value, lines
 
 
 def _text(path: Path) -> str:

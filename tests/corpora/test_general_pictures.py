@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from open4ov.corpora import dense, fonts, generate, palette, scenes
 from open4ov.corpora import charts as charts_module
+from open4ov.corpora import dense, fonts, generate, palette, scenes
 
 
 def nearest_colour(pixels: np.ndarray) -> str:

@@ -56,9 +56,15 @@ def test_greedy_equals_transformers(tiny_dir: Path, engine: Engine) -> None:
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if request.images:
             image_tokens = (ids == engine.processor.image_id).int()
-            inputs |= {"pixel_values": encoded.pixels, "image_grid_thw": encoded.grids, "mm_token_type_ids": image_tokens}
+            inputs |= {
+                "pixel_values": encoded.pixels,
+                "image_grid_thw": encoded.grids,
+                "mm_token_type_ids": image_tokens,
+            }
         eos, pad = engine.processor.eos_id, engine.processor.pad_id
-        wanted = oracle.generate(**inputs, max_new_tokens=request.max_tokens, do_sample=False, eos_token_id=eos, pad_token_id=pad)
+        wanted = oracle.generate(
+            **inputs, max_new_tokens=request.max_tokens, do_sample=False, eos_token_id=eos, pad_token_id=pad
+        )
         assert completion.token_ids == wanted[0, ids.shape[1] :].tolist()
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracle import conversations
 from torch import Tensor
 
-from oracle import conversations
 from open4ov.model import Encoded, Pack, Processor, Qwen3VL, pack
 
 
@@ -81,8 +81,14 @@ def test_repeat_shares_the_prompt_and_select_drops_rows(loaded: tuple[Qwen3VL, l
     assert (hidden[0] - hidden[1]).abs().max() > 1e-2
     kept = wider.select(torch.tensor([2]))
     step = Pack.step(text.input_ids[:1], one.positions[0, -1:] + 1)
-    torch.testing.assert_close(model.hidden_states(step, cache=kept)[0], model.hidden_states(
-        Pack.step(text.input_ids[:1].expand(3), (one.positions[0, -1:] + 1).expand(3)), cache=wider)[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model.hidden_states(step, cache=kept)[0],
+        model.hidden_states(
+            Pack.step(text.input_ids[:1].expand(3), (one.positions[0, -1:] + 1).expand(3)), cache=wider
+        )[0],
+        atol=1e-5,
+        rtol=1e-4,
+    )
     assert cache.lengths.tolist() == [len(one) - 1]
 
 

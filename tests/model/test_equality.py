@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracle import conversations, inputs, noise, reference
+from tiny import tiny_config
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from conftest import tiny_config
-from oracle import conversations, inputs, reference
-from open4ov.model import Encoded, Processor, Qwen3VL, pack
+from open4ov.model import Encoded, Pack, Processor, Qwen3VL, pack
+from open4ov.sample import user
 
 CASES = ("text", "one image", "several images", "batch")
 
@@ -49,7 +50,11 @@ def test_logits_equal_transformers(directory: Path, case: str) -> None:
 
 
 def test_gradients_equal_transformers(directory: Path) -> None:
-    processor, model, oracle = Processor.from_pretrained(directory), Qwen3VL.from_pretrained(directory), reference(directory)
+    processor, model, oracle = (
+        Processor.from_pretrained(directory),
+        Qwen3VL.from_pretrained(directory),
+        reference(directory),
+    )
     documents = conversations(processor)["batch"]
     model.loss(pack(documents)).backward()
     batch = inputs(documents, processor)
@@ -105,11 +110,11 @@ def test_positions_equal_transformers(tiny_dir: Path) -> None:
 
 def test_greedy_generation_equals_transformers(tiny_dir: Path) -> None:
     """Prefill and decode through the cache, against transformers' own generate."""
-    from open4ov.model import Pack
-    from open4ov.sample import user
-    from oracle import noise
-
-    processor, model, oracle = Processor.from_pretrained(tiny_dir), Qwen3VL.from_pretrained(tiny_dir), reference(tiny_dir)
+    processor, model, oracle = (
+        Processor.from_pretrained(tiny_dir),
+        Qwen3VL.from_pretrained(tiny_dir),
+        reference(tiny_dir),
+    )
     document = processor.encode([user("What colour?", 2)], [noise(96, 64, 5), noise(64, 96, 6)], generate=True)
     new = 12
     theirs = oracle.generate(**inputs([document], processor), max_new_tokens=new, min_new_tokens=new, do_sample=False)

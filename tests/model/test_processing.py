@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import noise
 from PIL import Image
 from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as reference_resize
 
-from oracle import noise
 from open4ov.model import Processor
 from open4ov.model.images import ImageSettings, patches, smart_resize
 from open4ov.model.processing import SPECIAL_TOKENS
@@ -27,12 +27,11 @@ def processor(tiny_dir: Path) -> Processor:
     return Processor.from_pretrained(tiny_dir)
 
 
-@pytest.mark.parametrize(
-    "size", [(96, 96), (64, 64), (128, 96), (160, 32), (100, 37), (20, 20), (500, 400), (1, 150)]
-)
+@pytest.mark.parametrize("size", [(96, 96), (64, 64), (128, 96), (160, 32), (100, 37), (20, 20), (500, 400), (1, 150)])
 def test_patches_equal_transformers(size: tuple[int, int]) -> None:
     settings = ImageSettings(min_pixels=2048, max_pixels=16_384)
-    oracle = Qwen2VLImageProcessorPil(**{k: v for k, v in settings.to_dict().items() if not k.endswith(("_type", "_class"))})
+    fields = {key: value for key, value in settings.to_dict().items() if not key.endswith(("_type", "_class"))}
+    oracle = Qwen2VLImageProcessorPil(**fields)
     image = noise(*size, seed=4)
     expected = oracle(images=[image], return_tensors="pt")
     pixels, grid = patches(image, settings)
@@ -75,7 +74,10 @@ def test_chat_equals_template_and_tokenizer(processor: Processor, tiny_dir: Path
     """Ids equal those of the shipped template, rendered and tokenized by transformers."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_dir)
     raw = [
-        {"role": m.role, "content": [{"type": p.type, **({"text": p.text} if p.type == "text" else {})} for p in m.content]}
+        {
+            "role": m.role,
+            "content": [{"type": p.type, **({"text": p.text} if p.type == "text" else {})} for p in m.content],
+        }
         for m in CONVERSATION
     ]
     text = tokenizer.apply_chat_template(raw, tokenize=False, add_generation_prompt=generate)
@@ -140,4 +142,6 @@ def test_wrong_messages_are_named(processor: Processor) -> None:
     with pytest.raises(UserError, match="message 0: image part refers to image 0, 0 given"):
         processor.encode([user("x", 1)], [])
     with pytest.raises(UserError, match="message 1: only user messages"):
-        processor.encode([user("x"), Message(role="assistant", content=[Part(type="image", index=0)])], [noise(64, 64, 1)])
+        processor.encode(
+            [user("x"), Message(role="assistant", content=[Part(type="image", index=0)])], [noise(64, 64, 1)]
+        )

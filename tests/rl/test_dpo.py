@@ -17,7 +17,9 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "advantages.json").r
 
 @pytest.mark.parametrize("case", GOLDEN["dpo"])
 def test_golden(case: dict[str, float]) -> None:
-    value, figures = dpo.loss(torch.tensor([float(case["chosen"])]), torch.tensor([float(case["rejected"])]), case["beta"])
+    value, figures = dpo.loss(
+        torch.tensor([float(case["chosen"])]), torch.tensor([float(case["rejected"])]), case["beta"]
+    )
     assert value.item() == pytest.approx(case["loss"], abs=1e-6)
     assert figures["accuracy"] == float(case["chosen"] > case["rejected"])
 

@@ -45,7 +45,7 @@ def section(**changes: object) -> RlSection:
         "length_max": 6,
         "length_soft": 3,
         "length_weight": 0.0,
-        "learning_rate": 3e-3,
+        "learning_rate": 1e-2,
         "clip_low": 0.2,
         "clip_high": 0.28,
         "reward": f"{__name__}:begins_with_a_digit",

@@ -178,6 +178,9 @@ def _note(image: Sample) -> str:
 
 def _teller(progress: Progress | None) -> Callable[[str], Callable[[int, int], None] | None]:
     def tell(step: str) -> Callable[[int, int], None] | None:
-        return None if progress is None else lambda done, total: progress(step, done, total)
+        if progress is None:
+            return None
+        report_to = progress
+        return lambda done, total: report_to(step, done, total)
 
     return tell

@@ -1,10 +1,10 @@
 """Known defects, to measure whether the judges judge (wrong answer, wrong image, wrong topic).
 
-Copies of good samples, each spoilt in one way and labelled in `extra["defect"]`. They pass through voting and verification
-like any other and are taken out at the end whether caught or not: none ever reaches the data set.
+Copies of good samples, each spoilt in one way and labelled in `extra["defect"]`. They pass through voting and
+verification like any other and are taken out at the end whether caught or not: none ever reaches the data set.
 
-The wrong part is plausible: a wrong answer is the right answer to the same question about another image, a wrong image one
-for which the same question has another answer, a wrong topic one of another ability.
+The wrong part is plausible: a wrong answer is the right answer to the same question about another image, a wrong
+image one for which the same question has another answer, a wrong topic one of another ability.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ KINDS = ("wrong_answer", "wrong_image", "wrong_topic")
 def inject(samples: Sequence[Sample], topics: Sequence[Topic], rate: float, seed: int) -> list[Sample]:
     """round(rate · len(samples)) defective copies, the kinds in turn.
 
-    A sample for which a kind cannot be made (nobody else is asked the same question) is passed over; with too few such
-    samples there are fewer defects.
+    Where a kind cannot be made of a sample (nobody else is asked the same, no other topic) the next kind is; a sample
+    of which none can be made is passed over, so there may be fewer.
     """
     wanted = round(rate * len(samples))
     rng = random.Random(f"defects/{seed}")
@@ -35,11 +35,13 @@ def inject(samples: Sequence[Sample], topics: Sequence[Topic], rate: float, seed
     for base in rng.sample(list(samples), len(samples)):
         if len(defects) == wanted:
             break
-        kind = KINDS[len(defects) % len(KINDS)]
-        spoilt = _spoil(base, kind, alike[_question(base)], topics, rng)
-        if spoilt is not None and spoilt.id not in seen:
-            seen.add(spoilt.id)
-            defects.append(spoilt)
+        turn = len(defects) % len(KINDS)
+        for kind in (*KINDS[turn:], *KINDS[:turn]):
+            spoilt = _spoil(base, kind, alike[_question(base)], topics, rng)
+            if spoilt is not None and spoilt.id not in seen:
+                seen.add(spoilt.id)
+                defects.append(spoilt)
+                break
     return defects
 
 

@@ -1,7 +1,8 @@
 """Information density score and the QA budget of an image (paper §2.2.4).
 
-IDS = Σ_d w_d·s_d over subject diversity, spatial relations, OCR text and world knowledge, w normalised to sum 1, each s in
-[0, 1]; budget = round(min_pairs + IDS·(max_pairs − min_pairs)): an upper limit, more for rich images and fewer for poor.
+IDS = Σ_d w_d·s_d over subject diversity, spatial relations, OCR text and world knowledge, w normalised to sum 1, each
+s in [0, 1]; budget = round(min_pairs + IDS·(max_pairs − min_pairs)): an upper limit, more for rich images and fewer
+for poor.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from open4ov.errors import UserError
 from open4ov.mllm.answers import Density
 from open4ov.mllm.ask import Picture, Prompt, Request
-from open4ov.errors import UserError
 from open4ov.recipe import DataSection
 
 DIMENSIONS = ("subjects", "space", "ocr", "knowledge")

@@ -1,8 +1,8 @@
 """Stage `images`: the pictures that data construction starts from (paper §3.1).
 
-A source is a corpus that draws its own annotated pictures, or a folder of image files, each with an optional NAME.json
-beside it: a JSON object, the image's annotation, kept as `Sample.scene`. Files that cannot be used are skipped, counted and
-listed with the reason.
+A source is a corpus that draws its own annotated pictures, or a folder of image files, each with an optional
+NAME.json beside it: a JSON object, the image's annotation, kept as `Sample.scene`. Files that cannot be used are
+skipped, counted and listed with the reason.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ def _vertical(
         run.progress("drawing the vertical", done, total)
 
 
-def _general(
-    section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, run: StageRun
-) -> Iterator[Sample]:
+def _general(section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, run: StageRun) -> Iterator[Sample]:
     """Items with messages: drawn for all general tasks in turn, or the `qa` of a folder's annotations."""
     if section.general_count == 0:
         return
@@ -73,10 +71,8 @@ def _general(
         corpora.generate(task, "train", count, seed, language)
         for (task, language), count in zip(kinds, shares(section.general_count, weights), strict=True)
     ]
-    done = 0
-    for item in chain.from_iterable(drawn):
+    for done, item in enumerate(chain.from_iterable(drawn), start=1):
         yield item.store(store)
-        done += 1
         run.progress("drawing the general set", done, section.general_count)
 
 

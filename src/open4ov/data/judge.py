@@ -1,8 +1,9 @@
 """Quality evaluation by judge voting (paper §2.2.4).
 
-Three judges score every sample 0 or 1; a sample stays when at least `quorum` votes are 1. A judge that cannot tell, or that
-gave no usable answer, abstains: its vote is recorded as missing and counts for nothing. The paper's judges see (image, topic,
-question); ours see the answer too, since a wrong image under a general question shows in the answer only.
+Three judges score every sample 0 or 1; a sample stays when at least `quorum` votes are 1. A judge that cannot tell,
+or that gave no usable answer, abstains: its vote is recorded as missing and counts for nothing. The paper's judges
+see (image, topic, question); ours see the answer too, since a wrong image under a general question shows in the
+answer only.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def load(path: str | Path | None = None) -> LabelTree:
     """The tree at `path`, or the shipped one. Raises `LabelError`, listing every fault found."""
     where = str(path) if path else "labels.yaml"
     try:
-        text = Path(path).read_text("utf-8") if path else (resources.files("open4ov.data") / "labels.yaml").read_text("utf-8")
-        raw = yaml.safe_load(text)
+        file = Path(path) if path else resources.files("open4ov.data") / "labels.yaml"
+        raw = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"data.labels: cannot read {where}: {error}") from None
     except yaml.YAMLError as error:
@@ -118,7 +118,7 @@ def _faults(tree: LabelTree) -> Iterator[str]:
             if not _ID.fullmatch(node.id):
                 yield f"{axis}: the id {node.id!r} is not lower-case words (L1) or l1.l2 (L2)"
             if not node.name.strip() or "~" in node.name or ";" in node.name:
-                yield f"{axis}.{node.id}: a name must not be empty or hold '~' or ';', which part names in topics and prompts"
+                yield f"{axis}.{node.id}: a name must not be empty, nor hold '~' or ';', which part names"
             if node.name.casefold() == OTHERS.casefold():
                 yield f"{axis}.{node.id}: {OTHERS!r} is the matcher's boundary and cannot be a label"
         for l1 in tree.axis(axis):

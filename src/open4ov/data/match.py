@@ -1,8 +1,8 @@
 """Topic matching (paper §2.2.3): coarse over L1 labels, then fine over topics.
 
-Coarse: a model ranks all L1 names of each axis with `Others` as the boundary; the best `top_l1` above it are kept, so that
-nothing is forced under a label. Fine: within the kept L1s, the `top_topics` topics of highest cosine similarity between the
-image's embedding and the topic's (exact, one matrix product for all images).
+Coarse: a model ranks all L1 names of each axis with `Others` as the boundary; the best `top_l1` above it are kept, so
+that nothing is forced under a label. Fine: within the kept L1s, the `top_topics` topics of highest cosine similarity
+between the image's embedding and the topic's (exact, one matrix product for all images).
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def coarse(answer: dict[str, Any], tree: LabelTree, top: int) -> dict[Axis, list
 
 
 def top_k(queries: Floats, keys: Floats, allowed: NDArray[np.bool_], k: int) -> list[list[tuple[int, float]]]:
-    """For each of Q queries [Q, D] the k best of N keys [N, D] by cosine among `allowed` [Q, N]: (index, cosine), best first.
+    """For each of Q queries [Q, D] the k best of N keys [N, D] by cosine among `allowed` [Q, N]: (index, cosine),
+    best first.
 
     Exact; ties go to the lower index. Rows need not be unit vectors; a zero row has cosine 0 with everything.
     """
@@ -85,4 +86,4 @@ def fine(
 
 def _unit(rows: Floats) -> Floats:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms == 0, 1, norms)
+    return (rows / np.where(norms == 0, 1, norms)).astype(np.float32)

@@ -1,7 +1,7 @@
 """QA synthesis guided by topics, up to the image's budget (paper §2.2.4).
 
-The candidate topics say what to ask, the information density how much at most. What an annotation says travels along in the
-prompt and stays in `Sample.scene`, so that nothing of it is lost.
+The candidate topics say what to ask, the information density how much at most. What an annotation says travels along
+in the prompt and stays in `Sample.scene`, so that nothing of it is lost.
 """
 
 from __future__ import annotations

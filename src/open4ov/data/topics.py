@@ -1,7 +1,7 @@
 """The topic tree: L3 topics that fuse a domain with an ability (paper §2.2.2).
 
-Asked per (domain L2, ability L2) pair, and only for pairs under L1 labels that some image was matched to: the tree grows
-where there is data. Topics equal up to case and punctuation are kept once. Each is traceable as `L1 ~ L2 ~ L3`.
+Asked per (domain L2, ability L2) pair, and only for pairs under L1 labels that some image was matched to: the tree
+grows where there is data. Topics equal up to case and punctuation are kept once. Each is traceable as `L1 ~ L2 ~ L3`.
 """
 
 from __future__ import annotations

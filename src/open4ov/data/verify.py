@@ -1,8 +1,8 @@
 """Verification of responses on five dimensions (paper §2.2.4).
 
 After the vote on whether image, topic and question belong together, the response itself is checked for accuracy,
-completeness, authenticity, semantic relevance and detail plausibility. A sample stays when all five hold; one that could
-not be verified does not stay.
+completeness, authenticity, semantic relevance and detail plausibility. A sample stays when all five hold; one that
+could not be verified does not stay.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The running batch: prompts waiting, completions under way, and the one KV cache whose first rows are theirs.
 
 Rows stay dense: a finished row's place is taken by the last one, so every step computes live rows only. The cache
-grows when a longer prompt comes. Images are encoded when their first prompt is admitted and forgotten after the last.
+grows when a longer prompt comes; long prompts go first, so that rows of a batch are of like length. Images are encoded
+when their first prompt is admitted and forgotten after the last.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Batch:
     ) -> None:
         self.model, self.processor, self.requests = model, processor, requests
         self.max_rows, self.max_tokens, self.autocast = max_rows, max_tokens, autocast
-        self.waiting = deque(_prompts(requests))
+        self.waiting = deque(sorted(_prompts(requests), key=_size, reverse=True))
         self.rows: list[Row] = []
         self._cache = model.new_cache(0, 0, autocast)
         self._uses = Counter(digest for prompt in self.waiting for digest in prompt.hashes)
@@ -86,9 +87,7 @@ class Batch:
             document = self._encode_next(prompt)
             needs = len(document) + max(self.requests[request].max_tokens for request, _ in prompt.wanted)
             count = len(self.rows) + len(fresh) + len(prompt.wanted)
-            if count > len(prompt.wanted) and (
-                count > self.max_rows or count * max(longest, needs) > self.max_tokens
-            ):
+            if count > len(prompt.wanted) and (count > self.max_rows or count * max(longest, needs) > self.max_tokens):
                 break
             longest = max(longest, needs)
             fresh += [self._row(request, index, document) for request, index in prompt.wanted]
@@ -212,6 +211,12 @@ def image_hash(image: Image.Image) -> str:
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def _size(prompt: Prompt) -> int:
+    """A prompt's length, roughly: characters, and one for each 256 pixels."""
+    words = sum(len(message.text) for message in prompt.request.messages)
+    return words + sum(image.width * image.height for image in prompt.request.images) // 256
 
 
 def _prompts(requests: Sequence[Request]) -> list[Prompt]:

@@ -12,7 +12,7 @@ Four suites built from the questions of the others, so that each has a counterpa
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from open4ov.evaluate.items import Question
@@ -74,9 +74,16 @@ def absent(questions: Sequence[Question], count: int, seed: int) -> list[Questio
     colours = [each for each in questions if each.suite == "colour"]
     asked = []
     for each in colours:
-        named = {name for name in each.objects if name in each.text}
-        without = [other for other in colours if other.language == each.language and not _overlap(named, other.objects)]
-        if named and without:
+        if not any(name in each.text for name in each.objects):
+            continue  # "What colour is it?" names nothing
+        without = [
+            other
+            for other in colours
+            if other.language == each.language
+            and other.objects
+            and not any(name in each.text for name in other.objects)
+        ]
+        if without:
             other = rng.choice(without)
             asked.append(
                 replace(
@@ -89,11 +96,6 @@ def absent(questions: Sequence[Question], count: int, seed: int) -> list[Questio
                 )
             )
     return _spread(asked, count, f"absent order/{seed}")
-
-
-def _overlap(named: Collection[str], objects: Collection[str]) -> bool:
-    """Whether one of the names is, or is part of, a name of the picture ("mouse", "computer mouse")."""
-    return any(name in thing or thing in name for name in named for thing in objects)
 
 
 def _spread(questions: Sequence[Question], count: int, seed: str) -> list[Question]:

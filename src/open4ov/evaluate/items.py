@@ -49,7 +49,7 @@ class Question:
     others: tuple[str, ...] = ()
     """answers to the same task about other symbols, for the `sentence` rule"""
     objects: frozenset[str] = frozenset()
-    """what the picture shows, as questions name it"""
+    """what the picture of a colour question shows, as questions name it"""
 
     @property
     def text(self) -> str:
@@ -85,7 +85,7 @@ def _question(suite: str, item: Item) -> Question:
     sample = item.sample
     assert sample.answer is not None, f"{sample.id} ({sample.task}) has no reference answer"
     last = max(index for index, message in enumerate(sample.messages) if message.role == "user")
-    objects = (sample.scene or {}).get("objects", ())
+    shown = (sample.scene or {}).get("objects", ()) if suite == "colour" else ()
     return Question(
         id=f"{suite}/{sample.id}",
         suite=suite,
@@ -95,5 +95,5 @@ def _question(suite: str, item: Item) -> Question:
         images=tuple(item.images),
         answers=(sample.answer, *sample.aliases),
         rule=RULES.get(sample.task, "exact"),
-        objects=frozenset(label(thing, sample.language == "zh") for thing in objects) if suite == "colour" else frozenset(),
+        objects=frozenset(label(thing, sample.language == "zh") for thing in shown),
     )

@@ -3,8 +3,9 @@
 Scoring rules (`RULES`): `exact` (normalised text or equal numbers; of the last \\boxed{} if there is one), `boxed` (the
 same, but a box is required), `verbatim` (normalised text only: "07" is not "7"), `literal` (the case counts too),
 `sentence` (token F1 of at least 0.7, and no other sentence of the domain is nearer), `refusal` (says that there is no
-picture), `denial` (says that there is no such thing). Intervals: Wilson's for shares of independent items, bootstrap percentiles for everything
-that averages over averages, paired bootstrap for differences between two models on the same items.
+picture), `denial` (says that there is no such thing). Intervals: Wilson's for shares of independent items, bootstrap
+percentiles for everything that averages over averages, paired bootstrap for differences between two models on the same
+items.
 """
 
 from __future__ import annotations
@@ -33,12 +34,17 @@ REFUSALS: dict[str, tuple[str, ...]] = {
         "send a picture", "send an image", "send the picture", "send the image", "attach a picture", "attach an image",
     ),
     "zh": (
-        "没有图", "没有看到图", "没看到图", "看不到图", "没有照片", "没有提供图", "没有收到图", "未提供图", "未看到图",
-        "未收到图", "缺少图", "无法看到", "看不见图", "请提供图", "请发送图", "请上传图", "需要图",
+        "没有图片", "没有图像", "没有看到图", "没看到图", "看不到图", "没有照片", "没有提供图", "没有收到图",
+        "未提供图", "未看到图", "未收到图", "缺少图",
+        "无法看到", "看不见图", "请提供图", "请发送图", "请上传图", "需要图",
     ),
 }  # fmt: skip
 """Phrases that mark a response as an honest refusal when the image is missing, after `normalise`."""
 
+_NO_PICTURE = {
+    language: tuple(phrase for phrase in phrases if re.search("picture|image|photo|figure|chart|图|照片", phrase))
+    for language, phrases in REFUSALS.items()
+}
 DENIALS: dict[str, tuple[str, ...]] = {
     "en": (
         "there is no", "there are no", "there's no", "there isn't", "there is not", "no such", "not in the picture",
@@ -52,9 +58,9 @@ DENIALS: dict[str, tuple[str, ...]] = {
 _NUMBER_WORDS = {
     word: number
     for number, words in enumerate(
-        ["zero 零 〇", "one 一", "two 二 两", "three 三", "four 四", "five 五", "six 六", "seven 七", "eight 八", "nine 九",
-         "ten 十", "eleven 十一", "twelve 十二", "thirteen 十三", "fourteen 十四", "fifteen 十五", "sixteen 十六",
-         "seventeen 十七", "eighteen 十八", "nineteen 十九", "twenty 二十"]
+        ["zero 零 〇", "one 一", "two 二 两", "three 三", "four 四", "five 五", "six 六", "seven 七", "eight 八",
+         "nine 九", "ten 十", "eleven 十一", "twelve 十二", "thirteen 十三", "fourteen 十四", "fifteen 十五",
+         "sixteen 十六", "seventeen 十七", "eighteen 十八", "nineteen 十九", "twenty 二十"]
     )
     for word in words.split()
 }  # fmt: skip
@@ -126,8 +132,11 @@ def refuses(response: str) -> bool:
 
 
 def denies(response: str) -> bool:
-    """True when the response says that what it is asked about is not there (`DENIALS`, `REFUSALS`)."""
-    return _has(response, DENIALS) or refuses(response)
+    """True when the response says that what it is asked about is not there (`DENIALS`).
+
+    Not when it says that there is no picture: beside a picture that is false.
+    """
+    return _has(response, DENIALS) and not _has(response, _NO_PICTURE)
 
 
 def sentence(response: str, answers: Sequence[str], others: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,17 +141,13 @@ def summarise(answers: Sequence[Answer], confidence: float) -> dict[str, Any]:
     return {"suites": suites, "groups": groups, "lengths": _lengths(answers)}
 
 
-def differences(
-    answers: Sequence[Answer], others: Sequence[Answer], confidence: float
-) -> dict[str, dict[str, float]]:
+def differences(answers: Sequence[Answer], others: Sequence[Answer], confidence: float) -> dict[str, dict[str, float]]:
     """This model minus the other, row by row, paired by question. ValueError when they were asked different things."""
     mine, theirs = per_item(answers), per_item(others)
     if {row: set(scores) for row, scores in mine.items()} != {row: set(scores) for row, scores in theirs.items()}:
         raise ValueError("the two evaluations asked different questions: use the same recipe section and seed")
     paired = {row: [score - theirs[row][key] for key, score in scores.items()] for row, scores in mine.items()}
-    result = {
-        row: bootstrap([paired[row]], confidence, f"difference/{row}").as_dict() for row in ROWS if row in paired
-    }
+    result = {row: bootstrap([paired[row]], confidence, f"difference/{row}").as_dict() for row in ROWS if row in paired}
     for name, group in GROUPS.items():
         if all(part in paired for part in group.of):
             members = [paired[part] for part in group.of]
@@ -169,7 +165,14 @@ def _lengths(answers: Sequence[Answer]) -> dict[str, Any]:
         return {}
     p10, p50, p90, p99 = (float(value) for value in np.percentile(tokens, [10, 50, 90, 99]))
     counts = np.bincount(tokens).tolist()
-    return {"mean": round(statistics.fmean(tokens), 6), "p10": p10, "p50": p50, "p90": p90, "p99": p99, "counts": counts}
+    return {
+        "mean": round(statistics.fmean(tokens), 6),
+        "p10": p10,
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "counts": counts,
+    }
 
 
 _SCHEMA = pa.schema(

@@ -105,7 +105,7 @@ def questions(count: int, sampled: int, seed: int) -> tuple[Question, ...]:
     vertical = [question for language in ("en", "zh") for question in items.vertical(language, count, seed)]
     reasoning = items.general("reasoning", max(count, sampled), seed)
     arithmetic, instruction = ([question for question in text if question.suite == task] for task in items.TEXT)
-    colour = items.general("colour", 2 * count, seed)  # enough of them name their object
+    colour = items.general("colour", count * 3 // 2, seed)  # enough of them name their object
     return (
         *general,
         *text,

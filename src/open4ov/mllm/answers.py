@@ -1,7 +1,7 @@
 """What each role of data construction must answer: one pydantic model a role.
 
-The model is the contract: its JSON schema goes to the endpoint, and every answer, from whatever provider, is read by it.
-All fields are required and unknown ones refused, as strict structured output wants.
+The model is the contract: its JSON schema goes to the endpoint, and every answer, from whatever provider, is read by
+it. All fields are required and unknown ones refused, as strict structured output wants.
 """
 
 from __future__ import annotations

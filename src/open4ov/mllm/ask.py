@@ -8,7 +8,7 @@ reads the values, and both see the same picture.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -51,7 +51,7 @@ class Picture:
 @cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("open4ov.mllm"),
+        loader=jinja2.PackageLoader("open4ov.mllm", "prompts"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -133,23 +133,26 @@ class Asker:
             except AnswerError as error:
                 return error
 
+        # A pool for each provider, so that no endpoint sees more questions at once than its recipe allows.
+        pools: dict[int, ThreadPoolExecutor] = {}
+        jobs: list[Future[dict[str, Any] | AnswerError] | None] = []
         answers: list[dict[str, Any] | AnswerError] = []
-        workers = max((self.provider(role).concurrency for role in {request.role for request in requests}), default=1)
-        if workers == 1:
+        try:
             for request in requests:
-                answers.append(one(request))
+                provider = self.provider(request.role)
+                if provider.concurrency == 1:
+                    jobs.append(None)
+                    continue
+                if id(provider) not in pools:
+                    pools[id(provider)] = ThreadPoolExecutor(provider.concurrency)
+                jobs.append(pools[id(provider)].submit(one, request))
+            for request, job in zip(requests, jobs, strict=True):
+                answers.append(job.result() if job else one(request))
                 if progress:
                     progress(len(answers), len(requests))
-            return answers
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for answer in pool.map(one, requests):
-                    answers.append(answer)
-                    if progress:
-                        progress(len(answers), len(requests))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        finally:
+            for pool in pools.values():
+                pool.shutdown(cancel_futures=True)
         return answers
 
 

@@ -1,9 +1,9 @@
 """The offline provider: answers from the annotations that ship with a corpus. No model is asked.
 
-It can answer only about images whose scene is known, and says so for every other: unannotated images need an endpoint.
-Its three judges rest on different evidence: `rules` on the annotation, `pixels` on matching the drawing with the symbol
-library, `embedding` on the picture's nearest neighbours and the likeness of texts. The last two never see the annotation,
-so an annotation that is wrong can be outvoted.
+It can answer only about images whose scene is known, and says so for every other: unannotated images need an
+endpoint. Its three judges rest on different evidence: `rules` on the annotation, `pixels` on matching the drawing
+with the symbol library, `embedding` on the picture's nearest neighbours and the likeness of texts. The last two never
+see the annotation, so an annotation that is wrong can be outvoted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ class CatalogProvider:
     concurrency = 1
 
     def __init__(self) -> None:
-        self._seen: dict[str, Seen] = {}
-        self._neighbours: dict[str, Neighbours | None] = {}
+        self._looks: dict[str, tuple[Seen, Neighbours | None]] = {}
 
     def identity(self, role: str) -> str:
         return _EVIDENCE.get(role, "catalog")
@@ -57,30 +56,33 @@ class CatalogProvider:
                 return rules.verify(_scene(request), prompt.values)
             case "judge_1":
                 scene = request.images[0].scene
-                score, reason = rules.judge(scene, prompt.values, "the annotation") if scene else (None, "no annotation")
+                if scene is None:
+                    score, reason = None, "the image has no annotation"
+                else:
+                    score, reason = rules.judge(scene, prompt.values, "the annotation", abilities=True)
             case "judge_2":
                 score, reason = self._by_pixels(request.images[0], prompt)
             case "judge_3":
-                score, reason = self._embedding.vote(self._nearest(request.images[0]), prompt.values)
+                score, reason = self._embedding.vote(self._look(request.images[0])[1], prompt.values)
             case role:
                 raise AnswerError(f"the catalog does not play the role {role!r}")
         return {"score": score, "reason": reason}
 
     def _by_pixels(self, picture: Picture, prompt: Prompt) -> rules.Verdict:
-        if picture.sha not in self._seen:
-            self._seen[picture.sha] = self._library.pixels.look(picture.image)
-        seen = self._seen[picture.sha]
+        seen, _ = self._look(picture)
         if seen.symbol is None:
             return None, "the pixels match no symbol of the library clearly"
         scene = self._library.scenes[seen.symbol]
         if seen.colour is not None and seen.colour != scene["colour"]:
             return None, f"the shape is {seen.symbol}'s but the colour is {seen.colour}"
-        return rules.judge(scene, prompt.values, "the pixels")
+        return rules.judge(scene, prompt.values, "the pixels", abilities=False)
 
-    def _nearest(self, picture: Picture) -> Neighbours | None:
-        if picture.sha not in self._neighbours:
-            self._neighbours[picture.sha] = self._library.index.nearest(picture.image)
-        return self._neighbours[picture.sha]
+    def _look(self, picture: Picture) -> tuple[Seen, Neighbours | None]:
+        """What both judges see of a picture: its pixels, loaded once; never its annotation."""
+        if picture.sha not in self._looks:
+            image = picture.image
+            self._looks[picture.sha] = self._library.pixels.look(image), self._library.index.nearest(image)
+        return self._looks[picture.sha]
 
     @cached_property
     def _library(self) -> Library:
@@ -123,7 +125,9 @@ def _description(scene: dict[str, Any]) -> str:
         kind, asked = ("light", "urgency") if scene["symbol_kind"] == "tell_tale" else ("sign", "sorting by kind")
         severity = f"{scene['severity']['en']} {kind}"
         return f"{what}: {names}. {severity}. {scene['meaning']['en']} Naming, meaning, {asked}, what to do about it."
-    objects = ", ".join(f"{thing.get('colour', '')} {thing.get('name', '')}".strip() for thing in scene.get("objects", []))
+    objects = ", ".join(
+        f"{thing.get('colour', '')} {thing.get('name', '')}".strip() for thing in scene.get("objects", [])
+    )
     text = " ".join(str(line) for line in scene.get("lines", []))
     asked = sorted({qa.task for pairs in known(scene, "en").values() for qa in pairs})
     return f"{scene.get('kind', 'picture')} of {objects or text or 'values'} {text}. To ask: {', '.join(asked)}."
@@ -136,7 +140,9 @@ def _density(scene: dict[str, Any]) -> dict[str, float]:
     kinds = {thing.get("name") for thing in objects} | {thing["colour"] for thing in objects if "colour" in thing}
     text = "".join(str(part) for key in ("lines", "labels", "values") for part in scene.get(key, []))
     text += "".join(str(thing["name"]) for thing in objects if thing.get("type") == "character")
-    facts = " ".join(str(scene[key]["en"]) for key in ("meaning", "action", "names") if isinstance(scene.get(key), dict))
+    facts = " ".join(
+        str(scene[key]["en"]) for key in ("meaning", "action", "names") if isinstance(scene.get(key), dict)
+    )
     return {
         "subjects": min(1.0, len(kinds) / 8),
         "space": min(1.0, max(0, len(objects) - 1) / 8),
@@ -146,8 +152,8 @@ def _density(scene: dict[str, Any]) -> dict[str, float]:
 
 
 def _pairs(scene: dict[str, Any], sha: str, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """Up to the budget: the kinds of question that fit a topic in turn, their order, wording and language drawn anew for
-    each image."""
+    """Up to the budget: the kinds of question that fit a topic in turn, their order, wording and language drawn anew
+    for each image."""
     rng = random.Random(f"synthesize/{values['seed']}/{sha}")
     kinds: dict[tuple[str, str], list[tuple[str, QA, list[str]]]] = defaultdict(list)
     for language in values["languages"]:

@@ -1,8 +1,9 @@
 """The embedded text embedder: hashed character n-grams and words, no weights to download.
 
-English words give themselves, their 3- and 4-grams with boundaries; Chinese text gives characters and pairs. Each feature
-falls into one of D buckets with a sign, both from its CRC-32; counts are damped by a square root and rows scaled to length 1.
-Texts that share words or word parts come close; synonyms do not. Name a real model in `data.embedder` where that matters.
+English words give themselves, their 3- and 4-grams with boundaries; Chinese text gives characters and pairs. Each
+feature falls into one of D buckets with a sign, both from its CRC-32; counts are damped by a square root and rows
+scaled to length 1. Texts that share words or word parts come close; synonyms do not. Name a real model in
+`data.embedder` where that matters.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 DIM = 2048
 _STOP = frozenset(
-    "a an the of on in at to for and or is are was be it its this that these those with by from as what which how does do"
-    .split()
+    ["a", "an", "the", "of", "on", "in", "at", "to", "for", "and", "or", "is", "are", "was", "be", "it", "its", "this"]
 )
 _TOKEN = re.compile(r"[a-z0-9]+|[\u3400-\u9fff]+")
 

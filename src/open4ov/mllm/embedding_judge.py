@@ -1,9 +1,9 @@
 """The `embedding` judge: do the picture's nearest neighbours tell what the sample says?
 
-The picture's neighbours come from retrieval.py. The question is read as the task whose wordings lie nearest to it, the answer
-is compared, in the text embedding, with what the neighbours' texts answer there, against what all other symbols' texts do.
-The topic is compared with a few words for each task. It abstains where two neighbours are about equally near, or
-where the picture resembles no reference.
+The picture's neighbours come from retrieval.py. The question is read as the task whose wordings lie nearest to it,
+the answer is compared, in the text embedding, with what the neighbours' texts answer there, against what all other
+symbols' texts do. The topic is compared with a few words for each task. It abstains where two neighbours are about
+equally near, or where the picture resembles no reference.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ SURE = 0.5  # cosine below which a question resembles no known one
 SLACK = 0.02  # by which the neighbour's answer may be farther than another symbol's
 
 TASK_WORDS = {
-    "in_car_name": "naming recognition symbol name category",
-    "in_car_meaning": "meaning knowledge",
-    "in_car_severity": "severity urgency urgent category sorting by kind",
-    "in_car_action": "what to do action",
-    "in_car_advice": "meaning; what to do action",
+    "in_car_name": ("recognition: symbol naming",),
+    "in_car_meaning": ("knowledge: meaning",),
+    "in_car_severity": ("knowledge: severity and urgency", "recognition: category, sorting by kind"),
+    "in_car_action": ("knowledge: what to do about",),
+    "in_car_advice": ("knowledge: meaning", "knowledge: what to do about"),
 }
-"""How topics speak of each task of the library."""
+"""How topics speak of each task of the library; the likest phrase counts."""
 
 
 class EmbeddingJudge:
@@ -59,15 +59,15 @@ class EmbeddingJudge:
             return 0, "the nearest reference does not answer such a question"
         if float(likeness[mine].max()) < float(likeness.max()) - SLACK:
             return 0, "the answer is nearer to another symbol's than to the nearest reference's"
-        names, words = self._topics
-        meant = words @ embed_texts([values["topic"]])[0]
-        if float(meant[names.index(task)]) < float(meant.max()) - SLACK:
+        topic = embed_texts([values["topic"]])[0]
+        meant = {name: float((words @ topic).max()) for name, words in self._topics.items()}
+        if meant[task] < max(meant.values()) - SLACK:
             return 0, "the topic is nearer to another kind of question"
         return 1, "the nearest reference tells the same"
 
     @cached_property
-    def _topics(self) -> tuple[list[str], Floats]:
-        return list(TASK_WORDS), embed_texts(list(TASK_WORDS.values()))
+    def _topics(self) -> dict[str, Floats]:
+        return {task: embed_texts(words) for task, words in TASK_WORDS.items()}
 
     @cached_property
     def _questions(self) -> dict[str, tuple[list[str], Floats]]:

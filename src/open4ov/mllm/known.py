@@ -1,7 +1,8 @@
 """What an annotation can be asked: every question of a scene with its right answers, and the scene's tags.
 
-Scenes of the shipped corpora are asked with the corpora's own question code; a scene under a user's image may carry `qa`, a
-list of {question, answer} objects (with task, language, aliases, response if wished), which is then what is known of it.
+Scenes of the shipped corpora are asked with the corpora's own question code; a scene under a user's image may carry
+`qa`, a list of {question, answer} objects (with task, language, aliases, response if wished), which is then what is
+known of it.
 """
 
 from __future__ import annotations
@@ -37,14 +38,12 @@ def _known(text: str, language: str, split: str) -> Known:
         else:
             ask = in_car.questions if scene.get("kind") == "in_car" else corpora.questions
             pairs = [
-                qa
-                for draw in range(DRAWS)
-                for qa in ask(scene, random.Random(f"known/{draw}"), cast(Any, language))
+                qa for draw in range(DRAWS) for qa in ask(scene, random.Random(f"known/{draw}"), cast(Any, language))
             ]
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise AnswerError(
-            f"the annotation is none that the catalog can read ({type(error).__name__}: {error}); it needs the fields of a "
-            "shipped corpus or a `qa` list, or use an endpoint"
+            f"the annotation is none that the catalog can read ({type(error).__name__}: {error}); it needs the fields "
+            "of a shipped corpus, or a `qa` list; or use an endpoint"
         ) from None
     for qa in pairs:
         found.setdefault((qa.task, qa.question, qa.answer), qa)

@@ -52,12 +52,12 @@ class OpenAIProvider:
             except ValidationError as error:
                 detail = error.errors(include_url=False, include_input=False)[0]
                 fault = f"{'.'.join(str(part) for part in detail['loc']) or 'JSON'}: {detail['msg']}"
-            messages = [
-                *messages,
-                {"role": "assistant", "content": text},
-                {"role": "user", "content": f"That does not fit the schema ({fault}). Answer again with the JSON only."},
-            ]
-        raise AnswerError(f"{self._where}, {request.role}: no answer that fits the schema, even when asked again: {fault}")
+            complaint = f"That does not fit the schema ({fault}). Answer again with the JSON only."
+            messages.append({"role": "assistant", "content": text})
+            messages.append({"role": "user", "content": complaint})
+        raise AnswerError(
+            f"{self._where}, {request.role}: no answer that fits the schema, even when asked again: {fault}"
+        )
 
     def _complete(self, messages: list[ChatCompletionMessageParam], request: Request) -> str:
         try:

@@ -1,8 +1,8 @@
 """Evidence from pixels alone: which symbol of the library is drawn, and in which colour.
 
-The lit part of a dark panel, or the strongly coloured part of a bright picture, is cut out and compared with every symbol
-of the library by normalised cross-correlation (signs also turned a little). No annotation is read, and a picture that
-resembles nothing, or two symbols about equally, gives no verdict.
+The lit part of a dark panel, or the strongly coloured part of a bright picture, is cut out and compared with every
+symbol of the library by normalised cross-correlation (signs also turned a little). No annotation is read, and a
+picture that resembles nothing, or two symbols about equally, gives no verdict.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class PixelLibrary:
         bright: list[bool] = []
         for template in templates:
             for turn in TURNS if template.turned else (0,):
-                turned = template.image.rotate(turn, Image.Resampling.BICUBIC, fillcolor=template.image.getpixel((0, 0)))
+                ground = template.image.getpixel((0, 0))
+                turned = template.image.rotate(turn, Image.Resampling.BICUBIC, fillcolor=ground)
                 cut = cut_out(turned)
                 if cut is None:
                     raise ValueError(f"the template of {template.symbol} shows nothing that stands out")
@@ -65,9 +66,7 @@ class PixelLibrary:
         self._rows = np.stack(rows)
         self._aspects = np.array(aspects, dtype=np.float32)
         self._bright = np.array(bright)
-        self._others = {
-            symbol: np.array([other != symbol for other in self._symbols]) for symbol in set(self._symbols)
-        }
+        self._others = {symbol: np.array([other != symbol for other in self._symbols]) for symbol in set(self._symbols)}
 
     def look(self, image: Image.Image) -> Seen:
         cut = cut_out(image)
@@ -84,7 +83,8 @@ class PixelLibrary:
 
 @dataclass(frozen=True)
 class Cut:
-    """The part that stands out: a [SIDE²] vector of mean 0 and length 1, log(width / height), colour, kind of ground."""
+    """The part that stands out: a [SIDE²] vector of mean 0 and length 1, log(width / height), colour, kind of
+    ground."""
 
     vector: Floats
     aspect: float
@@ -129,7 +129,8 @@ HUES = (("red", 0.0), ("amber", 38.0), ("yellow", 58.0), ("green", 135.0), ("blu
 
 
 def colour_of(pixels: NDArray[np.uint8]) -> str | None:
-    """The signal colour of pixels [N, 3] by their mean colour: a hue's name, `white` without a hue, None for grey tones."""
+    """The signal colour of pixels [N, 3] by their mean colour: a hue's name, `white` without a hue, None for grey
+    tones."""
     red, green, blue = (float(value) for value in pixels.reshape(-1, 3).mean(axis=0))
     high, low = max(red, green, blue), min(red, green, blue)
     if high - low < 0.25 * high:

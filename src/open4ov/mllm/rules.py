@@ -14,9 +14,11 @@ from open4ov.mllm.known import known, plain, right, task_tags
 Verdict = tuple[int | None, str]
 
 
-def judge(scene: dict[str, Any], values: dict[str, Any], source: str) -> Verdict:
+def judge(scene: dict[str, Any], values: dict[str, Any], source: str, *, abilities: bool) -> Verdict:
     """1 when the question is known, the answer right and the topic one of the question's; None for a question that the
-    rules do not know. `values`: question, answer, language, tags of the topic's labels; `source` names the scene."""
+    rules do not know. `values`: question, answer, language, tags of the topic's labels; `source` names the scene.
+    Without `abilities` only the topic's domain is compared: pixels show what a thing is, not what a question is for.
+    """
     pairs = known(scene, values["language"]).get(values["question"])
     if pairs is None:
         if any(values["question"] in known(scene, language) for language in ("en", "zh")):
@@ -25,18 +27,25 @@ def judge(scene: dict[str, Any], values: dict[str, Any], source: str) -> Verdict
     fitting = [qa for qa in pairs if right(qa, values["answer"])]
     if not fitting:
         return 0, f"by {source} the answer is not right"
-    if not any(fits(qa, scene, values["tags"]) for qa in fitting):
+    belongs = fits if abilities else in_domain
+    if not any(belongs(qa, scene, values["tags"]) for qa in fitting):
         return 0, f"by {source} the question is not one of this topic"
     return 1, f"holds by {source}"
 
 
 def fits(qa: QA, scene: dict[str, Any], tags: dict[str, Sequence[str]]) -> bool:
-    """Whether the question belongs to the topic: its task is among the ability label's tags, and the domain label's
-    tags, where it has any, name something of the scene."""
-    category = scene.get("symbol_kind")
-    if not set(tags["ability"]) & task_tags(qa, category):
-        return False
-    there = {f"kind:{scene.get('kind')}", f"category:{category}", f"task:{qa.task}"}
+    """Whether the question belongs to the topic, by both of its labels."""
+    return in_ability(qa, scene, tags) and in_domain(qa, scene, tags)
+
+
+def in_ability(qa: QA, scene: dict[str, Any], tags: dict[str, Sequence[str]]) -> bool:
+    """Its task is among the ability label's tags."""
+    return bool(set(tags["ability"]) & task_tags(qa, scene.get("symbol_kind")))
+
+
+def in_domain(qa: QA, scene: dict[str, Any], tags: dict[str, Sequence[str]]) -> bool:
+    """The domain label's tags name something of the scene; a label without tags is open to every scene."""
+    there = {f"kind:{scene.get('kind')}", f"category:{scene.get('symbol_kind')}", f"task:{qa.task}"}
     there |= {f"object:{thing['name']}" for thing in scene.get("objects", []) if "name" in thing}
     return not tags["domain"] or bool(set(tags["domain"]) & there)
 

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 SHORT = 256
 """Documents up to this many tokens take the explicit product on a CPU in half precision, where SDPA's backward pass
 is several times slower; longer ones would need too much memory."""

@@ -52,11 +52,11 @@ class KVCache:
         """Every row n times, copies side by side (a a a b b b)."""
         return self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(n), max_len)
 
-    def slots(self, rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def slots(self, rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Where `counts` [B] new tokens of `rows` [B] go.
 
-        Returns slots [T] into the flattened (rows x max_len), each token's row-internal position [T], and the index
-        [T] of its document. Raises ValueError when a row would overflow.
+        Returns slots [T] into the flattened (rows x max_len), and each token's position [T] within its row. Raises
+        ValueError when a row would overflow.
         """
         starts = self.lengths[rows]
         if int((starts + counts).max()) > self.max_len:
@@ -66,4 +66,4 @@ class KVCache:
         document = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
         first = counts.cumsum(0) - counts
         position = starts[document] + torch.arange(len(document), device=rows.device) - first[document]
-        return rows[document] * self.max_len + position, position, document
+        return rows[document] * self.max_len + position, position

@@ -73,9 +73,7 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
         if name == _PATCH:
             tensor = tensor.flatten(1)
         if tensor.shape != shape:
-            raise UserError(
-                f"{files[key]}: {key} has shape {list(tensor.shape)}; config.json asks for {list(shape)}"
-            )
+            raise UserError(f"{files[key]}: {key} has shape {list(tensor.shape)}; config.json asks for {list(shape)}")
         state[name] = tensor.to(dtype)
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)
@@ -113,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return raw
 
 
-class replacing:  # noqa: N801 - reads as a word: `with replacing(path) as temporary`
+class replacing:
     """Hands out a temporary path beside `path`; moves it there when the block ends well, removes it otherwise."""
 
     def __init__(self, path: Path) -> None:

@@ -39,7 +39,9 @@ class TextConfig:
                 f"num_key_value_heads ({self.num_key_value_heads})"
             )
         if 2 * sum(self.mrope_section) != self.head_dim:
-            raise UserError(f"text_config: mrope_section {self.mrope_section} must sum to head_dim / 2 = {self.head_dim / 2}")
+            raise UserError(
+                f"text_config: mrope_section {self.mrope_section} must sum to head_dim / 2 = {self.head_dim / 2}"
+            )
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class VisionConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads or self.head_dim % 4:
             raise UserError(
-                f"vision_config: hidden_size / num_heads ({self.hidden_size} / {self.num_heads}) must be a multiple of 4"
+                f"vision_config: hidden_size / num_heads ({self.hidden_size} / {self.num_heads}) must be 4, 8, 12..."
             )
         if any(not 0 <= i < self.depth for i in self.deepstack_visual_indexes):
-            raise UserError(f"vision_config: deepstack_visual_indexes {self.deepstack_visual_indexes} outside 0..{self.depth - 1}")
+            raise UserError(
+                f"vision_config: deepstack_visual_indexes {self.deepstack_visual_indexes} outside 0..{self.depth - 1}"
+            )
         if self.side**2 != self.num_position_embeddings:
             raise UserError(f"vision_config: num_position_embeddings ({self.num_position_embeddings}) must be a square")
 
@@ -117,11 +121,11 @@ class Config:
         if kind == "qwen3_vl_moe":
             raise UserError(f"{where}: qwen3_vl_moe is part 2: not yet. Use a dense Qwen3-VL (model_type qwen3_vl).")
         if kind != MODEL_TYPE:
-            raise UserError(f"{where}: model_type is {kind!r}; open4ov reads {MODEL_TYPE!r}. Give a Qwen3-VL directory.")
+            raise UserError(f"{where}: model_type is {kind!r}; open4ov reads {MODEL_TYPE!r}: give a Qwen3-VL")
         text, vision = dict(_section(raw, "text_config", where)), dict(_section(raw, "vision_config", where))
         rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
         if rope.get("rope_type", rope.get("type", "default")) not in ("default", "mrope"):
-            raise UserError(f"{where}: text_config rope_type {rope.get('rope_type')!r} is not supported; only 'default'")
+            raise UserError(f"{where}: text_config rope_type {rope.get('rope_type')!r} is not supported")
         for section, name, act in ((text, "text_config", "silu"), (vision, "vision_config", "gelu_pytorch_tanh")):
             if section.get("hidden_act", act) != act:
                 raise UserError(f"{where}: {name}.hidden_act {section['hidden_act']!r} is not supported; only {act!r}")
@@ -136,8 +140,8 @@ class Config:
         missing = [f.name for f in fields(cls) if f.name.endswith("_token_id") and f.name not in ids]
         if missing:
             raise UserError(f"{where}: missing {', '.join(missing)}")
-        extra = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(key) is not None}
-        extra |= {key: text[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if text.get(key) is not None}
+        ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+        extra = {key: source[key] for source in (raw, text) for key in ends if source.get(key) is not None}
         return cls(
             text=_build(TextConfig, text, f"{where}: text_config"),
             vision=_build(VisionConfig, vision, f"{where}: vision_config"),

@@ -71,7 +71,9 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     """The nearest (height, width) with both sides multiples of `factor`, the area within the limits and the aspect
     ratio kept as well as that allows (Qwen2-VL). Raises UserError for sides in a ratio above 200."""
     if min(height, width) < 1 or max(height, width) / min(height, width) > MAX_ASPECT:
-        raise UserError(f"an image of {width} x {height} pixels: sides must be positive and their ratio at most {MAX_ASPECT}")
+        raise UserError(
+            f"an image of {width} x {height} pixels: sides must be positive and their ratio at most {MAX_ASPECT}"
+        )
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
     if rows * columns > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)

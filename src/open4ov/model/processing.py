@@ -111,7 +111,9 @@ class Processor:
                     opening += part.text or ""
                     continue
                 if message.role != "user":
-                    raise UserError(f"message {number}: only user messages may hold images, this one is {message.role}'s")
+                    raise UserError(
+                        f"message {number}: only user messages may hold images, this one is {message.role}'s"
+                    )
                 if part.index is None or not 0 <= part.index < len(images):
                     raise UserError(f"message {number}: image part refers to image {part.index}, {len(images)} given")
                 draft.text(opening)

@@ -5,7 +5,9 @@ Shapes: T tokens of a pack, B documents, L longest, S cached tokens, D hidden, V
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from .config import Config
 from .losses import nll_sum
 from .packing import Pack
 from .rope import text_angles
-from .text import TextModel
+from .text import DecoderLayer, TextModel
 from .vision import VisionFeatures, VisionModel
 
 LOGITS_AT_ONCE = 2**26
@@ -32,7 +34,8 @@ class Qwen3VL(nn.Module):
         self.config = config
         self.vision = VisionModel(config.vision)
         self.text = TextModel(config.text)
-        self.head = None if config.tie_word_embeddings else nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        size, vocabulary = config.text.hidden_size, config.text.vocab_size
+        self.head = None if config.tie_word_embeddings else nn.Linear(size, vocabulary, bias=False)
         if self.device.type != "meta":
             self._initialise(seed)
 
@@ -101,16 +104,13 @@ class Qwen3VL(nn.Module):
         if vision is not None:
             places = (pack.input_ids == self.config.image_token_id).nonzero()[:, 0]
             if len(places) != len(vision.merged):
-                raise ValueError(f"{len(places)} image placeholders in the pack, but {len(vision.merged)} visual tokens")
+                raise ValueError(f"{len(places)} image placeholders, but {len(vision.merged)} visual tokens")
             x = x.index_copy(0, places, vision.merged.to(x.dtype))
         cos, sin = text_angles(self.config.text, pack.positions)
         pad, unpad = pack.padding
         step = None if cache is None else _CacheStep(cache, pack, rows)
         for i, layer in enumerate(self.text.layers):
-            if step is None:
-                x = layer(x, cos, sin, pad, unpad)
-            else:
-                x = step.run(layer, i, x, cos, sin)
+            x = layer(x, cos, sin, pad, unpad) if step is None else step.run(cast(DecoderLayer, layer), i, x, cos, sin)
             if vision is not None and places is not None and i < len(vision.deepstack):
                 x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
         if step is not None:
@@ -168,9 +168,12 @@ class Qwen3VL(nn.Module):
         return list(zip(hidden.split(rows), ids.split(rows), strict=True))
 
 
-def _recomputed(chunked: bool, function, *args):  # noqa: ANN001, ANN202
+def _recomputed(chunked: bool, function: Callable[..., tuple[Tensor, Tensor]], *args: object) -> tuple[Tensor, Tensor]:
     """Calls `function`; when chunked, its logits are recomputed in the backward pass instead of kept."""
-    return checkpoint(function, *args, use_reentrant=False) if chunked and torch.is_grad_enabled() else function(*args)
+    if not (chunked and torch.is_grad_enabled()):
+        return function(*args)
+    values: tuple[Tensor, Tensor] = checkpoint(function, *args, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+    return values
 
 
 class _CacheStep:
@@ -183,7 +186,7 @@ class _CacheStep:
         if rows is None and len(counts) > cache.batch:
             raise ValueError(f"{len(counts)} documents for a cache of {cache.batch} rows")
         self.rows = torch.arange(len(counts), device=device) if rows is None else rows
-        self.slots, positions, documents = cache.slots(self.rows, counts)
+        self.slots, positions = cache.slots(self.rows, counts)
         whole = rows is None and len(counts) == cache.batch
         self.gather = None if whole else self.rows
         starts = cache.lengths[self.rows]
@@ -195,7 +198,7 @@ class _CacheStep:
         query = torch.zeros(pad.numel(), dtype=torch.long, device=device).index_copy(0, unpad, positions)
         self.mask = (torch.arange(seen, device=device) <= query[:, None]).view(len(pad), 1, pad.shape[1], seen)
 
-    def run(self, layer: nn.Module, index: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def run(self, layer: DecoderLayer, index: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         pad, unpad = self.pack.padding
         keys, values = self.cache.keys[index], self.cache.values[index]
         return layer.forward_cached(x, cos, sin, pad, unpad, keys, values, self.slots, self.gather, self.mask)

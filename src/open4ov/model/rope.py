@@ -17,10 +17,9 @@ def text_angles(config: TextConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
     Interleaved layout (Qwen3-VL): frequency j belongs to height if j % 3 == 1 and j < 3 * section[1], to width if
     j % 3 == 2 and j < 3 * section[2], to time otherwise.
     """
-    half = config.head_dim // 2
-    device = positions.device
-    frequencies = 1.0 / config.rope_theta ** (torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim)
-    axis = torch.zeros(half, dtype=torch.long, device=device)
+    device, d = positions.device, config.head_dim
+    frequencies = 1.0 / config.rope_theta ** (torch.arange(0, d, 2, device=device).float() / d)
+    axis = torch.zeros(d // 2, dtype=torch.long, device=device)
     for a in (1, 2):
         axis[a : 3 * config.mrope_section[a] : 3] = a
     angles = positions.float()[axis].T * frequencies

@@ -63,7 +63,9 @@ def cards(pairs: list[tuple[Row, Row]], images: ImageStore) -> list[Card]:
     """The gallery: for each suite of `SHOWN`, questions spread over those whose pictures were kept."""
     made: list[Card] = []
     for suite, count in SHOWN.items():
-        kept = [pair for pair in pairs if pair[0]["suite"] == suite and (pair[0]["pictures"] or suite == "missing_image")]
+        kept = [
+            pair for pair in pairs if pair[0]["suite"] == suite and (pair[0]["pictures"] or suite == "missing_image")
+        ]
         for base, final in kept[:count]:
             made.append(
                 Card(

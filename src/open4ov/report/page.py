@@ -89,7 +89,9 @@ def page(
         length_rows=[(titles[key], result["lengths"]) for key, result in results.items() if result["lengths"]],
         curves=[(TRAININGS[stage], Markup(svg)) for stage, svg in drawn.items()],
         data=data,
-        stages=[(stage, record["seconds"], record["peak_bytes"], record.get("resumed")) for stage, record in stages.items()],
+        stages=[
+            (stage, record["seconds"], record["peak_bytes"], record.get("resumed")) for stage, record in stages.items()
+        ],
         recipe=json.dumps(recipe, indent=1, ensure_ascii=False),
         base=TITLES["base"],
         final=table["models"][-1]["title"],
@@ -103,7 +105,10 @@ def read(path: Path) -> Any:
 
 def minutes(seconds: float) -> str:
     """65.2 -> "1 min 05 s"; under a minute with one digit."""
-    return f"{seconds:.1f} s" if seconds < 59.95 else f"{int(round(seconds) // 60)} min {int(round(seconds) % 60):02d} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole, rest = divmod(round(seconds), 60)
+    return f"{whole} min {rest:02d} s"
 
 
 def gib(count: float) -> str:

@@ -16,7 +16,7 @@ from open4ov.report.table import row_named
 COLOURS = ("#8a8f98", "#3b82c4", "#2a9d8f", "#b08900", "#d1603d", "#8e5bb5")
 """One a model, in the order of the run; readable on white and on near black."""
 _INK = "#010203"  # replaced by currentColor
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -35,11 +35,9 @@ _STYLE = {
 CURVES = {
     "loss": "loss",
     "reward": "mean reward",
-    "accuracy": "share of right responses",
-    "pass_at_1": "share of right responses",
-    "tokens_per_response": "tokens a response",
+    "pass_rate": "share of right responses",
     "length": "tokens a response",
-    "entropy": "entropy, nats",
+    "accuracy": "share of pairs in the right order",
     "margin": "margin chosen − rejected",
 }
 """Keys of curve.json that are drawn, at most `PANELS` a stage, in this order."""
@@ -57,7 +55,7 @@ def trajectory(table: Mapping[str, Any], names: Sequence[str]) -> str:
             y = [100 * cell["score"] for _, cell in points]
             below = [100 * (cell["score"] - cell["low"]) for _, cell in points]
             above = [100 * (cell["high"] - cell["score"]) for _, cell in points]
-            colour = COLOURS[1:][index % (len(COLOURS) - 1)]
+            colour = COLOURS[(index + 1) % len(COLOURS)]
             axes.errorbar(x, y, (below, above), marker="o", ms=4, capsize=2, lw=1.6, color=colour, label=row["title"])
         axes.set_xticks(range(len(table["models"])), [model["title"] for model in table["models"]])
         axes.set_ylim(0, 102)
@@ -148,4 +146,5 @@ def _svg(draw: Callable[..., None], width: float, height: float, name: str, pane
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{name}">', svg, count=1)
+    opening = rf'<svg viewBox="\1" role="img" aria-label="{name}">'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', opening, svg, count=1)

@@ -88,12 +88,13 @@ def verdict(cell: Mapping[str, Any], better: str) -> str:
     return "up" if (difference["score"] > 0) == (better == "higher") else "down"
 
 
-def render(table: Mapping[str, Any]) -> Table:
+def render(table: Mapping[str, Any], colours: bool = True) -> Table:
     """The table for a terminal: scores with half the interval's width; green and red mark clear differences."""
     level = f"{100 * table['confidence']:g} %"
     out = Table(
         title="What each stage does",
-        caption=f"percent unless said otherwise, ± half the {level} interval; green, red: clearly unlike the base",
+        caption=f"percent unless said otherwise, ± half the {level} interval"
+        + ("; green, red: clearly unlike the base" if colours else ""),
         caption_justify="left",
     )
     out.add_column("suite")
@@ -109,7 +110,7 @@ def render(table: Mapping[str, Any]) -> Table:
 def to_text(path: Path) -> str:
     """`render` of a table.json as plain text, 120 columns at most."""
     buffer = io.StringIO()
-    Console(file=buffer, width=120).print(render(json.loads(path.read_text())))
+    Console(file=buffer, width=120).print(render(json.loads(path.read_text()), colours=False))
     return buffer.getvalue().rstrip("\n")
 
 

@@ -25,11 +25,24 @@ from open4ov.store import ImageStore
 T = TypeVar("T")
 
 
+class _Remembering(Processor):
+    """Tokenizes each distinct text once: role names, questions and short answers come again and again."""
+
+    def __init__(self, processor: Processor) -> None:
+        super().__init__(processor.tokenizer, processor.images, processor.files)
+        self._known: dict[str, list[int]] = {}
+
+    def tokenize(self, text: str) -> list[int]:
+        if text not in self._known:
+            self._known[text] = super().tokenize(text)
+        return self._known[text]
+
+
 class Encoder:
     """Encodes samples whose images lie in `store`."""
 
     def __init__(self, processor: Processor, store: ImageStore) -> None:
-        self.processor = processor
+        self.processor = _Remembering(processor)
         self.store = store
         self._pictures: dict[str, Image.Image] = {}
         self._documents: dict[str, Encoded] = {}

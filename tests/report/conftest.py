@@ -1,0 +1,101 @@
+"""The folders of a finished run as the report finds them, with invented answers."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from open4ov.evaluate.scores import ROWS, Answer, differences, summarise, write_answers
+from open4ov.report import page
+from open4ov.store import ImageStore
+
+MODELS = ("base", "sft_knowledge", "sft_ability", "sft_preference", "rl", "dpo")
+ITEMS = 12
+
+
+def invented(model: int, store: ImageStore) -> list[Answer]:
+    answers = []
+    for suite in ROWS:
+        if suite in ("reasoning_pass_k", "diversity", "length"):
+            continue
+        for index in range(ITEMS):
+            rng = random.Random(f"{suite} {index} {model}")
+            samples = 4 if suite == "reasoning" else 1
+            right = [rng.random() < 0.25 + 0.12 * model for _ in range(samples)]
+            hue = random.Random(f"{suite} {index}").randrange(360)
+            bare = suite in ("missing_image", "arithmetic", "instruction")
+            pictures = (
+                [] if bare else [store.put(Image.new("HSV", (96, 96), (hue * 255 // 360, 180, 220)).convert("RGB"))]
+            )
+            answers.append(
+                Answer(
+                    id=f"{suite}/{index}",
+                    suite=suite,
+                    task=suite,
+                    language="zh" if suite == "in_car_zh" else "en",
+                    question=f"Question {index}: what is <b>{suite}</b>?",
+                    earlier="",
+                    answers=["three"],
+                    rule="refusal" if suite == "missing_image" else "exact",
+                    responses=["three" if ok else f"four & {rng.randrange(9)}" for ok in right],
+                    right=right,
+                    tokens=[rng.randrange(4, 40 - 4 * model) for _ in right],
+                    pictures=pictures if index < 8 else [],
+                )
+            )
+    return answers
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Any:
+    """A `StageRun` look-alike for the stage `report`."""
+    return finished_run(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of such a run. Do not write into it."""
+    run = finished_run(tmp_path_factory.mktemp("reported"))
+    page.run(run)
+    return run.out
+
+
+def finished_run(tmp_path: Path) -> Any:
+    store = ImageStore(tmp_path / "image-store")
+    inputs: dict[str, Path] = {}
+
+    def folder(name: str, **files: Any) -> Path:
+        inputs[name] = tmp_path / name
+        inputs[name].mkdir()
+        for file, content in {"stage": {"seconds": 61.5, "peak_bytes": 2**30, "resumed": False}, **files}.items():
+            (inputs[name] / f"{file}.json").write_text(json.dumps(content))
+        return inputs[name]
+
+    caught = {"samples": 10, "rejected": 9, "by_judges": 7, "by_verification": 2, "share": 0.9}
+    report = {
+        "counts": {"images": 40, "made": 200, "kept": 180, "defects": 10},
+        "defects": {"wrong_answer": caught, "wrong_image": {**caught, "samples": 0, "share": None}},
+        "false_rejections": {**caught, "samples": 200, "share": 0.045},
+    }
+    folder("images")
+    folder("data", report=report)
+    for place, model in enumerate(MODELS[1:]):
+        points = [{"step": step, "loss": 2 / (step + 1) + place, "reward": step / 30} for step in range(30)]
+        folder(model, curve=points)
+    base = invented(0, store)
+    for place, model in enumerate(MODELS):
+        answers = invented(place, store)
+        compared = {"base": differences(answers, base, 0.95)} if place else {}
+        about = {"schema": 1, "model": model, "seed": 0, "items": ITEMS, "samples": 4, "confidence": 0.95}
+        results = {**about, **summarise(answers, 0.95), "differences": compared}
+        write_answers(folder(f"evaluate_{model}", results=results) / "answers.parquet", answers)
+    out = tmp_path / "report"
+    out.mkdir()
+    recipe = SimpleNamespace(name="a <test> run", model_dump=lambda mode: {"name": "a <test> run"})
+    return SimpleNamespace(recipe=recipe, inputs=inputs, images=store, out=out, progress=lambda *_: None)

@@ -1,0 +1,133 @@
+"""The training stages one after another, as the pipeline runs them, with the tiny model and a handful of samples."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from open4ov.corpora import generate, in_car
+from open4ov.graph import StageRun
+from open4ov.model import Processor, Qwen3VL
+from open4ov.progress import Quiet
+from open4ov.recipe import Recipe
+from open4ov.rl import dpo
+from open4ov.rl import trainer as rl
+from open4ov.sft import trainer as sft
+from open4ov.store import ImageStore, read_samples, write_samples
+
+RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "sft": {
+        "pack_tokens": 512,
+        "difficulty_rollouts": 2,
+        "difficulty_samples": 6,
+        "knowledge": {"tokens": 1500},
+        "ability": {"tokens": 1500, "replay": 0.3, "freeze_vision": True},
+        "preference": {"tokens": 1500, "replay": 0.3, "learning_rate": 3e-4},
+    },
+    "rl": {"steps": 2, "prompts": 3, "group": 4, "minibatches": 2, "pass_k": 2, "max_tokens": 8, "length_max": 8,
+           "length_soft": 4},
+    "dpo": {"pairs": 20, "batch": 8},
+}  # fmt: skip
+
+
+class Run:
+    """A run directory in which stages can be called by hand."""
+
+    def __init__(self, root: Path, model: Path, **sft_options: object) -> None:
+        self.root = root
+        settings = {**RECIPE, "model": str(model), "sft": {**RECIPE["sft"], **sft_options}}
+        self.recipe = Recipe.model_validate(settings)
+        self.store = ImageStore(root / "store")
+        vertical = [item.store(self.store) for item in islice(in_car.items("train", 1), 0, 400, 13)]
+        general = [item.store(self.store) for task in TASKS for item in generate(task, "train", 5)]
+        for folder, name, samples in (("data", "samples", vertical), ("images", "general", general)):
+            write_samples(root / folder / f"{name}.parquet", samples)
+
+    def stage(self, name: str, inputs: tuple[str, ...]) -> StageRun:
+        for folder in (self.root / name, self.root / f"{name}.scratch"):
+            folder.mkdir(exist_ok=True)
+        return StageRun(
+            recipe=self.recipe,
+            out=self.root / name,
+            scratch=self.root / f"{name}.scratch",
+            inputs={n: self.root / n for n in ("images", "data", *inputs)},
+            images=self.store,
+            seed=0,
+            stage=name,
+            _reporter=Quiet(),
+        )
+
+    def read(self, name: str, file: str) -> Any:
+        return json.loads((self.root / name / file).read_text())
+
+
+TASKS = ("colour", "counting", "reasoning", "arithmetic", "instruction")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("run"), tiny_dir)
+    before: tuple[str, ...] = ()
+    for stage in sft.STAGES:
+        sft.run_stage(run.stage(f"sft_{stage}", before), stage)
+        before = (f"sft_{stage}",)
+    rl.run(run.stage("rl", before))
+    dpo.run(run.stage("dpo", ("rl",)))
+    return run
+
+
+def test_every_stage_leaves_a_model_that_goes_on_from_the_one_before(finished: Run, tiny_dir: Path) -> None:
+    folders = [tiny_dir, *(finished.root / n / "model" for n in ("sft_knowledge", "sft_ability", "sft_preference"))]
+    states = [Qwen3VL.from_pretrained(folder).state_dict() for folder in folders]
+    towers = [torch.equal(a["vision.patch.weight"], b["vision.patch.weight"]) for a, b in pairwise(states)]
+    assert towers == [False, True, False]
+    preference, online, offline = (
+        Qwen3VL.from_pretrained(finished.root / n / "model").state_dict() for n in ("sft_preference", "rl", "dpo")
+    )
+    for name, value in preference.items():
+        assert torch.equal(value, online[name]) or not name.startswith("vision."), name
+        assert torch.equal(value, offline[name]) or not name.startswith("vision."), name
+    assert not torch.equal(online["text.embed.weight"], offline["text.embed.weight"])
+    Processor.from_pretrained(finished.root / "dpo" / "model")
+
+
+def test_the_records_say_what_was_done(finished: Run) -> None:
+    for stage in sft.STAGES:
+        summary = finished.read(f"sft_{stage}", "summary.json")
+        curve = finished.read(f"sft_{stage}", "curve.json")
+        assert summary["stage"] == stage
+        assert summary["steps"] == len(curve) > 1
+        assert summary["tokens"] >= 1500
+        assert sum(point["tokens"] for point in curve) == summary["tokens"]
+        graded = read_samples(finished.root / f"sft_{stage}" / "samples.parquet")
+        assert sum(summary["mastery"].values()) == len(graded) == summary["samples"]
+    knowledge = read_samples(finished.root / "sft_knowledge" / "samples.parquet")
+    assert {s.mastery for s in knowledge} == {"unmastered", None}  # six samples do not reach every topic
+    assert sum(s.extra["graded_by"] == "rollouts" for s in knowledge if s.mastery) == 6
+    kinds = {s.extra["preference"] for s in read_samples(finished.root / "sft_preference" / "samples.parquet")}
+    assert "high_difficulty" in kinds
+    assert "long_context" in kinds
+    assert len(finished.read("rl", "curve.json")) == 2
+    counts = finished.read("dpo", "summary.json")["counts"]
+    pairs = read_samples(finished.root / "dpo" / "pairs.parquet")
+    assert (
+        len(pairs)
+        == finished.read("dpo", "summary.json")["pairs"]
+        == sum(n for kind, n in counts.items() if kind not in ("leakage", "already_right"))
+    )
+    assert all(pair.rejected for pair in pairs)
+
+
+def test_random_mix_trains_once_on_the_tokens_of_all_stages(tiny_dir: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, tiny_dir, schedule="random_mix")
+    sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+    summary = run.read("sft_knowledge", "summary.json")
+    assert summary["stage"] == "random_mix"
+    assert 4500 <= summary["tokens"] < 6500
+    assert summary["mastery"] == {"ungraded": summary["samples"]}

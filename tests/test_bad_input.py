@@ -1,0 +1,232 @@
+"""Every kind of bad input, through the command line: exit code 2 and one clear message, never a traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import SMALL, open4ov
+from test_store import png, refused
+
+
+def fails(message: str, *arguments: str | Path, cwd: Path) -> str:
+    """Runs the command and gives its message, which begins with `message`."""
+    done = open4ov(*arguments, cwd=cwd)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"open4ov: {message}"), done.stderr
+    return done.stderr
+
+
+def recipe(folder: Path, text: str = SMALL) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL + "sfft: {}\n", "r.yaml, line 4: sfft: unknown key 'sfft'; did you mean 'sft'?"),
+        (SMALL + "rl: {steps: many}\n", 'r.yaml, line 4: rl.steps: expected integer, got "many" (text)'),
+        (
+            SMALL + "rl: {pass_k_share: 0, pass_k: 2}\n",
+            "r.yaml, line 4: rl.pass_k: has no effect: rl.pass_k_share is 0",
+        ),
+        ("", "r.yaml: the file is empty"),
+        ("name: [", "r.yaml, line 1, column 8: not valid YAML"),
+    ],
+)
+def test_recipes(tmp_path: Path, text: str, message: str) -> None:
+    recipe(tmp_path, text)
+    told = fails(message, "run", "r.yaml", "--out", "out", cwd=tmp_path)
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_arguments_of_run(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    run = ("run", "r.yaml", "--out", "out")
+    fails("none.yaml: no such file", "run", "none.yaml", "--out", "out", cwd=tmp_path)
+    fails("--set rl.stepz: unknown key 'stepz'; did you mean 'steps'?", *run, "--set", "rl.stepz=3", cwd=tmp_path)
+    fails("--until dta: there is no such stage; did you mean 'data'?", *run, "--until", "dta", cwd=tmp_path)
+    fails("--json and --quiet contradict each other", *run, "--json", "--quiet", cwd=tmp_path)
+    fails("model: no shipped base model and no folder is called 'nanoo'", *run, "--set", "model=nanoo", cwd=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------- run directories
+
+
+def test_run_directories(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    until = ("--until", "images", "--quiet")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text(json.dumps({"recipe": {"name": "elsewhere"}}))
+    fails("other: holds a run of the recipe 'elsewhere', and this recipe is 'small'", "run", "r.yaml", "--out", "other",
+          *until, cwd=tmp_path)  # fmt: skip
+    (tmp_path / "other" / "run.json").write_text("{")
+    fails("other/run.json: damaged", "run", "r.yaml", "--out", "other", *until, cwd=tmp_path)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("x")
+    fails("home: no run directory, yet not empty (holds letter.txt)", "run", "r.yaml", "--out", "home", *until,
+          cwd=tmp_path)  # fmt: skip
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
+    fails("r.yaml: cannot be written", "run", "r.yaml", "--out", "r.yaml", *until, cwd=tmp_path)
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """No file may grow beyond 4 KiB, which fails real writes as a full disk does (that finished stages stay: see
+    test_pipeline.py)."""
+    recipe(tmp_path)
+    code = (
+        "import resource, sys; from open4ov.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); sys.argv = ['open4ov', *sys.argv[1:]]; main()"
+    )
+    command = [sys.executable, "-c", code, "run", "r.yaml", "--out", "out", "--until", "images", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("open4ov: out: the disk is full (in stage images); finished stages are kept. Free")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "images").exists()
+    assert open4ov("run", "r.yaml", "--out", "out", "--until", "images", "--quiet", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    (tmp_path / "locked").mkdir(mode=0o500)
+    fails("locked/out: cannot be written", "run", "r.yaml", "--out", "locked/out", "--quiet", cwd=tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+PHOTOS = """
+name: photos
+images: {vertical: photos, general_count: 0}
+"""
+
+
+def photo(folder: Path, name: str, data: bytes) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def test_missing_and_empty_image_folders(tmp_path: Path) -> None:
+    recipe(tmp_path, PHOTOS)
+    run = ("run", "r.yaml", "--out", "out", "--until", "images", "--quiet")
+    assert "photos" in fails("", *run, cwd=tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert "photos" in fails("", *run, cwd=tmp_path)
+    photo(tmp_path / "photos", "notes.txt", b"no image")
+    assert "photos" in fails("", *run, cwd=tmp_path)
+    assert not (tmp_path / "out" / "images").exists()
+
+
+def test_images_that_cannot_be_used_are_counted_and_listed_with_the_reason(tmp_path: Path) -> None:
+    recipe(tmp_path, PHOTOS)
+    bad = refused()
+    for kind, (data, _) in bad.items():
+        photo(tmp_path / "photos", f"{kind.replace(' ', '-')}.png", data)
+    photo(tmp_path / "photos", "good.png", png(32, 32, 16, 0, (b"\x00" + b"\x80\x00" * 32) * 32))
+    done = open4ov("run", "r.yaml", "--out", "out", "--until", "images", "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    skipped = json.loads((tmp_path / "out" / "images" / "skipped.json").read_text())
+    assert len(skipped) == len(bad)
+    for kind, (_, reason) in bad.items():
+        (entry,) = [entry for entry in skipped if f"{kind.replace(' ', '-')}.png" in json.dumps(entry)]
+        assert reason in json.dumps(entry), kind
+    assert json.loads((tmp_path / "out" / "images" / "summary.json").read_text())["skipped"] == len(bad)
+
+
+def test_the_pixel_limit_is_the_recipes(tmp_path: Path) -> None:
+    recipe(tmp_path, PHOTOS.replace("general_count: 0", "general_count: 0, max_pixels: 1000"))
+    photo(tmp_path / "photos", "small.png", png(31, 32, 8, 0, (b"\x00" + b"\x80" * 31) * 32))
+    photo(tmp_path / "photos", "large.png", png(32, 32, 8, 0, (b"\x00" + b"\x80" * 32) * 32))
+    assert open4ov("run", "r.yaml", "--out", "out", "--until", "images", "--quiet", cwd=tmp_path).returncode == 0
+    (entry,) = json.loads((tmp_path / "out" / "images" / "skipped.json").read_text())
+    assert "large.png" in json.dumps(entry)
+    assert "over-large: 32 x 32 pixels; the limit is 1000 pixels" in json.dumps(entry)
+
+
+def test_images_without_annotations_under_catalog(tmp_path: Path) -> None:
+    recipe(tmp_path, PHOTOS)
+    photo(tmp_path / "photos", "one.png", png(32, 32, 8, 0, (b"\x00" + b"\x80" * 32) * 32))
+    told = fails("", "run", "r.yaml", "--out", "out", "--until", "data", "--quiet", cwd=tmp_path)
+    assert "annotation" in told
+    assert "catalog" in told
+    assert (tmp_path / "out" / "images" / "stage.json").exists()
+    assert not (tmp_path / "out" / "data").exists()
+
+
+# ---------------------------------------------------------------------------------------------- ask, table
+
+
+def test_ask(tmp_path: Path, tiny_dir: Path) -> None:
+    for kind in ("empty", "text", "truncated PNG", "animated GIF", "bomb"):
+        data, reason = refused()[kind]
+        photo(tmp_path, "x.png", data)
+        assert reason in fails("x.png: ", "ask", tiny_dir, "--image", "x.png", "What?", cwd=tmp_path)
+    fails("none.png: no such file", "ask", tiny_dir, "--image", "none.png", "What?", cwd=tmp_path)
+    fails("the question is empty", "ask", tiny_dir, " ", cwd=tmp_path)
+    fails("model: no shipped base model and no folder is called 'nowhere'", "ask", "nowhere", "What?", cwd=tmp_path)
+    (tmp_path / "bare").mkdir()
+    fails("model: bare has no config.json", "ask", "bare", "What?", cwd=tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    fails("run: this run has no finished model yet", "ask", "run", "What?", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "config.json").write_text("{"),
+        lambda folder: (folder / "config.json").write_text("{}"),
+        lambda folder: (folder / "tokenizer.json").write_text("[]"),
+        lambda folder: next(folder.glob("*.safetensors")).write_bytes(b"short"),
+    ],
+    ids=["config is no JSON", "config is empty", "tokenizer is none", "weights cut short"],
+)
+def test_damaged_models(tmp_path: Path, tiny_dir: Path, damage: Callable[[Path], object]) -> None:
+    shutil.copytree(tiny_dir, tmp_path / "model")
+    damage(tmp_path / "model")
+    assert "model" in fails("", "ask", "model", "What?", cwd=tmp_path)
+
+
+def test_table(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    fails("run: has no report yet", "table", "run", cwd=tmp_path)
+
+
+def test_what_is_converted_is_not_refused(tmp_path: Path, tiny_dir: Path) -> None:
+    """CMYK, 16 bits, palette, transparency and EXIF rotation go all the way to an answer."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    made: list[bytes] = [png(32, 32, 16, 0, (b"\x00" + b"\x80\x00" * 32) * 32)]
+    for image, kind in ((noise.convert("CMYK"), "JPEG"), (noise.convert("P"), "PNG"), (noise.convert("LA"), "PNG")):
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        made.append(buffer.getvalue())
+    buffer = io.BytesIO()
+    noise.save(buffer, "JPEG", exif=exif)
+    arguments: list[str | Path] = []
+    for index, data in enumerate([*made, buffer.getvalue()]):
+        photo(tmp_path, f"{index}.img", data)
+        arguments += ["--image", tmp_path / f"{index}.img"]
+    done = open4ov("ask", tiny_dir, *arguments, "What?", "--max-tokens", "2")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,139 @@
+"""The command line, as a user meets it: processes, exit codes, what is on stdout and on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from open4ov.engine import Engine, Request
+from open4ov.images import open_image
+from open4ov.model import Processor, Qwen3VL
+from open4ov.sample import user
+
+SMALL = """
+name: small
+images: {per_symbol: 1, general_count: 12}
+"""
+
+
+def open4ov(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "open4ov.cli", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment, check=False)
+
+
+def events(lines: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+    """A recipe, its run directory up to `data`, and what the first run said."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "small.yaml").write_text(SMALL)
+    done = open4ov("run", folder / "small.yaml", "--out", folder / "out", "--until", "data", "--json")
+    return folder / "small.yaml", folder / "out", done
+
+
+Finished = tuple[Path, Path, subprocess.CompletedProcess[str]]
+
+
+def test_json_lines_tell_of_each_stage(finished: Finished) -> None:
+    _, out, done = finished
+    assert done.returncode == 0, done.stderr
+    told = events(done.stdout)
+    assert [(e["event"], e["stage"]) for e in told if e["event"] in ("started", "finished")] == [
+        ("started", "images"), ("finished", "images"), ("started", "data"), ("finished", "data"),
+    ]  # fmt: skip
+    assert any(e["event"] == "progress" and e["done"] == e["total"] for e in told)
+    assert done.stderr == ""
+    assert {path.name for path in (out / "data").iterdir()} >= {"samples.parquet", "rejected.parquet", "stage.json"}
+
+
+def test_the_second_run_does_nothing(finished: Finished) -> None:
+    recipe, out, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
+    again = open4ov("run", recipe, "--out", out, "--until", "data", "--json")
+    assert [(e["event"], e["stage"]) for e in events(again.stdout)] == [("skipped", "images"), ("skipped", "data")]
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
+
+
+def test_progress_goes_to_stderr_and_quiet_is_silent(finished: Finished) -> None:
+    recipe, out, _ = finished
+    told = open4ov("run", recipe, "--out", out, "--until", "data")
+    assert told.stdout == ""
+    assert [line.split()[1] for line in told.stderr.splitlines()] == ["images", "data"]
+    quiet = open4ov("run", recipe, "--out", out, "--until", "data", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_set_changes_the_run(finished: Finished, tmp_path: Path) -> None:
+    recipe, _, _ = finished
+    out = tmp_path / "out"
+    done = open4ov("run", recipe, "--out", out, "--until", "images", "--set", "images.general_count=3", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "images" / "summary.json").read_text())["general"] == 3
+    assert json.loads((out / "run.json").read_text())["recipe"]["images"]["general_count"] == 3
+
+
+def test_control_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(SMALL.replace("per_symbol: 1", "per_symbol: 50"))
+    command: Sequence[str] = [sys.executable, "-m", "open4ov.cli", "run", "r.yaml", "--out", "out", "--until", "images"]
+    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/image-store/*/*.png")):
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "stopped; the same command goes on from here (out)" in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "out" / "images").exists()
+
+
+def test_ask_streams_an_answer(tiny_dir: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "red.png")
+    Image.new("RGBA", (96, 64), (0, 0, 200, 90)).save(tmp_path / "blue.png")
+    images = ["--image", tmp_path / "red.png", "--image", tmp_path / "blue.png"]
+    said = open4ov("ask", tiny_dir, *images, "What colour?", "--max-tokens", "5")
+    assert said.returncode == 0, said.stderr
+    assert said.stderr == ""
+
+    engine = Engine(Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir))
+    pictures = [open_image(tmp_path / name) for name in ("red.png", "blue.png")]
+    request = Request([user("What colour?", images=2)], pictures, max_tokens=5)
+    assert said.stdout == engine.generate([request])[0][0].text + "\n"
+
+
+def test_ask_takes_the_last_finished_model_of_a_run(finished: Finished, tiny_dir: Path, tmp_path: Path) -> None:
+    """Stage folders as a run leaves them, each with a model; the unfinished ones (no stage.json) do not count."""
+    from open4ov.pipeline import finished_model
+
+    for name in ("sft_knowledge", "rl", "dpo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").symlink_to(tiny_dir)
+    (tmp_path / "run.json").write_text("{}")
+    assert finished_model(tmp_path) is None
+    (tmp_path / "sft_knowledge" / "stage.json").write_text("{}")
+    assert finished_model(tmp_path) == tmp_path / "sft_knowledge" / "model"
+    (tmp_path / "rl" / "stage.json").write_text("{}")
+    assert finished_model(tmp_path) == tmp_path / "rl" / "model"
+    assert open4ov("ask", tmp_path, "Hello?", "--max-tokens", "3").returncode == 0
+
+
+def test_help_names_the_commands() -> None:
+    told = open4ov("--help")
+    assert told.returncode == 0
+    for command in ("run", "ask", "table", "nano"):
+        assert f" {command} " in told.stdout
