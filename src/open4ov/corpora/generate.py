@@ -18,6 +18,8 @@ CHINESE_TASKS = ("naming", "colour", "counting", "reading", "position")
 
 DENSE_MIXTURE = {"grid": 45, "single": 10, "free": 10, "text": 10, "chart": 10, "pair": 5, "words": 10}
 """Weights of the kinds of conversation: scenes, and "words" for arithmetic and instructions without a picture."""
+DENSE_LATE_MIXTURE = {"grid": 12, "single": 24, "free": 34, "text": 10, "chart": 6, "pair": 4, "words": 10}
+"""The same for the later part of pretraining, when grids have taught the symbols: more of what is learned last."""
 DENSE_CHINESE = 0.15  # share of the scenes talked about in Chinese
 DENSE_REASONING = 0.4  # chance of a sum about the picture where the scene holds one
 DENSE_NO_PICTURE = 0.003
@@ -83,7 +85,7 @@ def generate(task: str, split: str, count: int, seed: int = 0, language: str = "
     return (_one(task, split, index, seed, language) for index in range(count))
 
 
-def dense(split: str, index: int, seed: int = 0) -> Item:
+def dense(split: str, index: int, seed: int = 0, late: bool = False) -> Item:
     """Conversation number `index`: a full description and two to four questions, in shuffled order.
 
     A pure function of its arguments. Pictures go with the first message. sample.task is "dense".
@@ -92,7 +94,8 @@ def dense(split: str, index: int, seed: int = 0) -> Item:
     if rng.random() < DENSE_NO_PICTURE:
         scene: Scene = {"kind": "none", "of": "no picture", "split": split}
         return _item("dense", split, scene, [_NO_PICTURE], [], "en", f"dense/{seed}/{index}")
-    kind = rng.choices(list(DENSE_MIXTURE), list(DENSE_MIXTURE.values()))[0]
+    mixture = DENSE_LATE_MIXTURE if late else DENSE_MIXTURE
+    kind = rng.choices(list(mixture), list(mixture.values()))[0]
     if kind == "words":
         parts = [_draw(rng.choice(("arithmetic", "instruction")), split, rng) for _ in range(rng.randint(2, 3))]
         turns = [(qa.question, qa.response) for part in parts for qa in questions(part, rng)]

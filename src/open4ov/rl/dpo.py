@@ -71,7 +71,6 @@ def run(run: StageRun) -> None:
         for sample in read_samples(run.inputs[folder] / name)
         if sample.split == "train"
     ]
-    began = time.monotonic()
     counts: dict[str, int] = {}
     pairs: list[Sample] = []
     if section.pairs:
@@ -79,17 +78,10 @@ def run(run: StageRun) -> None:
             samples, section.pairs, Engine(model, processor), run.images.get, run.seed, run.progress
         )
     write_samples(run.out / "pairs.parquet", pairs)
-    made = time.monotonic()
     curve = fit(model, processor, pairs, run.images.get, section, run.seed, run.progress, run.log)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
-    summary = {
-        "pairs": len(pairs),
-        "counts": counts,
-        "steps": len(curve),
-        "pair_seconds": round(made - began, 1),
-        "train_seconds": round(time.monotonic() - made, 1),
-    }
+    summary = {"pairs": len(pairs), "counts": counts, "steps": len(curve)}
     for name, content in (("curve.json", curve), ("summary.json", summary)):
         with atomic(run.out / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -128,19 +120,19 @@ def fit(
         value.backward()
         rate = section.learning_rate * training.warmup_cosine(step, steps, 0.1)
         norm = training.step(model, optimizer, rate, grad_clip=1.0)
+        training.trim_memory()
         point = {
             "step": step + 1,
             "loss": round(float(value.detach()), 5),
             **{name: round(figure, 5) for name, figure in figures.items()},
             "grad_norm": round(norm, 4),
             "lr": rate,
-            "seconds": round(time.monotonic() - began, 2),
         }
         curve.append(point)
         if progress:
             progress(f"DPO, accuracy {figures['accuracy']:.2f}", step + 1, steps)
         if log:
-            log(point)
+            log({**point, "seconds": round(time.monotonic() - began, 2)})
     return curve
 
 

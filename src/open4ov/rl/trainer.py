@@ -40,7 +40,6 @@ def run(run: StageRun) -> None:
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
     tasks = from_corpora(section.steps * section.prompts, section.text_share, run.seed) if section.steps else []
-    began = time.monotonic()
     curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
@@ -48,7 +47,6 @@ def run(run: StageRun) -> None:
     summary = {
         "steps": len(curve),
         "responses": len(tasks) * section.group,
-        "train_seconds": round(time.monotonic() - began, 1),
         **{f"last_{key}": round(fmean(p[key] for p in tail), 4) for key in ("pass_rate", "length", "entropy") if tail},
     }
     for name, content in (("curve.json", curve), ("summary.json", summary)):
@@ -87,20 +85,20 @@ def fit(
         rate = section.learning_rate * training.warmup_cosine(step, section.steps, 0.05, floor=0.1)
         update = _update(model, processor, optimizer, groups, section, rate)
         engine.update_weights()
+        training.trim_memory()
         point = {
             "step": step + 1,
             "phase": "pass_at_k" if in_pass_k(section, step) else "diversity",
             **_figures(groups, section),
             **update.figures(),
             "weight_version": engine.weight_version,
-            "rollout_seconds": round(sampled - began, 2),
-            "update_seconds": round(time.monotonic() - sampled, 2),
         }
         curve.append(point)
         if progress:
             progress(f"RL, pass rate {point['pass_rate']:.2f}, {point['length']:.0f} tokens", step + 1, section.steps)
         if log:
-            log(point)
+            ended = time.monotonic()
+            log({**point, "rollout_seconds": round(sampled - began, 2), "update_seconds": round(ended - sampled, 2)})
     return curve
 
 

@@ -41,7 +41,6 @@ def run_stage(run: StageRun, stage: Stage) -> None:
     """
     recipe, section = run.recipe, run.recipe.sft
     mixed = section.schedule == "random_mix"
-    began = time.monotonic()
     torch.manual_seed(run.seed)
     torch.set_flush_denormal(True)
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
@@ -57,7 +56,6 @@ def run_stage(run: StageRun, stage: Stage) -> None:
         if section.difficulty_rollouts:
             material = _graded(run, material, stage, model, encoder)
         plan = _order(run, material, options, encoder)
-    prepared = time.monotonic()
     result = fit(
         model, encoder, plan.samples, section, options, run.scratch / "checkpoints", progress=run.progress, log=run.log
     )
@@ -73,8 +71,6 @@ def run_stage(run: StageRun, stage: Stage) -> None:
         "epochs": round(plan.epochs, 3),
         "too_long": plan.too_long,
         "mastery": dict(sorted(Counter(s.mastery or "ungraded" for s in material.own).items())),
-        "prepare_seconds": round(prepared - began, 1),
-        "train_seconds": round(time.monotonic() - prepared, 1),
         **result.summary,
     }
     _write_json(run.out / "summary.json", summary)
@@ -137,6 +133,8 @@ def fit(
         loss.backward()
         norm = training.step(model, optimizer, rate, section.grad_clip)
         done += 1
+        if done % 10 == 0:
+            training.trim_memory()
         seconds = time.monotonic() - began
         point = {
             "step": done,
@@ -144,13 +142,12 @@ def fit(
             "grad_norm": round(norm, 4),
             "lr": rate,
             "tokens": len(pack.input_ids),
-            "tokens_per_second": round(len(pack.input_ids) / seconds),
         }
         result.curve.append(point)
         if progress:
             progress(f"training, loss {point['loss']:.3f}", done, steps)
         if log:
-            log(point)
+            log({**point, "tokens_per_second": round(len(pack.input_ids) / seconds)})
         if checkpoints and done % section.checkpoint_every == 0 and done < steps:
             training.save_checkpoint(checkpoints, model, optimizer, done, identity, result.curve)
         if done == stop_after:

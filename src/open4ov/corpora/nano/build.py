@@ -57,18 +57,20 @@ pipeline_tag: image-text-to-text
 
 A Qwen3-VL architecture of {parameters / 1e6:.1f} M parameters, pretrained from random weights by open4ov on **general**
 tasks over annotated drawings: naming symbols, colours, counting, reading, positions, comparing two pictures, charts,
-arithmetic with and without a picture, following instructions; English, and some Chinese. It exists so that post-training can be
-tried on a laptop. It knows nothing else, and has seen no symbol, name or fact of the in-car or medical verticals.
+arithmetic with and without a picture, following instructions; English, and some Chinese. It exists so that
+post-training can be tried on a laptop. It knows nothing else, and has seen no symbol, name or fact of the in-car or
+medical verticals.
 
-It was taught almost nothing about missing pictures: asked about one that is not there, it guesses. Post-training mends that.
+It was taught almost nothing about missing pictures: asked about one that is not there, it guesses. Post-training
+mends that.
 
 | option | value |
 |---|---|
 {options}
 
-Trained with PyTorch {torch.__version__.split("+")[0]} on {platform.machine()}; `curve.json` holds the loss, `training.json` these
-options. Rebuild: `open4ov nano train --out DIR --items {training.items} --seed {training.seed}`.
+Trained with PyTorch {torch.__version__.split("+")[0]} on {platform.machine()}; `curve.json` holds the loss,
+`training.json` these options. Rebuild: `open4ov nano train --out DIR --items {training.items} --seed {training.seed}`.
 
-Pictures seen in training: Material Design Icons (Apache-2.0), Open Clip Art (public domain), text in a subset of Noto Sans CJK
-(OFL 1.1).
+Pictures seen in training: Material Design Icons (Apache-2.0), Open Clip Art (public domain), text in a subset of Noto
+Sans CJK (OFL 1.1).
 """

@@ -27,7 +27,8 @@ class NanoTraining:
     """How the base is trained.
 
     items: conversations seen. pack_tokens: tokens of one step. learning_rate: of Muon, scaled to AdamW's update size.
-    cooldown: share of the run over which the rate decays to zero.
+    late: share of the run after which `dense` draws from its later mixture. cooldown: share of the run over which the
+    rate decays to zero.
     """
 
     items: int = 200_000
@@ -36,6 +37,7 @@ class NanoTraining:
     learning_rate: float = 4e-3
     adam_learning_rate: float = 2e-3
     weight_decay: float = 0.02
+    late: float = 0.5
     warmup: float = 0.01
     cooldown: float = 0.3
     grad_clip: float = 1.0
@@ -44,24 +46,25 @@ class NanoTraining:
 class Packs(IterableDataset[tuple[Pack, int]]):
     """Packs of consecutive training items, encoded; yields (pack, index after its last item)."""
 
-    def __init__(self, processor: Processor, seed: int, start: int, stop: int, tokens: int) -> None:
+    def __init__(self, processor: Processor, training: NanoTraining, start: int) -> None:
         super().__init__()
-        self.processor, self.seed, self.start, self.stop, self.tokens = processor, seed, start, stop, tokens
+        self.processor, self.training, self.start = processor, training, start
 
     def __iter__(self) -> Iterator[tuple[Pack, int]]:
         from open4ov.corpora import dense
 
         documents, size = [], 0
-        for index in range(self.start, self.stop):
-            item = dense("train", index, self.seed)
+        stop = self.training.items
+        for index in range(self.start, stop):
+            item = dense("train", index, self.training.seed, late=index >= self.training.late * stop)
             document = self.processor.encode(item.sample.messages, item.images)
-            if documents and size + len(document.input_ids) > self.tokens:
+            if documents and size + len(document.input_ids) > self.training.pack_tokens:
                 yield pack(documents), index
                 documents, size = [], 0
             documents.append(document)
             size += len(document.input_ids)
         if documents:
-            yield pack(documents), self.stop
+            yield pack(documents), stop
 
 
 def rate(done: float, training: NanoTraining) -> float:
@@ -103,7 +106,7 @@ def train(
     if compile_blocks:
         for block in [*model.text.layers, *model.vision.blocks]:
             block.compile(dynamic=True)
-    data = Packs(processor, training.seed, start, training.items, training.pack_tokens)
+    data = Packs(processor, training, start)
     loader = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=8)
     began = saved = time.monotonic()
     for batch, index in loader:
