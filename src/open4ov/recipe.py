@@ -113,6 +113,9 @@ class SftSection(Section):
     )
     precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of matrix products")
     compile: bool = Field(default=False, description="torch.compile the blocks; pays in runs of many minutes")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: Muon for the layers' matrices, AdamW for the rest"
+    )
     weight_decay: float = Field(default=0.01, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=100, ge=1, description="optimizer steps")

@@ -23,27 +23,63 @@ from torch import Tensor
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 
-_STATE = ("exp_avg", "exp_avg_sq", "step")
-
 
 def freeze_vision(model: Qwen3VL) -> None:
     """No gradient for the vision tower, its mergers and DeepStack taps included (paper §4.2.3): it stays as it is."""
     model.vision.requires_grad_(False)
 
 
-def adamw(model: Qwen3VL, learning_rate: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
+class Optimizer:
+    """One or more of PyTorch's optimizers, each with parameters of its own, stepped and saved together."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:
+        return {parameter: state for part in self.parts for parameter, state in part.state.items()}
+
+    def restore(self, state: dict[Tensor, dict[str, Tensor]]) -> None:
+        """Puts back what `state` gave."""
+        for part in self.parts:
+            for group in part.param_groups:
+                part.state.update({p: state[p] for p in group["params"] if p in state})
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+
+def adamw(model: Qwen3VL, learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
     """AdamW over the parameters that are not frozen; matrices decay, embeddings, norms and biases do not."""
+    matrices, others = _split(model)
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return Optimizer(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True))
+
+
+def muon(model: Qwen3VL, learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
+    """Muon over the matrices that are not frozen, its steps scaled to AdamW's size; AdamW over the rest. It learns in
+    fewer tokens than AdamW alone, for about a fifth more time a step at nano size."""
+    matrices, others = _split(model)
+    return Optimizer(
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    )
+
+
+def _split(model: Qwen3VL) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """What is trained: the matrices of the layers; and embeddings, norms and biases."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decay = [p for name, p in named if p.ndim >= 2 and "embed" not in name and "position" not in name]
-    chosen = {id(p) for p in decay}
-    groups = [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name and "position" not in name]
+    chosen = {id(p) for p in matrices}
+    return matrices, [p for _, p in named if id(p) not in chosen]
 
 
-def step(model: Qwen3VL, optimizer: torch.optim.Optimizer, learning_rate: float, grad_clip: float) -> float:
+def step(model: Qwen3VL, optimizer: Optimizer, learning_rate: float, grad_clip: float) -> float:
     """One update from the gradients at hand; clears them and gives their norm before clipping.
 
     Raises FloatingPointError when the gradient is not finite: nothing has been changed then.
@@ -84,7 +120,7 @@ def precision(kind: str) -> AbstractContextManager[Any]:
 def save_checkpoint(
     folder: Path,
     model: Qwen3VL,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     done: int,
     identity: str,
     curve: list[dict[str, Any]],
@@ -95,7 +131,7 @@ def save_checkpoint(
     for parameter, state in optimizer.state.items():
         name = names[id(parameter)]
         tensors[f"weight.{name}"] = parameter.detach()
-        tensors |= {f"{key}.{name}": state[key] for key in _STATE}
+        tensors |= {f"{key}.{name}": value for key, value in state.items()}
     temporary = folder / f".part-{done}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -110,7 +146,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: Qwen3VL, optimizer: torch.optim.Optimizer, identity: str
+    folder: Path, model: Qwen3VL, optimizer: Optimizer, identity: str
 ) -> tuple[int, list[dict[str, Any]]]:
     """Puts the newest checkpoint of that `identity` into model and optimizer: (steps done, curve); (0, []) if none."""
     steps = sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
@@ -119,13 +155,16 @@ def load_checkpoint(
         record = json.loads((path / "curve.json").read_text())
         if record["identity"] != identity:
             continue
-        names = {id(p): name for name, p in model.named_parameters()}
+        parameters = dict(model.named_parameters())
+        state: dict[Tensor, dict[str, Tensor]] = {}
         with torch.no_grad(), safe_open(path / "state.safetensors", framework="pt") as file:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    name = names[id(parameter)]
-                    parameter.copy_(file.get_tensor(f"weight.{name}"))
-                    optimizer.state[parameter] = {key: file.get_tensor(f"{key}.{name}") for key in _STATE}
+            for full in file.keys():  # noqa: SIM118
+                key, _, name = full.partition(".")
+                if key == "weight":
+                    parameters[name].copy_(file.get_tensor(full))
+                else:
+                    state.setdefault(parameters[name], {})[key] = file.get_tensor(full)
+        optimizer.restore(state)
         return done, record["curve"]
     return 0, []
 

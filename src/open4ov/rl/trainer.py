@@ -126,7 +126,7 @@ class _Update:
 def _update(
     model: Qwen3VL,
     processor: Processor,
-    optimizer: torch.optim.Optimizer,
+    optimizer: training.Optimizer,
     groups: Sequence[Group],
     section: RlSection,
     rate: float,

@@ -108,9 +108,16 @@ def fit(
         training.freeze_vision(model)
         with training.precision(section.precision):
             encoder.freeze(model, samples, progress)
-    optimizer = training.adamw(model, options.learning_rate, section.weight_decay)
+    build = training.muon if section.optimizer == "muon" else training.adamw
+    optimizer = build(model, options.learning_rate, section.weight_decay)
     identity = content_id(
-        "sft", options.model_dump(), section.precision, order.packs, [s.id for s in samples], section.weight_decay
+        "sft",
+        options.model_dump(),
+        section.precision,
+        section.optimizer,
+        order.packs,
+        [s.id for s in samples],
+        section.weight_decay,
     )
     result = Fit()
     done = 0
