@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny import tiny_config, tiny_tokenizer
 
 from open4ov.model import Qwen3VL, make_tokenizer_files
+
+
+@pytest.fixture(autouse=True)
+def _denormal_numbers() -> Iterator[None]:
+    """Trainings flush denormal numbers to zero for the whole process, and hypothesis refuses to work then."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

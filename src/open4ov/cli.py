@@ -108,7 +108,6 @@ def nano_train(
             last = time.monotonic()
             print("  ".join(f"{name} {value:.6g}" for name, value in figures.items()), file=sys.stderr, flush=True)
 
-    out.mkdir(parents=True, exist_ok=True)
     build(out, NanoTraining(items=items, seed=seed), tell)
     print(out)
 

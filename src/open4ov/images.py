@@ -23,6 +23,9 @@ _STILL_SEQUENCES = {"MPO"}  # a camera's JPEG with its previews behind it: frame
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+MAX_RATIO = 200  # Qwen's processor takes nothing longer than this
+
+
 class ImageError(UserError):
     """An image that is refused; the message names it and says why."""
 
@@ -30,8 +33,9 @@ class ImageError(UserError):
 def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
     """The RGB image in a file or in bytes; `name` stands in messages about bytes.
 
-    Raises ImageError when it is missing, empty, no image, truncated, zero-sized, animated, of more than `max_pixels`
-    pixels, or of a pixel type without an agreed white (32-bit integers beyond 16 bits, floats).
+    Raises ImageError when it is missing, empty, no image, truncated, zero-sized, animated, over 200 times longer than
+    wide (or wider than long), of more than `max_pixels` pixels, or of a pixel type without an agreed white (32-bit
+    integers beyond 16 bits, floats).
     """
     label = name or (str(source) if isinstance(source, Path) else "the image")
     if isinstance(source, bytes):
@@ -58,6 +62,10 @@ def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Ima
         image = Image.open(file)
         if image.width == 0 or image.height == 0:
             raise ImageError(f"{label}: zero-sized ({image.width} x {image.height} pixels)")
+        if max(image.size) > MAX_RATIO * min(image.size):
+            raise ImageError(
+                f"{label}: {image.width} x {image.height} pixels; one side may be at most {MAX_RATIO} times the other"
+            )
         if image.width * image.height > max_pixels:
             found = f"{image.width} x {image.height} pixels"
             raise ImageError(

@@ -128,7 +128,17 @@ def _trainer(name: str) -> Callable[[StageRun], None]:
 def _images(recipe: Recipe) -> dict[str, Any]:
     section = recipe.images
     folders = [Path(name) for name in (section.vertical, section.general) if not name.startswith("corpus:")]
-    return {**section.model_dump(mode="json"), "files": [_folder(folder) for folder in folders]}
+    return {**section.model_dump(mode="json"), "files": [_folder(folder) for folder in folders], "corpora": _corpora()}
+
+
+@cache
+def _corpora() -> str:
+    """A digest of the shipped corpora: pictures, fonts, words and the in-car knowledge."""
+    from open4ov.corpora import in_car
+
+    knowledge = Path(in_car.__file__).parent
+    files = [path for path in (Path(assets.__file__).parent / "corpora").rglob("*") if path.is_file()]
+    return fingerprint([*files, *knowledge.glob("*.yaml")])
 
 
 def _folder(folder: Path) -> str:
@@ -143,10 +153,20 @@ def _data(recipe: Recipe) -> dict[str, Any]:
 
 
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
-    """The options a training reads: of its own stage only, so that a change later in the recipe leaves it as it is."""
+    """The options a training reads: of its own stage only, so that a change later in the recipe leaves it as it is.
+
+    Functions that the recipe names are looked up here: a name that leads nowhere stops the run before it begins.
+    """
 
     def config(recipe: Recipe) -> dict[str, Any]:
+        from open4ov.training import function
+
         base = {"base": _base(recipe), "threads": recipe.threads}
+        if name == "rl":
+            function(recipe.rl.reward, "rl.reward")
+            function(recipe.rl.embedder, "rl.embedder")
+        elif name in SFT:
+            function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
             return {**getattr(recipe, name).model_dump(mode="json"), **base}
         section = recipe.sft.model_dump(mode="json")
@@ -160,7 +180,8 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
 
 
 def _evaluation(recipe: Recipe) -> dict[str, Any]:
-    return {**recipe.evaluate.model_dump(mode="json"), "base": _base(recipe), "threads": recipe.threads}
+    evaluate = recipe.evaluate.model_dump(mode="json")
+    return {**evaluate, "base": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
 
 
 def _base(recipe: Recipe) -> str:

@@ -79,15 +79,19 @@ def _split(model: Qwen3VL) -> tuple[list[torch.nn.Parameter], list[torch.nn.Para
     return matrices, [p for _, p in named if id(p) not in chosen]
 
 
+class Diverged(UserError, FloatingPointError):
+    """A training whose gradient is not finite any more."""
+
+
 def step(model: Qwen3VL, optimizer: Optimizer, learning_rate: float, grad_clip: float) -> float:
     """One update from the gradients at hand; clears them and gives their norm before clipping.
 
-    Raises FloatingPointError when the gradient is not finite: nothing has been changed then.
+    Raises Diverged when the gradient is not finite: nothing has been changed then.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
     if not math.isfinite(norm):
-        raise FloatingPointError(f"the gradient's norm is {norm}: lower the learning rate ({learning_rate:g})")
+        raise Diverged(f"the gradient's norm is {norm}: lower the learning rate ({learning_rate:g})")
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()

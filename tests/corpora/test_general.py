@@ -153,13 +153,16 @@ def test_nothing_of_a_vertical_is_drawn_or_said() -> None:
         assert not drawing.source.startswith(tuple(kept_out["openclipart_prefixes"]))
         text = f"{drawing.name} {drawing.source}".replace("_", " ").lower()
         assert not [word for word in kept_out["openclipart_words"] if re.search(rf"\b{word}\b", text)]
-    said = "\n".join(m.text for index in range(1500) for m in dense("train", index, seed=8).sample.messages)
+    talks = [dense("train", index, seed=8, late=late) for late in (False, True) for index in range(1500)]
+    said = "\n".join(message.text for item in talks for message in item.sample.messages)
     said += "\n" + "\n".join([*icons.names(), *clipart.names(), *words.ENGLISH, *words.CHINESE])
     english = in_car.fragments("en")
     assert len(english) > 100
     found = re.search(r"\b(?:" + "|".join(re.escape(f.lower()) for f in english) + r")\b", said.lower())
     assert found is None, found
     assert not [f for f in in_car.fragments("zh") if f in said]
+    medical = "hospital|ambulance|pill|syringe|stethoscope|needle|doctor|nurse|bandage|medicine|pharmacy|vaccine"
+    assert not re.search(rf"\b(?:{medical})\b", said.lower())
 
 
 def test_items_are_samples_that_can_be_stored(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from open4ov.corpora import clipart, icons
 from open4ov.corpora.in_car import TASKS, items, load, pictures, questions, render, scene, symbol
 from open4ov.corpora.in_car.questions import phrasings
 from open4ov.corpora.in_car.render import CELLS, LIGHT, SIDE, cell, glyph, place, sign
@@ -44,6 +45,24 @@ def test_symbols_are_visually_apart(kind: str) -> None:
             pixels = float(np.abs(small[one.id] - small[other.id]).mean())
             assert bits >= 10, (one.id, other.id, bits)
             assert pixels >= 2, (one.id, other.id, pixels)
+
+
+def test_nothing_drawn_in_pretraining_comes_near_a_symbol() -> None:
+    """Perceptual hash: every icon and drawing of the general corpora is over 32 of 512 bits from every symbol."""
+    boards = []
+    for name in icons.names():
+        mask, board = icons.mask(name, 184), Image.new("L", (192, 192))
+        board.paste(mask, ((192 - mask.width) // 2, (192 - mask.height) // 2))
+        boards.append((name, board.convert("RGB")))
+    for name in clipart.names():
+        drawing, board = clipart.picture(name, 128, False), Image.new("RGB", (128, 128), (128, 128, 128))
+        board.paste(drawing, ((128 - drawing.width) // 2, (128 - drawing.height) // 2), drawing)
+        boards.append((name, board))
+    assert len(boards) > 800
+    general = np.stack([difference_hash(board) for _, board in boards])
+    for each in SYMBOLS:
+        bits = (general != difference_hash(stencil(each))).sum(axis=1)
+        assert bits.min() > 32, (each.id, boards[int(bits.argmin())][0], int(bits.min()))
 
 
 @pytest.mark.parametrize("each", SYMBOLS, ids=lambda each: each.id)

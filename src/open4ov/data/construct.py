@@ -26,7 +26,7 @@ from open4ov.sample import Axis, Sample
 from open4ov.store import ImageStore, read_samples, write_samples
 
 if TYPE_CHECKING:
-    from open4ov.pipeline import StageRun
+    from open4ov.graph import StageRun
 
 __all__ = ["Result", "collect_images", "construct", "make"]
 

@@ -22,7 +22,7 @@ from open4ov.sample import Sample, assistant, content_id, user
 from open4ov.store import ImageError, ImageStore, open_image, write_samples
 
 if TYPE_CHECKING:
-    from open4ov.pipeline import StageRun
+    from open4ov.graph import StageRun
 
 CORPUS = "corpus:"
 ENGLISH_WEIGHT = 3  # of a general task in English, to 1 for the same in Chinese
@@ -85,36 +85,37 @@ def shares(total: int, weights: list[int]) -> list[int]:
 def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
     """A sample for each image file of a folder, in the order of the names; equal pictures once.
 
-    Hidden files and the annotations themselves are no images; every other file is one or is listed. Raises `UserError`
-    for a folder that is missing, empty, or without one usable image.
+    Folders inside it are walked too. Hidden files and the annotations themselves are no images; every other file is
+    one or is listed. Raises `UserError` for a folder that is missing, empty, or without one usable image.
     """
     if not path.is_dir():
         raise UserError(f"images: {path} is not a folder; name a folder of images, or corpus:NAME")
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    stems = {file.stem for file in files if file.suffix.lower() != ".json"}
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    stems = {file.with_suffix("") for file in files if file.suffix.lower() != ".json"}
     seen: dict[str, str] = {}
     for file in files:
+        name = str(file.relative_to(path))
         if file.suffix.lower() == ".json":
-            if file.stem not in stems:
-                skipped.append({"file": file.name, "reason": "an annotation without an image of its name"})
+            if file.with_suffix("") not in stems:
+                skipped.append({"file": name, "reason": "an annotation without an image of its name"})
             continue
         try:
             scene = _scene(file.with_suffix(".json"))
             sha = store.put(open_image(file, max_pixels=max_pixels))
         except (ImageError, AnnotationError) as error:
-            skipped.append({"file": file.name, "reason": str(error)})
+            skipped.append({"file": name, "reason": str(error)})
             continue
         if sha in seen:
-            skipped.append({"file": file.name, "reason": f"shows the same as {seen[sha]}"})
+            skipped.append({"file": name, "reason": f"shows the same as {seen[sha]}"})
             continue
-        seen[sha] = file.name
+        seen[sha] = name
         yield Sample(
             id=content_id("folder", sha),
             source="folder",
             task="image",
             images=[sha],
             scene=scene,
-            extra={"file": file.name},
+            extra={"file": name},
         )
     if not seen:
         listed = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])

@@ -22,6 +22,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from open4ov.answers import boxed, correct
+
 SENTENCE_F1 = 0.7
 """Token F1 from which a sentence (a symbol's meaning, what the driver should do) counts as right."""
 
@@ -94,18 +96,6 @@ def number(text: str) -> Fraction | None:
         return None
 
 
-def boxed(text: str) -> str | None:
-    """The content of the last complete \\boxed{...}, braces balanced; None when there is none."""
-    starts = [match.end() for match in re.finditer(r"\\boxed\s*\{", text)]
-    for start in reversed(starts):
-        depth = 1
-        for position in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start:position].strip()
-    return None
-
-
 def words(text: str) -> list[str]:
     """Tokens for overlap measures: latin words and numbers, and each Chinese character on its own."""
     return re.findall(rf"[{_CJK}]|[^\W_{_CJK}]+(?:[.'][^\W_{_CJK}]+)*", normalise(text))
@@ -156,8 +146,7 @@ def _exact(response: str, answers: Sequence[str], others: Sequence[str]) -> bool
 
 
 def _boxed(response: str, answers: Sequence[str], others: Sequence[str]) -> bool:
-    inner = boxed(response)
-    return inner is not None and any(same(inner, answer) for answer in answers)
+    return correct(response, answers[0], answers[1:])
 
 
 Rule = Callable[[str, Sequence[str], Sequence[str]], bool]

@@ -130,7 +130,7 @@ class Qwen3VL(nn.Module):
         pack = pack.to(self.device)
         hidden = self.hidden_states(pack, vision)
         at = pack.predicted
-        values, entropies = self._score(hidden[at - 1], pack.input_ids[at], temperature)
+        values, entropies = self.score(hidden[at - 1], pack.input_ids[at], temperature)
         out = values.new_zeros(len(pack.input_ids))
         return out.index_copy(0, at, values), out.index_copy(0, at, entropies)
 
@@ -145,7 +145,8 @@ class Qwen3VL(nn.Module):
     def _head_weight(self) -> Tensor:
         return self.text.embed.weight if self.head is None else self.head.weight
 
-    def _score(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def score(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """log p of the tokens `ids` [n] that follow the hidden states [n, D], and the entropies [n], as `log_probs`."""
         parts = [
             _recomputed(len(h) < len(ids), self._chunk_score, h, i, temperature) for h, i in self._chunks(hidden, ids)
         ]

@@ -14,6 +14,10 @@ from torch import Tensor
 _EPSILON = 1e-6  # of GRPO's denominator
 
 
+class RewardError(ValueError):
+    """Rewards that an advantage is not defined for."""
+
+
 def pass_at_k(rewards: Tensor, k: int) -> Tensor:
     """Analytic Pass@k advantages of N responses with rewards in {0, 1} (paper eq. 3-6, corrected).
 
@@ -35,7 +39,7 @@ def pass_at_k(rewards: Tensor, k: int) -> Tensor:
     count = len(values)
     right = values == 1
     if not bool((right | (values == 0)).all()):
-        raise ValueError(f"pass_at_k needs rewards of 0 or 1, got {sorted(set(values.tolist()))}")
+        raise RewardError(f"pass_at_k needs rewards of 0 or 1, got {sorted(set(values.tolist()))}")
     if not 1 <= k <= count:
         raise ValueError(f"pass_at_k needs 1 <= k <= {count} (the responses of the group), got {k}")
     wrong = count - int(right.sum())

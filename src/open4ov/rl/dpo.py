@@ -29,7 +29,7 @@ from open4ov.sample import Sample
 from open4ov.store import atomic, read_samples, write_samples
 
 if TYPE_CHECKING:
-    from open4ov.pipeline import StageRun
+    from open4ov.graph import StageRun
 
 
 def loss(

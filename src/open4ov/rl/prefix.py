@@ -97,7 +97,7 @@ def log_probs(model: Qwen3VL, groups: SharedPrefix, temperature: float = 1.0) ->
         if vision is not None and places is not None and i < len(vision.deepstack):
             x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
     hidden = model.text.norm(x)
-    return model._score(hidden[groups.before], groups.input_ids[groups.prompt_tokens :], temperature)
+    return model.score(hidden[groups.before], groups.input_ids[groups.prompt_tokens :], temperature)
 
 
 def _attention(attention: TextAttention, x: Tensor, cos: Tensor, sin: Tensor, groups: SharedPrefix) -> Tensor:

@@ -22,13 +22,14 @@ from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
 from open4ov.rl import gspo
+from open4ov.rl.advantage import RewardError
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import Group, encoded_prompts, in_pass_k, sample_groups
 from open4ov.rl.tasks import Task, from_corpora
 from open4ov.store import atomic
 
 if TYPE_CHECKING:
-    from open4ov.pipeline import StageRun
+    from open4ov.graph import StageRun
 
 Curve = list[dict[str, Any]]
 
@@ -79,7 +80,7 @@ def fit(
         batch = tasks[step * section.prompts : (step + 1) * section.prompts]
         try:
             groups = sample_groups(engine, batch, section, reward, embedder, step, seed)
-        except ValueError as error:
+        except RewardError as error:
             raise UserError(f"rl.reward {section.reward!r}: {error}; or set rl.pass_k_share to 0") from error
         sampled = time.monotonic()
         rate = section.learning_rate * training.warmup_cosine(step, section.steps, 0.05, floor=0.1)

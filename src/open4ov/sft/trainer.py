@@ -26,7 +26,7 @@ from open4ov.sft.encoding import Encoder, prefetch
 from open4ov.store import atomic, read_samples, write_samples
 
 if TYPE_CHECKING:
-    from open4ov.pipeline import StageRun
+    from open4ov.graph import StageRun
 
 Stage = Literal["knowledge", "ability", "preference"]
 STAGES: tuple[Stage, ...] = ("knowledge", "ability", "preference")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from open4ov.corpora import dense, fonts
+from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, make_tokenizer_files
 
 from . import nano_config
@@ -23,8 +24,13 @@ TOKENIZER_ITEMS = 12_000
 def build(out: Path, training: NanoTraining, on_step: Callable[[dict[str, float]], None]) -> None:
     """Write the nano base into `out`, in Hugging Face layout; an interrupted build goes on from its checkpoint.
 
-    The tokenizer sees the text of the first training items, English prose, and the corpus font's characters.
+    The tokenizer sees the text of the first training items, English prose, and the corpus font's characters. Raises
+    UserError when `out` cannot be written.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}; give another --out") from None
     if (out / "tokenizer.json").exists():
         processor = Processor.from_pretrained(out)
     else:

@@ -1,8 +1,8 @@
 """The nano tokenizer: byte-level BPE with Qwen's splitting rule and Qwen3-VL's special tokens.
 
 It is trained on general text only: the questions and answers of the general corpora, the documentation strings of
-Python's standard library (plain English prose), and a list of common Chinese characters, each on its own. It sees no
-name or fact of a vertical, so vertical words are spelled from pieces.
+Python's standard library (plain English prose), and a list of common Chinese characters, each on its own. Nothing
+is taken from a vertical's knowledge; everyday words that a vertical also uses ("door open") do stand in the prose.
 """
 
 from __future__ import annotations

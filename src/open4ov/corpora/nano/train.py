@@ -19,7 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, IterableDataset
 
+from open4ov.errors import UserError
 from open4ov.model import Pack, Processor, Qwen3VL, pack
+from open4ov.training import Diverged
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def train(
 ) -> None:
     """Train and write `out/` (model directory, curve.json, training.json); continue from `out/checkpoint` if there.
 
-    Errors: FloatingPointError when the loss is not finite.
+    Raises Diverged when the loss is not finite, and UserError for a checkpoint of other options.
     """
     torch.set_flush_denormal(True)
     out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,7 @@ def train(
     start = 0
     checkpoint = out / "checkpoint"
     if (checkpoint / "state.json").exists():
-        start, curve = _load_checkpoint(checkpoint, model, muon, adam)
+        start, curve = _load_checkpoint(checkpoint, model, muon, adam, training)
     if compile_blocks:
         for block in [*model.text.layers, *model.vision.blocks]:
             block.compile(dynamic=True)
@@ -123,12 +125,12 @@ def train(
         model.zero_grad(set_to_none=True)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise FloatingPointError(f"loss is {value} after {index} items: lower the learning rate")
+            raise Diverged(f"the loss is {value} after {index} items: lower the learning rate")
         now = time.monotonic()
         curve.append({"items": index, "loss": round(value, 5), "grad_norm": round(float(norm), 4)})
         on_step({**curve[-1], "rate": factor, "seconds": now - began, "tokens": len(batch.input_ids)})
         if now - saved > checkpoint_minutes * 60:
-            _save_checkpoint(checkpoint, model, muon, adam, index, curve)
+            _save_checkpoint(checkpoint, model, muon, adam, index, curve, training)
             saved = time.monotonic()
     model.save_pretrained(out, dtype=torch.bfloat16)
     processor.save_pretrained(out)
@@ -138,7 +140,13 @@ def train(
 
 
 def _save_checkpoint(
-    folder: Path, model: Qwen3VL, muon: torch.optim.Muon, adam: torch.optim.AdamW, index: int, curve: list[dict]
+    folder: Path,
+    model: Qwen3VL,
+    muon: torch.optim.Muon,
+    adam: torch.optim.AdamW,
+    index: int,
+    curve: list[dict[str, float]],
+    training: NanoTraining,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -147,7 +155,7 @@ def _save_checkpoint(
             tensors |= {f"{name}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
     save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, folder / "state.tmp")
     (folder / "state.tmp").rename(folder / f"state-{index}.safetensors")
-    (folder / "state.json.tmp").write_text(json.dumps({"index": index, "curve": curve}))
+    (folder / "state.json.tmp").write_text(json.dumps({"index": index, "curve": curve, "training": asdict(training)}))
     (folder / "state.json.tmp").rename(folder / "state.json")
     for old in folder.glob("state-*.safetensors"):
         if old.name != f"state-{index}.safetensors":
@@ -155,9 +163,11 @@ def _save_checkpoint(
 
 
 def _load_checkpoint(
-    folder: Path, model: Qwen3VL, muon: torch.optim.Muon, adam: torch.optim.AdamW
+    folder: Path, model: Qwen3VL, muon: torch.optim.Muon, adam: torch.optim.AdamW, training: NanoTraining
 ) -> tuple[int, list[dict[str, float]]]:
     about = json.loads((folder / "state.json").read_text())
+    if about["training"] != asdict(training):
+        raise UserError(f"{folder}: is of a training with other options ({about['training']}); give another --out")
     tensors = load_file(folder / f"state-{about['index']}.safetensors")
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     for name, optimizer in (("muon", muon), ("adam", adam)):
