@@ -95,6 +95,7 @@ def nano_train(
     out: Annotated[Path, typer.Option(help="where to write it; an interrupted training goes on from its checkpoint")],
     items: Annotated[int, typer.Option(min=1, help="conversations to train on")] = 200_000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    start: Annotated[Path | None, typer.Option(help="train this model further instead of a new one")] = None,
 ) -> None:
     """Train the nano base model anew (hours on a CPU)."""
     from open4ov.corpora.nano.build import build
@@ -108,7 +109,7 @@ def nano_train(
             last = time.monotonic()
             print("  ".join(f"{name} {value:.6g}" for name, value in figures.items()), file=sys.stderr, flush=True)
 
-    build(out, NanoTraining(items=items, seed=seed), tell)
+    build(out, NanoTraining(items=items, seed=seed), tell, start)
     print(out)
 
 

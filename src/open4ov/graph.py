@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from open4ov import memory
 from open4ov.errors import UserError, nearest
 from open4ov.progress import Reporter
 from open4ov.recipe import Recipe
@@ -136,6 +137,7 @@ class Graph:
                     raise disk_full(root, f"in stage {stage.name}") from error
                 raise
             gc.collect()
+            memory.trim()
             reporter.finished(stage.name, seconds, peak)
             outcomes.append(Outcome(stage.name, "done", seconds))
         return outcomes

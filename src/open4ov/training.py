@@ -5,7 +5,6 @@ sft and rl build on this and on nothing of each other.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import math
@@ -97,14 +96,6 @@ def step(model: Qwen3VL, optimizer: Optimizer, learning_rate: float, grad_clip: 
     optimizer.step()
     model.zero_grad(set_to_none=True)
     return norm
-
-
-def trim_memory() -> None:
-    """Hands freed memory back to the system. Packs differ in size, and glibc keeps what does not fit the next one:
-    without this a training of a few minutes grows by gigabytes. Nothing happens where the C library is another."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def warmup_cosine(done: int, steps: int, warmup: float, floor: float = 0.0) -> float:

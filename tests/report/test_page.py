@@ -98,11 +98,15 @@ def test_minutes(seconds: float, wanted: str) -> None:
     assert minutes(seconds) == wanted
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
 @pytest.mark.browser
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_browser_shows_it_without_complaint(reported: Path, tmp_path: Path) -> None:
+    assert CHROMIUM
     command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
         "--enable-logging=stderr", "--v=0", "--virtual-time-budget=2000", "--dump-dom",
         (reported / "report.html").as_uri(),

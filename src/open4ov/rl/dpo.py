@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from open4ov import training
+from open4ov import memory, training
 from open4ov.engine import Engine
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
@@ -120,7 +120,7 @@ def fit(
         value.backward()
         rate = section.learning_rate * training.warmup_cosine(step, steps, 0.1)
         norm = training.step(model, optimizer, rate, grad_clip=1.0)
-        training.trim_memory()
+        memory.trim()
         point = {
             "step": step + 1,
             "loss": round(float(value.detach()), 5),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from open4ov import training
+from open4ov import memory, training
 from open4ov.engine import Engine
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
@@ -86,7 +86,7 @@ def fit(
         rate = section.learning_rate * training.warmup_cosine(step, section.steps, 0.05, floor=0.1)
         update = _update(model, processor, optimizer, groups, section, rate)
         engine.update_weights()
-        training.trim_memory()
+        memory.trim()
         point = {
             "step": step + 1,
             "phase": "pass_at_k" if in_pass_k(section, step) else "diversity",

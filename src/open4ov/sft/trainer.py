@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from open4ov import assets, training
+from open4ov import assets, memory, training
 from open4ov.engine import Engine
 from open4ov.model import Pack, Processor, Qwen3VL, VisionFeatures
 from open4ov.recipe import SftSection, SftStage
@@ -141,7 +141,7 @@ def fit(
         norm = training.step(model, optimizer, rate, section.grad_clip)
         done += 1
         if done % 10 == 0:
-            training.trim_memory()
+            memory.trim()
         seconds = time.monotonic() - began
         point = {
             "step": done,

@@ -21,22 +21,30 @@ MAX_PIXELS = 160 * 160
 TOKENIZER_ITEMS = 12_000
 
 
-def build(out: Path, training: NanoTraining, on_step: Callable[[dict[str, float]], None]) -> None:
+def build(
+    out: Path, training: NanoTraining, on_step: Callable[[dict[str, float]], None], start: Path | None = None
+) -> None:
     """Write the nano base into `out`, in Hugging Face layout; an interrupted build goes on from its checkpoint.
 
-    The tokenizer sees the text of the first training items, English prose, and the corpus font's characters. Raises
-    UserError when `out` cannot be written.
+    The tokenizer sees the text of the first training items, English prose, and the corpus font's characters. `start`:
+    train the model of that directory further, with its tokenizer (choose another seed: items are a function of it).
+    Raises UserError when `out` cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}; give another --out") from None
-    if (out / "tokenizer.json").exists():
+    if start is not None:
+        processor = Processor.from_pretrained(start)
+    elif (out / "tokenizer.json").exists():
         processor = Processor.from_pretrained(out)
     else:
         tokenizer = train_tokenizer(_texts(training.seed), _chinese())
         processor = make_tokenizer_files(out, tokenizer, min_pixels=32 * 32, max_pixels=MAX_PIXELS)
-    model = Qwen3VL(nano_config(processor.tokenizer), seed=training.seed)
+    if start is None:
+        model = Qwen3VL(nano_config(processor.tokenizer), seed=training.seed)
+    else:
+        model = Qwen3VL.from_pretrained(start)
     train(model, processor, out, training, on_step)
     (out / "README.md").write_text(_card(model, training))
 
