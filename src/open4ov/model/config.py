@@ -119,7 +119,7 @@ class Config:
         """
         kind = raw.get("model_type")
         if kind == "qwen3_vl_moe":
-            raise UserError(f"{where}: qwen3_vl_moe is part 2: not yet. Use a dense Qwen3-VL (model_type qwen3_vl).")
+            raise UserError(f"{where}: qwen3_vl_moe is not supported yet. Use a dense Qwen3-VL (model_type qwen3_vl).")
         if kind != MODEL_TYPE:
             raise UserError(f"{where}: model_type is {kind!r}; open4ov reads {MODEL_TYPE!r}: give a Qwen3-VL")
         text, vision = dict(_section(raw, "text_config", where)), dict(_section(raw, "vision_config", where))
