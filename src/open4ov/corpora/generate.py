@@ -18,8 +18,10 @@ CHINESE_TASKS = ("naming", "colour", "counting", "reading", "position")
 
 DENSE_MIXTURE = {"grid": 45, "single": 10, "free": 10, "text": 10, "chart": 10, "pair": 5, "words": 10}
 """Weights of the kinds of conversation: scenes, and "words" for arithmetic and instructions without a picture."""
-DENSE_LATE_MIXTURE = {"grid": 12, "single": 24, "free": 34, "text": 10, "chart": 6, "pair": 4, "words": 10}
+DENSE_LATE_MIXTURE = {"grid": 24, "single": 14, "free": 24, "text": 13, "chart": 8, "pair": 7, "words": 10}
 """The same for the later part of pretraining, when grids have taught the symbols: more of what is learned last."""
+DENSE_LATE_DESCRIBED = 0.3
+"""Share of the later part's scenes that are described too: the others are asked more, and must be looked at anew."""
 DENSE_CHINESE = 0.15  # share of the scenes talked about in Chinese
 DENSE_REASONING = 0.4  # chance of a sum about the picture where the scene holds one
 DENSE_NO_PICTURE = 0.003
@@ -86,7 +88,8 @@ def generate(task: str, split: str, count: int, seed: int = 0, language: str = "
 
 
 def dense(split: str, index: int, seed: int = 0, late: bool = False) -> Item:
-    """Conversation number `index`: a full description and two to four questions, in shuffled order.
+    """Conversation number `index`: a full description and two to four questions, in shuffled order. `late`: mostly no
+    description, and three to six questions.
 
     A pure function of its arguments. Pictures go with the first message. sample.task is "dense".
     """
@@ -103,24 +106,27 @@ def dense(split: str, index: int, seed: int = 0, late: bool = False) -> Item:
         return _item("dense", split, scene, turns, [], "en", f"dense/{seed}/{index}")
     scene = _draw(kind, split, rng)
     language = "zh" if rng.random() < DENSE_CHINESE and kind not in ("pair", "chart") else "en"
-    turns = [(qa.question, qa.response) for qa in _choose(scene, rng, language)]
+    described = not late or rng.random() < DENSE_LATE_DESCRIBED
+    turns = [(qa.question, qa.response) for qa in _choose(scene, rng, language, (2, 4) if described else (3, 6))]
     rng.shuffle(turns)
-    turns.insert(rng.randint(0, len(turns)), (rng.choice(REQUESTS[language]), describe(scene, language)))
+    if described or not turns:
+        turns.insert(rng.randint(0, len(turns)), (rng.choice(REQUESTS[language]), describe(scene, language)))
     return _item("dense", split, scene, turns, _render(scene, rng), language, f"dense/{seed}/{index}")
 
 
-def _choose(scene: Scene, rng: random.Random, language: str) -> list[QA]:
-    """Two to four short questions, no two alike, and now and then a sum."""
+def _choose(scene: Scene, rng: random.Random, language: str, counts: tuple[int, int]) -> list[QA]:
+    """Short questions, between `counts` of them if there are so many, no two alike; now and then a sum, last."""
+    least, most = counts
     pool: dict[tuple[str, str], QA] = {}
-    for _ in range(2):
+    for _ in range(most // 2):
         for qa in questions(scene, rng, language):
-            once = qa.task in ("naming", "reading") and scene["kind"] in ("single", "text")
+            once = qa.task in ("naming", "colour", "reading")  # the same thing in other words would be copied
             pool.setdefault((qa.task, qa.answer if once else qa.question), qa)
     short = [qa for qa in pool.values() if qa.task != "reasoning"]
     sums = [qa for qa in pool.values() if qa.task == "reasoning"]
-    chosen = rng.sample(short, min(len(short), rng.randint(2, 4)))
+    chosen = rng.sample(short, min(len(short), rng.randint(least, most)))
     if sums and rng.random() < DENSE_REASONING:
-        chosen = [*chosen[:3], sums[0]]
+        chosen = [*chosen[: most - 1], sums[0]]
     return chosen
 
 

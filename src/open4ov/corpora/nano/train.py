@@ -1,9 +1,10 @@
 """Pretrain the nano base on general tasks only: `open4ov nano train` (design: dense supervision first).
 
-Every item is one conversation with a full description and several short questions, so that each picture supervises
-many answers. Hidden matrices are updated by Muon, the rest by AdamW; the learning rate warms up, holds, and decays to
-zero over the last part of the run. Items are a pure function of (seed, index): the run is reproducible and can be
-continued from a checkpoint.
+First the vision tower alone learns to tell shapes, colours and characters apart (`tower.py`). Then the whole model
+learns conversations with a full description and several short questions, so that each picture supervises many answers;
+some labelled pictures beside each pack keep the tower's eye in. Hidden matrices are updated by Muon, the rest by AdamW;
+in each part the learning rate warms up, holds, and decays to zero. Pictures and conversations are a pure function of
+(seed, index): the run is reproducible and can be continued from a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,27 +17,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from open4ov.errors import UserError
 from open4ov.model import Pack, Processor, Qwen3VL, pack
-from open4ov.training import Diverged
+from open4ov.training import Diverged, load_checkpoint, muon, save_checkpoint
+
+from .tower import Heads, Pictures, draw
 
 
 @dataclass(frozen=True)
 class NanoTraining:
     """How the base is trained.
 
-    items: conversations seen. pack_tokens: tokens of one step. learning_rate: of Muon, scaled to AdamW's update size.
-    late: share of the run after which `dense` draws from its later mixture. cooldown: share of the run over which the
-    rate decays to zero.
+    pictures: labelled pictures that the tower sees first, `picture_batch` a step. items: conversations after that.
+    pack_tokens: tokens of one step; beside them go `beside` labelled pictures. learning_rate: of Muon, scaled to
+    AdamW's update size. late: share of the conversations after which `dense` draws from its later mixture. cooldown:
+    share of each part over which the rate decays to zero.
     """
 
+    pictures: int = 240_000
+    picture_batch: int = 128
     items: int = 200_000
     seed: int = 0
-    pack_tokens: int = 4096
-    learning_rate: float = 4e-3
+    pack_tokens: int = 8192
+    beside: int = 32
+    learning_rate: float = 3e-3
     adam_learning_rate: float = 2e-3
     weight_decay: float = 0.02
     late: float = 0.5
@@ -45,19 +52,44 @@ class NanoTraining:
     grad_clip: float = 1.0
 
 
-class Packs(IterableDataset[tuple[Pack, int]]):
-    """Packs of consecutive training items, encoded; yields (pack, index after its last item)."""
+@dataclass
+class Batch:
+    """What one step learns from: a pack (none in the first part), pictures (may be none), and where it ends."""
 
-    def __init__(self, processor: Processor, training: NanoTraining, start: int) -> None:
+    pack: Pack | None
+    pictures: Pictures | None
+    done: dict[str, int]
+    """Pictures and conversations seen once this step is done."""
+
+
+class Batches(IterableDataset[Batch]):
+    """The steps of a training from where it stands (`done`) to its end."""
+
+    def __init__(self, processor: Processor, training: NanoTraining, done: dict[str, int]) -> None:
         super().__init__()
-        self.processor, self.training, self.start = processor, training, start
+        self.processor, self.training, self.done = processor, training, done
 
-    def __iter__(self) -> Iterator[tuple[Pack, int]]:
+    def __iter__(self) -> Iterator[Batch]:
+        pictures, items = self.done["pictures"], self.done["items"]
+        while items == 0 and pictures < self.training.pictures:
+            count = min(self.training.picture_batch, self.training.pictures - pictures)
+            drawn = self._draw(pictures, count)
+            pictures += count
+            yield Batch(None, drawn, {"pictures": pictures, "items": 0})
+        for packed, seen in self._packs(items):
+            drawn = self._draw(pictures, self.training.beside) if self.training.beside else None
+            pictures += self.training.beside
+            yield Batch(packed, drawn, {"pictures": pictures, "items": seen})
+
+    def _draw(self, start: int, count: int) -> Pictures:
+        return draw(range(start, start + count), self.training.seed, self.processor.images)
+
+    def _packs(self, start: int) -> Iterator[tuple[Pack, int]]:
         from open4ov.corpora import dense
 
         documents, size = [], 0
         stop = self.training.items
-        for index in range(self.start, stop):
+        for index in range(start, stop):
             item = dense("train", index, self.training.seed, late=index >= self.training.late * stop)
             document = self.processor.encode(item.sample.messages, item.images)
             if documents and size + len(document.input_ids) > self.training.pack_tokens:
@@ -70,12 +102,35 @@ class Packs(IterableDataset[tuple[Pack, int]]):
 
 
 def rate(done: float, training: NanoTraining) -> float:
-    """The learning-rate factor after a share `done` of the run: warm up, hold, decay linearly."""
+    """The learning-rate factor after a share `done` of a part: warm up, hold, decay linearly."""
     if done < training.warmup:
         return done / training.warmup
     if done > 1 - training.cooldown:
         return max(0.0, (1 - done) / training.cooldown)
     return 1.0
+
+
+class _Learner(nn.Module):
+    """The model and the heads that are thrown away."""
+
+    def __init__(self, model: Qwen3VL, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = Heads(model.config.text.hidden_size, seed)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a step, in nats, and its figures."""
+        figures: dict[str, float] = {}
+        total = torch.zeros(())
+        if batch.pictures is not None:
+            loss, right = self.heads(self.model, batch.pictures)
+            total = total + loss
+            figures |= {"picture_loss": round(float(loss.detach()), 5), "recognised": round(float(right), 4)}
+        if batch.pack is not None:
+            loss = self.model.loss(batch.pack)
+            total = total + loss
+            figures["loss"] = round(float(loss.detach()), 5)
+        return total, figures
 
 
 def train(
@@ -93,88 +148,44 @@ def train(
     """
     torch.set_flush_denormal(True)
     out.mkdir(parents=True, exist_ok=True)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    muon = torch.optim.Muon(
-        matrices, lr=training.learning_rate, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    adam = torch.optim.AdamW(others, lr=training.adam_learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    curve: list[dict[str, float]] = []
-    start = 0
-    checkpoint = out / "checkpoint"
-    if (checkpoint / "state.json").exists():
-        start, curve = _load_checkpoint(checkpoint, model, muon, adam, training)
+    learner = _Learner(model, training.seed)
+    optimizer = muon(learner, training.learning_rate, training.weight_decay)
+    rates = [training.learning_rate, training.adam_learning_rate]
+    checkpoint, identity = out / "checkpoint", json.dumps(asdict(training))
+    steps, curve = load_checkpoint(checkpoint, learner, optimizer, identity)
+    if not steps and any(checkpoint.glob("step-*")):
+        raise UserError(f"{checkpoint}: is of a training with other options; give another --out")
+    done = curve[-1] if curve else {"pictures": 0, "items": 0}
     if compile_blocks:
         for block in [*model.text.layers, *model.vision.blocks]:
             block.compile(dynamic=True)
-    data = Packs(processor, training, start)
-    loader = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=8)
+    batches = Batches(processor, training, {key: int(done[key]) for key in ("pictures", "items")})
+    loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
     began = saved = time.monotonic()
-    for batch, index in loader:
-        factor = rate(index / training.items, training)
-        for optimizer, base in ((muon, training.learning_rate), (adam, training.adam_learning_rate)):
-            for group in optimizer.param_groups:
-                group["lr"] = base * factor
+    for batch in loader:
+        talking = batch.pack is not None
+        share = batch.done["items"] / training.items if talking else batch.done["pictures"] / training.pictures
+        factor = rate(share, training)
+        for group, full in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = full * factor
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model.loss(batch)
+            loss, figures = learner(batch)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
-        muon.step()
-        adam.step()
-        model.zero_grad(set_to_none=True)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise Diverged(f"the loss is {value} after {index} items: lower the learning rate")
+        norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters(), training.grad_clip))
+        if not math.isfinite(norm):
+            raise Diverged(f"the gradient's norm is {norm} after {batch.done}: lower the learning rate")
+        optimizer.step()
+        learner.zero_grad(set_to_none=True)
         now = time.monotonic()
-        curve.append({"items": index, "loss": round(value, 5), "grad_norm": round(float(norm), 4)})
-        on_step({**curve[-1], "rate": factor, "seconds": now - began, "tokens": len(batch.input_ids)})
-        if now - saved > checkpoint_minutes * 60:
-            _save_checkpoint(checkpoint, model, muon, adam, index, curve, training)
+        steps += 1
+        curve.append({**batch.done, **figures, "grad_norm": round(norm, 4)})
+        on_step({**curve[-1], "rate": factor, "seconds": now - began})
+        border = not talking and batch.done["pictures"] == training.pictures
+        if border or now - saved > checkpoint_minutes * 60:
+            save_checkpoint(checkpoint, learner, optimizer, steps, identity, curve)
             saved = time.monotonic()
     model.save_pretrained(out, dtype=torch.bfloat16)
     processor.save_pretrained(out)
     thin = max(1, len(curve) // 400)
     (out / "curve.json").write_text(json.dumps(curve[::thin]))
-    (out / "training.json").write_text(json.dumps({**asdict(training), "steps": len(curve)}, indent=1))
-
-
-def _save_checkpoint(
-    folder: Path,
-    model: Qwen3VL,
-    muon: torch.optim.Muon,
-    adam: torch.optim.AdamW,
-    index: int,
-    curve: list[dict[str, float]],
-    training: NanoTraining,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for name, optimizer in (("muon", muon), ("adam", adam)):
-        for i, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"{name}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, folder / "state.tmp")
-    (folder / "state.tmp").rename(folder / f"state-{index}.safetensors")
-    (folder / "state.json.tmp").write_text(json.dumps({"index": index, "curve": curve, "training": asdict(training)}))
-    (folder / "state.json.tmp").rename(folder / "state.json")
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != f"state-{index}.safetensors":
-            old.unlink()
-
-
-def _load_checkpoint(
-    folder: Path, model: Qwen3VL, muon: torch.optim.Muon, adam: torch.optim.AdamW, training: NanoTraining
-) -> tuple[int, list[dict[str, float]]]:
-    about = json.loads((folder / "state.json").read_text())
-    if about["training"] != asdict(training):
-        raise UserError(f"{folder}: is of a training with other options ({about['training']}); give another --out")
-    tensors = load_file(folder / f"state-{about['index']}.safetensors")
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    for name, optimizer in (("muon", muon), ("adam", adam)):
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith(f"{name}."):
-                _, i, field = key.split(".", 2)
-                state.setdefault(int(i), {})[field] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return about["index"], about["curve"]
+    (out / "training.json").write_text(json.dumps({**asdict(training), "steps": steps}, indent=1))
