@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -130,9 +130,10 @@ def _from_deep_grey(image: Image.Image, label: str) -> Image.Image:
 
 def _by_profile(image: Image.Image) -> Image.Image:
     """CMYK by its embedded profile, or by the plain inks formula where it has none that can be read; LAB by D50."""
-    target = ImageCms.createProfile("sRGB")
+    target = cast(Any, ImageCms.createProfile("sRGB"))  # pyright: ignore[reportUnknownMemberType]
     if image.mode == "LAB":
-        converted = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), target, outputMode="RGB")
+        source = cast(Any, ImageCms.createProfile("LAB"))  # pyright: ignore[reportUnknownMemberType]
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
         assert converted is not None
         return converted
     profile = image.info.get("icc_profile")

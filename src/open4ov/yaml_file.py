@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Loc, int]]:
             found = "empty" if node is None else "a single value or a list"
             raise UserError(f"{path}: the file is {found}; expected `key: value` lines (a mapping)")
         _walk(node, (), lines, path)
-        return loader.construct_document(node), lines  # pyright: ignore[reportUnknownMemberType]
+        return cast(dict[str, Any], loader.construct_document(node)), lines  # pyright: ignore[reportUnknownMemberType]
     except UserError:
         raise
     except yaml.MarkedYAMLError as error:

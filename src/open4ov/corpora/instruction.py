@@ -35,7 +35,9 @@ def task(rng: random.Random, split: str) -> Scene:
 
 
 def instruction(scene: Scene, rng: random.Random) -> QA:
-    do, said, (x, y) = scene["do"], scene["words"], scene["numbers"]
+    do, said = scene["do"], scene["words"]
+    numbers: list[int] = scene["numbers"]
+    x, y = numbers
     listed, word = ", ".join(said), said[0]
     if do == "repeat":
         times = 2 + x % 4

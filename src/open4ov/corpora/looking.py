@@ -36,8 +36,16 @@ _PLACES = {
     (1, 0): ("bottom left", "左下角"),
     (1, 1): ("bottom right", "右下角"),
 }
-_IRREGULAR = {"man": "men", "woman": "women", "knife": "knives", "leaf": "leaves", "maple leaf": "maple leaves"}
-_IRREGULAR |= {"computer mouse": "computer mice", "wolf": "wolves", "man face": "man faces"}
+_IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "knife": "knives",
+    "leaf": "leaves",
+    "maple leaf": "maple leaves",
+    "computer mouse": "computer mice",
+    "wolf": "wolves",
+    "man face": "man faces",
+}
 _ALIKE = ("fish", "sheep", "jellyfish", "deer", "cash", "rice", "grass", "pasta", "salt", "golf", "swim", "yoga")
 
 

@@ -8,6 +8,7 @@ x, y (centre, pixels), pixels (em size) and turn (degrees; free and single).
 from __future__ import annotations
 
 import random
+from operator import itemgetter
 from typing import Any
 
 from PIL import Image
@@ -84,7 +85,7 @@ def free(rng: random.Random, split: str, pool: list[str] | None = None) -> Scene
                 turn = rng.choice((0, 0, 0, -15, -8, 8, 15))
                 scene["objects"].append({**thing, "pixels": pixels, "turn": turn, "x": x, "y": y})
                 break
-    scene["objects"].sort(key=lambda o: o["x"])
+    scene["objects"].sort(key=itemgetter("x"))
     return scene
 
 

@@ -54,7 +54,7 @@ def context(questions: Sequence[Question], texts: Sequence[Question], count: int
     """Image questions that come after an unrelated text-only question and its right answer."""
     chosen = _spread([each for each in questions if each.images], count, f"context/{seed}")
     rng = random.Random(f"context texts/{seed}")
-    asked = []
+    asked: list[Question] = []
     for each in chosen:
         unrelated = rng.choice([text for text in texts if text.language == each.language] or list(texts))
         asked.append(
@@ -72,7 +72,7 @@ def absent(questions: Sequence[Question], count: int, seed: int) -> list[Questio
     """Questions for the colour of a named object, each with the picture of another that has no such object."""
     rng = random.Random(f"absent/{seed}")
     colours = [each for each in questions if each.suite == "colour"]
-    asked = []
+    asked: list[Question] = []
     for each in colours:
         if not any(name in each.text for name in each.objects):
             continue  # "What colour is it?" names nothing

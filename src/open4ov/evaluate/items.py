@@ -72,7 +72,7 @@ def vertical(language: Language, count: int, seed: int) -> list[Question]:
     everything: dict[str, dict[str, None]] = {}
     for item in drawn:
         everything.setdefault(item.sample.task, {})[item.sample.answer or ""] = None
-    chosen = []
+    chosen: list[Question] = []
     for place in range(count):
         turn = (place + place // symbols) % len(tasks)
         question = _question(f"in_car_{language}", drawn[place * len(tasks) + turn])

@@ -12,13 +12,15 @@
 `score`, `low`, `high` are in `unit`: "share" (0 to 1), "count" (distinct responses) or "tokens".
 """
 
+# pyarrow carries no types:
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -97,11 +99,11 @@ class Answer:
 
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> None:
-    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], schema=_SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], schema=_SCHEMA), path)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def read_answers(path: Path) -> list[Answer]:
-    return [Answer(**row) for row in pq.read_table(path).to_pylist()]
+    return [Answer(**row) for row in cast(list[dict[str, Any]], pq.read_table(path).to_pylist())]
 
 
 def per_item(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
@@ -175,7 +177,7 @@ def _lengths(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-_SCHEMA = pa.schema(
+_SCHEMA = pa.schema(  # pyright: ignore[reportUnknownVariableType]
     [
         *((name, pa.string()) for name in ("id", "suite", "task", "language", "question", "earlier")),
         ("answers", pa.list_(pa.string())),

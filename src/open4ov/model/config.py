@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from open4ov.recipe import UserError
 
@@ -123,7 +123,7 @@ class Config:
         if kind != MODEL_TYPE:
             raise UserError(f"{where}: model_type is {kind!r}; open4ov reads {MODEL_TYPE!r}: give a Qwen3-VL")
         text, vision = dict(_section(raw, "text_config", where)), dict(_section(raw, "vision_config", where))
-        rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+        rope: dict[str, Any] = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
         if rope.get("rope_type", rope.get("type", "default")) not in ("default", "mrope"):
             raise UserError(f"{where}: text_config rope_type {rope.get('rope_type')!r} is not supported")
         for section, name, act in ((text, "text_config", "silu"), (vision, "vision_config", "gelu_pytorch_tanh")):
@@ -131,7 +131,8 @@ class Config:
                 raise UserError(f"{where}: {name}.hidden_act {section['hidden_act']!r} is not supported; only {act!r}")
         text["rope_theta"] = rope.get("rope_theta", text.get("rope_theta", 5_000_000.0))
         text["mrope_section"] = tuple(rope.get("mrope_section", (24, 20, 20)))
-        vision["rope_theta"] = (vision.get("rope_parameters") or {}).get("rope_theta", 10_000.0)
+        vision_rope: dict[str, Any] = vision.get("rope_parameters") or {}
+        vision["rope_theta"] = vision_rope.get("rope_theta", 10_000.0)
         vision["deepstack_visual_indexes"] = tuple(vision.get("deepstack_visual_indexes", (8, 16, 24)))
         for key in ("patch_size", "temporal_patch_size"):
             if not isinstance(vision.get(key, 2), int):
@@ -175,7 +176,7 @@ def _section(raw: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]
     section = raw.get(name)
     if not isinstance(section, Mapping):
         raise UserError(f"{where}: missing {name}")
-    return section
+    return cast(Mapping[str, Any], section)
 
 
 def _build(kind: type[C], raw: Mapping[str, Any], where: str) -> C:

@@ -3,6 +3,8 @@
 The first questions of each suite are shown, whatever the answers: nobody picked them.
 """
 
+# pyarrow carries no types:
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
 import base64
@@ -10,7 +12,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 
@@ -53,7 +55,7 @@ class Card:
 
 def pairs(base: Path, final: Path) -> list[tuple[Row, Row]]:
     """The same questions answered by two models, in order. ValueError when they were asked different ones."""
-    ours, theirs = (pq.read_table(folder / "answers.parquet").to_pylist() for folder in (base, final))
+    ours, theirs = (cast(list[Row], pq.read_table(folder / "answers.parquet").to_pylist()) for folder in (base, final))
     if [row["id"] for row in ours] != [row["id"] for row in theirs]:
         raise ValueError(f"{base.name} and {final.name} asked different questions; evaluate both alike")
     return list(zip(ours, theirs, strict=True))
@@ -87,7 +89,7 @@ def write_examples(pairs: list[tuple[Row, Row]], images: ImageStore, folder: Pat
     The first question with one picture and no earlier turn that the final model answers rightly, else the first.
     """
     folder.mkdir()
-    examples = []
+    examples: list[dict[str, str]] = []
     for suite in EXAMPLES:
         fitting = [pair for pair in pairs if pair[0]["suite"] == suite and len(pair[0]["pictures"]) == 1]
         if not fitting:

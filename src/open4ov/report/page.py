@@ -76,7 +76,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": shown, "verdict": verdict, "minutes": minutes, "gib": gib}
+    environment.filters |= {"shown": shown, "verdict": verdict, "minutes": minutes, "gib": gib}  # pyright: ignore[reportUnknownMemberType]
     titles = {model["name"]: model["title"] for model in table["models"]}
     drawn = {stage: svg for stage, points in curves.items() if (svg := plots.curve(stage, points))}
     return environment.get_template("template.html.jinja").render(

@@ -1,5 +1,7 @@
 """Plots as inline SVG: the same input gives the same bytes, and text takes the colour of the page (light or dark)."""
 
+# matplotlib leaves its keyword arguments untyped:
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import io
@@ -130,7 +132,8 @@ def curve(stage: str, points: Sequence[Mapping[str, Any]]) -> str:
 
 def _running_mean(values: Sequence[float]) -> list[float]:
     """The exponential mean of what came so far, without the pull of its start."""
-    decay, mean, weight, out = 0.9, 0.0, 0.0, []
+    decay, mean, weight = 0.9, 0.0, 0.0
+    out: list[float] = []
     for value in values:
         mean, weight = decay * mean + (1 - decay) * value, decay * weight + (1 - decay)
         out.append(mean / weight)

@@ -43,7 +43,7 @@ def build(results: Mapping[str, Results]) -> dict[str, Any]:
         for setting in ("confidence", "items", "samples", "seed"):
             if result[setting] != first[setting]:
                 raise ValueError(f"the evaluation of {name} used another {setting}; evaluate all models alike")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in _order(first):
         kind = "groups" if name in first["groups"] else "suites"
         about = first[kind][name]
