@@ -90,10 +90,33 @@ def table(run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a run dir
     print(to_text(path))
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="finished runs of one recipe, of several seeds")],
+    other: Annotated[
+        list[Path] | None, typer.Option("--against", metavar="DIR", help="a run to subtract; once for each seed")
+    ] = None,
+    model: Annotated[str, typer.Option(help="which model of the runs is compared")] = "sft_preference",
+    other_model: Annotated[str, typer.Option("--with", help="with which model of the other runs")] = "sft_knowledge",
+) -> None:
+    """Pool runs of several seeds into one table (Markdown); with --against, paired differences from other runs."""
+    from open4ov.evaluate.compare import against, pooled
+    from open4ov.pipeline import MODELS
+    from open4ov.report.table import build, difference_lines, to_markdown
+
+    results = pooled(runs, ("base", *MODELS))
+    table = build(results)
+    print(to_markdown(table))
+    if other:
+        print(f"\n{model} of these minus {other_model} of those, paired:\n")
+        print(difference_lines(table, against(runs, model, other, other_model, table["confidence"])))
+
+
 @nano.command("train")
 def nano_train(
     out: Annotated[Path, typer.Option(help="where to write it; an interrupted training goes on from its checkpoint")],
-    items: Annotated[int, typer.Option(min=1, help="conversations to train on")] = 200_000,
+    pictures: Annotated[int, typer.Option(min=0, help="labelled pictures that the vision tower sees first")] = 240_000,
+    items: Annotated[int, typer.Option(min=1, help="conversations to train on after that")] = 200_000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     start: Annotated[Path | None, typer.Option(help="train this model further instead of a new one")] = None,
 ) -> None:
@@ -109,7 +132,7 @@ def nano_train(
             last = time.monotonic()
             print("  ".join(f"{name} {value:.6g}" for name, value in figures.items()), file=sys.stderr, flush=True)
 
-    build(out, NanoTraining(items=items, seed=seed), tell, start)
+    build(out, NanoTraining(pictures=pictures, items=items, seed=seed), tell, start)
     print(out)
 
 

@@ -171,6 +171,7 @@ class EvaluateSection(Section):
     samples: int = Field(default=8, ge=1, description="responses an item for pass@k and diversity")
     sampled_items: int = Field(default=300, ge=1, description="items of the sampled suites (pass@k)")
     max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
+    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of matrix products while answering")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="level of the intervals")
 
 

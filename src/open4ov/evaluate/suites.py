@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from open4ov import assets
 from open4ov.engine import Completion, Engine, Request
 from open4ov.evaluate import bias, items
@@ -86,7 +88,8 @@ def ask(
     asked = questions(section.items, section.sampled_items, seed)
     requests = [_request(question, section, seed) for question in asked]
     report = None if progress is None else lambda done, total: progress("answers", done, total)
-    completions = Engine(model, processor).generate(requests, report)
+    autocast = torch.bfloat16 if section.precision == "bf16" else None
+    completions = Engine(model, processor, autocast=autocast).generate(requests, report)
     shown: Counter[str] = Counter()
     answers = []
     for question, responses in zip(asked, completions, strict=True):

@@ -114,11 +114,35 @@ def to_text(path: Path) -> str:
     return buffer.getvalue().rstrip("\n")
 
 
+def to_markdown(table: Mapping[str, Any]) -> str:
+    """The same as a Markdown table, for documents."""
+    titles = [model["title"] for model in table["models"]]
+    lines = [f"| suite | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    for row in table["rows"]:
+        title = row["title"] + ("" if row["unit"] == "share" else f" ({row['unit']})")
+        cells = [_plain(cell, row["unit"]) for cell in row["cells"]]
+        lines.append(f"| {'**' + title + '**' if row['group'] else title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def difference_lines(table: Mapping[str, Any], differences: Mapping[str, Mapping[str, float]]) -> str:
+    """Differences {row: {score, low, high}} as a Markdown table: each with its interval, in the row's unit."""
+    lines = ["| suite | difference | interval |", "|---|---|---|"]
+    for row in table["rows"]:
+        if found := differences.get(row["name"]):
+            score, low, high = (shown(found[key], row["unit"]) for key in ("score", "low", "high"))
+            sign = "+" if found["score"] > 0 else ""
+            lines.append(f"| {row['title']} | {sign}{score} | {low} to {high} |")
+    return "\n".join(lines)
+
+
+def _plain(cell: Mapping[str, Any] | None, unit: str) -> str:
+    return "–" if cell is None else f"{shown(cell['score'], unit)} ±{shown((cell['high'] - cell['low']) / 2, unit)}"
+
+
 def _styled(cell: Mapping[str, Any] | None, row: Mapping[str, Any]) -> str:
-    if cell is None:
-        return "–"
-    text = f"{shown(cell['score'], row['unit'])} ±{shown((cell['high'] - cell['low']) / 2, row['unit'])}"
-    style = {"up": "green", "down": "red"}.get(verdict(cell, row["better"]))
+    text = _plain(cell, row["unit"])
+    style = None if cell is None else {"up": "green", "down": "red"}.get(verdict(cell, row["better"]))
     return f"[{style}]{text}[/]" if style else text
 
 

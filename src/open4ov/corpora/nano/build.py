@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -46,7 +47,12 @@ def build(
     else:
         model = Qwen3VL.from_pretrained(start)
     train(model, processor, out, training, on_step)
-    (out / "README.md").write_text(_card(model, training))
+    record = json.loads((out / "training.json").read_text())
+    record |= {"hardware": platform.processor() or platform.machine(), "torch": torch.__version__.split("+")[0]}
+    if start is not None:
+        record["start"] = json.loads((start / "training.json").read_text())
+    (out / "training.json").write_text(json.dumps(record, indent=1))
+    (out / "README.md").write_text(_card(model, training, started=start is not None))
 
 
 def _chinese() -> str:
@@ -60,8 +66,9 @@ def _texts(seed: int) -> Iterator[str]:
             yield message.text
 
 
-def _card(model: Qwen3VL, training: NanoTraining) -> str:
+def _card(model: Qwen3VL, training: NanoTraining, started: bool) -> str:
     parameters = sum(p.numel() for p in model.parameters())
+    origin = "from an earlier base (`start` in `training.json`)" if started else "from random weights"
     options = "\n".join(f"| {key} | {value} |" for key, value in asdict(training).items())
     return f"""---
 license: apache-2.0
@@ -69,7 +76,7 @@ pipeline_tag: image-text-to-text
 ---
 # open4ov-nano
 
-A Qwen3-VL architecture of {parameters / 1e6:.1f} M parameters, pretrained from random weights by open4ov on **general**
+A Qwen3-VL architecture of {parameters / 1e6:.1f} M parameters, pretrained {origin} by open4ov on **general**
 tasks over annotated drawings: naming symbols, colours, counting, reading, positions, comparing two pictures, charts,
 arithmetic with and without a picture, following instructions; English, and some Chinese. It exists so that
 post-training can be tried on a laptop. It knows nothing else, and has seen no symbol, name or fact of the in-car or
@@ -78,12 +85,17 @@ medical verticals.
 It was taught almost nothing about missing pictures: asked about one that is not there, it guesses. Post-training
 mends that.
 
+## Training
+
+First the vision tower alone, on {training.pictures:,} pictures labelled token by token (6,700 icons, drawings,
+characters, text; none of a vertical); then the whole model, on {training.items:,} conversations. `curve.json` holds
+the losses, `training.json` these options.
+
 | option | value |
 |---|---|
 {options}
 
-Trained with PyTorch {torch.__version__.split("+")[0]} on {platform.machine()}; `curve.json` holds the loss,
-`training.json` these options. Rebuild: `open4ov nano train --out DIR --items {training.items} --seed {training.seed}`.
+Anew: `open4ov nano train --out DIR --pictures {training.pictures} --items {training.items} --seed {training.seed}`.
 
 Pictures seen in training: Material Design Icons (Apache-2.0), Open Clip Art (public domain), text in a subset of Noto
 Sans CJK (OFL 1.1).

@@ -32,7 +32,8 @@ class NanoTraining:
     """How the base is trained.
 
     pictures: labelled pictures that the tower sees first, `picture_batch` a step. items: conversations after that.
-    pack_tokens: tokens of one step; beside them go `beside` labelled pictures. learning_rate: of Muon, scaled to
+    pack_tokens: tokens of one step; beside them go `beside` labelled pictures, whose loss weighs `beside_weight` (their
+    gradient would drown that of the conversations in the tower). learning_rate: of Muon, scaled to
     AdamW's update size. late: share of the conversations after which `dense` draws from its later mixture. cooldown:
     share of each part over which the rate decays to zero.
     """
@@ -43,6 +44,7 @@ class NanoTraining:
     seed: int = 0
     pack_tokens: int = 8192
     beside: int = 32
+    beside_weight: float = 0.05
     learning_rate: float = 3e-3
     adam_learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -113,10 +115,11 @@ def rate(done: float, training: NanoTraining) -> float:
 class _Learner(nn.Module):
     """The model and the heads that are thrown away."""
 
-    def __init__(self, model: Qwen3VL, seed: int) -> None:
+    def __init__(self, model: Qwen3VL, training: NanoTraining) -> None:
         super().__init__()
         self.model = model
-        self.heads = Heads(model.config.text.hidden_size, seed)
+        self.heads = Heads(model.config.text.hidden_size, training.seed)
+        self.beside_weight = training.beside_weight
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The loss of a step, in nats, and its figures."""
@@ -124,7 +127,7 @@ class _Learner(nn.Module):
         total = torch.zeros(())
         if batch.pictures is not None:
             loss, right = self.heads(self.model, batch.pictures)
-            total = total + loss
+            total = total + (loss if batch.pack is None else self.beside_weight * loss)
             figures |= {"picture_loss": round(float(loss.detach()), 5), "recognised": round(float(right), 4)}
         if batch.pack is not None:
             loss = self.model.loss(batch.pack)
@@ -148,7 +151,7 @@ def train(
     """
     torch.set_flush_denormal(True)
     out.mkdir(parents=True, exist_ok=True)
-    learner = _Learner(model, training.seed)
+    learner = _Learner(model, training)
     optimizer = muon(learner, training.learning_rate, training.weight_decay)
     rates = [training.learning_rate, training.adam_learning_rate]
     checkpoint, identity = out / "checkpoint", json.dumps(asdict(training))
