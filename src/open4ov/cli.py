@@ -115,7 +115,7 @@ def compare(
 @nano.command("train")
 def nano_train(
     out: Annotated[Path, typer.Option(help="where to write it; an interrupted training goes on from its checkpoint")],
-    pictures: Annotated[int, typer.Option(min=0, help="labelled pictures that the vision tower sees first")] = 240_000,
+    pictures: Annotated[int, typer.Option(min=0, help="labelled pictures that the vision tower sees first")] = 200_000,
     items: Annotated[int, typer.Option(min=1, help="conversations to train on after that")] = 200_000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     start: Annotated[Path | None, typer.Option(help="train this model further instead of a new one")] = None,

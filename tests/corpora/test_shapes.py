@@ -61,7 +61,7 @@ def test_every_token_is_labelled_with_what_covers_it() -> None:
             row, column = divmod(place, columns)
             cell = pixels[row * TOKEN : (row + 1) * TOKEN, column * TOKEN : (column + 1) * TOKEN].reshape(-1, 3)
             if identity == NOTHING:
-                assert cell.std(0).max() < 20  # nothing but background, a stray edge and grain
+                assert cell.std(0).max() < 35  # nothing but background, a stray edge and grain
             elif identity != IGNORE:
                 seen += 1
                 paint = np.asarray(palette.COLOURS.get(COLOUR.get(colour, ""), (0, 0, 0)))

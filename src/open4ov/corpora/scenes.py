@@ -48,28 +48,28 @@ def grid(rng: random.Random, split: str, style: str | None = None, pool: list[st
 
 
 def single(rng: random.Random, split: str, drawing: float = 0.35, pool: list[str] | None = None) -> Scene:
-    """One large object; a drawing in its own colours with the given probability."""
+    """One object that fills the picture; a drawing in its own colours with the given probability."""
     side = rng.choice((64, 96, 96, 96))
     if rng.random() < drawing:
         scene = _scene("single", side, side, palette.background(rng, 0.0), split)
-        pixels = rng.choice(range(side * 5 // 8, side - 3, 4))
+        pixels = rng.choice(range(side * 3 // 4, side - 3, 4))
         thing: dict[str, Any] = {"type": "drawing", "name": rng.choice(clipart.names()), "pixels": pixels}
         thing["mirrored"] = rng.random() < 0.5
     else:
         scene = _scene("single", side, side, palette.background(rng), split)
         thing = _symbol(rng, palette.on(scene["background"]), pool or icons.names())
         thing |= {
-            "pixels": rng.choice(range(side // 3 // 4 * 4, side + 1, 4)),
-            "turn": rng.choice((0, 0, -12, -6, 6, 12)),
+            "pixels": rng.choice(range(side * 3 // 4, side + 1, 4)),
+            "turn": rng.choice((0, 0, -6, 6)),
         }
-    slack = max(0, (side - thing["pixels"]) // 2)
+    slack = min(3, max(0, (side - thing["pixels"]) // 2))
     thing |= {"x": side // 2 + rng.randint(-slack, slack), "y": side // 2 + rng.randint(-slack, slack)}
     scene["objects"].append(thing)
     return scene
 
 
 def free(rng: random.Random, split: str, pool: list[str] | None = None) -> Scene:
-    """Two to six objects anywhere, apart from one another; at least 8 pixels between their centres along x."""
+    """Two to six objects apart from one another, centred on multiples of 8 pixels, no two of them above each other."""
     width = rng.choice((96, 96, 128))
     scene = _scene("free", width, 96, palette.background(rng), split)
     colours, pool = palette.on(scene["background"]), pool or icons.names()
@@ -77,12 +77,12 @@ def free(rng: random.Random, split: str, pool: list[str] | None = None) -> Scene
     for _ in range(rng.randint(2, 6)):
         thing = dict(rng.choice(kinds)) if rng.random() < 0.5 else _symbol(rng, colours, pool)
         for _attempt in range(12):
-            pixels = rng.choice((24, 26, 28, 30, 32, 36, 40))
+            pixels = rng.choice((26, 28, 30, 32, 36, 40))
             half = pixels // 2
-            x, y = rng.randint(half, width - half), rng.randint(half, 96 - half)
+            x, y = rng.randrange(16, width - 15, 8), rng.randrange(16, 96 - 15, 8)
             if all(abs(x - o["x"]) >= 8 and max(abs(x - o["x"]), abs(y - o["y"])) >= half + o["pixels"] // 2
                    for o in scene["objects"]):  # fmt: skip
-                turn = rng.choice((0, 0, 0, -15, -8, 8, 15))
+                turn = rng.choice((0, 0, 0, -8, 8))
                 scene["objects"].append({**thing, "pixels": pixels, "turn": turn, "x": x, "y": y})
                 break
     scene["objects"].sort(key=itemgetter("x"))

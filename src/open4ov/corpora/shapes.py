@@ -69,9 +69,12 @@ def alphabet() -> dict[str, int]:
     return {name: index for index, name in enumerate(["", *sorted(fonts.characters())])}
 
 
-def picture(rng: random.Random) -> Labelled:
-    """One labelled picture: a large object, a grid, objects anywhere, or text."""
-    kind = rng.choices(("single", "grid", "free", "text"), (36, 24, 20, 20))[0]
+def picture(rng: random.Random, easy: bool = False) -> Labelled:
+    """One labelled picture: a large object, a grid, objects anywhere, or text.
+
+    `easy`: mostly grids, of the symbols that have names; a tower that has learnt nothing yet finds its feet there.
+    """
+    kind = rng.choices(("single", "grid", "free", "text"), (10, 74, 4, 12) if easy else (36, 24, 20, 20))[0]
     if kind == "text":
         return _text(rng)
     ground = palette.background(rng, 0.35)
@@ -80,9 +83,9 @@ def picture(rng: random.Random) -> Labelled:
     things: list[tuple[int, int]] = []
     for pixels, x, y in {"single": _one, "grid": _cells, "free": _anywhere}[kind](rng):
         drawings = ground in palette.LIGHT and pixels > 27
-        identity, colour, ink, paint = _thing(rng, pixels, palette.on(ground), drawings)
+        identity, colour, ink, paint = _thing(rng, pixels, palette.on(ground), drawings, 1.0 if easy else 0.6)
         if kind == "single" or rng.random() < 0.2:
-            ink, paint = _turned(ink, paint, rng.uniform(-14, 14))
+            ink, paint = _turned(ink, paint, rng.uniform(-7, 7))
         left, top = x - ink.width // 2, y - ink.height // 2
         image.paste(
             paint,
@@ -96,8 +99,8 @@ def picture(rng: random.Random) -> Labelled:
 
 
 def _one(rng: random.Random) -> list[tuple[int, int, int]]:
-    pixels = rng.randint(36, 96)
-    slack = max(0, (_SIDE - pixels) // 2)
+    pixels = rng.randint(68, 96)
+    slack = min(4, max(0, (_SIDE - pixels) // 2))
     return [(pixels, _SIDE // 2 + rng.randint(-slack, slack), _SIDE // 2 + rng.randint(-slack, slack))]
 
 
@@ -110,15 +113,15 @@ def _cells(rng: random.Random) -> list[tuple[int, int, int]]:
 def _anywhere(rng: random.Random) -> list[tuple[int, int, int]]:
     placed: list[tuple[int, int, int]] = []
     for _ in range(rng.randint(2, 5)):
-        pixels = rng.randint(24, 52)
-        x, y = (rng.randint(pixels // 2, _SIDE - pixels // 2) for _ in range(2))
+        pixels = rng.randint(26, 40)
+        x, y = (rng.randrange(16, _SIDE - 15, 8) for _ in range(2))
         if all(max(abs(x - u), abs(y - v)) >= (pixels + other) // 2 for other, u, v in placed):
             placed.append((pixels, x, y))
     return placed
 
 
 def _thing(
-    rng: random.Random, pixels: int, on: list[str], drawings: bool
+    rng: random.Random, pixels: int, on: list[str], drawings: bool, named: float
 ) -> tuple[int, int, Image.Image, Image.Image | palette.RGB]:
     """identity, colour (IGNORE for drawings), mask, and what is painted through it."""
     draw = rng.random()
@@ -132,8 +135,8 @@ def _thing(
         name = rng.choice(scenes.DIGITS + scenes.LETTERS)
         ink = fonts.mask(name, pixels // 2 * 2 - 4, rng.random() < 0.4)
         return identities()[f"character {name}"], colours()[colour], ink, paint
-    named = draw < 0.6  # those that conversations will name come more often
-    name = icons.symbols()[rng.choice(icons.names())].mdi if named else rng.choice(list(shapes()))
+    known = draw < named  # those that conversations will name come more often
+    name = icons.symbols()[rng.choice(icons.names())].mdi if known else rng.choice(list(shapes()))
     ink = _glyph(name)
     scale = pixels / 96
     ink = ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))), Image.Resampling.BOX)

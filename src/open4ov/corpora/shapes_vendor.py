@@ -2,7 +2,8 @@
 open4ov.corpora.shapes_vendor`, from the checkout, with fonttools (extra `dev`). Results ship; users never need it.
 
 Left out: the icons of the verticals by name (`in_car/excluded.yaml`), variants of those that a vertical uses (their
-name with a suffix), whatever looks like one of them, and near copies of another shape.
+name with a suffix), whatever looks like one of them, by its outline or by its difference hash, and near copies of
+another shape.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from open4ov.corpora import icons, in_car
+from open4ov.corpora.in_car.render import glyph, sign
 
 FOLDER = Path(__file__).parents[1] / "assets" / "corpora" / "mdi"
 LIKE_A_VERTICAL = 0.87
+HASH_RADIUS = 32  # of 512 bits
 COPY = 0.97
 
 
@@ -30,6 +33,22 @@ def outline(mask: Image.Image) -> NDArray[np.float64]:
     flat = np.asarray(square.resize((24, 24), Image.Resampling.BOX), dtype=np.float64).ravel()
     flat -= flat.mean()
     return flat / max(1e-9, float(np.linalg.norm(flat)))
+
+
+def difference_hash(board: Image.Image) -> NDArray[np.bool_]:
+    """512 bits: whether each of 16 x 16 areas is darker than its neighbour to the right, and below."""
+    grey = np.asarray(board.convert("L").resize((17, 17), Image.Resampling.BOX), dtype=np.int16)
+    return np.concatenate([(grey[:16, 1:] > grey[:16, :16]).ravel(), (grey[1:, :16] > grey[:16, :16]).ravel()])
+
+
+def _board(symbol: in_car.Symbol) -> Image.Image:
+    """A symbol of the in-car vertical by itself: a tell-tale white on black, a sign on grey."""
+    if symbol.codepoint is not None:
+        return glyph(symbol)
+    drawing = sign(symbol)
+    board = Image.new("RGB", (128, 128), (128, 128, 128))
+    board.paste(drawing.convert("RGB"), ((128 - drawing.width) // 2, (128 - drawing.height) // 2), drawing)
+    return board
 
 
 def main() -> None:
@@ -49,6 +68,14 @@ def main() -> None:
     out = {*lists["automotive"], *lists["medical"]}
     used = {symbol.icon for symbol in in_car.load() if symbol.icon} | set(lists["medical"])
     verticals = np.stack([shape for name in sorted(out & set(codes)) if (shape := drawn(name)) is not None])
+    hashes = np.stack([difference_hash(_board(symbol)) for symbol in in_car.load()])
+    board_font = ImageFont.truetype(str(file), 184, layout_engine=ImageFont.Layout.BASIC)
+
+    def near(name: str) -> bool:
+        board = Image.new("L", (192, 192))
+        ImageDraw.Draw(board).text((96, 96), chr(codes[name]), font=board_font, fill=255, anchor="mm")
+        return bool(((hashes != difference_hash(board)).sum(1) <= HASH_RADIUS).any())
+
     named = {symbol.mdi for symbol in icons.symbols().values()}
     kept: dict[str, str] = {}
     seen = np.zeros((0, verticals.shape[1]))
@@ -56,7 +83,7 @@ def main() -> None:
         shape = drawn(name)
         if shape is None or name in out or any(name.startswith(f"{other}-") for other in used):
             continue
-        if (verticals @ shape).max() >= LIKE_A_VERTICAL or (len(seen) and (seen @ shape).max() > COPY):
+        if (verticals @ shape).max() >= LIKE_A_VERTICAL or near(name) or (len(seen) and (seen @ shape).max() > COPY):
             continue
         kept[name] = f"{codes[name]:X}"
         seen = np.vstack([seen, shape])

@@ -22,10 +22,12 @@ SIGNS = ASSETS / "signs"
 
 SIDE = 96
 """Side of a rendering, in pixels."""
-SIZES = {"tell_tale": (48, 84), "road_sign": (56, 90)}
+SIZES = {"tell_tale": (66, 88), "road_sign": (68, 90)}
 """Smallest and largest box of a symbol, in pixels."""
-WIDE = 76
+WIDE = 80
 """Smallest box of a sign much wider than high, so that its drawing stays legible."""
+OFF_CENTRE = 5
+"""Most pixels that a symbol's box lies off the middle, along each side: pictures are framed, as a person would."""
 CELLS = {"test": frozenset({0}), "val": frozenset({1}), "train": frozenset({2, 3, 4, 5, 6, 7})}
 LIGHT = {
     "red": (240, 45, 40),
@@ -81,7 +83,9 @@ def place(symbol: Symbol, split: str, index: int, seed: int) -> tuple[int, int, 
         smallest = WIDE
     while True:
         size = rng.randint(smallest, largest)
-        left, top = (rng.randint(1, SIDE - size - 1) for _ in range(2))
+        middle = (SIDE - size) // 2
+        least, most = max(1, middle - OFF_CENTRE), min(SIDE - size - 1, middle + OFF_CENTRE)
+        left, top = rng.randint(least, most), rng.randint(least, most)
         if cell(size, left, top) in CELLS[split]:
             return size, left, top, rng
 

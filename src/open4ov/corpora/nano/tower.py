@@ -23,6 +23,7 @@ from open4ov.model.images import ImageSettings, patches
 from open4ov.model.losses import nll_sum
 
 COLOUR_WEIGHT = 0.3
+EASY = 20_000
 
 
 @dataclass
@@ -37,8 +38,8 @@ class Pictures:
 
 
 def draw(numbers: Iterable[int], seed: int, settings: ImageSettings) -> Pictures:
-    """The labelled pictures of those numbers: a function of (seed, number)."""
-    drawn = [shapes.picture(random.Random(f"shapes/{seed}/{number}")) for number in numbers]
+    """The labelled pictures of those numbers: a function of (seed, number). The first `EASY` are easy ones."""
+    drawn = [shapes.picture(random.Random(f"shapes/{seed}/{number}"), number < EASY) for number in numbers]
     cut = [patches(each.image, settings) for each in drawn]
     return Pictures(
         torch.cat([pixels for pixels, _ in cut]),

@@ -33,20 +33,21 @@ class NanoTraining:
 
     pictures: labelled pictures that the tower sees first, `picture_batch` a step. items: conversations after that.
     pack_tokens: tokens of one step; beside them go `beside` labelled pictures, whose loss weighs `beside_weight` (their
-    gradient would drown that of the conversations in the tower). learning_rate: of Muon, scaled to
-    AdamW's update size. late: share of the conversations after which `dense` draws from its later mixture. cooldown:
-    share of each part over which the rate decays to zero.
+    gradient would drown that of the conversations in the tower). learning_rate: of Muon, scaled to AdamW's update size;
+    in the second part both rates are `second_rate` times what is given. late: share of the conversations after which
+    `dense` draws from its later mixture. warmup, cooldown: shares of each part over which the rate rises and falls.
     """
 
-    pictures: int = 240_000
+    pictures: int = 200_000
     picture_batch: int = 128
     items: int = 200_000
     seed: int = 0
     pack_tokens: int = 8192
     beside: int = 32
-    beside_weight: float = 0.05
+    beside_weight: float = 0.1
     learning_rate: float = 3e-3
     adam_learning_rate: float = 2e-3
+    second_rate: float = 0.5
     weight_decay: float = 0.02
     late: float = 0.5
     warmup: float = 0.01
@@ -168,7 +169,7 @@ def train(
     for batch in loader:
         talking = batch.pack is not None
         share = batch.done["items"] / training.items if talking else batch.done["pictures"] / training.pictures
-        factor = rate(share, training)
+        factor = rate(share, training) * (training.second_rate if talking else 1.0)
         for group, full in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = full * factor
         with torch.autocast("cpu", torch.bfloat16):
