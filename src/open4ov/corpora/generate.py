@@ -18,7 +18,7 @@ CHINESE_TASKS = ("naming", "colour", "counting", "reading", "position")
 
 DENSE_MIXTURE = {"grid": 45, "single": 10, "free": 10, "text": 10, "chart": 10, "pair": 5, "words": 10}
 """Weights of the kinds of conversation: scenes, and "words" for arithmetic and instructions without a picture."""
-DENSE_LATE_MIXTURE = {"grid": 24, "single": 14, "free": 24, "text": 13, "chart": 8, "pair": 7, "words": 10}
+DENSE_LATE_MIXTURE = {"grid": 22, "single": 24, "free": 18, "text": 12, "chart": 7, "pair": 7, "words": 10}
 """The same for the later part of pretraining, when grids have taught the symbols: more of what is learned last."""
 DENSE_LATE_DESCRIBED = 0.3
 """Share of the later part's scenes that are described too: the others are asked more, and must be looked at anew."""

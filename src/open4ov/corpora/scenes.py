@@ -69,7 +69,7 @@ def single(rng: random.Random, split: str, drawing: float = 0.35, pool: list[str
 
 
 def free(rng: random.Random, split: str, pool: list[str] | None = None) -> Scene:
-    """Two to six objects apart from one another, centred on multiples of 8 pixels, no two of them above each other."""
+    """Two to six objects apart from one another, centred on multiples of 16 pixels, no two of them above each other."""
     width = rng.choice((96, 96, 128))
     scene = _scene("free", width, 96, palette.background(rng), split)
     colours, pool = palette.on(scene["background"]), pool or icons.names()
@@ -79,7 +79,7 @@ def free(rng: random.Random, split: str, pool: list[str] | None = None) -> Scene
         for _attempt in range(12):
             pixels = rng.choice((26, 28, 30, 32, 36, 40))
             half = pixels // 2
-            x, y = rng.randrange(16, width - 15, 8), rng.randrange(16, 96 - 15, 8)
+            x, y = rng.randrange(16, width - 15, 16), rng.randrange(16, 96 - 15, 16)
             if all(abs(x - o["x"]) >= 8 and max(abs(x - o["x"]), abs(y - o["y"])) >= half + o["pixels"] // 2
                    for o in scene["objects"]):  # fmt: skip
                 turn = rng.choice((0, 0, 0, -8, 8))

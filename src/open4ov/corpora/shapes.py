@@ -114,7 +114,7 @@ def _anywhere(rng: random.Random) -> list[tuple[int, int, int]]:
     placed: list[tuple[int, int, int]] = []
     for _ in range(rng.randint(2, 5)):
         pixels = rng.randint(26, 40)
-        x, y = (rng.randrange(16, _SIDE - 15, 8) for _ in range(2))
+        x, y = (rng.randrange(16, _SIDE - 15, 16) for _ in range(2))
         if all(max(abs(x - u), abs(y - v)) >= (pixels + other) // 2 for other, u, v in placed):
             placed.append((pixels, x, y))
     return placed

@@ -88,8 +88,8 @@ mends that.
 ## Training
 
 First the vision tower alone, on {training.pictures:,} pictures labelled token by token (6,700 icons, drawings,
-characters, text; none of a vertical); then the whole model, on {training.items:,} conversations. `curve.json` holds
-the losses, `training.json` these options.
+characters, text; none of a vertical); then the whole model, on {training.items:,} conversations. `curve.json`: the
+losses; `training.json`: these options.
 
 | option | value |
 |---|---|
