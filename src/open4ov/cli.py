@@ -96,15 +96,22 @@ def compare(
     other: Annotated[
         list[Path] | None, typer.Option("--against", metavar="DIR", help="a run to subtract; once for each seed")
     ] = None,
-    model: Annotated[str, typer.Option(help="which model of the runs is compared")] = "sft_preference",
-    other_model: Annotated[str, typer.Option("--with", help="with which model of the other runs")] = "sft_knowledge",
+    model: Annotated[str | None, typer.Option(help="which model of the runs (sft_preference, if not given)")] = None,
+    other_model: Annotated[
+        str | None, typer.Option("--with", help="minus which model of the others (sft_knowledge, if not given)")
+    ] = None,
 ) -> None:
     """Pool runs of several seeds into one table (Markdown); with --against, paired differences from other runs."""
     from open4ov.evaluate.compare import against, pooled
     from open4ov.pipeline import MODELS
     from open4ov.report.table import build, difference_lines, to_markdown
 
+    if not other and (model or other_model):
+        raise UserError("--model and --with choose what --against compares; give --against DIR too")
+    model, other_model = model or "sft_preference", other_model or "sft_knowledge"
     results = pooled(runs, ("base", *MODELS))
+    if not results:
+        raise UserError(f"{runs[0]}: nothing has been evaluated yet; run its recipe as far as evaluate_base")
     table = build(results)
     print(to_markdown(table))
     if other:

@@ -60,3 +60,5 @@ def test_what_cannot_be_pooled_is_refused_by_name(tmp_path: Path) -> None:
         pooled([tmp_path], MODELS)
     with pytest.raises(UserError, match="different questions"):
         against([one], "base", [half], "base")
+    with pytest.raises(UserError, match=r"half: has not evaluated 'dpo' yet"):
+        against([one], "dpo", [half], "dpo")

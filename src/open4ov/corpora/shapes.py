@@ -1,6 +1,6 @@
 """Pictures for the vision tower alone: many objects whose identity is known, and text, labelled for every visual token.
 
-A vision-language model is seldom built on an untrained tower. This is what the nano tower sees first: about 6,800
+A vision-language model is seldom built on an untrained tower. This is what the nano tower sees first: about 6,700
 Material Design Icons (`assets/corpora/mdi/shapes.json`: every glyph of the font that is no glyph of a vertical and
 does not look like one; `shapes_vendor.py` made it), the drawings, characters and written text. What the tower learns
 here is to tell shapes apart, those of a vertical too that it has never seen.

@@ -67,8 +67,9 @@ def against(
     runs: Sequence[Path], model: str, others: Sequence[Path], other: str, confidence: float = 0.95
 ) -> dict[str, dict[str, float]]:
     """Row -> {score, low, high}: `model` of `runs` minus `other` of `others`, paired by seed and question."""
+    mine, theirs = answers(runs, model), answers(others, other)
     try:
-        return differences(answers(runs, model), answers(others, other), confidence)
+        return differences(mine, theirs, confidence)
     except ValueError:
         raise UserError(
             "the runs were asked different questions: give as many of each, with the same seeds and the same "

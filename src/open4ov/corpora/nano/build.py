@@ -49,7 +49,7 @@ def build(
     train(model, processor, out, training, on_step)
     record = json.loads((out / "training.json").read_text())
     record |= {"hardware": platform.processor() or platform.machine(), "torch": torch.__version__.split("+")[0]}
-    if start is not None:
+    if start is not None and (start / "training.json").is_file():
         record["start"] = json.loads((start / "training.json").read_text())
     (out / "training.json").write_text(json.dumps(record, indent=1))
     (out / "README.md").write_text(_card(model, training, started=start is not None))

@@ -1,7 +1,7 @@
 """The vision tower's own pretraining: say of every visual token which thing it shows, in which colour, and its text.
 
 The heads read the sum of what the decoder will be given of a token (merged features and DeepStack taps), and are thrown
-away afterwards. A picture costs a tenth of a conversation, and every token of it supervises the tower directly.
+away afterwards. A picture costs a sixth of a conversation, and every token of it supervises the tower directly.
 
 Shapes: M visual tokens of all pictures, D hidden size of the decoder.
 """
@@ -24,6 +24,7 @@ from open4ov.model.losses import nll_sum
 
 COLOUR_WEIGHT = 0.3
 EASY = 20_000
+"""Easy pictures at the start; see `shapes.picture`."""
 
 
 @dataclass
@@ -75,7 +76,8 @@ class Heads(nn.Module):
         identity = pictures.identity[known]
         loss = nll_sum(x[known], self.identity.weight, identity) / max(len(known), 1)
         tinted = (pictures.colour != shapes.IGNORE).nonzero()[:, 0]
-        colour = F.cross_entropy(F.linear(x[tinted], self.colour.weight).float(), pictures.colour[tinted])
+        tints = F.linear(x[tinted], self.colour.weight).float()
+        colour = F.cross_entropy(tints, pictures.colour[tinted], reduction="sum") / max(len(tinted), 1)
         written = (pictures.characters[:, 0] != shapes.IGNORE).nonzero()[:, 0]
         letters = self.slots(x[written]).view(-1, x.shape[-1])
         characters = pictures.characters[written].flatten()
@@ -83,4 +85,4 @@ class Heads(nn.Module):
         with torch.no_grad():
             shown = known[identity != shapes.NOTHING]
             right = F.linear(x[shown], self.identity.weight).argmax(-1) == pictures.identity[shown]
-        return loss, right.float().mean()
+        return loss, right.float().sum() / max(len(right), 1)
