@@ -178,6 +178,7 @@ def test_contradictions(tmp_path: Path, text: str, fault: str) -> None:
         ("images: {vertical: photos, per_symbol: 3}", "images.per_symbol"),
         ("images: {max_pixels: 100}", "images.max_pixels"),
         ("images: {general_count: 0, general: photos}", "images.general"),
+        ("images: {general: photos, general_questions: 2}", "images.general_questions"),
         ("sft: {schedule: random_mix, ability: {learning_rate: 1e-4}}", "sft.ability.learning_rate"),
         ("sft: {schedule: random_mix, difficulty_rollouts: 2}", "sft.difficulty_rollouts"),
         ("sft: {difficulty_rollouts: 0, difficulty_noise: 0.5}", "sft.difficulty_noise"),

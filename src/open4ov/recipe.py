@@ -34,7 +34,8 @@ class ImagesSection(Section):
         default=12, ge=1, description="renderings of each vertical symbol, when a corpus draws them"
     )
     general: str = Field(default="corpus:general", description="`corpus:general`, or a folder, for the SFT-Ability set")
-    general_count: int = Field(default=4000, ge=0, description="how many general items to draw")
+    general_count: int = Field(default=4000, ge=0, description="how many general pictures, or questions without one")
+    general_questions: int = Field(default=1, ge=1, description="most questions about a picture that a corpus draws")
     max_pixels: int = Field(
         default=40_000_000, ge=1, le=170_000_000, description="larger images are refused and listed"
     )
@@ -88,6 +89,11 @@ class SftStage(Section):
     replay: float = Field(
         default=0.0, ge=0, le=1, description="share of tokens from the other sets (stage 1: general, 2: vertical)"
     )
+    turns: int = Field(
+        default=3,
+        ge=1,
+        description="most questions about an image in a conversation; with 1 each answer must be seen, not copied",
+    )
     freeze_vision: bool = False
 
 
@@ -107,7 +113,6 @@ class SftSection(Section):
     difficulty_noise: float = Field(
         default=1.0, ge=0, description="random part of the difficulty order; 0: strictly easy to hard"
     )
-    turns: int = Field(default=3, ge=1, description="most questions about one image merged into a conversation")
     verifier: str = Field(
         default="open4ov.rl.answers:agrees", description="package.module:function (response, answer, aliases) -> bool"
     )

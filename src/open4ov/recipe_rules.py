@@ -90,10 +90,13 @@ def _idle_images(images: ImagesSection) -> Iterator[tuple[Loc, str, Loc]]:
     folders = [name for name in ("vertical", "general") if not getattr(images, name).startswith("corpus:")]
     if "per_symbol" in written and "vertical" in folders:
         yield ("images", "per_symbol"), "images.vertical is a folder, which draws nothing", ("images", "vertical")
+    if "general_questions" in written and "general" in folders:
+        yield ("images", "general_questions"), "images.general is a folder with its own questions", ("images", "general")
     if "max_pixels" in written and not folders:
         yield ("images", "max_pixels"), "both image sources are corpora, which open no files", ("images", "vertical")
-    if "general" in written and images.general_count == 0:
-        yield ("images", "general"), "images.general_count is 0", ("images", "general_count")
+    for name in sorted({"general", "general_questions"} & written):
+        if images.general_count == 0:
+            yield ("images", name), "images.general_count is 0", ("images", "general_count")
 
 
 def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:

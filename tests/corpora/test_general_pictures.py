@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from open4ov.corpora import charts as charts_module
-from open4ov.corpora import dense, fonts, generate, palette, scenes
+from open4ov.corpora import dense, fonts, generate, palette, scenes, text
 
 
 def nearest_colour(pixels: np.ndarray) -> str:
@@ -78,12 +78,11 @@ def test_text_lies_whole_inside_its_picture() -> None:
             assert scene is not None
             if scene["kind"] != "text":
                 continue
-            y = scene["y"]
-            for line in scene["lines"]:
+            for line, top in zip(scene["lines"], text.tops(scene), strict=True):
                 ink = fonts.mask(line, scene["pixels"], scene["bold"])
                 assert scene["x"] + ink.width <= scene["size"][0]
-                assert y + ink.height <= scene["size"][1]
-                y += ink.height + 10
+                assert 0 <= top
+                assert top + ink.height <= scene["size"][1]
 
 
 def test_sizes_are_multiples_of_32_and_match_the_annotation() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,15 @@ def test_corpora_give_annotated_train_images_of_every_symbol_and_task(tmp_path: 
         "general": 100,
         "skipped": 0,
     }
+
+
+def test_several_questions_are_asked_about_a_general_picture(tmp_path: Path) -> None:
+    _, general, _, run = collect(tmp_path, per_symbol=1, general_count=35, general_questions=3)
+    asked = Counter(tuple(sample.images) for sample in general if sample.images)
+    assert max(asked.values()) == 3
+    assert len({sample.id for sample in general}) == len(general) > 50
+    assert len({(*sample.images, sample.messages[0].text) for sample in general if sample.images}) == asked.total()
+    assert run.steps[-1] == ("drawing the general set", 35, 35)
 
 
 def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ CHINESE_TASKS = ("naming", "colour", "counting", "reading", "position")
 
 DENSE_MIXTURE = {"grid": 45, "single": 10, "free": 10, "text": 10, "chart": 10, "pair": 5, "words": 10}
 """Weights of the kinds of conversation: scenes, and "words" for arithmetic and instructions without a picture."""
-DENSE_LATE_MIXTURE = {"grid": 22, "single": 24, "free": 18, "text": 12, "chart": 7, "pair": 7, "words": 10}
+DENSE_LATE_MIXTURE = {"grid": 18, "single": 30, "free": 15, "text": 13, "chart": 5, "pair": 9, "words": 10}
 """The same for the later part of pretraining, when grids have taught the symbols: more of what is learned last."""
-DENSE_LATE_DESCRIBED = 0.3
+DENSE_LATE_DESCRIBED = 0.12
 """Share of the later part's scenes that are described too: the others are asked more, and must be looked at anew."""
 DENSE_CHINESE = 0.15  # share of the scenes talked about in Chinese
 DENSE_REASONING = 0.4  # chance of a sum about the picture where the scene holds one
@@ -72,8 +72,10 @@ def questions(scene: Scene, rng: random.Random, language: str = "en") -> list[QA
     return found + reasoning.reasoning(scene, rng, language)
 
 
-def generate(task: str, split: str, count: int, seed: int = 0, language: str = "en") -> Iterator[Item]:
-    """`count` items of one question each.
+def generate(
+    task: str, split: str, count: int, seed: int = 0, language: str = "en", more: int = 0
+) -> Iterator[Item]:
+    """`count` items of one question each; after each, up to `more` items that ask other things of the same picture.
 
     task: one of TASKS. split: "train", "val" or "test"; compositions are disjoint. language: "zh" for naming, colour,
     counting, reading and position only. Errors: UserError for names that are not known.
@@ -84,7 +86,7 @@ def generate(task: str, split: str, count: int, seed: int = 0, language: str = "
         raise UserError(f"split {split!r} is none of {', '.join(SPLITS)}")
     if language not in ("en", "zh") or (language == "zh" and task not in CHINESE_TASKS):
         raise UserError(f"task {task!r} has no questions in language {language!r}; zh has {', '.join(CHINESE_TASKS)}")
-    return (_one(task, split, index, seed, language) for index in range(count))
+    return (item for index in range(count) for item in _about_one(task, split, index, seed, language, more))
 
 
 def dense(split: str, index: int, seed: int = 0, late: bool = False) -> Item:
@@ -138,7 +140,8 @@ def _draw(kind: str, split: str, rng: random.Random, pool: list[str] | None = No
             return scene
 
 
-def _one(task: str, split: str, index: int, seed: int, language: str) -> Item:
+def _about_one(task: str, split: str, index: int, seed: int, language: str, more: int) -> list[Item]:
+    """Items about one scene: a question of the task, and up to `more` others."""
     rng = random.Random(f"{task}/{language}/{split}/{seed}/{index}")
     among = dict(_TASK_SCENES[task])
     if task == "reading" and language == "zh":
@@ -146,14 +149,24 @@ def _one(task: str, split: str, index: int, seed: int, language: str) -> Item:
     while True:
         pool = icons.held_out_names() if _tests_held_out(task, split) and rng.random() < 0.5 else None
         scene = _draw(rng.choices(list(among), list(among.values()))[0], split, rng, pool)
-        asked = [qa for qa in questions(scene, rng, language) if qa.task == task]
+        everything = questions(scene, rng, language)
+        asked = [qa for qa in everything if qa.task == task]
         if asked:
-            qa = rng.choice(asked)
-            item = _item(
-                task, split, scene, [(qa.question, qa.response)], _render(scene, rng), language, f"{seed}/{index}"
-            )
-            item.sample.answer, item.sample.aliases = qa.answer, qa.aliases
-            return item
+            break
+    first, name = rng.choice(asked), f"{seed}/{index}"
+    images = _render(scene, rng)
+    others = [qa for qa in everything if qa is not first] if images else []
+    chosen = [first, *rng.sample(others, min(more, len(others)))]
+    return [
+        _question(qa, split, scene, images, language, f"{task}/{name}/{place}" if place else name)
+        for place, qa in enumerate(chosen)
+    ]
+
+
+def _question(qa: QA, split: str, scene: Scene, images: list[Image.Image], language: str, name: str) -> Item:
+    item = _item(qa.task, split, scene, [(qa.question, qa.response)], images, language, name)
+    item.sample.answer, item.sample.aliases = qa.answer, qa.aliases
+    return item
 
 
 def _tests_held_out(task: str, split: str) -> bool:

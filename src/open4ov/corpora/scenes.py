@@ -69,22 +69,19 @@ def single(rng: random.Random, split: str, drawing: float = 0.35, pool: list[str
 
 
 def free(rng: random.Random, split: str, pool: list[str] | None = None) -> Scene:
-    """Two to six objects apart from one another, centred on multiples of 16 pixels, no two of them above each other."""
-    width = rng.choice((96, 96, 128))
-    scene = _scene("free", width, 96, palette.background(rng), split)
+    """Two to six objects of several sizes, apart from one another, each near the middle of a 32-pixel cell."""
+    columns, rows = rng.choice((3, 3, 4)), 3
+    scene = _scene("free", columns * CELL, rows * CELL, palette.background(rng), split)
     colours, pool = palette.on(scene["background"]), pool or icons.names()
     kinds = [_symbol(rng, colours, pool) for _ in range(rng.randint(2, 4))]
-    for _ in range(rng.randint(2, 6)):
+    places = [(col, row) for col in range(columns) for row in range(rows)]
+    for col, row in rng.sample(places, rng.randint(2, 6)):
         thing = dict(rng.choice(kinds)) if rng.random() < 0.5 else _symbol(rng, colours, pool)
-        for _attempt in range(12):
-            pixels = rng.choice((26, 28, 30, 32, 36, 40))
-            half = pixels // 2
-            x, y = rng.randrange(16, width - 15, 16), rng.randrange(16, 96 - 15, 16)
-            if all(abs(x - o["x"]) >= 8 and max(abs(x - o["x"]), abs(y - o["y"])) >= half + o["pixels"] // 2
-                   for o in scene["objects"]):  # fmt: skip
-                turn = rng.choice((0, 0, 0, -8, 8))
-                scene["objects"].append({**thing, "pixels": pixels, "turn": turn, "x": x, "y": y})
-                break
+        pixels = rng.choice((24, 26, 28, 30, 32, 34))
+        x, y = (CELL * cell + CELL // 2 + rng.randint(-2, 2) for cell in (col, row))
+        if all(max(abs(x - o["x"]), abs(y - o["y"])) >= (pixels + o["pixels"]) // 2 for o in scene["objects"]):
+            turn = rng.choice((0, 0, 0, -8, 8))
+            scene["objects"].append({**thing, "pixels": pixels, "turn": turn, "x": x, "y": y})
     scene["objects"].sort(key=itemgetter("x"))
     return scene
 

@@ -113,8 +113,8 @@ def _cells(rng: random.Random) -> list[tuple[int, int, int]]:
 def _anywhere(rng: random.Random) -> list[tuple[int, int, int]]:
     placed: list[tuple[int, int, int]] = []
     for _ in range(rng.randint(2, 5)):
-        pixels = rng.randint(26, 40)
-        x, y = (rng.randrange(16, _SIDE - 15, 16) for _ in range(2))
+        pixels = rng.randint(24, 36)
+        x, y = (TOKEN * rng.randrange(_SIDE // TOKEN) + TOKEN // 2 + rng.randint(-2, 2) for _ in range(2))
         if all(max(abs(x - u), abs(y - v)) >= (pixels + other) // 2 for other, u, v in placed):
             placed.append((pixels, x, y))
     return placed
@@ -203,11 +203,8 @@ def _text(rng: random.Random) -> Labelled:
     rows, columns = image.height // TOKEN, image.width // TOKEN
     characters = np.zeros((rows * columns, SLOTS), dtype=np.int64)
     colour = np.full(rows * columns, IGNORE)
-    y = scene["y"]
-    for line in scene["lines"]:
-        ink = fonts.mask(line, scene["pixels"], scene["bold"])
-        row = min(rows - 1, (y + ink.height // 2) // TOKEN)
-        y += ink.height + 10
+    for number, line in enumerate(scene["lines"]):
+        row = (scene["y"] + text.LINE * number) // TOKEN
         held: dict[int, list[int]] = {}
         for character, middle in zip(line, fonts.middles(line, scene["pixels"], scene["bold"]), strict=True):
             column = min(columns - 1, max(0, int(scene["x"] + middle) // TOKEN))

@@ -1,7 +1,7 @@
 """Pictures of written text: English words, numbers, Chinese words and sums.
 
 Scene fields: kind "text", size, background, split, colour, lines (one or two strings), of ("word", "number", "chinese",
-"sum"), pixels (em size), bold, x and y (top left of the first line, pixels).
+"sum"), pixels (em size), bold, x (left) and y (middle of the first line; each line has 32 pixels), in pixels.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ from open4ov.corpora.item import Scene
 KINDS = {"word": 38, "number": 24, "chinese": 20, "sum": 18}
 
 
+LINE = 32
+"""Height of a line, in pixels: one row of visual tokens."""
+
+
 def text(rng: random.Random, split: str, of: str | None = None) -> Scene:
     """One strip of text (96 to 160 by 32 pixels), or one or two lines on 96 by 96."""
     of = of or rng.choices(list(KINDS), list(KINDS.values()))[0]
     strip = of == "sum" or rng.random() < 0.6
     lines = [_line(rng, of) for _ in range(1 if strip or rng.random() < 0.5 else 2)]
     bold = rng.random() < 0.35
-    fit = 156 if strip else 92
-    pixels = rng.choice((18, 20, 22, 24, 26) if strip else (18, 20, 24, 28))
-    inks = [fonts.mask(line, pixels, bold) for line in lines]
-    while max(ink.width for ink in inks) > fit:
+    pixels = 32 if of == "chinese" else 28  # a Chinese character is as wide as a visual token, a digit half of it
+    while (wide := max(fonts.mask(line, pixels, bold).width for line in lines)) > (156 if strip else 92):
         pixels -= 2
-        inks = [fonts.mask(line, pixels, bold) for line in lines]
-    wide = max(ink.width for ink in inks)
     width = max(96, (wide + 4 + 31) // 32 * 32) if strip else 96
-    height = 32 if strip else 96
-    high = max(ink.height for ink in inks)
-    spread = height - (high if len(lines) == 1 else high * 2 + 10)
+    first = 0 if strip else rng.randint(0, 3 - len(lines))
     ground = palette.background(rng)
     return {
         "kind": "text",
-        "size": [width, height],
+        "size": [width, LINE if strip else 96],
         "background": ground,
         "split": split,
         "objects": [],
@@ -45,20 +43,24 @@ def text(rng: random.Random, split: str, of: str | None = None) -> Scene:
         "colour": rng.choice(palette.on(ground)),
         "pixels": pixels,
         "bold": bold,
-        "x": rng.randint(1, max(1, width - wide - 1)),
-        "y": rng.randint(1, max(1, spread - 1)),
+        "x": rng.randint(1, 3),
+        "y": LINE * first + LINE // 2,
     }
+
+
+def tops(scene: Scene) -> list[int]:
+    """Where each line's ink begins, in pixels from the top."""
+    inks = (fonts.mask(line, scene["pixels"], scene["bold"]) for line in scene["lines"])
+    return [scene["y"] + LINE * place - ink.height // 2 for place, ink in enumerate(inks)]
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
     """The picture, RGB."""
     width, height = scene["size"]
     image = Image.new("RGB", (width, height), palette.shade(palette.BACKGROUNDS[scene["background"]], rng, 3))
-    colour, y = palette.shade(palette.COLOURS[scene["colour"]], rng), scene["y"]
-    for line in scene["lines"]:
-        ink = fonts.mask(line, scene["pixels"], scene["bold"])
-        image.paste(colour, (scene["x"], y), ink)
-        y += ink.height + 10
+    colour = palette.shade(palette.COLOURS[scene["colour"]], rng)
+    for line, top in zip(scene["lines"], tops(scene), strict=True):
+        image.paste(colour, (scene["x"], top), fonts.mask(line, scene["pixels"], scene["bold"]))
     return image
 
 

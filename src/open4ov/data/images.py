@@ -68,10 +68,13 @@ def _general(section: ImagesSection, store: ImageStore, seed: int, skipped: Skip
     kinds = [(task, "en") for task in TASKS] + [(task, "zh") for task in CHINESE_TASKS]
     weights = [ENGLISH_WEIGHT if language == "en" else 1 for _, language in kinds]
     drawn = [
-        corpora.generate(task, "train", count, seed, language)
+        corpora.generate(task, "train", count, seed, language, section.general_questions - 1)
         for (task, language), count in zip(kinds, shares(section.general_count, weights), strict=True)
     ]
-    for done, item in enumerate(chain.from_iterable(drawn), start=1):
+    done, pictures = 0, None
+    for item in chain.from_iterable(drawn):
+        done += item.images is not pictures
+        pictures = item.images
         yield item.store(store)
         run.progress("drawing the general set", done, section.general_count)
 

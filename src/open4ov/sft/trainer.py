@@ -170,7 +170,7 @@ def _order(run: StageRun, material: curriculum.Material, options: SftStage, enco
         material,
         tokens=options.tokens,
         replay=options.replay,
-        turns=section.turns,
+        turns=options.turns,
         noise=section.difficulty_noise,
         length=encoder.length,
         longest=section.pack_tokens,

@@ -15,6 +15,8 @@ from open4ov.corpora.item import QA, Scene
 
 TASKS = ("in_car_name", "in_car_meaning", "in_car_severity", "in_car_action", "in_car_advice")
 """in_car_advice asks for meaning and action at once."""
+NAMED_FIRST = ("in_car_meaning", "in_car_action", "in_car_advice")
+"""Tasks whose responses begin with the symbol's name: "low oil pressure: The engine has too little oil pressure."."""
 
 _ANY: dict[Language, dict[str, list[str]]] = {
     "en": {
@@ -98,7 +100,11 @@ def phrasings(symbol_kind: str, task: str, language: Language) -> list[str]:
 
 
 def questions(scene: Scene, rng: random.Random, language: Language) -> list[QA]:
-    """One question a task, in the order of `TASKS`, each in a wording drawn by `rng`."""
+    """One question a task, in the order of `TASKS`, each in a wording drawn by `rng`.
+
+    A response says which symbol it is before it tells what that means or asks for: what was recognised can then be
+    checked, and a model learns each symbol once, not once for every kind of question.
+    """
     kind = scene["symbol_kind"]
     name, *aliases = scene["names"][language]
     meaning, severity, action = (scene[key][language] for key in ("meaning", "severity", "action"))
@@ -109,10 +115,14 @@ def questions(scene: Scene, rng: random.Random, language: Language) -> list[QA]:
         "in_car_action": (action, []),
         "in_car_advice": (meaning + ("" if language == "zh" else " ") + action, []),
     }
-    return [
-        QA(task, rng.choice(phrasings(kind, task, language)), answer, other)
-        for task, (answer, other) in answers.items()
-    ]
+    found: list[QA] = []
+    for task, (answer, other) in answers.items():
+        response = answer
+        if task in NAMED_FIRST:
+            response = f"{name}：{answer}" if language == "zh" else f"{name}: {answer}"
+            other = [response]
+        found.append(QA(task, rng.choice(phrasings(kind, task, language)), answer, other, response))
+    return found
 
 
 def _severity_aliases(kind: str, severity: str, language: Language) -> list[str]:
