@@ -26,9 +26,9 @@ from open4ov.sample import Message, Part, Sample, assistant, content_id, user
 
 KINDS = {
     "missing_image": 0.3,
-    "absent": 0.1,
+    "absent": 0.05,
     "context": 0.1,
-    "image_normal": 0.25,
+    "image_normal": 0.3,
     "text_normal": 0.15,
     "brevity": 0.1,
 }
