@@ -91,7 +91,11 @@ def _idle_images(images: ImagesSection) -> Iterator[tuple[Loc, str, Loc]]:
     if "per_symbol" in written and "vertical" in folders:
         yield ("images", "per_symbol"), "images.vertical is a folder, which draws nothing", ("images", "vertical")
     if "general_questions" in written and "general" in folders:
-        yield ("images", "general_questions"), "images.general is a folder with its own questions", ("images", "general")
+        yield (
+            ("images", "general_questions"),
+            "images.general is a folder with its own questions",
+            ("images", "general"),
+        )
     if "max_pixels" in written and not folders:
         yield ("images", "max_pixels"), "both image sources are corpora, which open no files", ("images", "vertical")
     for name in sorted({"general", "general_questions"} & written):

@@ -54,21 +54,22 @@ class Optimizer:
 
 
 EMBEDDING_EPS = 1e-4
-"""AdamW's eps for the embedding, far above the gradients of words that a batch does not use.
+"""AdamW's eps for embedding and head, far above the gradients of words that a batch does not use.
 
-A tied head gives every word of the vocabulary a gradient in every step. AdamW would blow the faint ones up to whole steps,
-and words that the batches of a vertical never use would drift away: what a model forgets first.
+The softmax gives every word of the vocabulary a gradient in every step. AdamW would blow the faint ones up to whole
+steps, and words that the batches of a vertical never use would drift away: what a model forgets first.
 """
 
 
 def adamw(model: Qwen3VL, learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
     """AdamW over the parameters that are not frozen; matrices decay, embeddings, norms and biases do not."""
     matrices, others = _split(model)
-    embedding = model.text.embed.weight
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": [p for p in others if p is not embedding], "weight_decay": 0.0},
-        {"params": [p for p in others if p is embedding], "weight_decay": 0.0, "eps": EMBEDDING_EPS},
+    words = [model.text.embed.weight, *([] if model.head is None else [model.head.weight])]
+    known = {id(p) for p in words}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in matrices if id(p) not in known], "weight_decay": weight_decay},
+        {"params": [p for p in others if id(p) not in known], "weight_decay": 0.0},
+        {"params": [p for p in words if p.requires_grad], "weight_decay": 0.0, "eps": EMBEDDING_EPS},
     ]
     groups = [group for group in groups if group["params"]]
     return Optimizer(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True))

@@ -130,7 +130,7 @@ def test_grades_come_from_rollouts_and_are_shared_by_topic(
 ) -> None:
     from open4ov.engine import Engine
 
-    model, _ = trained(tiny_dir, samples, times=30)
+    model, _ = trained(tiny_dir, samples, times=60)
     processor = Processor.from_pretrained(tiny_dir)
     encoder = Encoder(processor, samples[1])
     wrong = samples[0][0].model_copy(update={"id": "wrong", "task": "naming", "answer": "purple"})

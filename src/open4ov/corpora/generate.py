@@ -72,9 +72,7 @@ def questions(scene: Scene, rng: random.Random, language: str = "en") -> list[QA
     return found + reasoning.reasoning(scene, rng, language)
 
 
-def generate(
-    task: str, split: str, count: int, seed: int = 0, language: str = "en", more: int = 0
-) -> Iterator[Item]:
+def generate(task: str, split: str, count: int, seed: int = 0, language: str = "en", more: int = 0) -> Iterator[Item]:
     """`count` items of one question each; after each, up to `more` items that ask other things of the same picture.
 
     task: one of TASKS. split: "train", "val" or "test"; compositions are disjoint. language: "zh" for naming, colour,

@@ -16,7 +16,7 @@ from open4ov.corpora.item import QA, Scene
 TASKS = ("in_car_name", "in_car_meaning", "in_car_severity", "in_car_action", "in_car_advice")
 """in_car_advice asks for meaning and action at once."""
 NAMED_FIRST = ("in_car_meaning", "in_car_action", "in_car_advice")
-"""Tasks whose responses begin with the symbol's name: "low oil pressure: The engine has too little oil pressure."."""
+"""Tasks whose responses begin with the symbol's name: "low oil pressure: The engine oil pressure is too low."."""
 
 _ANY: dict[Language, dict[str, list[str]]] = {
     "en": {

@@ -1,0 +1,38 @@
+"""What the trainers share: how the optimizers treat words that a batch does not use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_config
+
+from open4ov import training
+from open4ov.model import Processor, Qwen3VL
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_words_that_a_batch_does_not_use_stay_where_they_are(tiny_dir: Path, tied: bool) -> None:
+    model = Qwen3VL(tiny_config(Processor.from_pretrained(tiny_dir), tie=tied))
+    words = model.text.embed.weight if model.head is None else model.head.weight
+    before = words.detach().clone()
+    optimizer = training.adamw(model, learning_rate=1e-2)
+    for _ in range(5):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        words.grad = torch.full_like(words, 1e-6)  # what the softmax leaves for a word that is never the target
+        words.grad[7] = 1e-3
+        optimizer.step()
+    moved = (words.detach() - before).abs().mean(-1)
+    assert moved[7] > 0.03
+    assert moved[8:].max() < 0.002
+
+
+def test_every_parameter_is_in_one_group_and_frozen_ones_in_none(tiny_dir: Path) -> None:
+    model = Qwen3VL(tiny_config(Processor.from_pretrained(tiny_dir), tie=False))
+    training.freeze_vision(model)
+    for build in (training.adamw, training.muon):
+        held = [id(p) for group in build(model, 1e-3).param_groups for p in group["params"]]
+        assert len(held) == len(set(held))
+        assert set(held) == {id(p) for p in model.parameters() if p.requires_grad}
