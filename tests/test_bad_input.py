@@ -78,8 +78,11 @@ def test_run_directories(tmp_path: Path) -> None:
     (tmp_path / "other" / "run.json").write_text(json.dumps({"recipe": {"name": "elsewhere"}}))
     fails("other: holds a run of the recipe 'elsewhere', and this recipe is 'small'", "run", "r.yaml", "--out", "other",
           *until, cwd=tmp_path)  # fmt: skip
-    (tmp_path / "other" / "run.json").write_text("{")
-    fails("other/run.json: damaged", "run", "r.yaml", "--out", "other", *until, cwd=tmp_path)
+    for damaged in (b"{", b"[]", b'{"recipe": []}', b"\xff\xfe"):
+        (tmp_path / "other" / "run.json").write_bytes(damaged)
+        fails("other/run.json: damaged", "run", "r.yaml", "--out", "other", *until, cwd=tmp_path)
+    name = "x" * 300
+    fails(f"{name}: cannot be written: File name too long", "run", "r.yaml", "--out", name, *until, cwd=tmp_path)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("x")
     fails("home: no run directory, yet not empty (holds letter.txt)", "run", "r.yaml", "--out", "home", *until,
@@ -129,11 +132,11 @@ def photo(folder: Path, name: str, data: bytes) -> None:
 def test_missing_and_empty_image_folders(tmp_path: Path) -> None:
     recipe(tmp_path, PHOTOS)
     run = ("run", "r.yaml", "--out", "out", "--until", "images", "--quiet")
-    assert "photos" in fails("", *run, cwd=tmp_path)
+    fails("images.vertical: photos is not a folder", *run, cwd=tmp_path)
     (tmp_path / "photos").mkdir()
-    assert "photos" in fails("", *run, cwd=tmp_path)
+    fails("images: no usable image in photos: it is empty", *run, cwd=tmp_path)
     photo(tmp_path / "photos", "notes.txt", b"no image")
-    assert "photos" in fails("", *run, cwd=tmp_path)
+    fails("images: no usable image in photos (notes.txt: ", *run, cwd=tmp_path)
     assert not (tmp_path / "out" / "images").exists()
 
 
@@ -183,6 +186,9 @@ def test_ask(tmp_path: Path, tiny_dir: Path) -> None:
         assert reason in fails("x.png: ", "ask", tiny_dir, "--image", "x.png", "What?", cwd=tmp_path)
     fails("none.png: no such file", "ask", tiny_dir, "--image", "none.png", "What?", cwd=tmp_path)
     fails("the question is empty", "ask", tiny_dir, " ", cwd=tmp_path)
+    fails("the question is not UTF-8 text", "ask", tiny_dir, "\udcff", cwd=tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    fails("pipe.png: is no regular file", "ask", tiny_dir, "--image", "pipe.png", "What?", cwd=tmp_path)
     fails("model: no shipped base model and no folder is called 'nowhere'", "ask", "nowhere", "What?", cwd=tmp_path)
     (tmp_path / "bare").mkdir()
     fails("model: bare has no config.json", "ask", "bare", "What?", cwd=tmp_path)
@@ -210,6 +216,35 @@ def test_damaged_models(tmp_path: Path, tiny_dir: Path, damage: Callable[[Path],
 def test_table(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     fails("run: has no report yet", "table", "run", cwd=tmp_path)
+    (tmp_path / "run" / "report").mkdir()
+    for damaged in ("{", "[]", "{}"):
+        (tmp_path / "run" / "report" / "table.json").write_text(damaged)
+        fails("run/report/table.json: damaged", "table", "run", cwd=tmp_path)
+
+
+def test_compare(tmp_path: Path) -> None:
+    fails("--model dpp: there is no such model; did you mean 'dpo'?", "compare", "a", "--against", "b", "--model",
+          "dpp", cwd=tmp_path)  # fmt: skip
+    folder = tmp_path / "run" / "evaluate_base"
+    folder.mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (folder / "results.json").write_text('{"seed": 0, "items": 1, "samples": 1, "confidence": 0.95}')
+    (folder / "answers.parquet").write_bytes(b"short")
+    fails("run/evaluate_base/answers.parquet: cannot be read", "compare", "run", cwd=tmp_path)
+
+
+def test_a_lost_or_changed_image_is_made_anew_as_the_message_says(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    run = ("run", "r.yaml", "--out", "out", "--quiet", "--set", "images.per_symbol=1", "--until")
+    assert open4ov(*run, "images", cwd=tmp_path).returncode == 0
+    one = min((tmp_path / "out" / "image-store").rglob("*.png"))
+    whole = one.read_bytes()
+    one.unlink()
+    told = fails("out/image-store/", *run, "data", cwd=tmp_path)
+    assert "is missing; delete out/images too" in told
+    shutil.rmtree(tmp_path / "out" / "images")
+    assert open4ov(*run, "data", cwd=tmp_path).returncode == 0
+    assert one.read_bytes() == whole
 
 
 def test_what_is_converted_is_not_refused(tmp_path: Path, tiny_dir: Path) -> None:

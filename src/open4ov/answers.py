@@ -12,6 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
+INSTRUCTION = {
+    "en": "The final answer MUST BE put in \\boxed{}.",
+    "zh": "最终答案必须放在 \\boxed{} 中。",
+}
+"""The end of a question whose answer is to be verified (paper §4.1.1)."""
+
 SENTENCE_WORDS = 5
 """References of at least this many words are sentences: they agree by word overlap, not letter by letter."""
 
@@ -51,6 +57,14 @@ def boxed(text: str) -> str | None:
         depth += (character == "{") - (character == "}")
         if depth == 0:
             return text[begin:position].strip() or None
+    return None
+
+
+def plainly(question: str) -> str | None:
+    """A question without the instruction to box its answer; None when it has none."""
+    for instruction in INSTRUCTION.values():
+        if instruction in question:
+            return question.replace(instruction, "").strip()
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 import shutil
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from open4ov.errors import UserError
+from open4ov.errors import UserError, nearest
 
 app = typer.Typer(
     help="Make a multimodal LLM an expert of a vertical domain without losing its general ability.",
@@ -57,6 +58,7 @@ def ask(
     image: Annotated[list[Path] | None, typer.Option(help="an image file; may be given several times")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer, tokens")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely token")] = 0.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the sampling; another one each time if not given")] = None,
 ) -> None:
     """Ask a model about images, or without any."""
     from open4ov.images import open_image
@@ -64,6 +66,10 @@ def ask(
 
     if not question.strip():
         raise UserError("the question is empty")
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise UserError("the question is not UTF-8 text") from None
     images = [open_image(path) for path in image or ()]
     folder = _model_dir(model)
 
@@ -71,7 +77,13 @@ def ask(
     from open4ov.model import Processor, Qwen3VL
 
     engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder))
-    request = Request([user(question, images=len(images))], images, max_tokens=max_tokens, temperature=temperature)
+    request = Request(
+        [user(question, images=len(images))],
+        images,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+    )
     for piece in engine.stream(request):
         print(piece, end="", flush=True)
     print()
@@ -109,6 +121,9 @@ def compare(
     if not other and (model or other_model):
         raise UserError("--model and --with choose what --against compares; give --against DIR too")
     model, other_model = model or "sft_preference", other_model or "sft_knowledge"
+    for key, name in (("--model", model), ("--with", other_model)):
+        if name not in ("base", *MODELS):
+            raise UserError(f"{key} {name}: there is no such model{nearest(name, ('base', *MODELS))}")
     results = pooled(runs, ("base", *MODELS))
     if not results:
         raise UserError(f"{runs[0]}: nothing has been evaluated yet; run its recipe as far as evaluate_base")

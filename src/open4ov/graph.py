@@ -46,6 +46,10 @@ class StageRun:
         """Says how far the stage is; cheap enough to call at every step."""
         self._reporter.progress(self.stage, description, done, total)
 
+    def note(self, text: str) -> None:
+        """Tells the user something that asks for a look, in one line."""
+        self._reporter.note(self.stage, text)
+
     def log(self, figures: dict[str, Any]) -> None:
         """Hands figures to whoever listens (`--json`); what must last belongs into `out`."""
         self._reporter.log(self.stage, figures)

@@ -7,6 +7,7 @@ colour profile where there is one. The rotation a camera noted in EXIF is carrie
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -41,6 +42,8 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str 
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), len(source), max_pixels, label)
     try:
+        if not stat.S_ISREG(source.stat().st_mode) and not source.is_dir():
+            raise ImageError(f"{label}: is no regular file")
         with source.open("rb") as file:
             return _decode(file, source.stat().st_size, max_pixels, label)
     except FileNotFoundError:

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from open4ov import assets
 from open4ov.errors import UserError
+from open4ov.functions import function
 from open4ov.graph import Graph, Outcome, Stage, StageRun
 from open4ov.progress import Reporter
 from open4ov.recipe import Recipe
@@ -65,7 +66,12 @@ def run(
     for stage in chosen.needed(until):  # a misspelt name, or a base model that is not there, before anything is written
         stage.config(recipe)
     try:
-        _claim(recipe, root)
+        try:
+            _claim(recipe, root)
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise _unwritable(root, error) from None
         with locked(root):
             with atomic(root / "run.json") as temporary:
                 temporary.write_text(json.dumps(_about(recipe), indent=1, ensure_ascii=False) + "\n")
@@ -74,12 +80,14 @@ def run(
         if is_disk_full(error):
             raise disk_full(root, "at the start of the run") from error
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
-            raise UserError(
-                f"{error.filename or root}: cannot be written: {error.strerror}; give another --out"
-            ) from None
+            raise _unwritable(root, error) from None
         raise
     finally:
         reporter.close()
+
+
+def _unwritable(root: Path, error: OSError) -> UserError:
+    return UserError(f"{error.filename or root}: cannot be written: {error.strerror}; give another --out")
 
 
 def finished_model(root: Path) -> Path | None:
@@ -96,7 +104,8 @@ def _claim(recipe: Recipe, root: Path) -> None:
     record = root / "run.json"
     if record.exists():
         about = read_json(record)
-        name = about.get("recipe", {}).get("name") if isinstance(about, dict) else None
+        told = (about or {}).get("recipe")
+        name = cast("dict[str, object]", told).get("name") if isinstance(told, dict) else None
         if name is None:
             raise UserError(f"{record}: damaged; delete {root} or give another --out")
         if name != recipe.name:
@@ -127,6 +136,11 @@ def _trainer(name: str) -> Callable[[StageRun], None]:
 
 def _images(recipe: Recipe) -> dict[str, Any]:
     section = recipe.images
+    for key, name, corpus in (("vertical", section.vertical, "in_car"), ("general", section.general, "general")):
+        if name.startswith("corpus:") and name != f"corpus:{corpus}":
+            raise UserError(f"images.{key}: no corpus {name!r}; use corpus:{corpus}, or a folder of images")
+        if not name.startswith("corpus:") and not Path(name).is_dir():
+            raise UserError(f"images.{key}: {name} is not a folder; name a folder of images, or corpus:{corpus}")
     folders = [Path(name) for name in (section.vertical, section.general) if not name.startswith("corpus:")]
     return {**section.model_dump(mode="json"), "files": [_folder(folder) for folder in folders], "corpora": _corpora()}
 
@@ -142,13 +156,16 @@ def _corpora() -> str:
 
 
 def _folder(folder: Path) -> str:
-    """A digest of a folder of images and annotations; of nothing when it is missing, which the stage reports."""
-    return fingerprint(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else ""
+    """A digest of a folder of images and annotations."""
+    return fingerprint(path for path in folder.rglob("*") if path.is_file())
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:
+    function(recipe.data.embedder, "data.embedder")
     labels = Path(recipe.data.labels) if recipe.data.labels else None
-    digest = fingerprint([labels]) if labels and labels.is_file() else ""
+    if labels and not labels.is_file():
+        raise UserError(f"data.labels: no such file: {labels}")
+    digest = fingerprint([labels]) if labels else ""
     return {**recipe.data.model_dump(mode="json"), "labels_file": digest}
 
 
@@ -159,8 +176,6 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        from open4ov.training import function
-
         base = {"base": _base(recipe), "threads": recipe.threads}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")

@@ -24,10 +24,11 @@ _LINE_EVERY = 15.0
 
 
 class Reporter(Protocol):
-    """Hears of stages as they start, go on and end. `log` gets the figures a stage wants kept."""
+    """Hears of stages as they start, go on and end. `note` is for the user's eyes, `log` gets figures."""
 
     def started(self, stage: str, position: int, stages: int) -> None: ...
     def progress(self, stage: str, description: str, done: float, total: float) -> None: ...
+    def note(self, stage: str, text: str) -> None: ...
     def log(self, stage: str, figures: dict[str, Any]) -> None: ...
     def finished(self, stage: str, seconds: float, peak_bytes: int) -> None: ...
     def skipped(self, stage: str, position: int, stages: int) -> None: ...
@@ -41,6 +42,9 @@ class Quiet:
         pass
 
     def progress(self, stage: str, description: str, done: float, total: float) -> None:
+        pass
+
+    def note(self, stage: str, text: str) -> None:
         pass
 
     def log(self, stage: str, figures: dict[str, Any]) -> None:
@@ -76,6 +80,9 @@ class JsonLines:
         if done >= total or now - self._last >= _JSON_EVERY:
             self._last = now
             self._write("progress", stage, description=description, done=done, total=total)
+
+    def note(self, stage: str, text: str) -> None:
+        self._write("note", stage, text=text)
 
     def log(self, stage: str, figures: dict[str, Any]) -> None:
         self._write("log", stage, figures=figures)
@@ -126,6 +133,9 @@ class Terminal:
         elif time.monotonic() - self._last >= _LINE_EVERY:
             self._last = time.monotonic()
             self._console.print(f"{self._ordinal} {stage}: {description} {done:g}/{total:g}", markup=False)
+
+    def note(self, stage: str, text: str) -> None:
+        self._console.print(f"{self._ordinal} {stage}: {text}", markup=False)
 
     def log(self, stage: str, figures: dict[str, Any]) -> None:
         pass

@@ -28,12 +28,16 @@ class ImagesSection(Section):
     """Where the pictures come from (paper §3.1)."""
 
     vertical: str = Field(
-        default="corpus:in_car", description="`corpus:NAME` or a folder of images (with NAME.json annotations)"
+        default="corpus:in_car",
+        min_length=1,
+        description="`corpus:NAME` or a folder of images (with NAME.json annotations)",
     )
     per_symbol: int = Field(
         default=12, ge=1, description="renderings of each vertical symbol, when a corpus draws them"
     )
-    general: str = Field(default="corpus:general", description="`corpus:general`, or a folder, for the SFT-Ability set")
+    general: str = Field(
+        default="corpus:general", min_length=1, description="`corpus:general`, or a folder, for the SFT-Ability set"
+    )
     general_count: int = Field(default=4000, ge=0, description="how many general pictures, or questions without one")
     general_questions: int = Field(default=1, ge=1, description="most questions about a picture that a corpus draws")
     max_pixels: int = Field(
@@ -186,7 +190,7 @@ class Recipe(Section):
         default="nano", description="`nano` (the shipped base) or a Hugging Face directory of a Qwen3-VL"
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
-    threads: int | None = Field(default=None, ge=1, description="torch threads; all cores when empty")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; all cores when empty")
     images: ImagesSection = Field(default_factory=ImagesSection)
     data: DataSection = Field(default_factory=DataSection)
     sft: SftSection = Field(default_factory=SftSection)

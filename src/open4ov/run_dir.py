@@ -19,10 +19,10 @@ import os
 import shutil
 import time
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from open4ov.errors import UserError
 from open4ov.store import atomic
@@ -54,7 +54,10 @@ class Place:
         record = read_json(self.final / "stage.json")
         if record is None or record.get("key") != key:
             return False
-        sizes = {name: about["bytes"] for name, about in record["files"].items()}
+        try:
+            sizes = {name: about["bytes"] for name, about in record["files"].items()}
+        except (KeyError, TypeError, AttributeError):
+            return False
         return sizes == {name: path.stat().st_size for name, path in _files(self.final)}
 
     def recover(self) -> None:
@@ -145,25 +148,31 @@ def _remove(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is no such file, or something else in it."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
 
 def hash_json(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    """SHA-256 of a value as JSON. Names of files may hold bytes that are no text; they count as they are."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """A digest of files a stage reads from outside the run: of their bytes, or of size and time above 256 MiB."""
+    """A digest of files a stage reads from outside the run: of their bytes, or of size and time above 256 MiB and where
+    they cannot be read (which the stage reports)."""
     parts: list[object] = []
     for path in sorted(paths):
         about = path.stat()
-        if about.st_size > 2**28:
-            parts.append([path.name, about.st_size, about.st_mtime_ns])
-        else:
-            parts.append([path.name, _sha256(path, about.st_size, about.st_mtime_ns)])
+        facts: list[object] = [path.name, about.st_size, about.st_mtime_ns]
+        if about.st_size <= 2**28:
+            with suppress(OSError):
+                facts = [path.name, _sha256(path, about.st_size, about.st_mtime_ns)]
+        parts.append(facts)
     return hash_json(parts)
 
 

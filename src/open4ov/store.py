@@ -104,12 +104,16 @@ class ImageStore:
 
     def get(self, sha: str) -> Image.Image:
         """The RGB image. Raises ImageError when it is not there or its bytes have changed."""
+        path, maker = self.path(sha), self.root.parent / "images"
         try:
-            data = self.path(sha).read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
-            raise ImageError(f"image {sha} is not in {self.root}; run again to make it anew") from None
+            raise ImageError(f"{path}: is missing; delete {maker} too, and the same command makes both anew") from None
         if hashlib.sha256(data).hexdigest() != sha:
-            raise ImageError(f"{self.path(sha)}: its bytes have changed since it was stored; delete it and run again")
+            raise ImageError(
+                f"{path}: its bytes have changed since it was stored; delete it and {maker}, and the same command "
+                "makes both anew"
+            )
         with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
 

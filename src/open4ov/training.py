@@ -5,11 +5,9 @@ sft and rl build on this and on nothing of each other.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import shutil
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -178,15 +176,3 @@ def load_checkpoint(
         optimizer.restore(state)
         return done, record["curve"]
     return 0, []
-
-
-def function(path: str, key: str) -> Callable[..., Any]:
-    """The function that a recipe names as `package.module:function`. Raises UserError, naming the recipe's `key`."""
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}: cannot find {path!r} ({error}); write it as package.module:function") from None
-    if not callable(found):
-        raise UserError(f"{key}: {path!r} is not a function")
-    return found

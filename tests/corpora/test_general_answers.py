@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from open4ov.answers import INSTRUCTION
 from open4ov.corpora import TASKS, dense, generate, icons, questions
-from open4ov.corpora.reasoning import INSTRUCTION
 
 Scene = dict[str, Any]
 COUNT = 60
@@ -173,7 +173,7 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def solve(scene: Scene, question: str) -> str:
-    asked = question.removesuffix(INSTRUCTION).strip()
+    asked = question.removesuffix(INSTRUCTION["en"]).strip()
     for pattern, rule in RULES:
         if match := re.fullmatch(pattern, asked):
             return str(rule(scene, *match.groups()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +30,13 @@ class Run:
     out: Path
     images: ImageStore
     steps: list[tuple[str, int, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def progress(self, description: str, done: int, total: int) -> None:
         self.steps.append((description, done, total))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def collect(tmp_path: Path, **options: Any) -> tuple[list[Sample], list[Sample], list[dict[str, str]], Run]:
@@ -101,7 +107,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_folder_keeps_annotations_and_lists_what_it_skips(tmp_path: Path, pictures: Path) -> None:
-    vertical, general, skipped, _ = collect(tmp_path, vertical=str(pictures), general_count=0, max_pixels=50_000)
+    vertical, general, skipped, run = collect(tmp_path, vertical=str(pictures), general_count=0, max_pixels=50_000)
     assert general == []
     assert {sample.extra["file"]: sample.scene for sample in vertical} == {
         "cmyk.jpg": None,
@@ -117,6 +123,29 @@ def test_a_folder_keeps_annotations_and_lists_what_it_skips(tmp_path: Path, pict
     assert "50000 pixels" in reasons["large.png"]
     assert "empty" in reasons["empty.jpg"]
     assert "without an image" in reasons["lonely.json"]
+    (note,) = run.notes
+    assert note.startswith("8 left out, all listed in images/skipped.json: ")
+
+
+def test_what_is_no_file_or_cannot_be_named_is_listed_too(tmp_path: Path) -> None:
+    path = tmp_path / "pictures"
+    (path / "inner").mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(path / "inner" / "good.png")
+    Image.new("RGB", (41, 30)).save(path / "nan.png")
+    (path / "nan.json").write_text('{"angle": NaN}')
+    (path / "gone.png").symlink_to(path / "nowhere.png")
+    (path / "again").symlink_to(path / "inner")
+    os.mkfifo(path / "pipe.png")
+    shutil.copy(path / "inner" / "good.png", os.fsencode(path / "x") + b"\xff.png")
+    vertical, _, skipped, _ = collect(tmp_path, vertical=str(path), general_count=0)
+    assert [sample.extra["file"] for sample in vertical] == ["inner/good.png"]
+    reasons = {entry["file"]: entry["reason"] for entry in skipped}
+    assert set(reasons) == {"nan.png", "gone.png", "again", "pipe.png", "x\\udcff.png"}
+    assert "NaN is no JSON number" in reasons["nan.png"]
+    assert "leads nowhere" in reasons["gone.png"]
+    assert "link to a folder" in reasons["again"]
+    assert "no regular file" in reasons["pipe.png"]
+    assert "not UTF-8" in reasons["x\\udcff.png"]
 
 
 def test_folders_without_a_usable_image_are_errors(tmp_path: Path) -> None:
@@ -148,6 +177,10 @@ def test_a_general_folder_gives_its_annotated_pairs(tmp_path: Path) -> None:
     assert (one.task, one.language, one.answer, one.aliases) == ("counting", "zh", "3", ["三"])
     assert [message.text for message in one.messages] == ["几只猫？", "3"]
     assert sorted(entry["file"] for entry in skipped) == ["a.png", "a.png", "b.png", "c.png"]
+    assert not any("http" in entry["reason"] for entry in skipped)
+    (path / "a.json").write_text('{"qa": [{"question": "", "answer": ""}]}')
+    with pytest.raises(UserError, match=r"images\.general: no question in"):
+        collect(tmp_path, per_symbol=1, general=str(path), general_count=9)
 
 
 @pytest.mark.parametrize(("total", "weights"), [(100, [3, 1]), (7, [1, 1, 1]), (0, [2, 5]), (4000, [3] * 10 + [1] * 5)])

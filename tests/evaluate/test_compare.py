@@ -23,8 +23,9 @@ def run(folder: Path, seed: int, right: dict[str, list[bool]], items: int = 4) -
             for i, ok in enumerate(verdicts)
         ]
         write_answers(folder / f"evaluate_{model}" / "answers.parquet", said)
-    evaluate = {"items": items, "samples": 2, "confidence": 0.95}
-    (folder / "run.json").write_text(json.dumps({"recipe": {"seed": seed, "evaluate": evaluate}}))
+        asked = {"seed": seed, "items": items, "samples": 2, "confidence": 0.95}
+        (folder / f"evaluate_{model}" / "results.json").write_text(json.dumps(asked))
+    (folder / "run.json").write_text(json.dumps({"recipe": {"seed": 99}}))  # what the run was told last
     return folder
 
 
@@ -54,7 +55,7 @@ def test_what_cannot_be_pooled_is_refused_by_name(tmp_path: Path) -> None:
         pooled([one, half], MODELS)
     with pytest.raises(UserError, match="both have the seed 0"):
         pooled([one, run(tmp_path / "again", 0, {"base": [True]})], MODELS)
-    with pytest.raises(UserError, match="section 'evaluate'"):
+    with pytest.raises(UserError, match="longer: evaluate_base was made with another seed"):
         pooled([one, run(tmp_path / "longer", 2, {"base": [True]}, items=9)], MODELS)
     with pytest.raises(UserError, match="is no run directory"):
         pooled([tmp_path], MODELS)
@@ -62,3 +63,6 @@ def test_what_cannot_be_pooled_is_refused_by_name(tmp_path: Path) -> None:
         against([one], "base", [half], "base")
     with pytest.raises(UserError, match=r"half: has not evaluated 'dpo' yet"):
         against([one], "dpo", [half], "dpo")
+    (half / "evaluate_base" / "results.json").write_text("[]")
+    with pytest.raises(UserError, match=r"results\.json: missing or damaged"):
+        pooled([half], MODELS)

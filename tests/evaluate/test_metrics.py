@@ -10,19 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open4ov.evaluate.metrics import (
-    RULES,
-    bootstrap,
-    boxed,
-    denies,
-    normalise,
-    number,
-    pass_at_k,
-    refuses,
-    same,
-    token_f1,
-    wilson,
-)
+from open4ov.answers import boxed, normalise, number, same
+from open4ov.evaluate.metrics import RULES, bootstrap, mean_of, pass_at_k, token_f1, wilson
+from open4ov.refusals import denies, refuses
 
 
 @pytest.mark.parametrize(
@@ -50,7 +40,7 @@ def test_normalise(text: str, wanted: str) -> None:
     ],
 )  # fmt: skip
 def test_number(text: str, wanted: Fraction | None) -> None:
-    assert number(text) == wanted
+    assert number(normalise(text)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -120,6 +110,20 @@ def test_a_sentence_nearer_to_another_symbol_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
+    ("response", "answer", "right"),
+    [
+        ("low brake fluid: The door is wide open.", "low brake fluid: The door is open now.", True),
+        ("low brake fluid: Stop the car.", "low brake fluid: Refill it soon.", False),  # four of seven words, by name
+        ("制动液不足：尽快加油。", "制动液不足：停车求助。", False),
+        ("Refill it soon.", "low brake fluid: Refill it soon.", True),
+        ("low brake fluid:", "low brake fluid: Refill it soon.", False),
+    ],
+)
+def test_a_name_at_the_head_is_no_part_of_a_sentence(response: str, answer: str, right: bool) -> None:
+    assert RULES["sentence"](response, [answer], ()) is right
+
+
+@pytest.mark.parametrize(
     ("left", "right", "f1"),
     [("a b c", "a b c", 1.0), ("a b", "b c", 0.5), ("", "a", 0.0), ("a a", "a", 2 / 3), ("刹车灯", "刹车", 0.8)],
 )
@@ -137,7 +141,7 @@ def test_ordinary_answers_neither_refuse_nor_deny() -> None:
 
 @given(st.text(max_size=20))
 def test_same_is_reflexive(text: str) -> None:
-    assert same(text, text)
+    assert same(text, text) == bool(normalise(text))  # nothing is no answer
 
 
 def test_wilson_against_published_values() -> None:
@@ -190,3 +194,17 @@ def test_pass_at_k_by_enumeration(right: int, samples: int, k: int) -> None:
 def test_pass_at_k_needs_enough_samples() -> None:
     with pytest.raises(ValueError, match="at least 5 samples"):
         pass_at_k(1, 4, 5)
+
+
+def test_a_mean_of_shares_keeps_an_interval_where_all_are_zero() -> None:
+    zero = wilson(0, 300)
+    mean = mean_of([zero, zero])
+    assert (mean.value, mean.low) == (0.0, 0.0)
+    assert mean.high == pytest.approx(zero.high / 2**0.5)
+    shares = [wilson(30, 100), wilson(60, 100)]
+    mixed = mean_of(shares)
+    drawn = bootstrap([[1.0] * 30 + [0.0] * 70, [1.0] * 60 + [0.0] * 40], 0.95, "seed")
+    assert mixed.value == pytest.approx(0.45)
+    assert (mixed.low, mixed.high) == pytest.approx((drawn.low, drawn.high), abs=0.01)
+    with pytest.raises(ValueError, match="at least one"):
+        mean_of([])

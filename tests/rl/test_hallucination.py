@@ -5,14 +5,15 @@ from collections import Counter
 import pytest
 from PIL import Image
 
+from open4ov.answers import INSTRUCTION
 from open4ov.engine import Completion, Request
-from open4ov.evaluate.metrics import refuses as evaluator_refuses
+from open4ov.refusals import refuses
 from open4ov.rl import hallucination
 from open4ov.rl.hallucination import KINDS, REFUSALS, Draft, complete
 from open4ov.sample import Sample, assistant, user
 
 
-def sample(name: str, task: str, answer: str, image: bool, response: str = "", objects: tuple[str, ...] = ()) -> Sample:
+def sample(name: str, task: str, answer: str, image: bool, response: str = "") -> Sample:
     return Sample(
         id=name,
         source="t",
@@ -20,12 +21,11 @@ def sample(name: str, task: str, answer: str, image: bool, response: str = "", o
         images=[name] if image else [],
         messages=[user(f"{task} {name}?", images=1 if image else 0), assistant(response or answer)],
         answer=answer,
-        scene={"kind": "grid", "objects": [{"type": "symbol", "name": o} for o in objects]} if image else None,
     )
 
 
 def pool() -> list[Sample]:
-    made = [sample(f"c{i}", "colour", "red", True, objects=("cat", f"dog{i}")) for i in range(30)]
+    made = [sample(f"c{i}", "colour", "red", True) for i in range(30)]
     made += [sample(f"r{i}", "reasoning", "7", True, "3 cats and 4 dogs. 3+4=7. \\boxed{7}") for i in range(20)]
     made += [
         sample(f"w{i}", "reasoning", "7", True, "Let me look. So the final answer is \\boxed{7}") for i in range(9)
@@ -60,7 +60,8 @@ def build(seen: str, blind: str) -> tuple[list[Sample], dict[str, int], int]:
 
 def test_pairs_of_every_kind_and_nothing_lost_in_counting() -> None:
     pairs, counts, asked = build("a purple one", "blue")
-    assert {p.extra["pair"] for p in pairs} == set(KINDS)
+    assert {p.extra["pair"] for p in pairs} == set(KINDS) - {"image_normal"}  # nothing was answered rightly
+    assert counts["not_known"] > 0
     assert sum(counts.values()) == asked
     assert Counter(p.extra["pair"] for p in pairs) == {k: v for k, v in counts.items() if k in KINDS}
     for pair in pairs:
@@ -73,11 +74,6 @@ def test_pairs_of_every_kind_and_nothing_lost_in_counting() -> None:
             assert not pair.images
             assert chosen in REFUSALS["en"]
             assert rejected == "blue"
-        if kind == "absent":
-            name = chosen.removeprefix("There is no ").removesuffix(" in the picture.")
-            assert name in pair.messages[0].text
-            assert name not in hallucination.objects_of(pair)
-            assert rejected == "a purple one"
         if kind in ("image_normal", "text_normal"):
             assert "picture" in rejected
             assert chosen in {
@@ -110,11 +106,15 @@ def test_a_model_that_refuses_already_needs_no_pair() -> None:
 
 def test_a_right_answer_of_its_own_is_the_chosen_one() -> None:
     worked = sample("w", "reasoning", "7", True, "Let me look. So the final answer is \\boxed{7}")
-    draft = Draft("image_normal", worked, [worked.messages[0]], ["w"], None, "no picture")
-    assert complete(draft, "3+4=7. \\boxed{7}") is None
-    assert draft.chosen == "3+4=7. \\boxed{7}"
+    for kind in ("image_normal", "text_normal"):
+        draft = Draft(kind, worked, [worked.messages[0]], ["w"], None, "no picture")
+        assert complete(draft, "3+4=7. \\boxed{7}") is None
+        assert draft.chosen == "3+4=7. \\boxed{7}"
+    draft = Draft("text_normal", worked, [worked.messages[0]], ["w"], None, "no picture")
     assert complete(draft, "\\boxed{8}") is None
     assert draft.chosen == worked.messages[-1].text
+    draft = Draft("image_normal", worked, [worked.messages[0]], ["w"], None, "no picture")
+    assert complete(draft, "\\boxed{8}") == "not_known"
 
 
 def test_a_distractor_is_used_only_when_the_model_is_right() -> None:
@@ -127,7 +127,18 @@ def test_a_distractor_is_used_only_when_the_model_is_right() -> None:
 
 
 @pytest.mark.parametrize("text", [text for texts in REFUSALS.values() for text in texts])
-def test_refusals_are_recognised_here_and_by_the_evaluation(text: str) -> None:
-    assert hallucination.refuses(text)
-    assert evaluator_refuses(text)
-    assert not hallucination.refuses("There is no cat in the picture.")
+def test_what_is_taught_as_a_refusal_counts_as_one(text: str) -> None:
+    assert refuses(text)
+
+
+def test_the_words_of_missing_image_come_back_with_their_picture() -> None:
+    samples = pool()
+    for each in samples:
+        if not each.images:
+            each.messages[0] = user(f"{each.messages[0].text} {INSTRUCTION['en']}")
+    drafts = hallucination.draft(samples, 100, seed=0)
+    asked = {kind: [d.sample.id for d in drafts if d.kind == kind] for kind in ("missing_image", "image_normal")}
+    assert asked["missing_image"] == asked["image_normal"][: len(asked["missing_image"])]
+    bare = [d for d in drafts if d.kind == "text_normal" and "boxed" not in d.prompt[0].text]
+    assert 0 < len(bare) < sum(d.kind == "text_normal" for d in drafts)
+    assert all(d.sample.messages[-1].text == d.sample.answer for d in bare)

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from open4ov.answers import INSTRUCTION
 from open4ov.sample import Sample, assistant, user
 from open4ov.sft import curriculum, preference_data
 from open4ov.sft.curriculum import Material
@@ -81,6 +82,15 @@ def test_replay_takes_its_share_and_is_spread_evenly() -> None:
     assert max(b - a for a, b in pairwise(replayed)) <= 5
 
 
+def test_a_budget_below_an_epoch_is_spent_evenly_over_the_tasks() -> None:
+    many = [sample(f"m{i}") for i in range(50)]
+    few = [sample(f"f{i}").model_copy(update={"task": "naming"}) for i in range(10)]
+    taken = names(order(Material([*many, *few], []), tokens=400).samples)
+    assert len(taken) == 20
+    assert sum(name.startswith("f") for name in taken) == 10
+    assert len(names(order(Material([*many, *few], []), tokens=1200).samples)) == 60
+
+
 def test_conversations_that_fit_no_pack_are_listed() -> None:
     plan = order(Material([sample("a"), sample("b")], []), tokens=100, longest=19)
     assert plan.samples == []
@@ -99,11 +109,16 @@ def test_joined_samples_average_their_grades() -> None:
 
 
 def ingredients() -> list[Sample]:
-    return [
+    plain = [
         sample(f"{kind}{i}", image=f"image{i // 2}" if kind == "v" else None, language=language)
         for kind in "vt"
         for i, language in enumerate(["en", "en", "zh", "zh", "en", "en"])
     ]
+    sums = [sample("v-sum", image="image9"), sample("t-sum")]
+    for each in sums:
+        question, response = f"{each.messages[0].text} {INSTRUCTION['en']}", f"worked \\boxed{{{each.answer}}}"
+        each.messages = [user(question, images=len(each.images)), assistant(response)]
+    return plain + sums
 
 
 def test_every_kind_of_preference_is_made_and_asks_what_it_answers() -> None:
@@ -124,14 +139,21 @@ def test_every_kind_of_preference_is_made_and_asks_what_it_answers() -> None:
             assert s.answer is not None
             assert s.answer.startswith("t")
             assert s.answer in s.messages[1].text
+        if kind == "related_image":
+            assert s.images == ["image9"]
+            assert "\\boxed" in s.messages[1].text
         if kind == "long_context":
             assert len(s.images) >= 2
         if kind == "format" and len(s.lineage) > 1:
             assert s.messages[1].text.count("\n") == len(s.lineage) - 1
+        if kind == "format" and s.lineage == ["t-sum"]:
+            assert "box" not in s.messages[0].text
+            assert s.messages[1].text == s.answer
+    assert any(s.extra["preference"] == "format" and s.lineage == ["t-sum"] for s in made)
     assert made == preference_data.build(ingredients(), 60, seed=0)
 
 
-@pytest.mark.parametrize(("kind", "allowed"), [("v", {"format", "long_context"}), ("t", {"text_only"})])
+@pytest.mark.parametrize(("kind", "allowed"), [("v", {"format", "long_context"}), ("t", {"text_only", "format"})])
 def test_kinds_without_ingredients_fall_out(kind: str, allowed: set[str]) -> None:
     some = [s for s in ingredients() if s.id.startswith(kind)]
     assert {s.extra["preference"] for s in preference_data.build(some, 30, seed=0)} == allowed

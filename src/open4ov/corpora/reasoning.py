@@ -1,6 +1,6 @@
 """Sums about pictures, with worked answers in two styles, half each: concise, and wordy (which RL shortens later).
 
-Responses end with \\boxed{answer}; questions end with INSTRUCTION.
+Responses end with \\boxed{answer}; questions end with `answers.INSTRUCTION`.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from open4ov.answers import INSTRUCTION
 from open4ov.corpora import text
 from open4ov.corpora.item import QA, Scene
 from open4ov.corpora.looking import allowed, plural
-
-INSTRUCTION = "The final answer MUST BE put in \\boxed{}."
 
 
 def several(count: int, name: str) -> str:
@@ -26,7 +25,7 @@ def boxed(task: str, question: str, answer: int, concise: str, wordy: str, rng: 
         response = f"{concise} \\boxed{{{answer}}}"
     else:
         response = f"{wordy} So the final answer is \\boxed{{{answer}}}"
-    return QA(task, f"{question} {INSTRUCTION}", str(answer), [], response)
+    return QA(task, f"{question} {INSTRUCTION['en']}", str(answer), [], response)
 
 
 def reasoning(scene: Scene, rng: random.Random, language: str) -> list[QA]:

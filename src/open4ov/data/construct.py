@@ -8,7 +8,6 @@ Whatever does not get through is listed with the reason: an image in report.json
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from open4ov.data import defects, density, judge, labels, match, report, synthesize, topics, verify
 from open4ov.data.images import collect_images
 from open4ov.errors import UserError
+from open4ov.functions import function
 from open4ov.mllm.ask import Asker, Picture, Request
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
@@ -68,7 +68,7 @@ def make(
 ) -> Result:
     """All steps in order. `images`: one sample an image, without messages. Raises `UserError`."""
     tree = labels.load(section.labels)
-    embed = embedder(section.embedder)
+    embed = cast(Embedder, function(section.embedder, "data.embedder"))
     asker = asker or Asker(section)
     tell = _teller(progress)
     skipped: list[dict[str, str]] = []
@@ -147,16 +147,6 @@ def make(
     bad = [s for s in everything if "rejected_by" in s.extra or "defect" in s.extra]
     figures = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
     return Result(good, bad, figures)
-
-
-def embedder(path: str) -> Embedder:
-    """The function that `package.module:function` names. Raises `UserError`."""
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"data.embedder: cannot load {path!r} (package.module:function): {error}") from None
-    return cast(Embedder, found)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,10 +8,13 @@ skipped, counted and listed with the reason.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
 
 from open4ov import corpora
 from open4ov.corpora import TASKS, in_car
@@ -40,6 +43,9 @@ def collect_images(run: StageRun) -> None:
     _write_json(run.out / "skipped.json", skipped)
     counts = {"vertical": len(vertical), "general": len(general), "skipped": len(skipped)}
     _write_json(run.out / "summary.json", counts)
+    if skipped:
+        some = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])
+        run.note(f"{len(skipped)} left out, all listed in images/skipped.json: {some}{'; ...' if skipped[3:] else ''}")
 
 
 def _vertical(
@@ -61,7 +67,14 @@ def _general(section: ImagesSection, store: ImageStore, seed: int, skipped: Skip
     if section.general_count == 0:
         return
     if not section.general.startswith(CORPUS):
-        yield from islice(_annotated(Path(section.general), section, store, skipped), section.general_count)
+        annotated = _annotated(Path(section.general), section, store, skipped)
+        first = next(annotated, None)
+        if first is None:
+            raise UserError(
+                f"images.general: no question in {section.general}; give each image a NAME.json with a `qa` list of "
+                "{question, answer}, or set images.general_count to 0"
+            )
+        yield from islice(chain([first], annotated), section.general_count)
         return
     if section.general != "corpus:general":
         raise UserError(f"images.general: no corpus {section.general!r}; use corpus:general, or a folder of images")
@@ -88,12 +101,13 @@ def shares(total: int, weights: list[int]) -> list[int]:
 def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
     """A sample for each image file of a folder, in the order of the names; equal pictures once.
 
-    Folders inside it are walked too. Hidden files and the annotations themselves are no images; every other file is
-    one or is listed. Raises `UserError` for a folder that is missing, empty, or without one usable image.
+    Folders inside it are walked too, links to folders are not. Hidden files and the annotations themselves are no
+    images; everything else is one or is listed. Raises `UserError` for a folder that is missing, empty, or without one
+    usable image.
     """
     if not path.is_dir():
         raise UserError(f"images: {path} is not a folder; name a folder of images, or corpus:NAME")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = _listed(path, skipped)
     stems = {file.with_suffix("") for file in files if file.suffix.lower() != ".json"}
     seen: dict[str, str] = {}
     for file in files:
@@ -129,9 +143,35 @@ class AnnotationError(UserError):
     """A NAME.json that is no annotation."""
 
 
+def _listed(path: Path, skipped: Skipped) -> list[Path]:
+    """The files below a folder in order; what is no file, or has a name that cannot be written down, is skipped."""
+    files: list[Path] = []
+    for entry in sorted(path.rglob("*")):
+        reason = None
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry.is_symlink():
+                reason = "a link to a folder, which is not followed; put the folder itself here"
+            elif not os.access(entry, os.R_OK | os.X_OK):
+                reason = "a folder that cannot be entered"
+        elif not entry.is_file():
+            reason = "a link that leads nowhere" if entry.is_symlink() else "no regular file"
+        else:
+            try:
+                str(entry).encode()
+                files.append(entry)
+            except UnicodeEncodeError:
+                reason = "its name is not UTF-8; rename it"
+        if reason is not None:
+            name = str(entry.relative_to(path)).encode(errors="backslashreplace").decode()
+            skipped.append({"file": name, "reason": reason})
+    return files
+
+
 def _scene(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -139,6 +179,10 @@ def _scene(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise AnnotationError(f"its annotation {path.name} is not a JSON object")
     return cast(dict[str, Any], found)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def _annotated(path: Path, section: ImagesSection, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
@@ -152,6 +196,8 @@ def _annotated(path: Path, section: ImagesSection, store: ImageStore, skipped: S
         for number, pair in enumerate(cast(list[Any], pairs)):
             try:
                 question, answer = str(pair["question"]), str(pair["answer"])
+                if not question.strip() or not answer.strip():
+                    raise ValueError("its question or its answer is empty")
                 sample = image.model_copy(
                     update={
                         "id": content_id(image.id, number, question),
@@ -164,7 +210,8 @@ def _annotated(path: Path, section: ImagesSection, store: ImageStore, skipped: S
                 )
                 yield Sample.model_validate(sample.model_dump())
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                reason = f"its qa[{number}] is no question-answer pair: {' '.join(str(error).split())}"
+                what = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                reason = f"its qa[{number}] is no question-answer pair: {' '.join(what.split())}"
                 skipped.append({"file": image.extra["file"], "reason": reason})
 
 

@@ -6,7 +6,7 @@ give one table with narrower intervals, and against the runs of another recipe u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,40 +25,56 @@ def pooled(runs: Sequence[Path], models: Sequence[str]) -> dict[str, Results]:
     Left out are models that no run has evaluated. Raises UserError for one that only some have, for a folder that is no
     run, for runs of equal seeds, and for runs that were asked in different ways.
     """
-    settings = [_settings(run) for run in runs]
-    for run, other in zip(runs, settings, strict=True):
-        if other["evaluate"] != settings[0]["evaluate"]:
-            raise UserError(f"{run}: its recipe's section 'evaluate' is not that of {runs[0]}; they cannot be pooled")
-    section = settings[0]["evaluate"]
     found: dict[str, list[Answer]] = {}
+    asked: dict[str, Any] | None = None
     for model in models:
-        if any(_file(run, model).exists() for run in runs):
-            found[model] = answers(runs, model)
-    results: dict[str, Results] = {}
-    for model, said in found.items():
-        results[model] = {
+        if not any(_file(run, model).exists() for run in runs):
+            continue
+        found[model] = answers(runs, model)
+        seeds = ", ".join(str(_settings(run, model)["seed"]) for run in runs)
+        for run in runs:
+            settings = {**_settings(run, model), "seed": seeds}
+            if settings != (asked := asked or settings):
+                raise UserError(
+                    f"{run}: evaluate_{model} was made with another seed, number of items or samples, or confidence "
+                    "than the other evaluations; run its recipe again"
+                )
+    if not found or asked is None:
+        for run in runs:
+            if not (run / "run.json").exists():
+                raise UserError(f"{run}: is no run directory (no run.json)")
+        return {}
+    return {
+        model: {
             "schema": 1,
             "model": model,
-            "seed": ", ".join(str(each["seed"]) for each in settings),
-            **{key: section[key] for key in ("items", "samples", "confidence")},
-            **summarise(said, section["confidence"]),
-            "differences": {name: differences(said, found[name], section["confidence"]) for name in results},
+            **asked,
+            **summarise(said, asked["confidence"]),
+            "differences": {
+                name: differences(said, found[name], asked["confidence"]) for name in _before(model, found)
+            },
         }
-    return results
+        for model, said in found.items()
+    }
 
 
 def answers(runs: Sequence[Path], model: str) -> list[Answer]:
-    """What a model of each run answered, its seed before each question's id. Raises UserError as `pooled`."""
+    """What a model of each run answered, its seed before each question's id. Raises UserError as `pooled`.
+
+    The seed is the one that the evaluation itself was made with, whatever the run has been told since.
+    """
     said: list[Answer] = []
     seeds: dict[int, Path] = {}
     for run in runs:
-        seed = _settings(run)["seed"]
+        path = _file(run, model)
+        if not (run / "run.json").exists():
+            raise UserError(f"{run}: is no run directory (no run.json)")
+        if not path.exists():
+            raise UserError(f"{run}: has not evaluated '{model}' yet; run its recipe as far as evaluate_{model}")
+        seed = _settings(run, model)["seed"]
         if seed in seeds:
             raise UserError(f"{run} and {seeds[seed]}: both have the seed {seed}; give runs of different seeds")
         seeds[seed] = run
-        path = _file(run, model)
-        if not path.exists():
-            raise UserError(f"{run}: has not evaluated '{model}' yet; run its recipe as far as evaluate_{model}")
         said += [replace(each, id=f"{seed}/{each.id}") for each in read_answers(path)]
     return said
 
@@ -81,8 +97,16 @@ def _file(run: Path, model: str) -> Path:
     return run / f"evaluate_{model}" / "answers.parquet"
 
 
-def _settings(run: Path) -> dict[str, Any]:
-    record = read_json(run / "run.json")
-    if record is None or "recipe" not in record:
-        raise UserError(f"{run}: is no run directory (no readable run.json)")
-    return record["recipe"]
+def _before(model: str, found: Mapping[str, object]) -> list[str]:
+    names = list(found)
+    return names[: names.index(model)]
+
+
+def _settings(run: Path, model: str) -> dict[str, Any]:
+    """seed, items, samples and confidence of one evaluation, from its results.json."""
+    path = _file(run, model).with_name("results.json")
+    record = read_json(path)
+    keys = ("seed", "items", "samples", "confidence")
+    if record is None or any(key not in record for key in keys):
+        raise UserError(f"{path}: missing or damaged; run its recipe again as far as evaluate_{model}")
+    return {key: record[key] for key in keys}

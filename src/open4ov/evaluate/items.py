@@ -19,7 +19,6 @@ from open4ov.sample import Message
 
 GENERAL = ("naming", "colour", "counting", "reading", "position", "comparing", "charts")
 TEXT = ("arithmetic", "instruction")
-VERTICAL = ("in_car_en", "in_car_zh")
 CHINESE_SHARE = 0.2
 """Share of a general suite that is asked in Chinese, where the task has Chinese questions."""
 

@@ -26,8 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from open4ov.errors import UserError
 from open4ov.evaluate.diversity import distinct
-from open4ov.evaluate.metrics import bootstrap, pass_at_k, wilson
+from open4ov.evaluate.metrics import Interval, bootstrap, mean_of, pass_at_k, wilson
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,11 @@ def write_answers(path: Path, answers: Sequence[Answer]) -> None:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    return [Answer(**row) for row in cast(list[dict[str, Any]], pq.read_table(path).to_pylist())]
+    """Raises UserError for a file that is missing or damaged."""
+    try:
+        return [Answer(**row) for row in cast(list[dict[str, Any]], pq.read_table(path).to_pylist())]
+    except (OSError, pa.ArrowInvalid, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); evaluate again") from None
 
 
 def per_item(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
@@ -128,19 +133,22 @@ def summarise(answers: Sequence[Answer], confidence: float) -> dict[str, Any]:
         values = list(scores.get(name, {}).values())
         if not values:
             continue
-        if row.unit == "share" and all(value in (0.0, 1.0) for value in values):
-            interval = wilson(round(sum(values)), len(values), confidence)
-        else:
-            interval = bootstrap([values], confidence, f"suite/{name}")
+        interval = _interval(row, values, confidence, name)
         suites[name] = _described(row) | {"items": len(values)} | interval.as_dict()
     groups: dict[str, Any] = {}
     for name, row in GROUPS.items():
         if all(part in scores for part in row.of):
-            members = [list(scores[part].values()) for part in row.of]
-            interval = bootstrap(members, confidence, f"group/{name}")
-            count = sum(map(len, members))
+            members = {part: list(scores[part].values()) for part in row.of}
+            interval = mean_of([_interval(ROWS[part], values, confidence, part) for part, values in members.items()])
+            count = sum(map(len, members.values()))
             groups[name] = _described(row) | {"of": list(row.of), "items": count} | interval.as_dict()
     return {"suites": suites, "groups": groups, "lengths": _lengths(answers)}
+
+
+def _interval(row: Row, values: Sequence[float], confidence: float, name: str) -> Interval:
+    if row.unit == "share" and all(value in (0.0, 1.0) for value in values):
+        return wilson(round(sum(values)), len(values), confidence)
+    return bootstrap([values], confidence, f"suite/{name}")
 
 
 def differences(answers: Sequence[Answer], others: Sequence[Answer], confidence: float) -> dict[str, dict[str, float]]:

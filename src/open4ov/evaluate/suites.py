@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,10 +23,12 @@ from open4ov.evaluate import bias, items
 from open4ov.evaluate.items import Question
 from open4ov.evaluate.metrics import RULES
 from open4ov.evaluate.scores import Answer, differences, read_answers, summarise, write_answers
-from open4ov.graph import StageRun
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import EvaluateSection
 from open4ov.store import ImageStore
+
+if TYPE_CHECKING:
+    from open4ov.graph import StageRun
 
 GALLERY = 8
 """Questions of each suite whose pictures are kept for the report."""

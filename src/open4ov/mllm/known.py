@@ -74,12 +74,18 @@ def plain(text: str) -> str:
 
 
 def tags(scene: dict[str, Any]) -> set[str]:
-    """What label trees may refer to: kind:, category:, object: and task: (also task:NAME/CATEGORY) of a scene."""
+    """What label trees may refer to: kind:, category:, object: and task: (also task:NAME/CATEGORY) of a scene.
+
+    Raises `AnswerError` as `known`.
+    """
     found = {f"kind:{scene.get('kind', 'unknown')}"}
     category = scene.get("symbol_kind")
     if category:
         found.add(f"category:{category}")
-    found |= {f"object:{thing['name']}" for thing in scene.get("objects", []) if "name" in thing}
+    try:
+        found |= {f"object:{thing['name']}" for thing in scene.get("objects", []) if "name" in thing}
+    except TypeError:
+        raise AnswerError("the annotation's `objects` is no list of objects, each with a name") from None
     for language in ("en", "zh"):
         for pairs in known(scene, language).values():
             found |= {tag for qa in pairs for tag in task_tags(qa, category)}

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORT = 256
-"""Documents up to this many tokens take the explicit product on a CPU in half precision, where SDPA's backward pass
-is several times slower; longer ones would need too much memory."""
+"""Documents up to this many tokens take the explicit product on a CPU in half precision, where SDPA is several times
+slower, in decoding and in its backward pass; longer ones would need too much memory."""
 
 
 def pad_indices(cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ def to_packed(x: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:
     """q [B, H, L, d], k and v [B, K, S, d], `mask` broadcastable to [B, 1, L, S] (True: may look) -> [B, H, L, d]."""
-    if q.device.type == "cpu" and q.dtype != torch.float32 and q.shape[2] > 1 and k.shape[2] <= SHORT:
+    if q.device.type == "cpu" and q.dtype != torch.float32 and k.shape[2] <= SHORT:
         return _explicit(q, k, v, causal, mask)
     gqa = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
 
-from open4ov.graph import StageRun
 from open4ov.report import gallery, plots
 from open4ov.report.table import TITLES, build, row_named, shown, verdict
+
+if TYPE_CHECKING:
+    from open4ov.graph import StageRun
 
 HEADLINES = ("vertical", "general", "text", "reasoning", "missing_image", "length")
 TRAJECTORY = ("general", "vertical", "text", "reasoning", "reasoning_pass_k", "missing_image")
@@ -50,6 +52,7 @@ def run(run: StageRun) -> None:
         table=table,
         curves={name: read(run.inputs[name] / "curve.json") for name in TRAININGS if name in run.inputs},
         data=read(run.inputs["data"] / "report.json") if "data" in run.inputs else None,
+        left_out=read(run.inputs["images"] / "skipped.json") if "images" in run.inputs else (),
         stages={name: read(folder / "stage.json") for name, folder in run.inputs.items()},
         pictures=gallery.cards(pairs, run.images),
     )
@@ -65,6 +68,7 @@ def page(
     table: Mapping[str, Any],
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
     data: Mapping[str, Any] | None,
+    left_out: Sequence[Mapping[str, str]],
     stages: Mapping[str, Mapping[str, Any]],
     pictures: Sequence[gallery.Card],
 ) -> str:
@@ -89,6 +93,8 @@ def page(
         length_rows=[(titles[key], result["lengths"]) for key, result in results.items() if result["lengths"]],
         curves=[(TRAININGS[stage], Markup(svg)) for stage, svg in drawn.items()],
         data=data,
+        left_out=left_out,
+        sampled=sampled["items"] if (sampled := row_named(table, "reasoning")) is not None else None,
         stages=[
             (stage, record["seconds"], record["peak_bytes"], record.get("resumed")) for stage, record in stages.items()
         ],

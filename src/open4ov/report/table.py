@@ -17,6 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from open4ov.errors import UserError
+
 Results = Mapping[str, Any]
 """A results.json of `evaluate` (schema 1)."""
 
@@ -108,9 +110,14 @@ def render(table: Mapping[str, Any], colours: bool = True) -> Table:
 
 
 def to_text(path: Path) -> str:
-    """`render` of a table.json as plain text, 120 columns at most."""
+    """`render` of a table.json as plain text, 120 columns at most. Raises UserError for a damaged file."""
     buffer = io.StringIO()
-    Console(file=buffer, width=120).print(render(json.loads(path.read_text()), colours=False))
+    try:
+        Console(file=buffer, width=120).print(render(json.loads(path.read_text()), colours=False))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}: {error}); delete {path.parent} and run again"
+        ) from None
     return buffer.getvalue().rstrip("\n")
 
 

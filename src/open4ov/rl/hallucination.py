@@ -2,11 +2,14 @@
 
 - missing_image: an image question without its image. Chosen: an honest refusal; rejected: what the model made up. Where
   its answer is right all the same, language alone gave it away: such a sample is leakage, excluded and counted.
-- absent: the question asks about an object that the picture does not show. Chosen: to say so.
 - context: an image question after an unrelated exchange. Rejected: a distracted answer.
 - image_normal, text_normal: answerable questions with and without image. Rejected: a refusal, so that refusing does
-  not spread. Half of the text-only ones are shown an unrelated picture.
+  not spread. The ones with image are those of missing_image: the same words, and only the picture tells the two apart.
+  Half of the text-only ones are shown an unrelated picture, and half of those that ask for a box ask for none.
 - brevity: a concise worked answer over a redundant one with the same result.
+
+Denying an object that the picture does not show is not among them: it spread " no" to where it does not belong
+(docs/results.md).
 
 Where the model's own greedy answer is right, it is the chosen one: pairs then move what must change and little else.
 """
@@ -20,17 +23,18 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from open4ov.answers import plainly
 from open4ov.engine import Engine, Request
+from open4ov.refusals import refuses
 from open4ov.rl.answers import agrees, boxed
 from open4ov.sample import Message, Part, Sample, assistant, content_id, user
 
 KINDS = {
     "missing_image": 0.3,
-    "absent": 0.05,
-    "context": 0.1,
-    "image_normal": 0.3,
+    "context": 0.05,
+    "image_normal": 0.45,
     "text_normal": 0.15,
-    "brevity": 0.1,
+    "brevity": 0.05,
 }
 
 REFUSALS = {
@@ -41,8 +45,6 @@ REFUSALS = {
     ),
     "zh": ("这里没有图片，请发送图片。", "我没有看到图片，请发送图片。", "没有图片，我无法回答，请发送图片。"),
 }
-_ABSENT = {"en": "There is no {} in the picture.", "zh": "图中没有{}。"}
-_REFUSING = ("no picture", "cannot see a picture", "no image", "没有图片", "没有看到图片")
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,7 +72,8 @@ def build(
     """About `count` pairs from single-question samples with references, and what was counted on the way.
 
     A pair is a Sample: `messages` end with the chosen response, `rejected` holds the other, `extra["pair"]` the kind.
-    The counts name pairs by kind, `leakage`, and `already_right` (the model needed no such pair).
+    The counts name pairs by kind, `leakage`, `not_known` (the model cannot answer the question, which is not what these
+    pairs are to teach), and `already_right` (the model needed no such pair).
     """
     drafts = draft(samples, count, seed)
     requests = [
@@ -78,7 +81,7 @@ def build(
             messages=each.prompt,
             images=[image(sha) for sha in each.images],
             max_tokens=64,
-            temperature=1.0 if each.kind in ("missing_image", "absent") else 0.0,
+            temperature=1.0 if each.kind == "missing_image" else 0.0,
             seed=random.Random(f"pairs {seed} {each.kind} {each.sample.id}").getrandbits(31),
         )
         for each in drafts
@@ -109,52 +112,40 @@ def complete(pair: Draft, own: str) -> str | None:
         if right:
             return "leakage"
         pair.rejected = own
-    elif pair.kind == "absent":
-        if own.strip() == pair.chosen:
-            return "already_right"
-        pair.rejected = own
     elif pair.kind == "context":
         pair.chosen = own if right else reference
         pair.rejected = pair.rejected if right else own
-    elif pair.kind in ("image_normal", "text_normal"):
+    elif pair.kind == "text_normal":
         pair.chosen = own if right else reference
+    elif pair.kind == "image_normal":
+        if not right:
+            return "not_known"
+        pair.chosen = own
     if not pair.rejected or pair.rejected == pair.chosen:
         return "already_right"
     return None
 
 
-def refuses(text: str) -> bool:
-    """Whether a response says that it was given no picture."""
-    folded = text.casefold()
-    return any(phrase in folded for phrase in _REFUSING)
-
-
 def draft(samples: Sequence[Sample], count: int, seed: int) -> list[Draft]:
-    """The pairs to make, before the model is asked: kinds by their shares, samples from every task in turn."""
+    """The pairs to make, before the model is asked: kinds by their shares, samples from every task in turn.
+
+    Kinds that draw from the same pool draw the same samples first.
+    """
     rng = random.Random(f"pairs {seed}")
     usable = [s for s in samples if s.answer is not None and [m.role for m in s.messages] == ["user", "assistant"]]
     pictured, text = [s for s in usable if s.images], [s for s in usable if not s.images]
-    objects = sorted({name for s in pictured for name in objects_of(s)})
     drafts: list[Draft] = []
     for kind, share in KINDS.items():
         wanted = round(count * share)
         pool = _pool(kind, pictured, text)
-        for sample in _in_turn(pool, wanted, rng):
-            drafts.append(_draft(kind, sample, pictured, text, objects, rng))
+        for sample in _in_turn(pool, wanted, random.Random(f"drawn {seed}")):
+            drafts.append(_draft(kind, sample, pictured, text, rng))
     return drafts
-
-
-def objects_of(sample: Sample) -> list[str]:
-    """The names of the symbols that an annotated picture shows, where questions can name one by itself."""
-    things = (sample.scene or {}).get("objects", [])
-    return [t["name"] for t in things if isinstance(t, dict) and t.get("type") == "symbol"]
 
 
 def _pool(kind: str, pictured: list[Sample], text: list[Sample]) -> list[Sample]:
     if kind == "text_normal":
         return text
-    if kind == "absent":
-        return [s for s in pictured if len(s.images) == 1 and s.language == "en" and objects_of(s)]
     if kind == "context":
         return pictured if text else []
     if kind == "brevity":
@@ -162,33 +153,27 @@ def _pool(kind: str, pictured: list[Sample], text: list[Sample]) -> list[Sample]
     return pictured
 
 
-def _draft(
-    kind: str, sample: Sample, pictured: list[Sample], text: list[Sample], objects: list[str], rng: random.Random
-) -> Draft:
+def _draft(kind: str, sample: Sample, pictured: list[Sample], text: list[Sample], rng: random.Random) -> Draft:
     question, language = sample.messages[0], sample.language
     refusal = rng.choice(REFUSALS[language])
     if kind == "missing_image":
         words = [part for part in question.content if part.type == "text"]
         return Draft(kind, sample, [question.model_copy(update={"content": words})], [], refusal, None)
-    if kind == "absent":
-        shown = objects_of(sample)
-        missing = rng.choice([name for name in objects if name not in shown] or ["unicorn"])
-        asked = rng.choice(("What colour is the {}?", "How large is the {}?", "Where is the {}?")).format(missing)
-        denial = _ABSENT[language].format(missing)
-        return Draft(kind, sample, [user(asked, images=1)], sample.images, denial, None)
     if kind == "context":
         other = rng.choice([t for t in text if t.language == language] or text)
         return Draft(kind, sample, [*other.messages, question], sample.images, None, other.answer)
-    if kind == "text_normal" and pictured and rng.random() < 0.5:
-        shown = rng.choice(pictured)
-        with_picture = [Part(type="image", index=0), *question.content]
-        prompt = [question.model_copy(update={"content": with_picture})]
-        return Draft(kind, sample, prompt, shown.images[:1], None, refusal)
+    if kind == "text_normal":
+        bare = plainly(question.text) if rng.random() < 0.5 else None
+        if bare is not None:
+            question = user(bare)
+            sample = sample.model_copy(update={"messages": [question, assistant(sample.answer or "")]})
+        if pictured and rng.random() < 0.5:
+            with_picture = [Part(type="image", index=0), *question.content]
+            shown = rng.choice(pictured).images[:1]
+            return Draft(kind, sample, [question.model_copy(update={"content": with_picture})], shown, None, refusal)
+        return Draft(kind, sample, [question], [], None, refusal)
     if kind == "brevity":
         return Draft(kind, sample, [question], sample.images, _concise(sample), _redundant(sample))
-    names = objects_of(sample)
-    if kind == "image_normal" and language == "en" and names and rng.random() < 0.4:
-        refusal = _ABSENT[language].format(rng.choice(names))
     return Draft(kind, sample, [question], sample.images, None, refusal)
 
 

@@ -12,12 +12,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from open4ov.answers import INSTRUCTION
 from open4ov.sample import Message, Part, Sample
-
-INSTRUCTION = {
-    "en": "The final answer MUST BE put in \\boxed{}.",
-    "zh": "最终答案必须放在 \\boxed{} 中。",
-}
 
 TEXT_TASK = "arithmetic"
 IMAGE_TASK = "reasoning"

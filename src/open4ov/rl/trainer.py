@@ -19,6 +19,7 @@ from torch import Tensor
 from open4ov import memory, training
 from open4ov.engine import Engine
 from open4ov.errors import UserError
+from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
 from open4ov.rl import gspo
@@ -72,8 +73,8 @@ def fit(
     training.freeze_vision(model)
     optimizer = training.adamw(model, section.learning_rate)
     engine = Engine(model, processor)
-    reward = training.function(section.reward, "rl.reward")
-    embedder = training.function(section.embedder, "rl.embedder")
+    reward = function(section.reward, "rl.reward")
+    embedder = function(section.embedder, "rl.embedder")
     curve: Curve = []
     for step in range(section.steps):
         began = time.monotonic()

@@ -52,7 +52,8 @@ def order(
 ) -> Order:
     """Conversations for `tokens` tokens, of which a share `replay` from the replayed set, spread evenly.
 
-    Every epoch merges the samples anew into conversations of up to `turns` questions. The stage's own conversations
+    Every epoch merges the samples anew into conversations of up to `turns` questions, one of each task in turn, so that
+    a budget below an epoch is spent evenly. The stage's own conversations
     are in difficulty order over the whole stage (see `by_difficulty`); replayed ones are shuffled.
     `length(sample)` gives tokens; conversations over `longest` are listed in `too_long` and left out.
     """
@@ -67,7 +68,7 @@ def order(
             return drawn, total, epochs
         for epoch in range(10_000):
             rng = random.Random(f"curriculum {name} {seed} {epoch}")
-            conversations = merge(samples, turns, rng)
+            conversations = in_turn(merge(samples, turns, rng))
             fresh = 0
             for place, conversation in enumerate(conversations):
                 size = length(conversation)
@@ -108,6 +109,15 @@ def merge(samples: Sequence[Sample], turns: int, rng: random.Random) -> list[Sam
         conversations += [joined(group[i : i + turns]) for i in range(0, len(group), turns)]
     rng.shuffle(conversations)
     return conversations
+
+
+def in_turn(samples: Sequence[Sample]) -> list[Sample]:
+    """One sample of each task in turn, each task's in the order given; tasks that run out fall silent."""
+    tasks: dict[str, list[Sample]] = {}
+    for sample in samples:
+        tasks.setdefault(sample.task, []).append(sample)
+    rounds = zip_longest(*tasks.values())
+    return [sample for one_of_each in rounds for sample in one_of_each if sample is not None]
 
 
 def joined(samples: Sequence[Sample]) -> Sample:

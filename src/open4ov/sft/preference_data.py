@@ -1,9 +1,12 @@
 """The SFT-Preference set (paper §3.2.3, stage 3), built from samples that are at hand.
 
 - unrelated_image: an image is shown, the question needs none of it (against unimodal spurious correlations)
+- related_image: an image is shown and the question, boxed like those of unrelated_image, needs it: without these a
+  model learns that boxed questions beside a picture are not about it
 - unrelated_dialogue: the dialogue leaves the picture for another subject and comes back
 - text_only: an image-free question, answered normally
-- format: the same facts as a markdown list, or as short as can be, because the user asks for it
+- format: the same facts as a markdown list, or as short as can be, because the user asks for it; a sum that nobody
+  wants in a box, answered without one
 - long_context: several pictures, each with its questions, in one conversation
 
 Refusing to answer about a picture that is missing is not taught here but by DPO (`rl/hallucination.py`).
@@ -14,10 +17,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from open4ov.answers import plainly
 from open4ov.sample import Message, Sample, assistant, content_id, user
 from open4ov.sft.curriculum import with_offset, without_images
 
-KINDS = {"unrelated_image": 0.25, "unrelated_dialogue": 0.15, "text_only": 0.2, "format": 0.2, "long_context": 0.2}
+KINDS = {
+    "unrelated_image": 0.2,
+    "related_image": 0.2,
+    "unrelated_dialogue": 0.1,
+    "text_only": 0.1,
+    "format": 0.2,
+    "long_context": 0.2,
+}
 """Share of each kind; kinds whose ingredients are missing fall out and the others take their place."""
 
 LONG_IMAGES = 4
@@ -40,10 +51,11 @@ def build(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         if len(sample.images) == 1:
             about.setdefault((sample.language, *sample.images), []).append(sample)
     pictures = [about[key] for key in sorted(about)]
+    boxed = [group for group in pictures if any(map(_boxed, group))]
     if not any(text.values()):
         kinds = {k: v for k, v in KINDS.items() if k in ("format", "long_context")}
     elif not pictures:
-        kinds = {"text_only": 1.0}
+        kinds = {k: v for k, v in KINDS.items() if k in ("text_only", "format")}
     else:
         kinds = KINDS
     if not single:
@@ -53,7 +65,7 @@ def build(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         if len(made) == count:
             break
         kind = rng.choices(list(kinds), weights=list(kinds.values()))[0]
-        sample = _make(kind, pictures, text, rng)
+        sample = _make(kind, boxed if kind == "related_image" else pictures, text, rng)
         if sample is not None:
             made.setdefault(sample.id, sample)
     return list(made.values())
@@ -61,9 +73,17 @@ def build(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
 
 def _make(kind: str, pictures: list[list[Sample]], text: dict[str, list[Sample]], rng: random.Random) -> Sample | None:
     """One sample of a kind; None when the ingredients that were drawn do not fit together."""
+    without = [s for samples in text.values() for s in samples]
     if kind == "text_only":
-        return _text_only(rng.choice([s for samples in text.values() for s in samples]))
+        return _as_it_is(kind, rng.choice(without))
+    sums = [s for s in without if _boxed(s)] if kind == "format" else []
+    if sums and (not pictures or rng.random() < 0.5):
+        return _without_box(rng.choice(sums))
+    if not pictures:
+        return None
     group = rng.choice(pictures)
+    if kind == "related_image":
+        return _as_it_is(kind, rng.choice([sample for sample in group if _boxed(sample)]))
     first = rng.choice(group)
     words = text[first.language]
     if kind == "long_context":
@@ -84,8 +104,20 @@ def _make(kind: str, pictures: list[list[Sample]], text: dict[str, list[Sample]]
     return _sample(kind, [first, other, later], messages, first.images)
 
 
-def _text_only(sample: Sample) -> Sample:
-    return _sample("text_only", [sample], sample.messages, [], sample)
+def _as_it_is(kind: str, sample: Sample) -> Sample:
+    return _sample(kind, [sample], sample.messages, sample.images, sample)
+
+
+def _boxed(sample: Sample) -> bool:
+    return "\\boxed" in sample.messages[1].text
+
+
+def _without_box(sample: Sample) -> Sample | None:
+    """The question without the instruction to box its answer, and the bare answer."""
+    bare = plainly(sample.messages[0].text)
+    if bare is None or not sample.answer:
+        return None
+    return _sample("format", [sample], [user(bare), assistant(sample.answer)], [], sample)
 
 
 def _list(group: list[Sample], rng: random.Random) -> Sample:
@@ -98,7 +130,7 @@ def _list(group: list[Sample], rng: random.Random) -> Sample:
 
 def _brief(sample: Sample) -> Sample | None:
     """The bare reference answer, where the usual response says more than that."""
-    if not sample.answer or sample.answer == sample.messages[1].text or "\\boxed" in sample.messages[1].text:
+    if not sample.answer or sample.answer == sample.messages[1].text or _boxed(sample):
         return None
     question = user(f"{sample.messages[0].text} {_AS_SHORT[sample.language]}", images=1)
     return _sample("format", [sample], [question, assistant(sample.answer)], sample.images, sample)

@@ -18,6 +18,7 @@ import torch
 
 from open4ov import assets, memory, training
 from open4ov.engine import Engine
+from open4ov.functions import function
 from open4ov.model import Pack, Processor, Qwen3VL, VisionFeatures
 from open4ov.recipe import SftSection, SftStage
 from open4ov.sample import Sample, content_id
@@ -225,7 +226,7 @@ def _graded(
             pool,
             Engine(model, encoder.processor),
             encoder.picture,
-            training.function(section.verifier, "sft.verifier"),
+            function(section.verifier, "sft.verifier"),
             rollouts=section.difficulty_rollouts,
             limit=section.difficulty_samples,
             seed=run.seed,
