@@ -113,13 +113,18 @@ def compare(
         str | None, typer.Option("--with", help="minus which model of the others (sft_knowledge, if not given)")
     ] = None,
 ) -> None:
-    """Pool runs of several seeds into one table (Markdown); with --against, paired differences from other runs."""
+    """Pool runs of several seeds into one table (Markdown).
+
+    With --model and --with, the paired differences between two models of these runs; with --against, from those of
+    other runs.
+    """
     from open4ov.evaluate.compare import against, pooled
     from open4ov.pipeline import MODELS
     from open4ov.report.table import build, difference_lines, to_markdown
 
-    if not other and (model or other_model):
-        raise UserError("--model and --with choose what --against compares; give --against DIR too")
+    if not other and bool(model) != bool(other_model):
+        raise UserError("--model and --with name two models to compare; give both, or --against DIR too")
+    paired = bool(other or model)
     model, other_model = model or "sft_preference", other_model or "sft_knowledge"
     for key, name in (("--model", model), ("--with", other_model)):
         if name not in ("base", *MODELS):
@@ -129,9 +134,9 @@ def compare(
         raise UserError(f"{runs[0]}: nothing has been evaluated yet; run its recipe as far as evaluate_base")
     table = build(results)
     print(to_markdown(table))
-    if other:
-        print(f"\n{model} of these minus {other_model} of those, paired:\n")
-        print(difference_lines(table, against(runs, model, other, other_model, table["confidence"])))
+    if paired:
+        print(f"\n{model} of these minus {other_model} of {'those' if other else 'these'}, paired:\n")
+        print(difference_lines(table, against(runs, model, other or runs, other_model, table["confidence"])))
 
 
 @nano.command("train")

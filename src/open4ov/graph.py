@@ -67,6 +67,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
+    """What became of one stage, and the seconds it took."""
+
     stage: str
     status: Literal["done", "skipped"]
     seconds: float

@@ -7,7 +7,6 @@ and the report over all of them. `graph.py` has the machinery; the stages themse
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 import subprocess
@@ -24,7 +23,7 @@ from open4ov.graph import Graph, Outcome, Stage, StageRun
 from open4ov.progress import Reporter
 from open4ov.recipe import Recipe
 from open4ov.run_dir import disk_full, fingerprint, locked, read_json
-from open4ov.store import atomic, is_disk_full
+from open4ov.store import is_disk_full, write_json
 
 __all__ = ["Graph", "Outcome", "Stage", "StageRun", "finished_model", "graph", "run"]
 
@@ -73,8 +72,7 @@ def run(
                 raise
             raise _unwritable(root, error) from None
         with locked(root):
-            with atomic(root / "run.json") as temporary:
-                temporary.write_text(json.dumps(_about(recipe), indent=1, ensure_ascii=False) + "\n")
+            write_json(root / "run.json", _about(recipe))
             return chosen.run(recipe, root, reporter, until)
     except OSError as error:
         if is_disk_full(error):

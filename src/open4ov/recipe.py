@@ -21,6 +21,8 @@ __all__ = ["Recipe", "UserError", "load"]
 
 
 class Section(BaseModel):
+    """A part of the recipe: unknown keys, wrong types and infinities are errors."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
@@ -176,6 +178,8 @@ class DpoSection(Section):
 
 
 class EvaluateSection(Section):
+    """What every model is asked (paper §6)."""
+
     items: int = Field(default=300, ge=1, description="items a suite")
     samples: int = Field(default=8, ge=1, description="responses an item for pass@k and diversity")
     sampled_items: int = Field(default=300, ge=1, description="items of the sampled suites (pass@k)")
@@ -185,6 +189,8 @@ class EvaluateSection(Section):
 
 
 class Recipe(Section):
+    """A whole run: what `open4ov run` reads from a YAML file."""
+
     name: str = Field(min_length=1, description="what the run is called; a run directory belongs to one name")
     model: str = Field(
         default="nano", description="`nano` (the shipped base) or a Hugging Face directory of a Qwen3-VL"

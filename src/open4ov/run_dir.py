@@ -29,6 +29,7 @@ from open4ov.store import atomic
 
 
 def disk_full(root: Path, when: str) -> UserError:
+    """The error for a disk without space, and what to do about it."""
     return UserError(
         f"{root}: the disk is full ({when}); finished stages are kept. Free some space and give the same command again"
     )

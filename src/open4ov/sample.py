@@ -28,6 +28,8 @@ class Part(_Record):
 
 
 class Message(_Record):
+    """One turn of a conversation."""
+
     role: Role
     content: list[Part]
 
@@ -92,6 +94,7 @@ def user(text: str, images: int = 0, first_image: int = 0) -> Message:
 
 
 def assistant(text: str) -> Message:
+    """A response of text only."""
     return Message(role="assistant", content=[Part(type="text", text=text)])
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "is_disk_full",
     "open_image",
     "read_samples",
+    "write_json",
     "write_samples",
 ]
 
@@ -58,6 +59,12 @@ def atomic(path: Path) -> Generator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a value as JSON that people can read, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def sweep(root: Path) -> None:

@@ -37,4 +37,4 @@ def test_it_sees_colours() -> None:
         RULES["exact"](answer[0].text, (item.sample.answer or "", *item.sample.aliases), ())
         for answer, item in zip(answers, items, strict=True)
     ]
-    assert sum(right) >= 30, "ten colours: a blind guess is right six times"
+    assert sum(right) >= 38, "ten colours: a blind guess is right six times, the shipped model about 45"

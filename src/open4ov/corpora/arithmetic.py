@@ -15,6 +15,7 @@ _GOODS = ("apples", "books", "pens", "eggs", "cards", "stamps", "shells", "coins
 
 
 def problem(rng: random.Random, split: str) -> Scene:
+    """A sum of two numbers of up to two digits, bare or as a story."""
     sign = rng.choices("+-*", (40, 35, 25))[0]
     if sign == "*":
         a, b = rng.randint(2, 99 if rng.random() < 0.6 else 12), rng.randint(2, 12)
@@ -29,11 +30,13 @@ def problem(rng: random.Random, split: str) -> Scene:
 
 
 def solve(scene: Scene) -> int:
+    """Its result."""
     a, b = scene["a"], scene["b"]
     return a + b if scene["sign"] == "+" else a - b if scene["sign"] == "-" else a * b
 
 
 def arithmetic(scene: Scene, rng: random.Random) -> QA:
+    """The question, worked in steps, the answer in a box."""
     a, b, sign, answer = scene["a"], scene["b"], scene["sign"], solve(scene)
     who, what = scene["who"], scene["what"]
     if not scene["story"]:

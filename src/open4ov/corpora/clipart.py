@@ -30,6 +30,7 @@ def drawings() -> dict[str, Drawing]:
 
 @cache
 def names() -> list[str]:
+    """The names of all drawings."""
     return list(drawings())
 
 

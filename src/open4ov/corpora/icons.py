@@ -39,6 +39,7 @@ def symbols() -> dict[str, Symbol]:
 
 @cache
 def names() -> list[str]:
+    """The names of all symbols."""
     return list(symbols())
 
 
@@ -51,6 +52,7 @@ def held_out() -> frozenset[str]:
 
 @cache
 def held_out_names() -> list[str]:
+    """The symbols that are held out, in order."""
     return sorted(held_out())
 
 

@@ -29,12 +29,14 @@ _HAN = "零一二三四五六七八九十"
 
 
 def task(rng: random.Random, split: str) -> Scene:
+    """Something to do with a few words and two numbers."""
     numbers = rng.sample(range(100), 2)
     return {"kind": "none", "of": "instruction", "split": split, "do": rng.choice(DO),
             "words": rng.sample(words.ENGLISH, rng.randint(3, 4)), "numbers": numbers}  # fmt: skip
 
 
 def instruction(scene: Scene, rng: random.Random) -> QA:
+    """The request in words and what doing it gives, letter by letter."""
     do, said = scene["do"], scene["words"]
     numbers: list[int] = scene["numbers"]
     x, y = numbers

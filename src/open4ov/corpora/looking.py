@@ -76,6 +76,7 @@ def label(thing: Thing, zh: bool) -> str:
 
 
 def naming(scene: Scene, rng: random.Random, language: str) -> list[QA]:
+    """What the picture shows, or what has a certain colour or place; none where that is not clear."""
     zh = language == "zh"
     things = scene["objects"]
     if not things:
@@ -96,6 +97,7 @@ def naming(scene: Scene, rng: random.Random, language: str) -> list[QA]:
 
 
 def colour(scene: Scene, rng: random.Random, language: str) -> list[QA]:
+    """Which colour something has; none where the name fits several colours."""
     zh = language == "zh"
     if scene["kind"] == "text":
         asked = ("文字是什么颜色？",) if zh else ("What colour is the text?", "What color is the writing?")
@@ -120,6 +122,7 @@ def colour(scene: Scene, rng: random.Random, language: str) -> list[QA]:
 
 
 def counting(scene: Scene, rng: random.Random, language: str) -> list[QA]:
+    """How many things of a kind or a colour there are, in grids and free scenes."""
     zh, found = language == "zh", list[QA]()
     things = scene["objects"]
     if scene["kind"] not in ("grid", "free"):
@@ -154,6 +157,7 @@ def counting(scene: Scene, rng: random.Random, language: str) -> list[QA]:
 
 
 def reading(scene: Scene, rng: random.Random, language: str) -> list[QA]:
+    """What is written: whole, line by line, or a character of a grid."""
     zh = language == "zh"
     if scene["kind"] == "text":
         lines = scene["lines"]
@@ -186,6 +190,7 @@ def reading(scene: Scene, rng: random.Random, language: str) -> list[QA]:
 
 
 def position(scene: Scene, rng: random.Random, language: str) -> list[QA]:
+    """Where something is: left, right, above, below, a cell of a grid, an extreme."""
     if scene["kind"] not in ("grid", "free"):
         return []
     counts = Counter(t["name"] for t in scene["objects"])
@@ -278,6 +283,7 @@ def _extreme(scene: Scene, known: list[Thing], alone: list[Thing], rng: random.R
 
 
 def charts(scene: Scene, rng: random.Random, language: str) -> list[QA]:
+    """Values, the highest and the lowest of a bar or line chart; English only."""
     if scene["kind"] != "chart" or language != "en":
         return []
     labels, values = scene["labels"], scene["values"]

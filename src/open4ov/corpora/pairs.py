@@ -34,6 +34,7 @@ def pair(rng: random.Random, split: str, pool: list[str] | None = None) -> Scene
 
 
 def comparing(scene: Scene, rng: random.Random) -> list[QA]:
+    """Two pictures set against each other: same, different, more, larger."""
     if scene["kind"] != "pair":
         return []
     one, two = scene["scenes"]

@@ -61,11 +61,13 @@ def identities() -> dict[str, int]:
 
 @cache
 def colours() -> dict[str, int]:
+    """Colour -> class of the tower's colour label; class 0 is none."""
     return {name: index for index, name in enumerate(["none", *palette.COLOURS])}
 
 
 @cache
 def alphabet() -> dict[str, int]:
+    """Character -> class of the tower's reading label; class 0 is none."""
     return {name: index for index, name in enumerate(["", *sorted(fonts.characters())])}
 
 

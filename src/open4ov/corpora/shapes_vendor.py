@@ -53,6 +53,7 @@ def _board(symbol: in_car.Symbol) -> Image.Image:
 
 
 def main() -> None:
+    """Writes shapes.json from the packages named above."""
     file = FOLDER / "materialdesignicons.ttf"
     cmap = TTFont(file).getBestCmap()
     assert cmap is not None

@@ -8,9 +8,7 @@ Whatever does not get through is listed with the reason: an image in report.json
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -23,7 +21,7 @@ from open4ov.functions import function
 from open4ov.mllm.ask import Asker, Picture, Request
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
-from open4ov.store import ImageStore, read_samples, write_samples
+from open4ov.store import ImageStore, read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -147,10 +145,6 @@ def make(
     bad = [s for s in everything if "rejected_by" in s.extra or "defect" in s.extra]
     figures = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
     return Result(good, bad, figures)
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _fine(

@@ -28,6 +28,7 @@ def weights(section: DataSection) -> dict[str, float]:
 
 
 def request(picture: Picture, annotation: str) -> Request:
+    """Asks for the four scores of a picture."""
     return Request("density", Prompt("density", {"annotation": annotation}), (picture,), Density)
 
 

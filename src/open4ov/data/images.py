@@ -22,7 +22,7 @@ from open4ov.corpora.generate import CHINESE_TASKS
 from open4ov.errors import UserError
 from open4ov.recipe import ImagesSection
 from open4ov.sample import Sample, assistant, content_id, user
-from open4ov.store import ImageError, ImageStore, open_image, write_samples
+from open4ov.store import ImageError, ImageStore, open_image, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -40,9 +40,9 @@ def collect_images(run: StageRun) -> None:
     general = list(_general(section, run.images, seed, skipped, run))
     write_samples(run.out / "samples.parquet", vertical)
     write_samples(run.out / "general.parquet", general)
-    _write_json(run.out / "skipped.json", skipped)
+    write_json(run.out / "skipped.json", skipped)
     counts = {"vertical": len(vertical), "general": len(general), "skipped": len(skipped)}
-    _write_json(run.out / "summary.json", counts)
+    write_json(run.out / "summary.json", counts)
     if skipped:
         some = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])
         run.note(f"{len(skipped)} left out, all listed in images/skipped.json: {some}{'; ...' if skipped[3:] else ''}")
@@ -213,7 +213,3 @@ def _annotated(path: Path, section: ImagesSection, store: ImageStore, skipped: S
                 what = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
                 reason = f"its qa[{number}] is no question-answer pair: {' '.join(what.split())}"
                 skipped.append({"file": image.extra["file"], "reason": reason})
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -43,6 +43,8 @@ class L2(_Node):
 
 
 class L1(_Node):
+    """A first-level label with its second level."""
+
     l2: tuple[L2, ...] = Field(min_length=1)
 
 

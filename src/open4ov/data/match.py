@@ -24,6 +24,7 @@ BLOCK = 256  # images scored at once: bounds the score matrix at large topic tre
 
 
 def request(picture: Picture, tree: LabelTree, annotation: str) -> Request:
+    """Asks for a picture's ranking of all L1 labels, *Others* among them, on both axes."""
     labels = {
         axis: [{"name": l1.name, "tags": [list(l2.tags) for l2 in l1.l2]} for l1 in tree.axis(axis)] for axis in AXES
     }
@@ -47,6 +48,7 @@ def above_others(ranking: Sequence[str], names: Iterable[str], top: int) -> list
 
 
 def coarse(answer: dict[str, Any], tree: LabelTree, top: int) -> dict[Axis, list[str]]:
+    """The L1 labels that an answer to `request` ranks above *Others*, at most `top` an axis."""
     return {axis: above_others(answer[axis], tree.names(axis), top) for axis in AXES}
 
 

@@ -25,6 +25,7 @@ def annotation(scene: dict[str, Any] | None) -> str:
 def request(
     picture: Picture, tree: LabelTree, topics: Sequence[Topic], budget: int, languages: Sequence[str], seed: int
 ) -> Request:
+    """Asks for up to `budget` question-answer pairs of a picture under its topics."""
     values = {
         "topics": [{"path": topic.path, "tags": tree.tags(topic.labels())} for topic in topics],
         "budget": budget,

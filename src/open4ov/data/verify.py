@@ -49,4 +49,5 @@ def verify(
 
 
 def passed(sample: Sample) -> bool:
+    """Whether a sample was checked on every dimension and failed none."""
     return set(sample.checks) == set(DIMENSIONS) and all(sample.checks.values())

@@ -9,6 +9,7 @@ up to the rounding of floating-point sums.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -54,13 +55,14 @@ class Engine:
         """The completions of each request, in order. `progress(done, total)` counts completions."""
         results: list[dict[int, Completion]] = [{} for _ in requests]
         total, done = sum(request.n for request in requests), 0
-        for row in self._advance(requests):
-            if row.finish_reason is None:
-                continue
-            results[row.request][row.index] = self._completion(row)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+        with self._precision():  # one context for all steps: autocast then casts each weight once, not at every step
+            for row in self._advance(requests):
+                if row.finish_reason is None:
+                    continue
+                results[row.request][row.index] = self._completion(row)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
         return [[result[index] for index in sorted(result)] for result in results]
 
     def stream(self, request: Request) -> Iterator[str]:
@@ -84,6 +86,9 @@ class Engine:
                 row.finish_reason = self._finish_reason(row)
                 yield row
             batch.drop_finished()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
 
     def _finish_reason(self, row: Row) -> str | None:
         if row.token_ids[-1] == self.processor.eos_id:

@@ -100,6 +100,7 @@ class Answer:
 
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+    """Writes answers.parquet."""
     pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], schema=_SCHEMA), path)  # pyright: ignore[reportUnknownArgumentType]
 
 

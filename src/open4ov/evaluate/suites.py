@@ -7,7 +7,6 @@ equal pictures and prompts are computed once. `results.json` is described in `sc
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from open4ov.evaluate.metrics import RULES
 from open4ov.evaluate.scores import Answer, differences, read_answers, summarise, write_answers
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import EvaluateSection
-from open4ov.store import ImageStore
+from open4ov.store import ImageStore, write_json
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -72,9 +71,9 @@ def run(run: StageRun, model: str) -> None:
         },
     }
     write_answers(run.out / "answers.parquet", answers)
-    (run.out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_json(run.out / "results.json", results)
     figures = {name: row["score"] for name, row in (results["groups"] | results["suites"]).items()}
-    (run.out / "summary.json").write_text(json.dumps(figures, indent=1) + "\n")
+    write_json(run.out / "summary.json", figures)
     run.log(figures)
 
 

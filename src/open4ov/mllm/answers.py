@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Answer(BaseModel):
+    """What a role may say: these fields and no others."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -54,6 +56,8 @@ class Pair(Answer):
 
 
 class Pairs(Answer):
+    """Question-answer pairs about one picture."""
+
     pairs: list[Pair]
 
 
@@ -65,6 +69,8 @@ class Judgement(Answer):
 
 
 class Check(Answer):
+    """One dimension of response verification."""
+
     ok: bool
     reason: str
 

@@ -73,6 +73,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Request:
+    """One question to a role, and the schema that its answer must fit."""
+
     role: str
     prompt: Prompt
     images: Sequence[Picture]

@@ -37,6 +37,8 @@ TASK_WORDS = {
 
 
 class EmbeddingJudge:
+    """Judges by likeness: of the picture to the library's, of question and answer to what is known of those."""
+
     def __init__(self, library: Library) -> None:
         self._library = library
 

@@ -70,6 +70,7 @@ def right(qa: QA, answer: str) -> bool:
 
 
 def plain(text: str) -> str:
+    """A text without case, extra spaces and a final stop."""
     return " ".join(text.casefold().split()).rstrip(".。！!")
 
 
@@ -93,4 +94,5 @@ def tags(scene: dict[str, Any]) -> set[str]:
 
 
 def task_tags(qa: QA, category: str | None) -> set[str]:
+    """The tags task:NAME and task:NAME/CATEGORY of a question."""
     return {f"task:{qa.task}"} | ({f"task:{qa.task}/{category}"} if category else set())

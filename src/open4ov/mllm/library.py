@@ -23,6 +23,8 @@ SEED = 715_827_881  # of the references; no recipe should use it
 
 @dataclass(frozen=True)
 class Library:
+    """Every symbol of the vertical: its scene by id, its pixels, its place in the index of likenesses."""
+
     scenes: dict[str, dict[str, Any]]
     pixels: PixelLibrary
     index: ImageIndex

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from open4ov.recipe import UserError
+from open4ov.errors import UserError
 
 from .config import Config
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from open4ov.recipe import UserError
+from open4ov.errors import UserError
 
 MAX_ASPECT = 200
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from open4ov.recipe import UserError
+from open4ov.errors import UserError
 from open4ov.sample import Message
 
 from .checkpoint import read_json, write_atomic

@@ -14,6 +14,8 @@ from .rope import rotate
 
 
 class RMSNorm(nn.Module):
+    """Root mean square norm with a weight for each channel; any shape [..., D]."""
+
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(ones(size))
@@ -24,6 +26,8 @@ class RMSNorm(nn.Module):
 
 
 class TextAttention(nn.Module):
+    """Grouped-query attention's projections, queries and keys normalised head by head."""
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
@@ -42,6 +46,8 @@ class TextAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)), without biases."""
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)

@@ -46,6 +46,8 @@ class VisionFeatures:
 
 
 class VisionAttention(nn.Module):
+    """The projections of full attention inside an image."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
@@ -54,6 +56,8 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
+    """Two layers with the tanh form of GELU between them."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -99,6 +103,8 @@ class PatchMerger(nn.Module):
 
 
 class VisionModel(nn.Module):
+    """Patch embedding, learned positions interpolated to the image's size, blocks, mergers."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config

@@ -8,7 +8,6 @@ The first questions of each suite are shown, whatever the answers: nobody picked
 from __future__ import annotations
 
 import base64
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, cast
 
 import pyarrow.parquet as pq
 
-from open4ov.store import ImageStore
+from open4ov.store import ImageStore, write_json
 
 SHOWN = {
     "naming": 2,
@@ -98,7 +97,7 @@ def write_examples(pairs: list[tuple[Row, Row]], images: ImageStore, folder: Pat
         image = f"{suite.removesuffix('_greedy')}.png"
         shutil.copyfile(images.path(row["pictures"][0]), folder / image)
         examples.append({"image": image, "question": row["question"], "answer": row["answers"][0]})
-    (folder / "examples.json").write_text(json.dumps(examples, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / "examples.json", examples)
 
 
 def _reference(row: Row) -> str:

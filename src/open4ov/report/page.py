@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from open4ov.report import gallery, plots
 from open4ov.report.table import TITLES, build, row_named, shown, verdict
+from open4ov.store import write_json
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -40,7 +41,7 @@ def run(run: StageRun) -> None:
     }
     table = build(results)
     run.progress("table", 1, 4)
-    (run.out / "table.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    write_json(run.out / "table.json", table)
     first, *_, last = results
     pairs = gallery.pairs(run.inputs[f"evaluate_{first}"], run.inputs[f"evaluate_{last}"])
     gallery.write_examples(pairs, run.images, run.out / "examples")
@@ -106,6 +107,7 @@ def page(
 
 
 def read(path: Path) -> Any:
+    """The content of a JSON file."""
     return json.loads(path.read_text())
 
 
@@ -118,4 +120,5 @@ def minutes(seconds: float) -> str:
 
 
 def gib(count: float) -> str:
+    """1610612736 -> "1.50 GiB"."""
     return f"{count / 2**30:.2f} GiB"

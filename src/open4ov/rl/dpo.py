@@ -6,7 +6,6 @@ summary.json.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import encoded_prompts
 from open4ov.rl.tasks import Task
 from open4ov.sample import Sample
-from open4ov.store import atomic, read_samples, write_samples
+from open4ov.store import read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -82,9 +81,8 @@ def run(run: StageRun) -> None:
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     summary = {"pairs": len(pairs), "counts": counts, "steps": len(curve)}
-    for name, content in (("curve.json", curve), ("summary.json", summary)):
-        with atomic(run.out / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(run.out / "curve.json", curve)
+    write_json(run.out / "summary.json", summary)
 
 
 def fit(

@@ -5,7 +5,6 @@ A stage leaves model/, curve.json and summary.json.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from open4ov.rl.advantage import RewardError
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import Group, encoded_prompts, in_pass_k, sample_groups
 from open4ov.rl.tasks import Task, from_corpora
-from open4ov.store import atomic
+from open4ov.store import write_json
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -51,9 +50,8 @@ def run(run: StageRun) -> None:
         "responses": len(tasks) * section.group,
         **{f"last_{key}": round(fmean(p[key] for p in tail), 4) for key in ("pass_rate", "length", "entropy") if tail},
     }
-    for name, content in (("curve.json", curve), ("summary.json", summary)):
-        with atomic(run.out / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(run.out / "curve.json", curve)
+    write_json(run.out / "summary.json", summary)
 
 
 def fit(

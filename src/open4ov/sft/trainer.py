@@ -5,7 +5,6 @@ A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with g
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from open4ov.recipe import SftSection, SftStage
 from open4ov.sample import Sample, content_id
 from open4ov.sft import curriculum, difficulty, packing, preference_data
 from open4ov.sft.encoding import Encoder, prefetch
-from open4ov.store import atomic, read_samples, write_samples
+from open4ov.store import atomic, read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -63,7 +62,7 @@ def run_stage(run: StageRun, stage: Stage) -> None:
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     write_samples(run.out / "samples.parquet", material.own)
-    _write_json(run.out / "curve.json", result.curve)
+    write_json(run.out / "curve.json", result.curve)
     summary = {
         "stage": "random_mix" if mixed else stage,
         "samples": len(material.own),
@@ -74,7 +73,7 @@ def run_stage(run: StageRun, stage: Stage) -> None:
         "mastery": dict(sorted(Counter(s.mastery or "ungraded" for s in material.own).items())),
         **result.summary,
     }
-    _write_json(run.out / "summary.json", summary)
+    write_json(run.out / "summary.json", summary)
 
 
 @dataclass
@@ -246,11 +245,6 @@ def _graded(
 
 def _training_split(samples: list[Sample]) -> list[Sample]:
     return [sample for sample in samples if sample.split == "train" and sample.messages]
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 __all__ = ["STAGES", "Fit", "Stage", "fit", "run_stage"]

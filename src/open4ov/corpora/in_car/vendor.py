@@ -101,6 +101,7 @@ def _font(source: Path, symbols: list[Symbol]) -> None:
 
 
 def main() -> None:
+    """Writes the vendored files from the packages named above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--font", type=Path, required=True, help="materialdesignicons-webfont.ttf of @mdi/font 7.4.47")
     parser.add_argument("--clipart", type=Path, required=True, help="the svg folder of Debian openclipart-svg")
