@@ -238,8 +238,10 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
 
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=20)
+    def git(*arguments: str) -> str:  # without locks: a run that is killed here must leave none in the checkout
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=20
+        )
         return done.stdout.strip()
 
     try:

@@ -108,7 +108,7 @@ def read_answers(path: Path) -> list[Answer]:
     """Raises UserError for a file that is missing or damaged."""
     try:
         return [Answer(**row) for row in cast(list[dict[str, Any]], pq.read_table(path).to_pylist())]
-    except (OSError, pa.ArrowInvalid, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:  # pyarrow's own errors are ValueErrors
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); evaluate again") from None
 
 

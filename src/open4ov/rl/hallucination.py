@@ -86,10 +86,14 @@ def build(
         )
         for each in drafts
     ]
-    done = None if progress is None else lambda k, n: progress("answering for pairs", k, n)
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress("answering for pairs", done, total)
+
     counts: Counter[str] = Counter()
     pairs: dict[str, Sample] = {}
-    for each, completions in zip(drafts, engine.generate(requests, done), strict=True):
+    for each, completions in zip(drafts, engine.generate(requests, tell), strict=True):
         verdict = complete(each, completions[0].text)
         if verdict:
             counts[verdict] += 1
