@@ -21,8 +21,8 @@ test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
 	$(BIN)/basedpyright
 
 clean:

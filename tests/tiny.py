@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from open4ov.model import Config, Processor, TextConfig, VisionConfig
@@ -56,3 +58,11 @@ def tiny_config(processor: Processor, tie: bool = True) -> Config:
         vision_end_token_id=processor.special["<|vision_end|>"],
         tie_word_embeddings=tie,
     )
+
+
+def moe_config(processor: Processor, tie: bool = True, **changes: object) -> Config:
+    """The tiny shape with five experts a layer, two of them a token. The hidden size (48) is neither the width of an
+    expert nor twice it, where a transposed tensor would have the right shape too."""
+    experts = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40, "router_aux_loss_coef": 0.0}
+    config = tiny_config(processor, tie)
+    return replace(config, text=replace(config.text, **{**experts, **changes}))  # pyright: ignore[reportArgumentType]

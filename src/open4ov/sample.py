@@ -20,11 +20,22 @@ class _Record(BaseModel):
 
 
 class Part(_Record):
-    """One piece of a message: text, or a reference to `Sample.images[index]`."""
+    """One piece of a message: text, a reference to `Sample.images[index]`, or a video.
 
-    type: Literal["text", "image"]
+    A video's frames are the images from `index` on, as many as it has `times`: the second at which each was taken.
+    """
+
+    type: Literal["text", "image", "video"]
     text: str | None = None
     index: int | None = None
+    times: list[float] | None = None
+
+    @property
+    def shows(self) -> range:
+        """The places in `Sample.images` that the piece refers to; none for text."""
+        if self.type == "text" or self.index is None:
+            return range(0)
+        return range(self.index, self.index + (1 if self.type == "image" else len(self.times or ())))
 
 
 class Message(_Record):
@@ -91,6 +102,12 @@ def user(text: str, images: int = 0, first_image: int = 0) -> Message:
     """A user message: `images` image parts (indices from `first_image`), then the text."""
     parts = [Part(type="image", index=first_image + i) for i in range(images)]
     return Message(role="user", content=[*parts, Part(type="text", text=text)])
+
+
+def video(text: str, times: list[float], first_image: int = 0) -> Message:
+    """A user message about a video whose frames are the images from `first_image` on, taken at `times` (seconds)."""
+    shown = Part(type="video", index=first_image, times=times)
+    return Message(role="user", content=[shown, Part(type="text", text=text)])
 
 
 def assistant(text: str) -> Message:

@@ -59,12 +59,6 @@ def test_config_round_trip_and_hub_form(tiny_dir: Path) -> None:
     assert Config.from_dict({**raw, "text_config": {**text, "rope_parameters": newer}}) == config
 
 
-def test_mixture_of_experts_is_refused(copy: Path) -> None:
-    edit(copy / "config.json", model_type="qwen3_vl_moe")
-    with pytest.raises(UserError, match="qwen3_vl_moe is not supported yet"):
-        Qwen3VL.from_pretrained(copy)
-
-
 def test_other_models_are_refused(copy: Path) -> None:
     edit(copy / "config.json", model_type="llava")
     with pytest.raises(UserError, match="model_type is 'llava'"):

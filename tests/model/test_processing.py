@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as reference_resize
 
 from open4ov.model import Processor
-from open4ov.model.images import ImageSettings, patches, smart_resize
+from open4ov.model.images import ImageSettings, batch_patches, patches, smart_resize
 from open4ov.model.processing import SPECIAL_TOKENS
 from open4ov.recipe import UserError
 from open4ov.sample import Message, Part, assistant, user
@@ -37,6 +37,21 @@ def test_patches_equal_transformers(size: tuple[int, int]) -> None:
     pixels, grid = patches(image, settings)
     assert list(grid) == expected["image_grid_thw"][0].tolist()
     torch.testing.assert_close(pixels, expected["pixel_values"], atol=1e-5, rtol=0)
+
+
+def test_a_batch_on_the_device_equals_transformers_picture_by_picture() -> None:
+    settings = ImageSettings(min_pixels=2048, max_pixels=16_384)
+    fields = {key: value for key, value in settings.to_dict().items() if not key.endswith(("_type", "_class"))}
+    sizes = [(96, 96), (64, 64), (100, 37), (500, 400), (96, 96), (20, 20), (1, 150), (500, 400)]
+    images = [noise(*size, seed=seed) for seed, size in enumerate(sizes)]
+    images += [Image.linear_gradient("L"), Image.radial_gradient("L").resize((300, 200)).convert("P")]
+    expected = Qwen2VLImageProcessorPil(**fields)(images=[i.convert("RGB") for i in images], return_tensors="pt")
+    pixels, grids = batch_patches(images, settings)
+    assert torch.equal(torch.tensor(grids), expected["image_grid_thw"])
+    levels = (pixels - expected["pixel_values"]).abs() * 0.5 * 255
+    assert float(levels.max()) <= 2.0
+    assert float(levels.mean()) < 0.2
+    assert batch_patches([], settings)[0].shape == (0, pixels.shape[1])
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny import moe_config
 
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.rl.prefix import SharedPrefix, log_probs
@@ -21,9 +22,11 @@ def task(messages: list[Message], images: list[Image.Image]) -> Task:
     return Task(Sample(id="t", source="t", task="t", answer="7"), messages, images)
 
 
-@pytest.fixture
-def model(tiny_dir: Path) -> Qwen3VL:
-    return Qwen3VL.from_pretrained(tiny_dir)
+@pytest.fixture(params=["dense", "experts"])
+def model(tiny_dir: Path, request: pytest.FixtureRequest) -> Qwen3VL:
+    if request.param == "dense":
+        return Qwen3VL.from_pretrained(tiny_dir)
+    return Qwen3VL(moe_config(Processor.from_pretrained(tiny_dir)), seed=5)
 
 
 @pytest.fixture

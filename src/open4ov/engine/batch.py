@@ -42,7 +42,8 @@ class Row:
 
 @dataclass
 class Prompt:
-    """One conversation, and the (request, completion) pairs that continue it."""
+    """One conversation, the digests of its images and videos (a video's are its frames' joined), and the (request,
+    completion) pairs that continue it."""
 
     request: Request
     hashes: list[str]
@@ -227,10 +228,10 @@ def _prompts(requests: Sequence[Request]) -> list[Prompt]:
         for image in request.images:
             hashes.setdefault(id(image), image_hash(image))
         used = [
-            hashes[id(request.images[part.index or 0])]
+            "+".join(hashes[id(request.images[index])] for index in part.shows)
             for message in request.messages
             for part in message.content
-            if part.type == "image"
+            if part.type != "text"
         ]
         key = (*(message.model_dump_json() for message in request.messages), *used)
         prompt = found.setdefault(key, Prompt(request, used))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +38,25 @@ _TEXT_PARTS = (
     *((f".attention.{x}.", f".self_attn.{x}_proj.") for x in "qkvo"),
     *((f".mlp.{x}.", f".mlp.{x}_proj.") for x in ("gate", "up", "down")),
 )
+_EXPERT_PARTS = {
+    ".mlp.router": ".mlp.gate.weight",
+    ".mlp.gate_up": ".mlp.experts.gate_up_proj",
+    ".mlp.down": ".mlp.experts.down_proj",
+}
+"""Ends of the names of a layer with experts."""
 _VISION_PARTS = ((".attention.", ".attn."), (".fc1.", ".linear_fc1."), (".fc2.", ".linear_fc2."))
 _PATCH = "vision.patch.weight"
+SHARD_BYTES = 5 * 10**9
+"""Largest file that `save` writes, unless one tensor alone is larger."""
 
 
 def hf_name(name: str) -> str:
     """Hugging Face's name of one of our parameters."""
     for ours, theirs in _VISION_PARTS if name.startswith("vision.") else _TEXT_PARTS:
         name = name.replace(ours, theirs)
+    for ours, theirs in _EXPERT_PARTS.items():
+        if name.endswith(ours):
+            name = name.removesuffix(ours) + theirs
     for ours, theirs in _PREFIXES:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
@@ -54,7 +66,9 @@ def hf_name(name: str) -> str:
 def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
     """A model from a Hugging Face directory (one `model.safetensors`, or shards with an index).
 
-    Raises UserError for a missing or unreadable file, another model type, and missing or misshapen tensors.
+    Files are read one after another through a memory map: beside the model itself no more than a tensor is held.
+    Raises UserError for a missing or unreadable file, pickled weights, another model type, and for tensors that are
+    missing, unknown, misshapen or no floating-point numbers (all of them listed).
     """
     from .qwen3_vl import Qwen3VL
 
@@ -63,39 +77,121 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
     files = _weight_files(directory)
     with torch.device("meta"):
         model = Qwen3VL(config)
-    shapes = {name: parameter.shape for name, parameter in model.state_dict().items()}
+    wanted = {hf_name(name): name for name in model.state_dict()}
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set[str]()
+    faults = [f"no tensor {key}" for key in wanted if key not in files]
+    faults += [f"unknown tensor {key}" for key in files if key not in wanted and key not in tied]
+    if faults:
+        raise UserError(f"{directory}: the checkpoint is incomplete or of another model: {_listed(faults)}")
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    hub = _experts_as_on_the_hub(config, files)
     state: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        key = hf_name(name)
-        if key not in files:
-            raise UserError(f"{directory}: no tensor {key}; the checkpoint is incomplete or of another model")
-        tensor = _read(files[key], key)
-        if name == _PATCH:
-            tensor = tensor.flatten(1)
-        if tensor.shape != shape:
-            raise UserError(f"{files[key]}: {key} has shape {list(tensor.shape)}; config.json asks for {list(shape)}")
-        state[name] = tensor.to(dtype)
+    for path in dict.fromkeys(files.values()):
+        for key, tensor in _tensors(path, [key for key, place in files.items() if place == path and key in wanted]):
+            name = wanted[key]
+            ours = _held(name, tensor, hub)
+            if ours.shape != shapes[name]:
+                needed = list(_to_hub(name, torch.empty(shapes[name], device="meta"), config).shape)
+                faults.append(f"{key} has shape {list(tensor.shape)}; config.json asks for {needed}")
+            elif not ours.is_floating_point():
+                faults.append(f"{key} holds {ours.dtype}, not floating-point numbers")
+            else:
+                state[name] = ours.to(dtype).contiguous()
+        if faults:
+            raise UserError(f"{path}: {_listed(faults)}")
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)
 
 
-def save(model: Qwen3VL, directory: Path | str, dtype: torch.dtype | None = None) -> None:
-    """Writes `model.safetensors` and `config.json`, each whole or not at all."""
+def save(
+    model: Qwen3VL, directory: Path | str, dtype: torch.dtype | None = None, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes `config.json` and `model.safetensors`, or shards with an index when the weights exceed `shard_bytes`.
+
+    Each file is written whole or not at all; files of an earlier save that are not part of this one go last.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    vision = model.config.vision
-    state: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if name == _PATCH:
-            patch = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-            tensor = tensor.unflatten(1, patch)
-        state[hf_name(name)] = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+    weights = model.state_dict()
+    sizes = {name: t.numel() * (dtype or t.dtype).itemsize for name, t in weights.items()}
+    shards = _shards(sizes, shard_bytes)
+    single = len(shards) == 1
+    index: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = "model.safetensors" if single else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        state = {
+            hf_name(name): _to_hub(name, weights[name].detach(), model.config)
+            .to("cpu", dtype or weights[name].dtype)
+            .contiguous()
+            for name in names
+        }
+        with replacing(directory / file) as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
+        index |= dict.fromkeys(state, file)
+    table = directory / "model.safetensors.index.json"
+    if single:
+        table.unlink(missing_ok=True)
+    else:
+        content = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(index.items()))}
+        write_atomic(table, json.dumps(content, indent=2).encode() + b"\n")
     kind = str(dtype or model.text.embed.weight.dtype).removeprefix("torch.")
-    with replacing(directory / "model.safetensors") as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
-    (directory / "model.safetensors.index.json").unlink(missing_ok=True)
     raw = {**model.config.to_dict(), "dtype": kind}
     write_atomic(directory / "config.json", json.dumps(raw, indent=2, ensure_ascii=False).encode() + b"\n")
+    for old in directory.glob("model*.safetensors"):
+        if old.name not in index.values():
+            old.unlink()
+
+
+def _experts_as_on_the_hub(config: Config, files: dict[str, Path]) -> bool:
+    """Whether a checkpoint's experts are [E, in, out], as released, or [E, out, in], as transformers 5 saves its own.
+
+    Both bear the same names. A tensor whose sides are equal tells nothing, but the sides of `down_proj` (D, F) and of
+    `gate_up_proj` (D, 2F) are never both equal: the one that tells decides for the whole checkpoint.
+    """
+    text = config.text
+    size, width = text.hidden_size, text.moe_intermediate_size
+    ours, sides = (".mlp.down", [width, size]) if size != width else (".mlp.gate_up", [size, 2 * width])
+    for key, path in files.items():
+        if key.endswith(_EXPERT_PARTS[ours]):
+            return _shape(path, key)[1:] == sides
+    return True
+
+
+def _held(name: str, tensor: Tensor, hub: bool = True) -> Tensor:
+    """A tensor of the file as we hold it: the patch embedding is a matrix, experts are [E, out, in]."""
+    if name == _PATCH:
+        return tensor.flatten(1)
+    return tensor.transpose(1, 2) if hub and _of_experts(name) and tensor.ndim == 3 else tensor
+
+
+def _to_hub(name: str, tensor: Tensor, config: Config) -> Tensor:
+    """The way back: the patch embedding is a convolution, experts are [E, in, out]."""
+    vision = config.vision
+    if name == _PATCH:
+        return tensor.unflatten(1, (vision.in_channels, vision.temporal_patch_size, *2 * (vision.patch_size,)))
+    return tensor.transpose(1, 2) if _of_experts(name) else tensor
+
+
+def _of_experts(name: str) -> bool:
+    return name.endswith((".mlp.gate_up", ".mlp.down"))
+
+
+def _shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
+    """The names in order, cut into files of at most `limit` bytes (one tensor alone may be larger)."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _listed(faults: list[str], most: int = 8) -> str:
+    more = f"; and {len(faults) - most} more" if len(faults) > most else ""
+    return "; ".join(faults[:most]) + more
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -153,6 +249,12 @@ def _weight_files(directory: Path) -> dict[str, Path]:
         return files
     path = directory / "model.safetensors"
     if not path.exists():
+        pickled = [file.name for kind in ("*.bin", "*.pt", "*.pth") for file in directory.glob(kind)]
+        if pickled:
+            raise UserError(
+                f"{directory}: {pickled[0]} is pickled, which can run code when it is read; open4ov reads safetensors "
+                "only: convert it with transformers' save_pretrained where you trust it"
+            )
         raise UserError(f"{directory}: neither model.safetensors nor model.safetensors.index.json is there")
     try:
         with safe_open(path, framework="pt") as file:
@@ -161,9 +263,18 @@ def _weight_files(directory: Path) -> dict[str, Path]:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-def _read(path: Path, key: str) -> Tensor:
+def _shape(path: Path, key: str) -> list[int]:
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor(key)
+            return list(file.get_slice(key).get_shape())
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot read {key}: {error}") from None
+        raise UserError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def _tensors(path: Path, keys: list[str]) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in keys:
+                yield key, file.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable safetensors file: {error}") from None

@@ -8,15 +8,21 @@ from typing import Any, TypeVar, cast
 
 from open4ov.errors import UserError
 
-MODEL_TYPE = "qwen3_vl"
-ARCHITECTURE = "Qwen3VLForConditionalGeneration"
+MODEL_TYPE, MOE_TYPE = "qwen3_vl", "qwen3_vl_moe"
+ARCHITECTURES = {
+    MODEL_TYPE: "Qwen3VLForConditionalGeneration",
+    MOE_TYPE: "Qwen3VLMoeForConditionalGeneration",
+}
 
 C = TypeVar("C", "TextConfig", "VisionConfig")
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The decoder. `mrope_section` counts the frequency pairs of (time, height, width); it sums to head_dim / 2."""
+    """The decoder. `mrope_section` counts the frequency pairs of (time, height, width); it sums to head_dim / 2.
+
+    With `num_experts` above 0 the feed-forward of a layer is a mixture of experts (see `sparse`).
+    """
 
     vocab_size: int
     hidden_size: int
@@ -31,8 +37,24 @@ class TextConfig:
     max_position_embeddings: int = 262_144
     attention_bias: bool = False
     initializer_range: float = 0.02
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    decoder_sparse_step: int = 1
+    mlp_only_layers: tuple[int, ...] = ()
+    norm_topk_prob: bool = True
+    router_aux_loss_coef: float = 0.001
 
     def __post_init__(self) -> None:
+        if self.num_experts and not 1 <= self.num_experts_per_tok <= self.num_experts:
+            raise UserError(
+                f"text_config: num_experts_per_tok ({self.num_experts_per_tok}) must be 1 to "
+                f"num_experts ({self.num_experts})"
+            )
+        if self.num_experts and self.moe_intermediate_size < 1:
+            raise UserError("text_config: num_experts needs moe_intermediate_size, the width of an expert")
+        if self.decoder_sparse_step < 1:
+            raise UserError(f"text_config: decoder_sparse_step ({self.decoder_sparse_step}) must be at least 1")
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 f"text_config: num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -42,6 +64,11 @@ class TextConfig:
             raise UserError(
                 f"text_config: mrope_section {self.mrope_section} must sum to head_dim / 2 = {self.head_dim / 2}"
             )
+
+    def sparse(self, layer: int) -> bool:
+        """Whether that decoder layer (from 0) has experts."""
+        every = (layer + 1) % self.decoder_sparse_step == 0
+        return self.num_experts > 0 and every and layer not in self.mlp_only_layers
 
 
 @dataclass(frozen=True)
@@ -91,7 +118,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A dense Qwen3-VL. Token ids are the tokenizer's."""
+    """A Qwen3-VL, dense or with experts. Token ids are the tokenizer's."""
 
     text: TextConfig
     vision: VisionConfig
@@ -118,10 +145,9 @@ class Config:
         Raises UserError for another model type, a missing key or an unsupported option.
         """
         kind = raw.get("model_type")
-        if kind == "qwen3_vl_moe":
-            raise UserError(f"{where}: qwen3_vl_moe is not supported yet. Use a dense Qwen3-VL (model_type qwen3_vl).")
-        if kind != MODEL_TYPE:
-            raise UserError(f"{where}: model_type is {kind!r}; open4ov reads {MODEL_TYPE!r}: give a Qwen3-VL")
+        if kind not in ARCHITECTURES:
+            known = " and ".join(map(repr, ARCHITECTURES))
+            raise UserError(f"{where}: model_type is {kind!r}; open4ov reads {known}: give a Qwen3-VL")
         text, vision = dict(_section(raw, "text_config", where)), dict(_section(raw, "vision_config", where))
         rope: dict[str, Any] = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
         if rope.get("rope_type", rope.get("type", "default")) not in ("default", "mrope"):
@@ -129,6 +155,13 @@ class Config:
         for section, name, act in ((text, "text_config", "silu"), (vision, "vision_config", "gelu_pytorch_tanh")):
             if section.get("hidden_act", act) != act:
                 raise UserError(f"{where}: {name}.hidden_act {section['hidden_act']!r} is not supported; only {act!r}")
+        if kind == MOE_TYPE:
+            text["num_experts"] = text.get("num_experts", text.get("num_local_experts"))
+            text["mlp_only_layers"] = tuple(text.get("mlp_only_layers") or ())
+            if not text["num_experts"]:
+                raise UserError(f"{where}: text_config has no num_experts, which {MOE_TYPE} needs")
+        else:
+            text = {key: value for key, value in text.items() if key not in _MOE_FIELDS}
         text["rope_theta"] = rope.get("rope_theta", text.get("rope_theta", 5_000_000.0))
         text["mrope_section"] = tuple(rope.get("mrope_section", (24, 20, 20)))
         vision_rope: dict[str, Any] = vision.get("rope_parameters") or {}
@@ -156,20 +189,36 @@ class Config:
         text, vision = asdict(self.text), asdict(self.vision)
         section = list(text.pop("mrope_section"))
         text["rope_scaling"] = {"rope_type": "default", "mrope_section": section, "mrope_interleaved": True}
-        text |= {"model_type": "qwen3_vl_text", "hidden_act": "silu", "attention_dropout": 0.0, "use_cache": True}
+        kind = MOE_TYPE if self.text.num_experts else MODEL_TYPE
+        if kind == MODEL_TYPE:
+            text = {key: value for key, value in text.items() if key not in _MOE_FIELDS}
+        else:
+            text["mlp_only_layers"] = list(self.text.mlp_only_layers)
+        text |= {"model_type": f"{kind}_text", "hidden_act": "silu", "attention_dropout": 0.0, "use_cache": True}
         text |= self.extra
         del vision["rope_theta"]
-        vision |= {"model_type": "qwen3_vl_vision", "hidden_act": "gelu_pytorch_tanh"}
+        vision |= {"model_type": f"{kind}_vision", "hidden_act": "gelu_pytorch_tanh"}
         vision["deepstack_visual_indexes"] = list(self.vision.deepstack_visual_indexes)
         ids = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_token_id")}
         return {
-            "architectures": [ARCHITECTURE],
-            "model_type": MODEL_TYPE,
+            "architectures": [ARCHITECTURES[kind]],
+            "model_type": kind,
             "text_config": text,
             "vision_config": vision,
             "tie_word_embeddings": self.tie_word_embeddings,
             **ids,
         }
+
+
+_MOE_FIELDS = (
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "norm_topk_prob",
+    "router_aux_loss_coef",
+)
 
 
 def _section(raw: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -104,6 +105,122 @@ def patches(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tuple[
     blocks = pixels.reshape(3, rows // m, m, p, columns // m, m, p).transpose(1, 4, 2, 5, 0, 3, 6)
     frames = np.broadcast_to(blocks[:, :, :, :, :, None], (*blocks.shape[:5], s.temporal_patch_size, p, p))
     return torch.from_numpy(np.ascontiguousarray(frames).reshape(rows * columns, -1)), (1, rows, columns)
+
+
+def batch_patches(
+    images: Sequence[Image.Image], settings: ImageSettings, device: torch.device | str = "cpu"
+) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """`patches` of many images, end to end in their order, and their grids; worked out on `device`.
+
+    The host only hands over the bytes of the pictures: resizing, normalising and cutting up are tensor operations, one
+    batch for each size. Resized pixels differ from `patches` by rounding (at most 2 of 255 levels).
+    """
+    s = settings
+    rgb = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
+    sizes = [smart_resize(image.height, image.width, s.factor, s.min_pixels, s.max_pixels) for image in rgb]
+    together: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
+    for index, (image, size) in enumerate(zip(rgb, sizes, strict=True)):
+        together.setdefault((image.size, size), []).append(index)
+    found: dict[int, Tensor] = {}
+    for (_, size), indices in together.items():
+        bytes_ = torch.stack([torch.from_numpy(np.array(rgb[index])) for index in indices])
+        for index, cut in zip(indices, _cut(bytes_.to(device), size, s), strict=True):
+            found[index] = cut
+    grids = [(1, height // s.patch_size, width // s.patch_size) for height, width in sizes]
+    empty = torch.empty(0, 3 * s.temporal_patch_size * s.patch_size**2, device=device)
+    return torch.cat([found[index] for index in range(len(rgb))]) if rgb else empty, grids
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """`video_preprocessor_config.json`. The pixel limits are of all frames together; `fps` frames a second are looked
+    at, at least `min_frames` and at most `max_frames`."""
+
+    min_pixels: int = 131_072
+    max_pixels: int = 786_432
+    fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 768
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], where: str) -> VideoSettings:
+        size = raw.get("size") or {}
+        low, high = (size.get(key, default) for key, default in (("shortest_edge", 131_072), ("longest_edge", 786_432)))
+        if not isinstance(low, int) or not isinstance(high, int) or not 0 < low <= high:
+            raise UserError(f"{where}: size must give shortest_edge and longest_edge, 0 < shortest <= longest (pixels)")
+        try:
+            return cls(
+                low, high, float(raw.get("fps", 2)), int(raw.get("min_frames", 4)), int(raw.get("max_frames", 768))
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: missing or wrong {error}") from None
+
+
+def sample_frames(frames: int, fps: float, settings: VideoSettings) -> list[int]:
+    """Which of a video's `frames`, recorded at `fps` a second, are looked at: evenly from the first to the last."""
+    wanted = int(frames / fps * settings.fps)
+    wanted = min(max(wanted, settings.min_frames), settings.max_frames, frames)
+    return [int(index) for index in np.linspace(0, frames - 1, wanted).round()]
+
+
+def video_resize(frames: int, height: int, width: int, images: ImageSettings, videos: VideoSettings) -> tuple[int, int]:
+    """(height, width) of a video's frames: as `smart_resize`, with limits for the pixels of all frames (Qwen3-VL)."""
+    factor, temporal = images.factor, images.temporal_patch_size
+    if height < factor or width < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    if max(height, width) / min(height, width) > MAX_ASPECT:
+        raise UserError(f"a video of {width} x {height} pixels: the ratio of its sides must be at most {MAX_ASPECT}")
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    volume = round(frames / temporal) * temporal * rows * columns
+    if volume > videos.max_pixels:
+        shrink = math.sqrt(frames * height * width / videos.max_pixels)
+        rows = max(factor, math.floor(height / shrink / factor) * factor)
+        columns = max(factor, math.floor(width / shrink / factor) * factor)
+    elif volume < videos.min_pixels:
+        grow = math.sqrt(videos.min_pixels / (frames * height * width))
+        rows, columns = math.ceil(height * grow / factor) * factor, math.ceil(width * grow / factor) * factor
+    return rows, columns
+
+
+def video_patches(
+    frames: Sequence[Image.Image], images: ImageSettings, videos: VideoSettings
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """Float [patches, 3 * frames * patch²] of a video, pair of frames after pair, and its grid (pairs, rows, columns).
+
+    An odd last frame is repeated. Raises UserError for fewer than two frames and for frames of different sizes.
+    """
+    s = images
+    if len(frames) < s.temporal_patch_size:
+        raise UserError(f"a video needs at least {s.temporal_patch_size} frames, this one has {len(frames)}")
+    if len({frame.size for frame in frames}) > 1:
+        raise UserError(f"a video's frames must be of one size, not {sorted({frame.size for frame in frames})}")
+    height, width = video_resize(len(frames), frames[0].height, frames[0].width, images, videos)
+    rgb = [frame if frame.mode == "RGB" else frame.convert("RGB") for frame in frames]
+    rgb = [f if f.size == (width, height) else f.resize((width, height), Image.Resampling.BICUBIC) for f in rgb]
+    rgb += [rgb[-1]] * (-len(rgb) % s.temporal_patch_size)
+    values = torch.stack([torch.from_numpy(np.array(frame)) for frame in rgb]).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(x)[:, None, None] for x in (s.mean, s.std))
+    values = (values * (1 / 255) - mean) / std
+    rows, columns, m, p = height // s.patch_size, width // s.patch_size, s.merge_size, s.patch_size
+    blocks = values.view(-1, s.temporal_patch_size, 3, rows // m, m, p, columns // m, m, p)
+    cut = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * s.temporal_patch_size * p * p)
+    return cut, (len(rgb) // s.temporal_patch_size, rows, columns)
+
+
+def _cut(pixels: Tensor, size: tuple[int, int], s: ImageSettings) -> Tensor:
+    """uint8 [N, H, W, 3] -> float [N, patches, 3 * frames * patch²] of the pictures resized to `size`."""
+    values = pixels.permute(0, 3, 1, 2).float()
+    for between in ((values.shape[2], size[1]), size):  # width, then height, each to whole levels, as Pillow does
+        if tuple(values.shape[2:]) != between:
+            values = F.interpolate(values, size=between, mode="bicubic", antialias=True, align_corners=False)
+            values = values.round_().clamp_(0, 255)
+    mean, std = (torch.tensor(x, device=pixels.device)[:, None, None] for x in (s.mean, s.std))
+    values = (values * (1 / 255) - mean) / std
+    rows, columns, m, p = size[0] // s.patch_size, size[1] // s.patch_size, s.merge_size, s.patch_size
+    blocks = values.view(-1, 3, rows // m, m, p, columns // m, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    frames = blocks[:, :, :, :, :, :, None].expand(*blocks.shape[:6], s.temporal_patch_size, p, p)
+    return frames.reshape(len(pixels), rows * columns, -1)
 
 
 def _three(values: Any) -> tuple[float, float, float]:

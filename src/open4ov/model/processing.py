@@ -19,7 +19,7 @@ from open4ov.errors import UserError
 from open4ov.sample import Message
 
 from .checkpoint import read_json, write_atomic
-from .images import ImageSettings, patches
+from .images import ImageSettings, VideoSettings, patches, video_patches
 from .packing import Encoded
 
 SPECIAL_TOKENS = (
@@ -58,11 +58,13 @@ class Processor:
         self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True
         self.images = images
+        self.videos = VideoSettings()
         self.files = files
         self.special = {token: self.token_id(token) for token in SPECIAL_TOKENS}
         self.eos_id = self.special["<|im_end|>"]
         self.pad_id = self.special["<|endoftext|>"]
         self.image_id = self.special["<|image_pad|>"]
+        self.video_id = self.special["<|video_pad|>"]
 
     @classmethod
     def from_pretrained(cls, directory: Path | str) -> Processor:
@@ -77,7 +79,11 @@ class Processor:
             tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
         except Exception as error:  # the tokenizers library raises bare Exception
             raise UserError(f"{directory / 'tokenizer.json'}: not a tokenizer: {error}") from None
-        return cls(tokenizer, ImageSettings.from_dict(read_json(settings), str(settings)), files)
+        processor = cls(tokenizer, ImageSettings.from_dict(read_json(settings), str(settings)), files)
+        videos = directory / "video_preprocessor_config.json"
+        if videos.name in files:
+            processor.videos = VideoSettings.from_dict(read_json(videos), str(videos))
+        return processor
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Writes the files that this processor was read from, byte for byte."""
@@ -93,10 +99,11 @@ class Processor:
         return number
 
     def encode(self, messages: Sequence[Message], images: Sequence[Image.Image], generate: bool = False) -> Encoded:
-        """One conversation; image parts refer to `images` by index. `generate` appends the assistant's opening.
+        """One conversation; image and video parts refer to `images` by index. `generate` appends the assistant's
+        opening.
 
-        Targets are each assistant message's content and its closing <|im_end|>. Raises UserError for an image part
-        without an image, and for an image in an assistant's or system's message.
+        Targets are each assistant message's content and its closing <|im_end|>. Raises UserError for a part without
+        its images, and for an image or video in an assistant's or system's message.
         """
         draft = _Draft(self)
         for number, message in enumerate(messages):
@@ -114,11 +121,18 @@ class Processor:
                     raise UserError(
                         f"message {number}: only user messages may hold images, this one is {message.role}'s"
                     )
-                if part.index is None or not 0 <= part.index < len(images):
-                    raise UserError(f"message {number}: image part refers to image {part.index}, {len(images)} given")
-                draft.text(opening)
+                shown = part.shows
+                if not shown or shown[0] < 0 or shown[-1] >= len(images):
+                    raise UserError(
+                        f"message {number}: {part.type} part refers to image {shown[-1] if shown else None}, "
+                        f"{len(images)} given"
+                    )
+                if part.type == "video":
+                    draft.video(opening, [images[index] for index in shown], part.times or [])
+                else:
+                    draft.text(opening)
+                    draft.image(images[shown[0]])
                 opening = ""
-                draft.image(images[part.index])
             draft.text(opening, predicted)
             draft.special("<|im_end|>", predicted)
             draft.text("\n")
@@ -161,10 +175,27 @@ class _Draft:
         pixels, grid = patches(image, self.processor.images)
         self.pixels.append(pixels)
         self.grids.append(grid)
+        self._placeholders(self.processor.image_id, grid)
+
+    def video(self, opening: str, frames: Sequence[Image.Image], times: Sequence[float]) -> None:
+        """Each pair of frames as an image of its own, after the time halfway between them: "<0.3 seconds>"."""
+        pixels, grid = video_patches(frames, self.processor.images, self.processor.videos)
+        self.pixels.append(pixels)
+        self.grids.append(grid)
+        together = self.processor.images.temporal_patch_size
+        padded = [*times, *[times[-1]] * (-len(times) % together)]
+        for pair in range(grid[0]):
+            first, last = padded[pair * together], padded[(pair + 1) * together - 1]
+            self.text(f"{opening}<{(first + last) / 2:.1f} seconds>")
+            opening = ""
+            self._placeholders(self.processor.video_id, grid)
+
+    def _placeholders(self, token: int, grid: tuple[int, int, int]) -> None:
+        """The tokens of one frame of a grid."""
         self.special("<|vision_start|>")
         merge = self.processor.images.merge_size
         rows, columns = grid[1] // merge, grid[2] // merge
-        self.ids += [self.processor.image_id] * (rows * columns)
+        self.ids += [token] * (rows * columns)
         self.targets += [False] * (rows * columns)
         height, width = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         self.positions.append(torch.stack((torch.zeros_like(height), height, width)).flatten(1) + self.position)

@@ -1,4 +1,4 @@
-"""Qwen3-VL, dense: the vision tower, the decoder with DeepStack, the head; on packed tokens, with or without a cache.
+"""Qwen3-VL, dense or with experts: vision tower, decoder with DeepStack, head; on packed tokens, with or without cache.
 
 Shapes: T tokens of a pack, B documents, L longest, S cached tokens, D hidden, V vocabulary, M merged visual tokens.
 """
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from .cache import KVCache
 from .config import Config
 from .losses import nll_sum
+from .moe import MoE, Routing
 from .packing import Pack
 from .rope import text_angles
 from .text import DecoderLayer, TextModel
@@ -27,7 +28,7 @@ LOGITS_AT_ONCE = 2**26
 
 
 class Qwen3VL(nn.Module):
-    """A dense Qwen3-VL. Random weights (normal, `initializer_range`) from `seed`; see also `from_pretrained`."""
+    """A Qwen3-VL. Random weights (normal, `initializer_range`) from `seed`; see also `from_pretrained`."""
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         super().__init__()
@@ -48,6 +49,9 @@ class Qwen3VL(nn.Module):
                 module.weight.normal_(0.0, config.initializer_range, generator=generator)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     module.bias.zero_()
+            elif isinstance(module, MoE):
+                for weight in (module.router, module.gate_up, module.down):
+                    weight.normal_(0.0, self.config.text.initializer_range, generator=generator)
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
@@ -57,7 +61,7 @@ class Qwen3VL(nn.Module):
         return load(directory, dtype)
 
     def save_pretrained(self, directory: Path | str, dtype: torch.dtype | None = None) -> None:
-        """Writes `config.json` and `model.safetensors` (in `dtype`; as held when None) for Hugging Face readers."""
+        """Writes `config.json` and the weights (in `dtype`; as held when None) for Hugging Face readers."""
         from .checkpoint import save
 
         save(self, directory, dtype)
@@ -79,8 +83,13 @@ class Qwen3VL(nn.Module):
             device=self.device,
         )
 
+    def visual_places(self, ids: Tensor) -> Tensor:
+        """Where the placeholders of images and videos stand among token ids [T]."""
+        config = self.config
+        return ((ids == config.image_token_id) | (ids == config.video_token_id)).nonzero()[:, 0]
+
     def encode_images(self, pixels: Tensor, grids: Tensor) -> VisionFeatures:
-        """pixels [P, patch_dim], grids [N, 3] -> features of M = P / merge² tokens."""
+        """pixels [P, patch_dim], grids [N, 3] of images and videos -> features of M = P / merge² tokens."""
         return self.vision(pixels.to(self.device), grids)
 
     def hidden_states(
@@ -89,11 +98,13 @@ class Qwen3VL(nn.Module):
         vision: VisionFeatures | None = None,
         cache: KVCache | None = None,
         rows: Tensor | None = None,
+        routings: list[Routing] | None = None,
     ) -> Tensor:
         """Final, normalised hidden states [T, D].
 
         Images are encoded here unless `vision` (all images of the pack, in order) is given. With a `cache`, the pack's
         documents continue the cache rows `rows` [B] (distinct; None: document b is row b) and are appended to them.
+        Without a cache, every layer with experts appends how it spread the tokens to `routings`.
         Raises ValueError when image placeholders and visual tokens differ in number.
         """
         pack = pack.to(self.device)
@@ -102,7 +113,7 @@ class Qwen3VL(nn.Module):
         x = self.text.embed(pack.input_ids)
         places: Tensor | None = None
         if vision is not None:
-            places = (pack.input_ids == self.config.image_token_id).nonzero()[:, 0]
+            places = self.visual_places(pack.input_ids)
             if len(places) != len(vision.merged):
                 raise ValueError(f"{len(places)} image placeholders, but {len(vision.merged)} visual tokens")
             x = x.index_copy(0, places, vision.merged.to(x.dtype))
@@ -110,7 +121,10 @@ class Qwen3VL(nn.Module):
         pad, unpad = pack.padding
         step = None if cache is None else _CacheStep(cache, pack, rows)
         for i, layer in enumerate(self.text.layers):
-            x = layer(x, cos, sin, pad, unpad) if step is None else step.run(cast(DecoderLayer, layer), i, x, cos, sin)
+            if step is None:
+                x = layer(x, cos, sin, pad, unpad, routings)
+            else:
+                x = step.run(cast(DecoderLayer, layer), i, x, cos, sin)
             if vision is not None and places is not None and i < len(vision.deepstack):
                 x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
         if step is not None:
@@ -135,11 +149,19 @@ class Qwen3VL(nn.Module):
         return out.index_copy(0, at, values), out.index_copy(0, at, entropies)
 
     def loss(self, pack: Pack, vision: VisionFeatures | None = None) -> Tensor:
-        """Mean negative log-likelihood (nats a token) over the pack's targets; a scalar. 0 for a pack without any."""
+        """Mean negative log-likelihood (nats a token) over the pack's targets; a scalar. 0 for a pack without any.
+
+        With experts, `router_aux_loss_coef` times the mean of the layers' load-balancing losses is added.
+        """
         pack = pack.to(self.device)
-        hidden = self.hidden_states(pack, vision)
+        routings: list[Routing] = []
+        hidden = self.hidden_states(pack, vision, routings=routings)
         at = pack.predicted
-        return nll_sum(hidden[at - 1], self._head_weight, pack.input_ids[at]) / max(len(at), 1)
+        value = nll_sum(hidden[at - 1], self._head_weight, pack.input_ids[at]) / max(len(at), 1)
+        coefficient = self.config.text.router_aux_loss_coef
+        if routings and coefficient:
+            value = value + coefficient * torch.stack([routing.balance() for routing in routings]).mean()
+        return value
 
     @property
     def _head_weight(self) -> Tensor:

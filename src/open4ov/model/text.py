@@ -1,4 +1,4 @@
-"""The decoder: GQA with normalised queries and keys, M-RoPE, SwiGLU, RMSNorm. Packed tokens throughout.
+"""The decoder: GQA with normalised queries and keys, M-RoPE, SwiGLU or experts, RMSNorm. Packed tokens throughout.
 
 Shapes: T tokens, D hidden, H heads, K key-value heads, d head dim, B documents, L longest, S cached tokens.
 """
@@ -10,6 +10,7 @@ from torch import Tensor, nn, ones
 
 from . import attention
 from .config import TextConfig
+from .moe import MoE, Routing
 from .rope import rotate
 
 
@@ -59,20 +60,33 @@ class SwiGLU(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """One decoder layer; `forward` takes tensors only, so `layer.compile(dynamic=True)` works from outside."""
+    """One decoder layer, the `index`-th. `layer.compile(dynamic=True)` works from outside."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, index: int) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = TextAttention(config)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SwiGLU(config)
+        self.mlp = MoE(config) if config.sparse(index) else SwiGLU(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        pad: Tensor,
+        unpad: Tensor,
+        routings: list[Routing] | None = None,
+    ) -> Tensor:
         """x [T, D], cos and sin [T, d], pad [B, L], unpad [T] -> [T, D]."""
         q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
         x = x + self.attention.o(attention.causal(q, k, v, pad, unpad))
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.feed_forward(x, routings)
+
+    def feed_forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
+        """What the layer's second half adds to x [T, D]. A layer with experts appends its routing to `routings`."""
+        x = self.mlp_norm(x)
+        return self.mlp(x, routings) if isinstance(self.mlp, MoE) else self.mlp(x)
 
     def forward_cached(
         self,
@@ -102,7 +116,7 @@ class DecoderLayer(nn.Module):
             keys, values = (x[:, :seen] if rows is None else x[rows, :seen] for x in (keys, values))
             out = attention.cached(q, keys.to(q.dtype), values.to(q.dtype), mask, pad, unpad)
         x = x + self.attention.o(out)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.feed_forward(x)
 
 
 class TextModel(nn.Module):
@@ -111,5 +125,5 @@ class TextModel(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([DecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

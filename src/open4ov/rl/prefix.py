@@ -86,14 +86,14 @@ def log_probs(model: Qwen3VL, groups: SharedPrefix, temperature: float = 1.0) ->
     x = model.text.embed(groups.input_ids)
     vision, places = groups.vision, None
     if vision is not None:  # a response may hold a sampled placeholder token: it stands for no picture
-        places = (groups.input_ids[: groups.prompt_tokens] == model.config.image_token_id).nonzero()[:, 0]
+        places = model.visual_places(groups.input_ids[: groups.prompt_tokens])
     if vision is not None and places is not None:
         x = x.index_copy(0, places, vision.merged.to(x.dtype))
     cos, sin = text_angles(model.config.text, groups.positions)
     for i, layer in enumerate(cast(Iterable[DecoderLayer], model.text.layers)):
         attended = _attention(layer.attention, layer.attention_norm(x), cos, sin, groups)
         x = x + layer.attention.o(attended)
-        x = x + layer.mlp(layer.mlp_norm(x))
+        x = x + layer.feed_forward(x)
         if vision is not None and places is not None and i < len(vision.deepstack):
             x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
     hidden = model.text.norm(x)

@@ -150,7 +150,7 @@ def without_images(message: Message) -> Message:
 def with_offset(message: Message, first: int) -> Message:
     """The message with its image references moved by `first`, for conversations that join several samples' images."""
     parts: list[Part] = [
-        part.model_copy(update={"index": (part.index or 0) + first}) if part.type == "image" else part
+        part.model_copy(update={"index": (part.index or 0) + first}) if part.type != "text" else part
         for part in message.content
     ]
     return message.model_copy(update={"content": parts})

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from open4ov.model import Encoded, Pack, Processor, Qwen3VL, VisionFeatures, pack
-from open4ov.model.images import patches, smart_resize
+from open4ov.model.images import patches, smart_resize, video_patches
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
 
@@ -61,7 +61,11 @@ class Encoder:
     def document(self, sample: Sample) -> Encoded:
         """The sample's tokens; `pixels` is empty, `grids` is right."""
         if sample.id not in self._documents:
-            encoded = self.processor.encode(sample.messages, [self.picture(sha) for sha in sample.images])
+            frames = {index for m in sample.messages for p in m.content if p.type == "video" for index in p.shows}
+            pictures = [
+                self.store.get(sha) if index in frames else self.picture(sha) for index, sha in enumerate(sample.images)
+            ]
+            encoded = self.processor.encode(sample.messages, pictures)
             self._documents[sample.id] = replace(encoded, pixels=encoded.pixels[:0].clone())
         return self._documents[sample.id]
 
@@ -77,8 +81,15 @@ class Encoder:
             return joined, None
         if self._features:
             return joined, VisionFeatures.cat([self._features[sha] for sha in shas])
-        pixels = [patches(self.picture(sha), self.processor.images)[0] for sha in shas]
+        pixels = [self._patches(sha)[0] for sha in shas]
         return replace(joined, pixels=torch.cat(pixels)), None
+
+    def _patches(self, key: str) -> tuple[Tensor, tuple[int, int, int]]:
+        """Patches and grid of an image, or of a video, by what `shown` calls it."""
+        if "+" not in key:
+            return patches(self.picture(key), self.processor.images)
+        frames = [self.store.get(sha) for sha in key.split("+")]
+        return video_patches(frames, self.processor.images, self.processor.videos)
 
     def freeze(
         self, model: Qwen3VL, samples: Iterable[Sample], progress: Callable[[str, int, int], None] | None = None
@@ -89,7 +100,7 @@ class Encoder:
         with torch.no_grad():
             for start in range(0, len(shas), chunk):
                 part = shas[start : start + chunk]
-                cut = [patches(self.picture(sha), self.processor.images) for sha in part]
+                cut = [self._patches(sha) for sha in part]
                 grids: Tensor = torch.tensor([grid for _, grid in cut])
                 features = model.encode_images(torch.cat([pixels for pixels, _ in cut]), grids)
                 self._features |= dict(zip(part, features.split(grids), strict=True))
@@ -98,12 +109,13 @@ class Encoder:
 
 
 def shown(sample: Sample) -> list[str]:
-    """The images of a sample as its messages show them, in that order (an image shown twice counts twice)."""
+    """The images and videos of a sample as its messages show them, in that order (one shown twice counts twice): each
+    by its digest, a video by its frames' digests, joined with "+"."""
     return [
-        sample.images[part.index or 0]
+        "+".join(sample.images[index] for index in part.shows)
         for message in sample.messages
         for part in message.content
-        if part.type == "image"
+        if part.type != "text"
     ]
 
 

@@ -1,0 +1,75 @@
+"""Recomputation changes what is kept, never what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import conversations
+from tiny import moe_config
+from torch import Tensor
+
+from open4ov.errors import UserError
+from open4ov.model import Pack, Processor, Qwen3VL, pack
+from open4ov.model.moe import Routing
+from open4ov.parallel import recompute
+
+
+@pytest.fixture(params=["dense", "experts"])
+def model(request: pytest.FixtureRequest, tiny_dir: Path) -> Qwen3VL:
+    if request.param == "dense":
+        return Qwen3VL.from_pretrained(tiny_dir)
+    return Qwen3VL(moe_config(Processor.from_pretrained(tiny_dir), router_aux_loss_coef=0.1), seed=1)
+
+
+@pytest.fixture
+def batch(tiny_dir: Path) -> Pack:
+    return pack(conversations(Processor.from_pretrained(tiny_dir))["batch"])
+
+
+def gradients(model: Qwen3VL, batch: Pack) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    loss = model.loss(batch)
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_values_and_gradients_stay_and_less_is_kept(model: Qwen3VL, batch: Pack) -> None:
+    kept: dict[str, int] = {}
+    loss, plain = gradients(model, batch)
+    for mode in ("none", "op", "full"):
+        recompute.apply(model, language=mode, vision=mode)
+        kept[mode] = recompute.saved_bytes(lambda: model.loss(batch))
+        again, found = gradients(model, batch)
+        torch.testing.assert_close(again, loss)
+        assert found.keys() == plain.keys()
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-5, msg=name)
+    assert kept["none"] > 1.3 * kept["op"] > 1.3 * kept["full"]
+
+
+def test_language_and_vision_are_told_apart(model: Qwen3VL, batch: Pack) -> None:
+    plain = recompute.saved_bytes(lambda: model.loss(batch))
+    recompute.apply(model, vision="full")
+    vision = recompute.saved_bytes(lambda: model.loss(batch))
+    recompute.apply(model, language="full")
+    language = recompute.saved_bytes(lambda: model.loss(batch))
+    recompute.apply(model)
+    assert plain > vision
+    assert plain > language
+    assert vision != language
+    assert recompute.saved_bytes(lambda: model.loss(batch)) == plain
+
+
+def test_routings_are_counted_once(tiny_dir: Path, batch: Pack) -> None:
+    model = Qwen3VL(moe_config(Processor.from_pretrained(tiny_dir)), seed=1)
+    recompute.apply(model, language="op")
+    routings: list[Routing] = []
+    model.hidden_states(batch, routings=routings).sum().backward()
+    assert len(routings) == 3
+
+
+def test_an_unknown_mode_is_refused(model: Qwen3VL) -> None:
+    with pytest.raises(UserError, match="language is 'some'; it can be none, op, full"):
+        recompute.apply(model, language="some")  # pyright: ignore[reportArgumentType]
