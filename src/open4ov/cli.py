@@ -8,6 +8,8 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -151,6 +153,31 @@ def nano_train(
     from open4ov.corpora.nano.build import build
     from open4ov.corpora.nano.train import NanoTraining
 
+    build(out, NanoTraining(pictures=pictures, items=items, seed=seed), _every_ten_seconds(), start)
+    print(out)
+
+
+@nano.command("upcycle")
+def nano_upcycle(
+    out: Annotated[Path, typer.Option(help="where to write it; an interrupted training goes on from its checkpoint")],
+    start: Annotated[str, typer.Option(help="the dense model: a shipped one by name, or a folder")] = "nano",
+    experts: Annotated[int, typer.Option(min=2, help="experts in each layer")] = 8,
+    top_k: Annotated[int, typer.Option(min=1, help="experts that a token uses")] = 4,
+    items: Annotated[int, typer.Option(min=1, help="conversations to train on")] = 60_000,
+    seed: Annotated[int, typer.Option(min=0)] = 4,
+) -> None:
+    """Cut a nano base into experts and train it on (half an hour on a CPU)."""
+    from open4ov.assets import base_dir
+    from open4ov.corpora.nano.build import Upcycling, build_moe
+    from open4ov.corpora.nano.train import UPCYCLED
+
+    training = replace(UPCYCLED, items=items, seed=seed)
+    build_moe(out, base_dir(start), Upcycling(experts, top_k), training, _every_ten_seconds())
+    print(out)
+
+
+def _every_ten_seconds() -> Callable[[dict[str, float]], None]:
+    """Prints a training's figures, not more often."""
     last = 0.0
 
     def tell(figures: dict[str, float]) -> None:
@@ -159,8 +186,7 @@ def nano_train(
             last = time.monotonic()
             print("  ".join(f"{name} {value:.6g}" for name, value in figures.items()), file=sys.stderr, flush=True)
 
-    build(out, NanoTraining(pictures=pictures, items=items, seed=seed), tell, start)
-    print(out)
+    return tell
 
 
 def _show_result(root: Path) -> None:

@@ -86,7 +86,7 @@ def muon(model: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> O
 def _split(model: nn.Module, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """What is trained: the matrices of the layers; and tables of vectors, norms, biases and what is `left_out`."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    tables = ("embed", "position", "heads.", *left_out)
+    tables = ("embed", "position", "heads.", "router", *left_out)
     matrices = [p for name, p in named if p.ndim == 2 and not any(part in name for part in tables)]
     chosen = {id(p) for p in matrices}
     return matrices, [p for _, p in named if id(p) not in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from tiny import tiny_config
 
+from open4ov.corpora.nano.build import Upcycling, build_moe
 from open4ov.corpora.nano.tower import Heads, draw
-from open4ov.corpora.nano.train import NanoTraining, rate, train
+from open4ov.corpora.nano.train import UPCYCLED, NanoTraining, rate, train
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 
@@ -80,3 +82,23 @@ def test_the_tower_learns_what_its_pictures_show(tiny_dir: Path) -> None:
     assert losses[-1] < losses[0] / 4
     assert right > 0.9
     assert all(p.grad is None for p in model.text.parameters())
+
+
+def test_a_base_with_experts_is_made_from_a_dense_one(tiny_dir: Path, tmp_path: Path) -> None:
+    training = replace(UPCYCLED, items=12, pack_tokens=1500)
+    figures: list[dict[str, float]] = []
+    build_moe(tmp_path, tiny_dir, Upcycling(experts=4, top_k=2), training, figures.append, compile_blocks=False)
+    dense, sparse = Qwen3VL.from_pretrained(tiny_dir), Qwen3VL.from_pretrained(tmp_path)
+    assert sparse.config.text.num_experts == 4
+    assert sparse.config.text.num_experts_per_tok == 2
+    assert figures
+    tower = dense.vision.to(torch.bfloat16).state_dict()
+    assert all(torch.equal(tower[name].float(), value) for name, value in sparse.vision.state_dict().items())
+    assert not torch.equal(dense.text.embed.weight.bfloat16().float(), sparse.text.embed.weight)
+    assert "2 of 4 experts" in (tmp_path / "README.md").read_text()
+    assert json.loads((tmp_path / "training.json").read_text())["experts"] == 4
+
+
+def test_nothing_can_be_taught_to_a_frozen_tower(tiny_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="pictures and beside must be 0"):
+        run(tiny_dir, tmp_path, training=replace(TRAINING, freeze_vision=True))

@@ -1,33 +1,159 @@
-"""Attention over packed tokens: documents lie end to end in [T, ...] and are padded to [B, L, ...] only inside SDPA.
+"""Attention over packed tokens: documents lie end to end in [T, ...] and look at themselves only.
 
-Shapes: T tokens in the pack, B documents, L longest document, H heads, K key-value heads, d head dim.
+How it is computed has a name (`KERNELS`) and every attention module carries one; `use` sets it from outside:
+`padded` lays documents side by side in [B, L, ...] for SDPA and takes the padding out again; `sdpa` calls SDPA for one
+document after another, which is the definition; `varlen` is PyTorch's variable-length flash attention and `flex` its
+FlexAttention, both without any padding. `auto` is `varlen` in half precision on CUDA, `padded` elsewhere.
+
+Shapes: T tokens in the pack, B documents, L longest document, H heads, K key-value heads, d head dim, S cached tokens.
 Padding sits at the end of a row: causal attention never looks there, bidirectional attention masks it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from open4ov.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 SHORT = 256
 """Documents up to this many tokens take the explicit product on a CPU in half precision, where SDPA is several times
 slower, in decoding and in its backward pass; longer ones would need too much memory."""
 
 
-def pad_indices(cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-    """`pad` [B, L] (token of each padded slot; a padding slot repeats token 0) and `unpad` [T] (slot of each token).
+class Attention(nn.Module):
+    """What every attention module of the model is: it computes with the kernel of that name."""
 
-    `cu_seqlens` [B + 1]: document b holds the tokens cu_seqlens[b] .. cu_seqlens[b + 1] - 1.
+    kernel: str = "auto"
+
+
+def use(model: nn.Module, kernel: str) -> None:
+    """From now on every attention of the model is computed by the kernel of that name (`auto` or one of `KERNELS`).
+
+    Raises UserError for a name that is not known.
     """
-    starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
-    longest = int(lengths.max())
-    columns = torch.arange(longest, device=cu_seqlens.device)
-    real = columns < lengths[:, None]
-    pad = torch.where(real, starts[:, None] + columns, 0)
-    return pad, real.flatten().nonzero()[:, 0]
+    if kernel not in ("auto", *KERNELS):
+        known = ", ".join(("auto", *KERNELS))
+        raise UserError(f"attention: no kernel is called '{kernel}'{nearest(kernel, KERNELS)}; there are {known}")
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.kernel = kernel
+
+
+class Documents(NamedTuple):
+    """Where the documents of a pack begin and end, and how they are laid side by side."""
+
+    cu_seqlens: Tensor
+    """Long [B + 1]: document b holds the tokens cu_seqlens[b] .. cu_seqlens[b + 1] - 1"""
+    pad: Tensor
+    """Long [B, L]: the token of each padded slot; a padding slot repeats token 0"""
+    unpad: Tensor
+    """Long [T]: the padded slot of each token"""
+    mask: Tensor | None
+    """Bool [B, 1, 1, L]: which slots are tokens; None when all are, as all documents have equal length"""
+
+    @staticmethod
+    def of(cu_seqlens: Tensor) -> Documents:
+        starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
+        columns = torch.arange(int(lengths.max()), device=cu_seqlens.device)
+        real = columns < lengths[:, None]
+        pad = torch.where(real, starts[:, None] + columns, 0)
+        unpad = real.flatten().nonzero()[:, 0]
+        return Documents(cu_seqlens, pad, unpad, None if len(unpad) == pad.numel() else real[:, None, None])
+
+    def to(self, device: torch.device | str) -> Documents:
+        return Documents(*(None if x is None else x.to(device) for x in self))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool, kernel: str = "auto") -> Tensor:
+    """Attention inside each document. q [T, H, d], k and v [T, K, d] -> [T, H * d].
+
+    `causal`: a token looks at itself and what stands before it; otherwise at all of its document.
+    """
+    if kernel == "auto":
+        kernel = "varlen" if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) else "padded"
+    return KERNELS[kernel](q, k, v, documents, causal)
+
+
+def padded(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
+    q, k, v = (to_padded(x, documents) for x in (q, k, v))
+    return to_packed(_attend(q, k, v, causal, None if causal else documents.mask), documents)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
+    lengths: list[int] = documents.cu_seqlens.diff().tolist()
+    out: list[Tensor] = []
+    for parts in zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (q, k, v)), strict=True):
+        gqa = q.shape[1] != k.shape[1]
+        out.append(F.scaled_dot_product_attention(*parts, is_causal=causal, enable_gqa=gqa))
+    return torch.cat(out, dim=1).transpose(0, 1).flatten(1)
+
+
+def varlen(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
+    if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
+        raise UserError(
+            f"attention: 'varlen' computes in half precision on CUDA, not in {q.dtype} on {q.device.type}; use 'padded'"
+        )
+    from torch.nn.attention.varlen import varlen_attn  # brings the compiler in: seconds
+
+    ends, longest = documents.cu_seqlens.int(), documents.pad.shape[1]
+    window = (-1, 0) if causal else (-1, -1)
+    gqa = q.shape[1] != k.shape[1]
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=window, enable_gqa=gqa)
+    assert isinstance(out, Tensor), out
+    return out.flatten(1)
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
+    if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise UserError("attention: 'flex' has no backward pass on a CPU; train with 'padded'")
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compute = _compiled_flex() if q.is_cuda else flex_attention
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    mask = _block_mask(documents, causal)
+    out: Tensor = compute(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])  # pyright: ignore[reportAssignmentType]
+    return out[0].transpose(0, 1).flatten(1)
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Documents, bool], Tensor]
+KERNELS: dict[str, Kernel] = {"padded": padded, "sdpa": sdpa, "varlen": varlen, "flex": flex}
+"""How attention is computed, by name: (q [T, H, d], k, v [T, K, d], documents, causal) -> [T, H * d]."""
+
+_block_masks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""FlexAttention's masks by the borders of the documents: one serves all layers of a pack, and goes with it."""
+
+
+def _block_mask(documents: Documents, causal: bool) -> BlockMask:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    masks: dict[bool, BlockMask] = _block_masks.setdefault(documents.cu_seqlens, {})
+    if causal not in masks:
+        lengths, tokens = documents.cu_seqlens.diff(), len(documents.unpad)
+        owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+
+        def may_look(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same = owner[query] == owner[key]
+            return same & (query >= key) if causal else same
+
+        masks[causal] = create_block_mask(may_look, None, None, tokens, tokens, device=lengths.device)
+    return masks[causal]
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
 
 
 class _Pad(torch.autograd.Function):
@@ -60,16 +186,28 @@ class _Unpad(torch.autograd.Function):
         return padded.view(*pad.shape, *gradient.shape[1:]), None, None
 
 
-def to_padded(x: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
+def to_padded(x: Tensor, documents: Documents) -> Tensor:
     """x [T, heads, d] -> [B, heads, L, d]."""
-    padded: Tensor = _Pad.apply(x, pad, unpad)  # pyright: ignore[reportAssignmentType]
+    if documents.mask is None:
+        return x.view(*documents.pad.shape, *x.shape[1:]).transpose(1, 2)
+    padded: Tensor = _Pad.apply(x, documents.pad, documents.unpad)  # pyright: ignore[reportAssignmentType]
     return padded.transpose(1, 2)
 
 
-def to_packed(x: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
+def to_packed(x: Tensor, documents: Documents) -> Tensor:
     """x [B, heads, L, d] -> [T, heads * d]."""
-    packed: Tensor = _Unpad.apply(x.transpose(1, 2), pad, unpad)  # pyright: ignore[reportAssignmentType]
+    x = x.transpose(1, 2)
+    if documents.mask is None:
+        return x.reshape(len(documents.unpad), -1)
+    packed: Tensor = _Unpad.apply(x, documents.pad, documents.unpad)  # pyright: ignore[reportAssignmentType]
     return packed.flatten(1)
+
+
+def cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, documents: Documents) -> Tensor:
+    """New tokens against a cache that already holds them. q [T, H, d], keys and values [B, S, K, d],
+    mask [B, 1, L, S] (True: may look) -> [T, H * d]."""
+    q, k, v = to_padded(q, documents), keys.transpose(1, 2), values.transpose(1, 2)
+    return to_packed(_attend(q, k, v, mask=mask), documents)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:
@@ -93,32 +231,3 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = scores.softmax(-1).to(q.dtype)
     return torch.bmm(weights.view(-1, groups * length, seen), v).view(batch, heads, length, d)
-
-
-def causal(q: Tensor, k: Tensor, v: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
-    """Causal attention inside each document. q [T, H, d], k and v [T, K, d] -> [T, H * d]."""
-    q, k, v = (to_padded(x, pad, unpad) for x in (q, k, v))
-    out = _attend(q, k, v, causal=True)
-    return to_packed(out, pad, unpad)
-
-
-def cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
-    """New tokens against a cache that already holds them. q [T, H, d], keys and values [B, S, K, d],
-    mask [B, 1, L, S] (True: may look) -> [T, H * d]."""
-    q, k, v = to_padded(q, pad, unpad), keys.transpose(1, 2), values.transpose(1, 2)
-    out = _attend(q, k, v, mask=mask)
-    return to_packed(out, pad, unpad)
-
-
-def bidirectional(q: Tensor, k: Tensor, v: Tensor, pad: Tensor, unpad: Tensor, mask: Tensor | None) -> Tensor:
-    """Full attention inside each document (an image). q, k, v [T, H, d] -> [T, H * d].
-
-    `mask` [B, 1, 1, L] marks real slots; None says that all documents have equal length (no padding at all).
-    """
-    if mask is None:
-        q, k, v = (x.reshape(*pad.shape, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-        out = _attend(q, k, v)
-        return out.transpose(1, 2).reshape(-1, out.shape[1] * out.shape[3])
-    q, k, v = (to_padded(x, pad, unpad) for x in (q, k, v))
-    out = _attend(q, k, v, mask=mask)
-    return to_packed(out, pad, unpad)

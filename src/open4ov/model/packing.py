@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .attention import pad_indices
+from .attention import Documents
 
 
 @dataclass
@@ -53,10 +53,10 @@ class Pack:
         return self.cu_seqlens.diff()
 
     @cached_property
-    def padding(self) -> tuple[Tensor, Tensor]:
-        """`pad` [B, L] and `unpad` [T] of `attention.pad_indices`, computed once for all layers."""
+    def documents(self) -> Documents:
+        """The documents as attention takes them, worked out once for all layers."""
         with torch.inference_mode(False):
-            return pad_indices(self.cu_seqlens)
+            return Documents.of(self.cu_seqlens)
 
     @cached_property
     def predicted(self) -> Tensor:

@@ -118,11 +118,13 @@ class Qwen3VL(nn.Module):
                 raise ValueError(f"{len(places)} image placeholders, but {len(vision.merged)} visual tokens")
             x = x.index_copy(0, places, vision.merged.to(x.dtype))
         cos, sin = text_angles(self.config.text, pack.positions)
-        pad, unpad = pack.padding
         step = None if cache is None else _CacheStep(cache, pack, rows)
         for i, layer in enumerate(self.text.layers):
             if step is None:
-                x = layer(x, cos, sin, pad, unpad, routings)
+                own: list[Routing] | None = None if routings is None else []  # a new list: a compiled layer wants it so
+                x = layer(x, cos, sin, pack.documents, own)
+                if routings is not None and own:
+                    routings += own
             else:
                 x = step.run(cast(DecoderLayer, layer), i, x, cos, sin)
             if vision is not None and places is not None and i < len(vision.deepstack):
@@ -216,15 +218,14 @@ class _CacheStep:
         if int(starts.max()) == 0:
             self.mask = None
             return
-        pad, unpad = pack.padding
+        pad, unpad = pack.documents.pad, pack.documents.unpad
         seen = int((starts + counts).max())
         query = torch.zeros(pad.numel(), dtype=torch.long, device=device).index_copy(0, unpad, positions)
         self.mask = (torch.arange(seen, device=device) <= query[:, None]).view(len(pad), 1, pad.shape[1], seen)
 
     def run(self, layer: DecoderLayer, index: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        pad, unpad = self.pack.padding
-        keys, values = self.cache.keys[index], self.cache.values[index]
-        return layer.forward_cached(x, cos, sin, pad, unpad, keys, values, self.slots, self.gather, self.mask)
+        documents, keys, values = self.pack.documents, self.cache.keys[index], self.cache.values[index]
+        return layer.forward_cached(x, cos, sin, documents, keys, values, self.slots, self.gather, self.mask)
 
     def finish(self) -> None:
         self.cache.lengths[self.rows] += self.counts

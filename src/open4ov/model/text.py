@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
-class TextAttention(nn.Module):
+class TextAttention(attention.Attention):
     """Grouped-query attention's projections, queries and keys normalised head by head."""
 
     def __init__(self, config: TextConfig) -> None:
@@ -74,13 +74,12 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        pad: Tensor,
-        unpad: Tensor,
+        documents: attention.Documents,
         routings: list[Routing] | None = None,
     ) -> Tensor:
-        """x [T, D], cos and sin [T, d], pad [B, L], unpad [T] -> [T, D]."""
+        """x [T, D], cos and sin [T, d] -> [T, D]."""
         q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
-        x = x + self.attention.o(attention.causal(q, k, v, pad, unpad))
+        x = x + self.attention.o(attention.attend(q, k, v, documents, causal=True, kernel=self.attention.kernel))
         return x + self.feed_forward(x, routings)
 
     def feed_forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
@@ -93,8 +92,7 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        pad: Tensor,
-        unpad: Tensor,
+        documents: attention.Documents,
         keys: Tensor,
         values: Tensor,
         slots: Tensor,
@@ -110,11 +108,11 @@ class DecoderLayer(nn.Module):
         for store, new in ((keys, k), (values, v)):
             store.view(-1, *store.shape[2:]).index_copy_(0, slots, new.to(store.dtype))
         if mask is None:
-            out = attention.causal(q, k, v, pad, unpad)
+            out = attention.attend(q, k, v, documents, causal=True, kernel=self.attention.kernel)
         else:
             seen = mask.shape[-1]
             keys, values = (x[:, :seen] if rows is None else x[rows, :seen] for x in (keys, values))
-            out = attention.cached(q, keys.to(q.dtype), values.to(q.dtype), mask, pad, unpad)
+            out = attention.cached(q, keys.to(q.dtype), values.to(q.dtype), mask, documents)
         x = x + self.attention.o(out)
         return x + self.feed_forward(x)
 

@@ -45,7 +45,7 @@ class VisionFeatures:
         return VisionFeatures(self.merged.detach(), [x.detach() for x in self.deepstack])
 
 
-class VisionAttention(nn.Module):
+class VisionAttention(attention.Attention):
     """The projections of full attention inside an image."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -77,11 +77,12 @@ class VisionBlock(nn.Module):
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=1e-6)
         self.mlp = VisionMLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, pad: Tensor, unpad: Tensor, mask: Tensor | None) -> Tensor:
-        """x [P, D], cos and sin [P, d], pad [F, L], unpad [P], mask [F, 1, 1, L] or None -> [P, D]."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, frames: attention.Documents) -> Tensor:
+        """x [P, D], cos and sin [P, d]; every frame is a document -> [P, D]."""
         q, k, v = self.attention.qkv(self.norm1(x)).unflatten(-1, (3, self.attention.heads, -1)).unbind(1)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        x = x + self.attention.proj(attention.bidirectional(q, k, v, pad, unpad, mask))
+        seen = attention.attend(q, k, v, frames, causal=False, kernel=self.attention.kernel)
+        x = x + self.attention.proj(seen)
         return x + self.mlp(self.norm2(x))
 
 
@@ -123,7 +124,7 @@ class VisionModel(nn.Module):
         x = x + F.embedding(plan.layout, positions).to(x.dtype)
         deepstack: list[Tensor] = []
         for i, block in enumerate(self.blocks):
-            x = block(x, plan.cos, plan.sin, plan.pad, plan.unpad, plan.mask)
+            x = block(x, plan.cos, plan.sin, plan.frames)
             if i in self.config.deepstack_visual_indexes:
                 deepstack.append(self.taps[len(deepstack)](x))
         return VisionFeatures(self.merger(x), deepstack)
@@ -138,9 +139,7 @@ class _Plan:
     layout: Tensor  # [P] which of the U positions each patch takes
     cos: Tensor  # [P, d]
     sin: Tensor  # [P, d]
-    pad: Tensor  # [F, L]
-    unpad: Tensor  # [P]
-    mask: Tensor | None  # [F, 1, 1, L]
+    frames: attention.Documents
 
 
 @lru_cache(maxsize=64)
@@ -157,20 +156,14 @@ def _plan(config: VisionConfig, grids: tuple[tuple[int, int, int], ...], device:
     coordinates = torch.cat([parts[size][0] for size in sizes])
     cos, sin = vision_angles(config, coordinates)
     cu_seqlens = F.pad(torch.tensor([h * w for h, w in frames]).cumsum(0), (1, 0))
-    pad, unpad = attention.pad_indices(cu_seqlens)
-    mask = None
-    if len(unpad) != pad.numel():
-        mask = torch.zeros(pad.numel(), dtype=torch.bool).index_fill(0, unpad, True).view(len(pad), 1, 1, -1)
     tensors = (
         torch.cat([parts[size][1] for size in sizes]),
         torch.cat([parts[size][2] for size in sizes]),
         layout,
         cos[layout],
         sin[layout],
-        pad,
-        unpad,
     )
-    return _Plan(*(x.to(device) for x in tensors), mask=None if mask is None else mask.to(device))
+    return _Plan(*(x.to(device) for x in tensors), frames=attention.Documents.of(cu_seqlens).to(device))
 
 
 @lru_cache(maxsize=1024)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open4ov.model import Encoded, Qwen3VL, VisionFeatures
-from open4ov.model.attention import causal, pad_indices, to_packed, to_padded
+from open4ov.model.attention import Documents, attend, to_packed, to_padded
 from open4ov.model.rope import text_angles
 from open4ov.model.text import DecoderLayer, TextAttention
 
@@ -31,8 +31,8 @@ class SharedPrefix:
     positions: Tensor  # [3, T]
     vision: VisionFeatures | None  # of the prompts' images, in order
     prompt_tokens: int  # tokens of all prompts
-    prompt_padding: tuple[Tensor, Tensor]  # pad [G, Lp], unpad
-    response_padding: tuple[Tensor, Tensor]  # pad [B, Lr], unpad
+    prompts: Documents
+    responses: Documents
     prompt_of: Tensor  # [B] the group of each response
     mask: Tensor  # [B, 1, Lr, Lp + Lr] True: may look
     before: Tensor  # [R] the token before each response token, in 0..T-1
@@ -71,8 +71,8 @@ class SharedPrefix:
             positions=torch.cat([*(document.positions for document in documents), places.expand(3, -1)], dim=1),
             vision=VisionFeatures.cat(features) if features else None,
             prompt_tokens=total,
-            prompt_padding=pad_indices(F.pad(prompt_lengths.cumsum(0), (1, 0))),
-            response_padding=pad_indices(F.pad(lengths.cumsum(0), (1, 0))),
+            prompts=Documents.of(F.pad(prompt_lengths.cumsum(0), (1, 0))),
+            responses=Documents.of(F.pad(lengths.cumsum(0), (1, 0))),
             prompt_of=prompt_of,
             mask=torch.cat([shared[:, None].expand(-1, longest, -1), own], dim=-1)[:, None],
             before=before,
@@ -104,18 +104,18 @@ def _attention(attention: TextAttention, x: Tensor, cos: Tensor, sin: Tensor, gr
     """x [T, D] -> [T, H * d]."""
     q, k, v = attention.project(x, cos, sin)
     cut = groups.prompt_tokens
-    of_prompts = causal(q[:cut], k[:cut], v[:cut], *groups.prompt_padding)
+    of_prompts = attend(q[:cut], k[:cut], v[:cut], groups.prompts, causal=True, kernel=attention.kernel)
     keys, values = (
         torch.cat(
             [
-                to_padded(part[:cut], *groups.prompt_padding).index_select(0, groups.prompt_of),
-                to_padded(part[cut:], *groups.response_padding),
+                to_padded(part[:cut], groups.prompts).index_select(0, groups.prompt_of),
+                to_padded(part[cut:], groups.responses),
             ],
             dim=2,
         )
         for part in (k, v)
     )
-    queries = to_padded(q[cut:], *groups.response_padding)
+    queries = to_padded(q[cut:], groups.responses)
     gqa = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=groups.mask, enable_gqa=gqa)
-    return torch.cat([of_prompts, to_packed(out, *groups.response_padding)])
+    return torch.cat([of_prompts, to_packed(out, groups.responses)])

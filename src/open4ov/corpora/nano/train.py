@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from open4ov.errors import UserError
 from open4ov.model import Pack, Processor, Qwen3VL, pack
-from open4ov.training import Diverged, load_checkpoint, muon, save_checkpoint
+from open4ov.training import Diverged, freeze_vision, load_checkpoint, muon, save_checkpoint
 
 from .tower import Heads, Pictures, draw
 
@@ -36,6 +36,7 @@ class NanoTraining:
     gradient would drown that of the conversations in the tower). learning_rate: of Muon, scaled to AdamW's update size;
     in the second part both rates are `second_rate` times what is given. late: share of the conversations after which
     `dense` draws from its later mixture. warmup, cooldown: shares of each part over which the rate rises and falls.
+    freeze_vision: leave the tower as it is (then nothing is taught to it, in neither part).
     """
 
     pictures: int = 200_000
@@ -53,6 +54,13 @@ class NanoTraining:
     warmup: float = 0.01
     cooldown: float = 0.3
     grad_clip: float = 1.0
+    freeze_vision: bool = False
+
+
+UPCYCLED = NanoTraining(
+    pictures=0, beside=0, freeze_vision=True, items=60_000, pack_tokens=4096, second_rate=0.4, late=0.0, seed=4
+)
+"""How a base that was cut into experts is trained on: its tower has learnt what it can."""
 
 
 @dataclass
@@ -148,10 +156,15 @@ def train(
 ) -> None:
     """Train and write `out/` (model directory, curve.json, training.json); continue from `out/checkpoint` if there.
 
-    Raises Diverged when the loss is not finite, and UserError for a checkpoint of other options.
+    Raises Diverged when the loss is not finite, and UserError for a checkpoint of other options and for options that
+    contradict each other.
     """
     torch.set_flush_denormal(True)
     out.mkdir(parents=True, exist_ok=True)
+    if training.freeze_vision:
+        if training.pictures or training.beside:
+            raise UserError("freeze_vision: pictures and beside must be 0, as nothing can be taught to a frozen tower")
+        freeze_vision(model)
     learner = _Learner(model, training)
     optimizer = muon(learner, training.learning_rate, training.weight_decay)
     rates = [training.learning_rate, training.adam_learning_rate]
