@@ -9,6 +9,7 @@ import pytest
 import torch
 from oracle import conversations, noise
 
+from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, VisionFeatures, losses, pack, qwen3_vl
 from open4ov.sample import assistant, user
 
@@ -140,8 +141,23 @@ def test_features_once_for_many(model: Qwen3VL, processor: Processor) -> None:
         )
         swapped = VisionFeatures.cat([features[0], features[3], features[2], features[1]])
         assert (model.hidden_states(batch, swapped) - model.hidden_states(batch)).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="image placeholders"):
+
+
+def test_placeholders_without_their_image_are_found(model: Qwen3VL, processor: Processor) -> None:
+    """The document at fault is named, by its place and by its sample."""
+    one, text, several = conversations(processor)["batch"]
+    documents = [one, replace(text, name="sample a"), replace(several, name="sample b")]
+    batch = pack(documents)
+    features = model.encode_images(batch.pixels, batch.grids).split(batch.grids)
+    with pytest.raises(UserError, match="the features given are of other images"):
         model.hidden_states(batch, features[0])
+    begun = replace(documents[2], input_ids=several.input_ids[:8], positions=several.positions[:, :8])
+    cut = pack([*documents[:2], begun])
+    with pytest.raises(UserError, match=r"document 2 \(sample b\): \d placeholders.*have \d tokens"):
+        model.hidden_states(cut)
+    bare = pack([replace(one, pixels=one.pixels[:0], grids=one.grids[:0], name="sample c")])
+    with pytest.raises(UserError, match=r"document 0 \(sample c\): 9 placeholders.*have 0 tokens"):
+        model.hidden_states(bare)
 
 
 def test_half_precision_stays_close(model: Qwen3VL, processor: Processor) -> None:

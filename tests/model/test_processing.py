@@ -17,7 +17,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from open4ov.model import Processor
 from open4ov.model.images import ImageSettings, batch_patches, patches, smart_resize
-from open4ov.model.processing import SPECIAL_TOKENS
+from open4ov.model.processing import SPECIAL_TOKENS, visuals
 from open4ov.recipe import UserError
 from open4ov.sample import Message, Part, assistant, user
 
@@ -160,3 +160,41 @@ def test_wrong_messages_are_named(processor: Processor) -> None:
         processor.encode(
             [user("x"), Message(role="assistant", content=[Part(type="image", index=0)])], [noise(64, 64, 1)]
         )
+
+
+def test_a_document_is_cut_between_images_only(processor: Processor) -> None:
+    images = [noise(64, 64, 1), noise(96, 64, 2)]
+    whole = processor.encode([user("one two", 2), assistant("red blue green")], images)
+    opened = (whole.input_ids == processor.special["<|vision_start|>"]).nonzero()[:, 0].tolist()
+    closed = (whole.input_ids == processor.special["<|vision_end|>"]).nonzero()[:, 0].tolist()
+    assert len(opened) == len(closed) == 2
+    assert processor.cut(whole, len(whole)) is whole
+    refused = 0
+    for limit in range(1, len(whole)):
+        inside = [n for n in range(2) if opened[n] < limit <= closed[n]]
+        if inside:
+            refused += 1
+            message = (
+                f"cut after {limit} of its {len(whole)} tokens.*video {inside[0]}; a limit of {closed[inside[0]] + 1} "
+            )
+            with pytest.raises(UserError, match=message):
+                processor.cut(whole, limit)
+            continue
+        cut = processor.cut(whole, limit)
+        assert torch.equal(cut.input_ids, whole.input_ids[:limit])
+        assert torch.equal(cut.positions, whole.positions[:, :limit])
+        kept = sum(end < limit for end in closed)
+        assert torch.equal(cut.grids, whole.grids[:kept])
+        assert len(cut.pixels) == int(whole.grids[:kept].prod(1).sum())
+        assert cut.next_position == int(whole.positions[:, limit].min())
+    assert refused == sum(end - start for start, end in zip(opened, closed, strict=True))
+
+
+def test_without_pixels_all_else_is_the_same(processor: Processor) -> None:
+    images = [noise(64, 64, 1), noise(96, 64, 2)]
+    messages = [user("one two", 2), assistant("red")]
+    whole, bare = (processor.encode(messages, images, pixels=pixels) for pixels in (True, False))
+    assert bare.pixels.shape == (0, whole.pixels.shape[1])
+    assert torch.equal(bare.grids, whole.grids)
+    assert torch.equal(bare.input_ids, whole.input_ids)
+    assert torch.equal(processor.pixels(visuals(messages, images)), whole.pixels)

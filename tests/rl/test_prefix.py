@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from tiny import moe_config
 
+from open4ov.engine import VisionCache
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import encoded_prompts, extended
@@ -46,7 +47,7 @@ def groups(processor: Processor) -> tuple[list[Task], list[list[list[int]]]]:
 
 def test_equals_whole_documents(model: Qwen3VL, processor: Processor) -> None:
     tasks, responses = groups(processor)
-    shared = SharedPrefix.build(encoded_prompts(model, processor, tasks), responses)
+    shared = SharedPrefix.build(encoded_prompts(processor, tasks, VisionCache(model, processor)), responses)
     logp, entropy = log_probs(model, shared, temperature=0.7)
     documents = [
         extended(processor.encode(t.prompt, t.images, generate=True), tokens)
@@ -79,7 +80,9 @@ def test_another_picture_changes_the_log_probs(model: Qwen3VL, processor: Proces
     other = Task(tasks[0].sample, tasks[0].prompt, [Image.new("RGB", (64, 32), (0, 0, 255))])
     with torch.no_grad():
         values = [
-            log_probs(model, SharedPrefix.build(encoded_prompts(model, processor, [t]), responses[:1]))[0]
+            log_probs(
+                model, SharedPrefix.build(encoded_prompts(processor, [t], VisionCache(model, processor)), responses[:1])
+            )[0]
             for t in (tasks[0], other)
         ]
     assert (values[0] - values[1]).abs().max() > 1e-3
@@ -89,7 +92,9 @@ def test_a_sampled_placeholder_is_a_token_like_any_other(model: Qwen3VL, process
     tasks, _ = groups(processor)
     tokens = [processor.image_id, 5, processor.eos_id]
     with torch.no_grad():
-        logp, _ = log_probs(model, SharedPrefix.build(encoded_prompts(model, processor, tasks[:1]), [[tokens]]))
+        logp, _ = log_probs(
+            model, SharedPrefix.build(encoded_prompts(processor, tasks[:1], VisionCache(model, processor)), [[tokens]])
+        )
         prompt = pack([processor.encode(tasks[0].prompt, tasks[0].images, generate=True)])
         expected = model.logits(model.hidden_states(prompt)[-1]).log_softmax(-1)[processor.image_id]
     assert len(logp) == 3
@@ -98,7 +103,7 @@ def test_a_sampled_placeholder_is_a_token_like_any_other(model: Qwen3VL, process
 
 def test_groups_that_cannot_be_trained_on_are_refused(model: Qwen3VL, processor: Processor) -> None:
     tasks, responses = groups(processor)
-    prompts = encoded_prompts(model, processor, tasks)
+    prompts = encoded_prompts(processor, tasks, VisionCache(model, processor))
     for wrong in (responses[:2], [[], *responses[1:]], [[[]], *responses[1:]]):
         with pytest.raises(ValueError, match="response"):
             SharedPrefix.build(prompts, wrong)

@@ -2,5 +2,6 @@
 
 from open4ov.engine.generate import Engine
 from open4ov.engine.request import Completion, Request
+from open4ov.engine.vision_cache import VisionCache
 
-__all__ = ["Completion", "Engine", "Request"]
+__all__ = ["Completion", "Engine", "Request", "VisionCache"]

@@ -1,25 +1,24 @@
 """The running batch: prompts waiting, completions under way, and the one KV cache whose first rows are theirs.
 
 Rows stay dense: a finished row's place is taken by the last one, so every step computes live rows only. The cache
-grows when a longer prompt comes; long prompts go first, so that rows of a batch are of like length. Images are encoded
-when their first prompt is admitted and forgotten after the last.
+grows when a longer prompt comes; long prompts go first, so that rows of a batch are of like length.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from open4ov.engine.request import Request
 from open4ov.engine.sampler import Sampling, sample
+from open4ov.engine.vision_cache import VisionCache, digests
 from open4ov.model import Encoded, KVCache, Pack, Processor, Qwen3VL, VisionFeatures, pack
+from open4ov.model.processing import visuals
 
 LENGTH_STEP = 32
 """The cache's row length is a multiple of this many tokens."""
@@ -46,7 +45,7 @@ class Prompt:
     completion) pairs that continue it."""
 
     request: Request
-    hashes: list[str]
+    digests: list[str]
     wanted: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -64,14 +63,14 @@ class Batch:
         max_rows: int,
         max_tokens: int,
         autocast: torch.dtype | None,
+        pictures: VisionCache,
     ) -> None:
+        self.pictures = pictures
         self.model, self.processor, self.requests = model, processor, requests
         self.max_rows, self.max_tokens, self.autocast = max_rows, max_tokens, autocast
         self.waiting = deque(sorted(_prompts(requests), key=_size, reverse=True))
         self.rows: list[Row] = []
         self._cache = model.new_cache(0, 0, autocast)
-        self._uses = Counter(digest for prompt in self.waiting for digest in prompt.hashes)
-        self._features: dict[str, VisionFeatures] = {}
         self._encoded: Encoded | None = None
 
     @torch.inference_mode()
@@ -153,28 +152,16 @@ class Batch:
     def _encode_next(self, prompt: Prompt) -> Encoded:
         if self._encoded is None:
             request = prompt.request
-            self._encoded = self.processor.encode(request.messages, request.images, generate=True)
+            self._encoded = self.processor.encode(request.messages, request.images, generate=True, pixels=False)
         return self._encoded
 
     def _vision(self, prompts: list[Prompt], documents: list[Encoded]) -> VisionFeatures | None:
-        """Features of all images of the documents in order; each picture that is new is encoded once."""
-        new: dict[str, tuple[Tensor, Tensor]] = {}
-        for prompt, document in zip(prompts, documents, strict=True):
-            pixels = document.pixels.split(document.grids.prod(1).tolist()) if prompt.hashes else ()
-            for digest, patches, grid in zip(prompt.hashes, pixels, document.grids, strict=True):
-                if digest not in self._features:
-                    new[digest] = patches, grid
-        if new:
-            grids = torch.stack([grid for _, grid in new.values()])
-            features = self.model.encode_images(torch.cat([patches for patches, _ in new.values()]), grids)
-            self._features |= zip(new, features.split(grids), strict=True)
-        used = [digest for prompt in prompts for digest in prompt.hashes]
-        result = VisionFeatures.cat([self._features[digest] for digest in used]) if used else None
-        for digest in used:
-            self._uses[digest] -= 1
-            if not self._uses[digest]:
-                del self._features[digest]
-        return result
+        """Features of all images of the documents in order."""
+        names = [name for prompt in prompts for name in prompt.digests]
+        if not names:
+            return None
+        seen = [one for prompt in prompts for one in visuals(prompt.request.messages, prompt.request.images)]
+        return VisionFeatures.cat(self.pictures.features(documents, seen, names))
 
     def _append(self, prefilled: KVCache, owner: Tensor, longest: int) -> None:
         """Copy row owner[i] of `prefilled` to row len(rows) + i, in a cache that has room for `longest` tokens."""
@@ -207,13 +194,6 @@ class Batch:
         return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
 
 
-def image_hash(image: Image.Image) -> str:
-    """SHA-256 of a picture's mode, size and pixels."""
-    digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
 def _size(prompt: Prompt) -> int:
     """A prompt's length, roughly: characters, and one for each 256 pixels."""
     words = sum(len(message.text) for message in prompt.request.messages)
@@ -223,16 +203,8 @@ def _size(prompt: Prompt) -> int:
 def _prompts(requests: Sequence[Request]) -> list[Prompt]:
     """The distinct conversations of the requests, in order of first appearance."""
     found: dict[tuple[str, ...], Prompt] = {}
-    hashes: dict[int, str] = {}
     for index, request in enumerate(requests):
-        for image in request.images:
-            hashes.setdefault(id(image), image_hash(image))
-        used = [
-            "+".join(hashes[id(request.images[index])] for index in part.shows)
-            for message in request.messages
-            for part in message.content
-            if part.type != "text"
-        ]
+        used = digests(request.messages, request.images)
         key = (*(message.model_dump_json() for message in request.messages), *used)
         prompt = found.setdefault(key, Prompt(request, used))
         prompt.wanted += [(index, n) for n in range(request.n)]

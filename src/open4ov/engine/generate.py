@@ -1,7 +1,7 @@
 """Generation with continuous refill: rows of one KV cache, each an unfinished completion (paper §5.2).
 
 A prompt is computed once, with its images, and its keys and values are copied to the rows of its n completions.
-Prompts that are equal in words and pictures share that computation, pictures that are equal share their encoding.
+Prompts that are equal in words and pictures share that computation; a picture seen before is not encoded again.
 Rows that finish make room for the next prompts. Nothing a completion contains depends on what else was in the batch,
 up to the rounding of floating-point sums.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 from open4ov.engine.batch import Batch, Row
 from open4ov.engine.request import Completion, Request
 from open4ov.engine.text import TextStream, cut_at_stop
+from open4ov.engine.vision_cache import VisionCache
 from open4ov.model import Processor, Qwen3VL
 
 Progress = Callable[[int, int], None]
@@ -27,6 +28,7 @@ class Engine:
 
     `max_batch`: rows decoded together; `batch_tokens`: most cached tokens, rows times the longest row (one prompt with
     its completions is always admitted, however long). `autocast` computes in that type instead of the weights'.
+    `vision_cache` keeps the features of pictures from one call to the next (None: a cache of the engine's own).
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Engine:
         max_batch: int = 128,
         batch_tokens: int = 65536,
         autocast: torch.dtype | None = None,
+        vision_cache: VisionCache | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
         self.max_batch = max_batch
         self.batch_tokens = batch_tokens
         self.autocast = autocast
+        self.vision_cache = vision_cache or VisionCache(model, processor)
         self.weight_version = 0
 
     def update_weights(self, state: Mapping[str, Tensor] | None = None) -> int:
@@ -80,7 +84,15 @@ class Engine:
 
     def _advance(self, requests: Sequence[Request]) -> Iterator[Row]:
         """Every row after each of its tokens; the caller sees `finish_reason` set once, on the row's last token."""
-        batch = Batch(self.model, self.processor, requests, self.max_batch, self.batch_tokens, self.autocast)
+        batch = Batch(
+            self.model,
+            self.processor,
+            requests,
+            self.max_batch,
+            self.batch_tokens,
+            self.autocast,
+            self.vision_cache,
+        )
         while batch.waiting or batch.rows:
             for row in batch.admit() or batch.decode():
                 row.finish_reason = self._finish_reason(row)

@@ -3,8 +3,9 @@
 from .cache import KVCache
 from .config import Config, TextConfig, VisionConfig
 from .packing import Encoded, Pack, pack
-from .processing import Processor, make_tokenizer_files
+from .processing import Processor
 from .qwen3_vl import Qwen3VL
+from .tokenizer_files import make_tokenizer_files
 from .vision import VisionFeatures
 
 __all__ = [

@@ -86,6 +86,13 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     return rows, columns
 
 
+def image_grid(image: Image.Image, settings: ImageSettings) -> tuple[int, int, int]:
+    """(1, rows, columns) of the patches that a picture is cut into."""
+    s = settings
+    height, width = smart_resize(image.height, image.width, s.factor, s.min_pixels, s.max_pixels)
+    return 1, height // s.patch_size, width // s.patch_size
+
+
 def patches(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tuple[int, int, int]]:
     """Float [rows * columns, 3 * frames * patch²] in merge-block order, and the grid (1, rows, columns) in patches.
 
@@ -183,12 +190,10 @@ def video_resize(frames: int, height: int, width: int, images: ImageSettings, vi
     return rows, columns
 
 
-def video_patches(
-    frames: Sequence[Image.Image], images: ImageSettings, videos: VideoSettings
-) -> tuple[Tensor, tuple[int, int, int]]:
-    """Float [patches, 3 * frames * patch²] of a video, pair of frames after pair, and its grid (pairs, rows, columns).
+def video_grid(frames: Sequence[Image.Image], images: ImageSettings, videos: VideoSettings) -> tuple[int, int, int]:
+    """(pairs, rows, columns) of the patches that a video is cut into; an odd last frame is repeated.
 
-    An odd last frame is repeated. Raises UserError for fewer than two frames and for frames of different sizes.
+    Raises UserError for fewer than two frames and for frames of different sizes.
     """
     s = images
     if len(frames) < s.temporal_patch_size:
@@ -196,16 +201,29 @@ def video_patches(
     if len({frame.size for frame in frames}) > 1:
         raise UserError(f"a video's frames must be of one size, not {sorted({frame.size for frame in frames})}")
     height, width = video_resize(len(frames), frames[0].height, frames[0].width, images, videos)
+    return -(-len(frames) // s.temporal_patch_size), height // s.patch_size, width // s.patch_size
+
+
+def video_patches(
+    frames: Sequence[Image.Image], images: ImageSettings, videos: VideoSettings
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """Float [patches, 3 * frames * patch²] of a video, pair of frames after pair, and its grid (pairs, rows, columns).
+
+    Raises UserError as `video_grid` does.
+    """
+    s = images
+    grid = video_grid(frames, images, videos)
+    rows, columns, m, p = grid[1], grid[2], s.merge_size, s.patch_size
+    height, width = rows * p, columns * p
     rgb = [frame if frame.mode == "RGB" else frame.convert("RGB") for frame in frames]
     rgb = [f if f.size == (width, height) else f.resize((width, height), Image.Resampling.BICUBIC) for f in rgb]
     rgb += [rgb[-1]] * (-len(rgb) % s.temporal_patch_size)
     values = torch.stack([torch.from_numpy(np.array(frame)) for frame in rgb]).permute(0, 3, 1, 2).float()
     mean, std = (torch.tensor(x)[:, None, None] for x in (s.mean, s.std))
     values = (values * (1 / 255) - mean) / std
-    rows, columns, m, p = height // s.patch_size, width // s.patch_size, s.merge_size, s.patch_size
     blocks = values.view(-1, s.temporal_patch_size, 3, rows // m, m, p, columns // m, m, p)
     cut = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * s.temporal_patch_size * p * p)
-    return cut, (len(rgb) // s.temporal_patch_size, rows, columns)
+    return cut, grid
 
 
 def _cut(pixels: Tensor, size: tuple[int, int], s: ImageSettings) -> Tensor:

@@ -31,6 +31,8 @@ class Encoded:
     """Long [N, 3]: frames, rows and columns of patches"""
     next_position: int
     """M-RoPE position of the next generated token"""
+    name: str = ""
+    """What errors call it: the id of its sample"""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -46,6 +48,7 @@ class Pack:
     targets: Tensor
     pixels: Tensor
     grids: Tensor
+    names: tuple[str, ...] = ()
 
     @property
     def lengths(self) -> Tensor:
@@ -69,7 +72,23 @@ class Pack:
     def to(self, device: torch.device | str) -> Pack:
         if self.input_ids.device == torch.device(device):
             return self
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "names"}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def misfit(self, visual: Tensor, merge: int) -> str:
+        """Which document's placeholders are not those of its images and videos: why a forward pass cannot be.
+
+        visual: Bool [T], the placeholders; merge: side of the patches that make a token.
+        """
+        tokens: list[int] = (self.grids.prod(1) // merge**2).tolist()
+        for number, part in enumerate(visual.split(self.lengths.tolist())):
+            found, given = int(part.sum()), 0
+            while given < found and tokens:
+                given += tokens.pop(0)
+            if given != found:
+                name = f" ({self.names[number]})" if self.names and self.names[number] else ""
+                return f"document {number}{name}: {found} placeholders, but its images and videos have {given} tokens"
+        return f"{int(visual.sum())} placeholders, but the features given are of other images or videos"
 
     @staticmethod
     def step(input_ids: Tensor, positions: Tensor) -> Pack:
@@ -98,4 +117,5 @@ def pack(documents: Sequence[Encoded]) -> Pack:
         targets=torch.cat([d.targets for d in documents]),
         pixels=torch.cat(pixels) if pixels else documents[0].pixels,
         grids=torch.cat([d.grids for d in documents]),
+        names=tuple(d.name for d in documents),
     )

@@ -6,11 +6,12 @@ who types `<|im_end|>` or `<|image_pad|>` gets the ordinary tokens of those char
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -19,8 +20,11 @@ from open4ov.errors import UserError
 from open4ov.sample import Message
 
 from .checkpoint import read_json, write_atomic
-from .images import ImageSettings, VideoSettings, patches, video_patches
+from .images import ImageSettings, VideoSettings, batch_patches, image_grid, patches, video_grid, video_patches
 from .packing import Encoded
+
+Visual = Image.Image | Sequence[Image.Image]
+"""A picture, or the frames of a video"""
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -54,11 +58,17 @@ class Processor:
     `tokenizer` treats special tokens in text as text; get their ids from `token_id`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, images: ImageSettings, files: dict[str, bytes]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        images: ImageSettings,
+        files: dict[str, bytes],
+        videos: VideoSettings | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True
         self.images = images
-        self.videos = VideoSettings()
+        self.videos = videos or VideoSettings()
         self.files = files
         self.special = {token: self.token_id(token) for token in SPECIAL_TOKENS}
         self.eos_id = self.special["<|im_end|>"]
@@ -79,11 +89,9 @@ class Processor:
             tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
         except Exception as error:  # the tokenizers library raises bare Exception
             raise UserError(f"{directory / 'tokenizer.json'}: not a tokenizer: {error}") from None
-        processor = cls(tokenizer, ImageSettings.from_dict(read_json(settings), str(settings)), files)
-        videos = directory / "video_preprocessor_config.json"
-        if videos.name in files:
-            processor.videos = VideoSettings.from_dict(read_json(videos), str(videos))
-        return processor
+        path = directory / "video_preprocessor_config.json"
+        videos = VideoSettings.from_dict(read_json(path), str(path)) if path.name in files else None
+        return cls(tokenizer, ImageSettings.from_dict(read_json(settings), str(settings)), files, videos)
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Writes the files that this processor was read from, byte for byte."""
@@ -98,9 +106,11 @@ class Processor:
             raise UserError(f"tokenizer.json: no token {token}; open4ov needs {', '.join(SPECIAL_TOKENS)}")
         return number
 
-    def encode(self, messages: Sequence[Message], images: Sequence[Image.Image], generate: bool = False) -> Encoded:
+    def encode(
+        self, messages: Sequence[Message], images: Sequence[Image.Image], generate: bool = False, pixels: bool = True
+    ) -> Encoded:
         """One conversation; image and video parts refer to `images` by index. `generate` appends the assistant's
-        opening.
+        opening. Without `pixels` they are left out, for those who have the features (see also `pixels`).
 
         Targets are each assistant message's content and its closing <|im_end|>. Raises UserError for a part without
         its images, and for an image or video in an assistant's or system's message.
@@ -139,7 +149,58 @@ class Processor:
         if generate:
             draft.special("<|im_start|>")
             draft.text("assistant\n")
-        return draft.finish()
+        return draft.finish(pixels)
+
+    def pixels(self, visuals: Sequence[Visual], device: torch.device | str = "cpu") -> Tensor:
+        """The patches of pictures and videos, end to end, on `device` [P, patch_dim].
+
+        On a CPU picture by picture, by Pillow; elsewhere the host only hands over the bytes, and pictures of one size
+        are resized and cut up together (`images.batch_patches`, within 2 of 255 levels of the same).
+        """
+        pictures = [visual for visual in visuals if isinstance(visual, Image.Image)]
+        cut: list[Tensor] = []
+        if torch.device(device).type == "cpu":
+            cut = [patches(picture, self.images)[0] for picture in pictures]
+        elif pictures:
+            together, grids = batch_patches(pictures, self.images, device)
+            cut = list(together.split([rows * columns for _, rows, columns in grids]))
+        ready = iter(cut)
+        parts = [
+            next(ready)
+            if isinstance(visual, Image.Image)
+            else video_patches(visual, self.images, self.videos)[0].to(device)
+            for visual in visuals
+        ]
+        empty = torch.empty(0, 3 * self.images.temporal_patch_size * self.images.patch_size**2, device=device)
+        return torch.cat(parts) if parts else empty
+
+    def cut(self, document: Encoded, limit: int) -> Encoded:
+        """The first `limit` tokens of a document, and the images and videos in them.
+
+        Raises UserError when that would cut through an image or a video, with the limit that holds it.
+        """
+        if len(document) <= limit:
+            return document
+        ids, patches = document.input_ids, document.grids.prod(1)
+        places = ((ids == self.image_id) | (ids == self.video_id)).nonzero()[:, 0]
+        placeholders = (patches // self.images.merge_size**2).cumsum(0)  # up to and with each image
+        starts = places[F.pad(placeholders[:-1], (1, 0))] - 1 if len(placeholders) else placeholders
+        ends = places[placeholders - 1] + 2  # both with the tokens that open and close it
+        for number in ((starts < limit) & (limit < ends)).nonzero()[:, 0].tolist():
+            raise UserError(
+                f"{document.name or 'document'}: cut after {limit} of its {len(document)} tokens, it would end inside "
+                f"image or video {number}; a limit of {int(ends[number])} tokens or more holds that"
+            )
+        whole = int((ends <= limit).sum())
+        return replace(
+            document,
+            input_ids=ids[:limit],
+            positions=document.positions[:, :limit],
+            targets=document.targets[:limit],
+            pixels=document.pixels[: int(patches[:whole].sum())],
+            grids=document.grids[:whole],
+            next_position=int(document.positions[0, limit]),
+        )
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; what spells a special token stays text."""
@@ -148,6 +209,12 @@ class Processor:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def visuals(messages: Sequence[Message], images: Sequence[Image.Image]) -> list[Visual]:
+    """The pictures and videos of a conversation in the order in which they come."""
+    parts = [part for message in messages for part in message.content if part.type != "text"]
+    return [images[p.shows[0]] if p.type == "image" else [images[index] for index in p.shows] for p in parts]
 
 
 class _Draft:
@@ -159,7 +226,7 @@ class _Draft:
         self.targets: list[bool] = []
         self.positions: list[Tensor] = []
         self.position = 0
-        self.pixels: list[Tensor] = []
+        self.visuals: list[Visual] = []
         self.grids: list[tuple[int, int, int]] = []
 
     def special(self, token: str, predicted: bool = False) -> None:
@@ -172,15 +239,15 @@ class _Draft:
     def image(self, image: Image.Image) -> None:
         """<|vision_start|>, one placeholder for each merged token, <|vision_end|>. The image's tokens share one time,
         spread over height and width, and take max(height, width) positions (Qwen2-VL's M-RoPE)."""
-        pixels, grid = patches(image, self.processor.images)
-        self.pixels.append(pixels)
+        grid = image_grid(image, self.processor.images)
+        self.visuals.append(image)
         self.grids.append(grid)
         self._placeholders(self.processor.image_id, grid)
 
     def video(self, opening: str, frames: Sequence[Image.Image], times: Sequence[float]) -> None:
         """Each pair of frames as an image of its own, after the time halfway between them: "<0.3 seconds>"."""
-        pixels, grid = video_patches(frames, self.processor.images, self.processor.videos)
-        self.pixels.append(pixels)
+        grid = video_grid(frames, self.processor.images, self.processor.videos)
+        self.visuals.append(frames)
         self.grids.append(grid)
         together = self.processor.images.temporal_patch_size
         padded = [*times, *[times[-1]] * (-len(times) % together)]
@@ -202,14 +269,12 @@ class _Draft:
         self.position += max(rows, columns)
         self.special("<|vision_end|>")
 
-    def finish(self) -> Encoded:
-        s = self.processor.images
-        empty = torch.empty(0, 3 * s.temporal_patch_size * s.patch_size**2)
+    def finish(self, pixels: bool) -> Encoded:
         return Encoded(
             input_ids=torch.tensor(self.ids, dtype=torch.long),
             positions=torch.cat(self.positions, dim=1) if self.positions else torch.empty(3, 0, dtype=torch.long),
             targets=torch.tensor(self.targets, dtype=torch.bool),
-            pixels=torch.cat(self.pixels) if self.pixels else empty,
+            pixels=self.processor.pixels(self.visuals if pixels else ()),
             grids=torch.tensor(self.grids, dtype=torch.long).view(-1, 3),
             next_position=self.position,
         )
@@ -219,75 +284,3 @@ class _Draft:
         self.targets += [predicted] * len(ids)
         self.positions.append(torch.arange(self.position, self.position + len(ids)).expand(3, -1))
         self.position += len(ids)
-
-
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{% if message.content is string -%}
-{{ message.content }}
-{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type in ('image', 'image_url') -%}
-<|vision_start|><|image_pad|><|vision_end|>
-{%- elif part.type == 'video' -%}
-<|vision_start|><|video_pad|><|vision_end|>
-{%- elif part.type == 'text' -%}
-{{ part.text }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}
-<|im_start|>assistant
-{% endif -%}
-"""
-"""Renders what `Processor.encode` tokenizes, for those who load the directory with other software."""
-
-
-def make_tokenizer_files(
-    directory: Path | str, tokenizer: Tokenizer, min_pixels: int = 1024, max_pixels: int = 16_384
-) -> Processor:
-    """Writes everything but the model: tokenizer, image settings, chat template, generation settings; returns the
-    processor read back. `min_pixels`, `max_pixels`: limits of an image's area (Qwen3-VL itself: 65,536 and 16,777,216).
-
-    Special tokens that the tokenizer lacks are added to it. transformers and the engines that build on it can read
-    the directory.
-    """
-    directory = Path(directory)
-    tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None])
-    settings = ImageSettings(min_pixels=min_pixels, max_pixels=max_pixels)
-    added = {str(number): _added_token(token.content) for number, token in tokenizer.get_added_tokens_decoder().items()}
-    tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "processor_class": "Qwen3VLProcessor",
-        "added_tokens_decoder": added,
-        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "bos_token": None,
-        "unk_token": None,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 262_144,
-    }
-    ends = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
-    video = {**settings.to_dict(), "video_processor_type": "Qwen3VLVideoProcessor"}
-    del video["image_processor_type"]
-    contents = {
-        "tokenizer_config.json": tokenizer_config,
-        "preprocessor_config.json": settings.to_dict(),
-        "video_preprocessor_config.json": video,
-        "generation_config.json": {"do_sample": False, "eos_token_id": ends, "pad_token_id": ends[1]},
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(directory / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
-    write_atomic(directory / "chat_template.jinja", CHAT_TEMPLATE.encode())
-    for name, content in contents.items():
-        write_atomic(directory / name, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
-    return Processor.from_pretrained(directory)
-
-
-def _added_token(content: str) -> dict[str, object]:
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-    return {"content": content, **flags, "special": content in SPECIAL_TOKENS}

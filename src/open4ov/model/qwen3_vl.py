@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from open4ov.errors import UserError
+
 from .cache import KVCache
 from .config import Config
 from .losses import nll_sum
@@ -105,17 +107,19 @@ class Qwen3VL(nn.Module):
         Images are encoded here unless `vision` (all images of the pack, in order) is given. With a `cache`, the pack's
         documents continue the cache rows `rows` [B] (distinct; None: document b is row b) and are appended to them.
         Without a cache, every layer with experts appends how it spread the tokens to `routings`.
-        Raises ValueError when image placeholders and visual tokens differ in number.
+        Raises UserError when a document's placeholders and visual tokens differ in number, and names it.
         """
         pack = pack.to(self.device)
         if vision is None and len(pack.pixels):
             vision = self.encode_images(pack.pixels, pack.grids)
         x = self.text.embed(pack.input_ids)
         places: Tensor | None = None
-        if vision is not None:
+        if vision is not None or cache is None:  # what continues a cache may hold a sampled placeholder
             places = self.visual_places(pack.input_ids)
-            if len(places) != len(vision.merged):
-                raise ValueError(f"{len(places)} image placeholders, but {len(vision.merged)} visual tokens")
+            if len(places) != (0 if vision is None else len(vision.merged)):
+                visual = torch.zeros_like(pack.input_ids, dtype=torch.bool).index_fill(0, places, True)
+                raise UserError(pack.misfit(visual, self.config.vision.spatial_merge_size))
+        if vision is not None and places is not None:
             x = x.index_copy(0, places, vision.merged.to(x.dtype))
         cos, sin = text_angles(self.config.text, pack.positions)
         step = None if cache is None else _CacheStep(cache, pack, rows)

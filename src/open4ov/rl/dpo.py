@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from open4ov import memory, training
-from open4ov.engine import Engine
+from open4ov.engine import Engine, VisionCache
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
 from open4ov.rl import hallucination
@@ -98,6 +98,7 @@ def fit(
     """Trains the model in place; gives the curve. Prompt and image of a pair are computed once for both responses."""
     training.freeze_vision(model)
     optimizer = training.adamw(model, section.learning_rate)
+    pictures = VisionCache(model, processor)
     order: list[int] = []
     for epoch in range(section.epochs):
         once = list(range(len(pairs)))
@@ -110,7 +111,7 @@ def fit(
         batch = [pairs[i] for i in order[step * section.batch : (step + 1) * section.batch]]
         tasks = [Task(pair, pair.messages[:-1], [image(sha) for sha in pair.images]) for pair in batch]
         responses = [[_tokens(processor, text) for text in _texts(pair)] for pair in batch]
-        groups = SharedPrefix.build(encoded_prompts(model, processor, tasks), responses)
+        groups = SharedPrefix.build(encoded_prompts(processor, tasks, pictures), responses)
         logp, _ = log_probs(model, groups)
         sums = logp.new_zeros(2 * len(batch)).index_add(0, groups.response, logp)
         lengths = torch.bincount(groups.response)[::2]

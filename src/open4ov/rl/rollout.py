@@ -1,7 +1,7 @@
 """Groups: the N responses to one prompt, kept together from sampling to update (paper §4.2.3).
 
-The engine computes prompt and image once for the N responses; here each image passes the frozen tower once for the
-update and its features serve the whole group.
+The engine computes prompt and image once for the N responses. The tower is frozen: the features that it gave for the
+rollout serve the update too, and all later ones.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from open4ov.engine import Completion, Engine, Request
-from open4ov.model import Encoded, Processor, Qwen3VL, VisionFeatures
+from open4ov.engine import Completion, Engine, Request, VisionCache
+from open4ov.engine.vision_cache import digests
+from open4ov.model import Encoded, Processor, VisionFeatures
+from open4ov.model.processing import visuals
 from open4ov.recipe import RlSection
 from open4ov.rl import advantage, rewards
 from open4ov.rl.tasks import Task
@@ -95,20 +97,16 @@ def extended(prompt: Encoded, tokens: Sequence[int]) -> Encoded:
     )
 
 
-@torch.no_grad()
 def encoded_prompts(
-    model: Qwen3VL, processor: Processor, tasks: Sequence[Task]
+    processor: Processor, tasks: Sequence[Task], pictures: VisionCache
 ) -> list[tuple[Encoded, VisionFeatures | None]]:
-    """Each task's prompt without pixels, and the features of its images: the tower runs once over all of them."""
-    prompts = [processor.encode(task.prompt, task.images, generate=True) for task in tasks]
-    with_images = [prompt for prompt in prompts if len(prompt.grids)]
-    found: list[VisionFeatures] = []
-    if with_images:
-        grids = torch.cat([prompt.grids for prompt in with_images])
-        found = model.encode_images(torch.cat([prompt.pixels for prompt in with_images]), grids).split(grids)
+    """Each task's prompt without pixels, and the features of its images, which are encoded at most once."""
+    prompts = [processor.encode(task.prompt, task.images, generate=True, pixels=False) for task in tasks]
+    seen = [one for task in tasks for one in visuals(task.prompt, task.images)]
+    names = [name for task in tasks for name in digests(task.prompt, task.images)]
+    found = pictures.features(prompts, seen, names)
     result: list[tuple[Encoded, VisionFeatures | None]] = []
     for prompt in prompts:
         own, found = found[: len(prompt.grids)], found[len(prompt.grids) :]
-        bare = replace(prompt, pixels=prompt.pixels[:0])
-        result.append((bare, VisionFeatures.cat(own) if own else None))
+        result.append((prompt, VisionFeatures.cat(own) if own else None))
     return result

@@ -83,7 +83,7 @@ def fit(
             raise UserError(f"rl.reward {section.reward!r}: {error}; or set rl.pass_k_share to 0") from error
         sampled = time.monotonic()
         rate = section.learning_rate * training.warmup_cosine(step, section.steps, 0.05, floor=0.1)
-        update = _update(model, processor, optimizer, groups, section, rate)
+        update = _update(engine, optimizer, groups, section, rate)
         engine.update_weights()
         memory.trim()
         point = {
@@ -124,8 +124,7 @@ class _Update:
 
 
 def _update(
-    model: Qwen3VL,
-    processor: Processor,
+    engine: Engine,
     optimizer: training.Optimizer,
     groups: Sequence[Group],
     section: RlSection,
@@ -133,11 +132,12 @@ def _update(
 ) -> _Update:
     """The mini-batches of one rollout batch. Groups stay whole; dead ones are left out of the computation, but count
     in the mean of eq. 11, where they add zero."""
+    model = engine.model
     alive = [group for group in groups if not group.dead]
     update = _Update()
     if not alive:
         return update
-    prompts = encoded_prompts(model, processor, [group.task for group in alive])
+    prompts = encoded_prompts(engine.processor, [group.task for group in alive], engine.vision_cache)
     steps = min(section.minibatches, len(alive))
     cuts = [round(i * len(alive) / steps) for i in range(steps + 1)]
     minibatches: list[tuple[SharedPrefix, Tensor]] = []

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from open4ov.model import Encoded, Pack, Processor, Qwen3VL, VisionFeatures, pack
-from open4ov.model.images import patches, smart_resize, video_patches
+from open4ov.model.images import smart_resize
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
 
@@ -29,7 +29,7 @@ class _Remembering(Processor):
     """Tokenizes each distinct text once: role names, questions and short answers come again and again."""
 
     def __init__(self, processor: Processor) -> None:
-        super().__init__(processor.tokenizer, processor.images, processor.files)
+        super().__init__(processor.tokenizer, processor.images, processor.files, processor.videos)
         self._known: dict[str, list[int]] = {}
 
     def tokenize(self, text: str) -> list[int]:
@@ -39,11 +39,21 @@ class _Remembering(Processor):
 
 
 class Encoder:
-    """Encodes samples whose images lie in `store`."""
+    """Encodes samples whose images lie in `store`; patches are cut on `device`.
 
-    def __init__(self, processor: Processor, store: ImageStore) -> None:
+    `limit`: longer samples are cut after that many tokens (None: none is), save those that would keep nothing to learn.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        store: ImageStore,
+        device: torch.device | str = "cpu",
+        limit: int | None = None,
+    ) -> None:
         self.processor = _Remembering(processor)
         self.store = store
+        self.device, self.limit = device, limit
         self._pictures: dict[str, Image.Image] = {}
         self._documents: dict[str, Encoded] = {}
         self._features: dict[str, VisionFeatures] = {}
@@ -59,14 +69,21 @@ class Encoder:
         return self._pictures[sha]
 
     def document(self, sample: Sample) -> Encoded:
-        """The sample's tokens; `pixels` is empty, `grids` is right."""
+        """The sample's tokens, cut to `limit`; without pixels, but with the grids of its pictures.
+
+        Raises UserError for a cut through a picture, naming the sample and the limit that holds it.
+        """
         if sample.id not in self._documents:
             frames = {index for m in sample.messages for p in m.content if p.type == "video" for index in p.shows}
             pictures = [
                 self.store.get(sha) if index in frames else self.picture(sha) for index, sha in enumerate(sample.images)
             ]
-            encoded = self.processor.encode(sample.messages, pictures)
-            self._documents[sample.id] = replace(encoded, pixels=encoded.pixels[:0].clone())
+            document = replace(
+                self.processor.encode(sample.messages, pictures, pixels=False), name=f"sample {sample.id}"
+            )
+            if self.limit is not None and bool(document.targets[1 : self.limit].any()):
+                document = self.processor.cut(document, self.limit)
+            self._documents[sample.id] = document
         return self._documents[sample.id]
 
     def length(self, sample: Sample) -> int:
@@ -76,36 +93,42 @@ class Encoder:
     def pack(self, samples: Sequence[Sample]) -> tuple[Pack, VisionFeatures | None]:
         """The samples end to end, with pixels, or with the features that `freeze` computed (None without images)."""
         joined = pack([self.document(sample) for sample in samples])
-        shas = [sha for sample in samples for sha in shown(sample)]
-        if not shas:
+        names = [name for sample in samples for name in self._shown(sample)]
+        if not names:
             return joined, None
         if self._features:
-            return joined, VisionFeatures.cat([self._features[sha] for sha in shas])
-        pixels = [self._patches(sha)[0] for sha in shas]
-        return replace(joined, pixels=torch.cat(pixels)), None
-
-    def _patches(self, key: str) -> tuple[Tensor, tuple[int, int, int]]:
-        """Patches and grid of an image, or of a video, by what `shown` calls it."""
-        if "+" not in key:
-            return patches(self.picture(key), self.processor.images)
-        frames = [self.store.get(sha) for sha in key.split("+")]
-        return video_patches(frames, self.processor.images, self.processor.videos)
+            return joined, VisionFeatures.cat([self._features[name] for name in names])
+        return replace(joined, pixels=self._pixels(names)), None
 
     def freeze(
         self, model: Qwen3VL, samples: Iterable[Sample], progress: Callable[[str, int, int], None] | None = None
     ) -> None:
         """Passes every image of the samples through the tower once, in fixed chunks, and keeps the features."""
-        shas = list(dict.fromkeys(sha for sample in samples for sha in shown(sample)))
-        chunk = 64
+        grids = {
+            name: grid
+            for sample in samples
+            for name, grid in zip(self._shown(sample), self.document(sample).grids, strict=True)
+        }
+        names, chunk = list(grids), 64
         with torch.no_grad():
-            for start in range(0, len(shas), chunk):
-                part = shas[start : start + chunk]
-                cut = [self._patches(sha) for sha in part]
-                grids: Tensor = torch.tensor([grid for _, grid in cut])
-                features = model.encode_images(torch.cat([pixels for pixels, _ in cut]), grids)
-                self._features |= dict(zip(part, features.split(grids), strict=True))
+            for start in range(0, len(names), chunk):
+                part = names[start : start + chunk]
+                table = torch.stack([grids[name] for name in part])
+                features = model.encode_images(self._pixels(part), table)
+                self._features |= dict(zip(part, features.split(table), strict=True))
                 if progress:
-                    progress("encoding images", min(start + chunk, len(shas)), len(shas))
+                    progress("encoding images", min(start + chunk, len(names)), len(names))
+
+    def _shown(self, sample: Sample) -> list[str]:
+        """`shown`, without what has been cut off."""
+        return shown(sample)[: len(self.document(sample).grids)]
+
+    def _pixels(self, names: Sequence[str]) -> Tensor:
+        """The patches of images and videos, by what `shown` calls them."""
+        visuals = [
+            [self.store.get(sha) for sha in name.split("+")] if "+" in name else self.picture(name) for name in names
+        ]
+        return self.processor.pixels(visuals, self.device)
 
 
 def shown(sample: Sample) -> list[str]:

@@ -1,0 +1,154 @@
+"""Features of pictures that the vision tower has seen: a picture is encoded once, for as long as the weights stay.
+
+A key is all that the features depend on: the picture's content and shape, the processor's options, the type that is
+computed in, and the tower's weights. The weights are looked at themselves, as nobody can be relied on to say that they
+have changed: a trainer that steps them, or a new state dict, frees all that was kept. Nothing stale is ever given out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import nn
+
+from open4ov.model import Encoded, Processor, Qwen3VL, VisionFeatures
+from open4ov.model.processing import Visual
+from open4ov.sample import Message
+
+DEFAULT_BYTES = 256 * 2**20
+
+
+@dataclass
+class CacheStatistics:
+    """Pictures asked for that were there and that were not, pictures dropped for want of room, and bytes held."""
+
+    hits: int = 0
+    misses: int = 0
+    evicted: int = 0
+    bytes: int = 0
+
+
+class VisionCache:
+    """Features of one model's pictures, at most `limit` bytes of them; those not used for longest go first."""
+
+    def __init__(self, model: Qwen3VL, processor: Processor, limit: int = DEFAULT_BYTES) -> None:
+        self.model, self.processor, self.limit = model, processor, limit
+        self.statistics = CacheStatistics()
+        self._options: Hashable = (processor.images, processor.videos)
+        self._held: OrderedDict[Hashable, VisionFeatures] = OrderedDict()
+        self._weights = _Version(model.vision)
+
+    def features(
+        self, documents: Sequence[Encoded], seen: Sequence[Visual], digests: Sequence[str]
+    ) -> list[VisionFeatures]:
+        """The features of the documents' pictures and videos, in order, without gradient.
+
+        seen: they themselves, digests: what identifies the content of each (`visuals` and `digests` give them). Those
+        that are new are cut into patches and encoded together, each once; the documents need no pixels.
+        """
+        grids = [tuple(grid) for document in documents for grid in document.grids.tolist()]
+        if self._weights.changed():
+            self.clear()
+        dtype = _computed_in(self.model)
+        keys = [(digest, grid, self._options, dtype) for digest, grid in zip(digests, grids, strict=True)]
+        assert len(seen) == len(keys)
+        new: dict[Hashable, int] = {}
+        found: dict[Hashable, VisionFeatures] = {}
+        for index, key in enumerate(keys):
+            if key in self._held:
+                self._held.move_to_end(key)
+                found[key] = self._held[key]
+            else:
+                new.setdefault(key, index)
+        self.statistics.misses += len(new)
+        self.statistics.hits += len(keys) - len(new)
+        if new:
+            with torch.inference_mode(False), torch.no_grad():  # what generation encodes, training may use
+                table = torch.tensor([grids[index] for index in new.values()])
+                pixels = self.processor.pixels([seen[index] for index in new.values()], self.model.device)
+                encoded = self.model.encode_images(pixels, table)
+                # copies: a slice would keep its whole batch alive
+                parts = [_copied(part) for part in encoded.split(table)] if len(new) > 1 else [encoded]
+            for key, part in zip(new, parts, strict=True):
+                found[key] = part
+                self._keep(key, part)
+        return [found[key] for key in keys]
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._held.clear()
+        self.statistics.bytes = 0
+
+    def _keep(self, key: Hashable, features: VisionFeatures) -> None:
+        size = _bytes(features)
+        if size > self.limit:
+            return
+        self._held[key] = features
+        self.statistics.bytes += size
+        while self.statistics.bytes > self.limit:
+            _, dropped = self._held.popitem(last=False)
+            self.statistics.bytes -= _bytes(dropped)
+            self.statistics.evicted += 1
+
+
+class _Version:
+    """Which weights a module has: its parameters, where they lie, how often they were written to, and, where they may
+    be trained, a hash of their content: fused optimizers write past PyTorch's count."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.seen = self._now()
+
+    def _now(self) -> list[tuple[weakref.ref[nn.Parameter], int, int, int]]:
+        parameters = list(self.module.parameters())
+        hashes = [torch.hash_tensor(p.detach()).view(torch.int64) for p in parameters if p.requires_grad]
+        contents = iter(torch.stack(hashes).tolist() if hashes else [])
+        return [
+            (weakref.ref(p), p.data_ptr(), p._version, next(contents) if p.requires_grad else 0) for p in parameters
+        ]
+
+    def changed(self) -> bool:
+        """Whether the weights are others than at the last call."""
+        before, self.seen = self.seen, self._now()
+        return len(before) != len(self.seen) or any(
+            old[0]() is not new[0]() or old[1:] != new[1:] for old, new in zip(before, self.seen, strict=True)
+        )
+
+
+def image_hash(image: Image.Image) -> str:
+    """SHA-256 of a picture's mode, size and pixels."""
+    digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def digests(messages: Sequence[Message], images: Sequence[Image.Image]) -> list[str]:
+    """What identifies each picture and video of a conversation, in the order they come; a video is its frames."""
+    known: dict[int, str] = {}
+
+    def digest(index: int) -> str:
+        if index not in known:
+            known[index] = image_hash(images[index])
+        return known[index]
+
+    parts = [part for message in messages for part in message.content if part.type != "text"]
+    return ["+".join(digest(index) for index in part.shows) for part in parts]
+
+
+def _computed_in(model: Qwen3VL) -> torch.dtype:
+    kind = model.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.vision.patch.weight.dtype
+
+
+def _copied(features: VisionFeatures) -> VisionFeatures:
+    return VisionFeatures(features.merged.clone(), [x.clone() for x in features.deepstack])
+
+
+def _bytes(features: VisionFeatures) -> int:
+    return sum(x.numel() * x.element_size() for x in (features.merged, *features.deepstack))
