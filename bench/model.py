@@ -76,7 +76,7 @@ def work(processor: Processor, lengths: list[int]) -> Work:
     for length in lengths:
         image = Image.fromarray(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8))
         document = processor.encode([user("What is this?", 1), assistant("one two three " * length)], [image])
-        documents.append(_cut(document, length))
+        documents.append(processor.cut(document, length))
     longest = max(lengths)
     ids = torch.full((len(documents), longest), processor.pad_id)
     mask = torch.zeros(len(documents), longest, dtype=torch.long)
@@ -94,22 +94,18 @@ def work(processor: Processor, lengths: list[int]) -> Work:
     return Work(documents, batch)
 
 
-def _cut(document: Encoded, length: int) -> Encoded:
-    return replace(
-        document,
-        input_ids=document.input_ids[:length],
-        positions=document.positions[:, :length],
-        targets=document.targets[:length],
-    )
-
-
 def trainer(kind: str, directory: Path, job: Work) -> Callable[[], float]:
-    """One training step of `ours` or `theirs` on the job; gives the loss."""
-    model = (
-        Qwen3VL.from_pretrained(directory)
-        if kind == "ours"
-        else Qwen3VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).train()
-    )
+    """One training step of `ours` or `theirs` on the job, or of one of them `compiled`; gives the loss."""
+    model: Qwen3VL | Qwen3VLForConditionalGeneration
+    if kind.startswith("ours"):
+        model = Qwen3VL.from_pretrained(directory)
+        blocks = [*model.vision.blocks, *model.text.layers]
+    else:
+        model = Qwen3VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).train()
+        blocks = [*model.model.visual.blocks, *model.model.language_model.layers]
+    if kind.endswith("compiled"):
+        for block in blocks:
+            block.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def step() -> float:
@@ -126,10 +122,15 @@ def trainer(kind: str, directory: Path, job: Work) -> Callable[[], float]:
 LENGTHS = {"equal": [96] * 12, "spread 1:8": [32, 36, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256]}
 
 
+KINDS = ("ours", "theirs", "ours compiled", "theirs compiled")
+
+
 def steps(rounds: int) -> str:
+    """Both as they are, and both with every block compiled (`sft.compile`), all four in turn."""
     lines = [
-        "| model | lengths | times faster (quartiles) | ours, tokens/s | peak memory, ours / theirs |",
-        "|---|---|---|---|---|",
+        "| model | lengths | ours is times faster (quartiles) | both compiled | ours compiled, theirs not | "
+        "ours, tokens/s | compiled | peak memory, ours / theirs |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     processor = Processor.from_pretrained(NANO)
     with tempfile.TemporaryDirectory() as folder:
@@ -139,11 +140,14 @@ def steps(rounds: int) -> str:
         for title, directory in (("nano, 10.8 M", NANO), ("60 M", larger)):
             for name, lengths in LENGTHS.items():
                 job = work(processor, lengths)
-                seconds = in_turn({kind: trainer(kind, directory, job) for kind in ("ours", "theirs")}, rounds)
+                torch.compiler.reset()
+                seconds = in_turn({kind: trainer(kind, directory, job) for kind in KINDS}, rounds)
                 peaks = {kind: _peak(kind, directory, name) for kind in ("ours", "theirs")}
-                speed = job.tokens / statistics.median(seconds["ours"])
+                speeds = [job.tokens / statistics.median(seconds[kind]) for kind in ("ours", "ours compiled")]
+                ratios = [("theirs", "ours"), ("theirs compiled", "ours compiled"), ("theirs", "ours compiled")]
                 lines.append(
-                    f"| {title} | {name} | {ratio(seconds['theirs'], seconds['ours'])} | {speed:.0f} | "
+                    f"| {title} | {name} | {' | '.join(ratio(seconds[a], seconds[b]) for a, b in ratios)} | "
+                    f"{speeds[0]:.0f} | {speeds[1]:.0f} | "
                     f"{peaks['ours'] / 2**20:.0f} / {peaks['theirs'] / 2**20:.0f} MiB |"
                 )
     return "\n".join(lines)

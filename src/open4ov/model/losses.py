@@ -39,12 +39,14 @@ class _NllSum(torch.autograd.Function):
         for start in range(0, len(ids), rows):
             part, picked = hidden[start : start + rows], ids[start : start + rows, None]
             logits = F.linear(part, weight).float()
-            log_z = logits.logsumexp(-1, keepdim=True)
-            total += (log_z - logits.gather(1, picked)).sum()
+            largest, wanted = logits.amax(-1, keepdim=True), logits.gather(1, picked)
+            weights = logits.sub_(largest).exp_()
+            sums = weights.sum(-1, keepdim=True)
+            total += (sums.log() + largest - wanted).sum()
             if not (need_hidden or need_weight):
                 continue
-            gradient = logits.sub_(log_z).exp_()
-            gradient = gradient.scatter_add_(1, picked, torch.full_like(log_z, -1.0)).to(weight.dtype)
+            gradient = weights.mul_(1 / sums)
+            gradient = gradient.scatter_add_(1, picked, torch.full_like(sums, -1.0)).to(weight.dtype)
             if hidden_grad is not None:
                 torch.mm(gradient, weight, out=hidden_grad[start : start + rows])
             if weight_grad is not None:

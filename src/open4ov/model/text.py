@@ -6,24 +6,13 @@ Shapes: T tokens, D hidden, H heads, K key-value heads, d head dim, B documents,
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn, ones
+from torch import Tensor, nn
 
 from . import attention
 from .config import TextConfig
 from .moe import MoE, Routing
+from .norm import RMSNorm
 from .rope import rotate
-
-
-class RMSNorm(nn.Module):
-    """Root mean square norm with a weight for each channel; any shape [..., D]."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class TextAttention(attention.Attention):
