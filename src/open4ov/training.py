@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from open4ov.errors import UserError
-from open4ov.model import Qwen3VL
+from open4ov.model import Trainable
 
 
-def freeze_vision(model: Qwen3VL) -> None:
+def freeze_vision(model: Trainable[Any, Any]) -> None:
     """No gradient for the vision tower, its mergers and DeepStack taps included (paper §4.2.3): it stays as it is."""
-    model.vision.requires_grad_(False)
+    for parameter in model.vision_parameters():
+        parameter.requires_grad_(False)
 
 
 class Optimizer:
@@ -59,10 +60,10 @@ steps, and words that the batches of a vertical never use would drift away: what
 """
 
 
-def adamw(model: Qwen3VL, learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
+def adamw(model: Trainable[Any, Any], learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
     """AdamW over the parameters that are not frozen; matrices decay, embeddings, norms and biases do not."""
     matrices, others = _split(model)
-    words = [model.text.embed.weight, *([] if model.head is None else [model.head.weight])]
+    words = model.word_parameters()
     known = {id(p) for p in words}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in matrices if id(p) not in known], "weight_decay": weight_decay},
@@ -86,7 +87,7 @@ def muon(model: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> O
 def _split(model: nn.Module, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """What is trained: the matrices of the layers; and tables of vectors, norms, biases and what is `left_out`."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    tables = ("embed", "position", "heads.", "router", *left_out)
+    tables = ("embed", "position", "head.", "heads.", "router", *left_out)
     matrices = [p for name, p in named if p.ndim == 2 and not any(part in name for part in tables)]
     chosen = {id(p) for p in matrices}
     return matrices, [p for _, p in named if id(p) not in chosen]
@@ -96,7 +97,7 @@ class Diverged(UserError, FloatingPointError):
     """A training whose gradient is not finite any more."""
 
 
-def step(model: Qwen3VL, optimizer: Optimizer, learning_rate: float, grad_clip: float) -> float:
+def step(model: nn.Module, optimizer: Optimizer, learning_rate: float, grad_clip: float) -> float:
     """One update from the gradients at hand; clears them and gives their norm before clipping.
 
     Raises Diverged when the gradient is not finite: nothing has been changed then.

@@ -25,9 +25,10 @@ def test_value_and_gradient(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Input #0 requires gradient")
 def test_numerical_gradient() -> None:
     torch.manual_seed(0)
-    norm = RMSNorm(6, eps=1e-2)
+    norm = RMSNorm(6, eps=1e-2)  # computes in float32: steps and tolerances are that coarse
     x = torch.randn(4, 6, requires_grad=True)
     assert torch.autograd.gradcheck(norm, (x,), eps=1e-2, atol=1e-3, rtol=1e-2)
 

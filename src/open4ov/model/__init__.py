@@ -6,9 +6,11 @@ from .packing import Encoded, Pack, pack
 from .processing import Processor
 from .qwen3_vl import Qwen3VL
 from .tokenizer_files import make_tokenizer_files
+from .trainable import Batch, Trainable
 from .vision import VisionFeatures
 
 __all__ = [
+    "Batch",
     "Config",
     "Encoded",
     "KVCache",
@@ -16,6 +18,7 @@ __all__ = [
     "Processor",
     "Qwen3VL",
     "TextConfig",
+    "Trainable",
     "VisionConfig",
     "VisionFeatures",
     "make_tokenizer_files",

@@ -71,7 +71,8 @@ class Documents(NamedTuple):
         return Documents(cu_seqlens, pad, unpad, None if len(unpad) == pad.numel() else real[:, None, None])
 
     def to(self, device: torch.device | str) -> Documents:
-        return Documents(*(None if x is None else x.to(device) for x in self))
+        mask = None if self.mask is None else self.mask.to(device)
+        return Documents(self.cu_seqlens.to(device), self.pad.to(device), self.unpad.to(device), mask)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool, kernel: str = "auto") -> Tensor:
@@ -136,7 +137,9 @@ _block_masks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def _block_mask(documents: Documents, causal: bool) -> BlockMask:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    masks: dict[bool, BlockMask] = _block_masks.setdefault(documents.cu_seqlens, {})
+    masks: dict[bool, BlockMask] | None = _block_masks.get(documents.cu_seqlens)
+    if masks is None:
+        masks = _block_masks[documents.cu_seqlens] = {}
     if causal not in masks:
         lengths, tokens = documents.cu_seqlens.diff(), len(documents.unpad)
         owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)

@@ -74,7 +74,7 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
 
     directory = Path(directory)
     config = Config.from_dict(read_json(directory / "config.json"), where=str(directory / "config.json"))
-    files = _weight_files(directory)
+    files = weight_files(directory)
     with torch.device("meta"):
         model = Qwen3VL(config)
     wanted = {hf_name(name): name for name in model.state_dict()}
@@ -235,8 +235,8 @@ def write_atomic(path: Path, content: bytes) -> None:
         Path(temporary).write_bytes(content)
 
 
-def _weight_files(directory: Path) -> dict[str, Path]:
-    """Which file holds each tensor."""
+def weight_files(directory: Path) -> dict[str, Path]:
+    """Which file holds each tensor. Raises UserError for missing, unreadable and pickled files."""
     index = directory / "model.safetensors.index.json"
     if index.exists():
         table = read_json(index).get("weight_map")

@@ -5,11 +5,13 @@ Shapes: N targets, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_ONCE = 2**22
 """Logits of one chunk: small enough to stay in a cache, large enough for full-speed products."""
@@ -26,6 +28,37 @@ def nll_sum(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
     with torch.autocast(kind, enabled=False):
         total: Tensor = _NllSum.apply(hidden.to(dtype), weight.to(dtype), ids)  # pyright: ignore[reportAssignmentType]
     return total
+
+
+def score(
+    logits: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor, temperature: float, rows: int
+) -> tuple[Tensor, Tensor]:
+    """log p(id) [N] at `temperature`, and the entropy [N] in nats (without gradient) of the distribution it is from.
+
+    `logits` maps hidden [n, D] to [n, V]. It is called for `rows` targets at a time; when that takes several calls,
+    the logits are recomputed in the backward pass instead of kept.
+    """
+    if not len(ids):
+        return hidden.sum(-1).float(), hidden.new_zeros(0, dtype=torch.float32)
+    recompute = len(ids) > rows and torch.is_grad_enabled()
+    parts: list[tuple[Tensor, Tensor]] = []
+    for h, i in zip(hidden.split(rows), ids.split(rows), strict=True):
+        if recompute:
+            parts.append(checkpoint(_score, logits, h, i, temperature, use_reentrant=False))  # pyright: ignore[reportArgumentType]
+        else:
+            parts.append(_score(logits, h, i, temperature))
+    values, entropies = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(entropies)
+
+
+def _score(
+    logits: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    log_p = (logits(hidden).float() / temperature).log_softmax(-1)
+    values = log_p.gather(-1, ids[:, None])[:, 0]
+    with torch.no_grad():
+        detached = log_p.detach()
+        return values, -(detached.exp() * detached).sum(-1)
 
 
 class _NllSum(torch.autograd.Function):

@@ -5,31 +5,30 @@ Shapes: T tokens of a pack, B documents, L longest, S cached tokens, D hidden, V
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from open4ov.errors import UserError
 
 from .cache import KVCache
 from .config import Config
-from .losses import nll_sum
+from .losses import nll_sum, score
 from .moe import MoE, Routing
 from .packing import Pack
 from .rope import text_angles
 from .text import DecoderLayer, TextModel
+from .trainable import Trainable
 from .vision import VisionFeatures, VisionModel
 
 LOGITS_AT_ONCE = 2**26
 """Logits held in memory at a time by `log_probs`; above it they are computed in recomputed chunks."""
 
 
-class Qwen3VL(nn.Module):
+class Qwen3VL(Trainable[Pack, VisionFeatures]):
     """A Qwen3-VL. Random weights (normal, `initializer_range`) from `seed`; see also `from_pretrained`."""
 
     def __init__(self, config: Config, seed: int = 0) -> None:
@@ -71,6 +70,18 @@ class Qwen3VL(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.text.embed.weight.device
+
+    def vision_parameters(self) -> list[nn.Parameter]:
+        """The vision tower with its mergers and DeepStack taps."""
+        return list(self.vision.parameters())
+
+    def word_parameters(self) -> list[Tensor]:
+        """Embedding and, when it is not tied to it, head: [V, D] each."""
+        return [self.text.embed.weight, *([] if self.head is None else [self.head.weight])]
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of the vision tower and the decoder layers."""
+        return [*self.vision.blocks, *self.text.layers]
 
     def new_cache(self, batch: int, max_len: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache of `batch` rows with room for `max_len` tokens each."""
@@ -175,34 +186,8 @@ class Qwen3VL(nn.Module):
 
     def score(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """log p of the tokens `ids` [n] that follow the hidden states [n, D], and the entropies [n], as `log_probs`."""
-        parts = [
-            _recomputed(len(h) < len(ids), self._chunk_score, h, i, temperature) for h, i in self._chunks(hidden, ids)
-        ]
-        if not parts:
-            return hidden.sum(-1).float(), hidden.new_zeros(0, dtype=torch.float32)
-        values, entropies = zip(*parts, strict=True)
-        return torch.cat(values), torch.cat(entropies)
-
-    def _chunk_score(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        log_p = (self.logits(hidden).float() / temperature).log_softmax(-1)
-        values = log_p.gather(-1, ids[:, None])[:, 0]
-        with torch.no_grad():
-            detached = log_p.detach()
-            return values, -(detached.exp() * detached).sum(-1)
-
-    def _chunks(self, hidden: Tensor, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-        if not len(ids):
-            return []
         rows = max(1, LOGITS_AT_ONCE // self.config.text.vocab_size)
-        return list(zip(hidden.split(rows), ids.split(rows), strict=True))
-
-
-def _recomputed(chunked: bool, function: Callable[..., tuple[Tensor, Tensor]], *args: object) -> tuple[Tensor, Tensor]:
-    """Calls `function`; when chunked, its logits are recomputed in the backward pass instead of kept."""
-    if not (chunked and torch.is_grad_enabled()):
-        return function(*args)
-    values: tuple[Tensor, Tensor] = checkpoint(function, *args, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
-    return values
+        return score(self.logits, hidden, ids, temperature, rows)
 
 
 class _CacheStep:

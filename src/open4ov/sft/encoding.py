@@ -11,18 +11,38 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from open4ov.model import Encoded, Pack, Processor, Qwen3VL, VisionFeatures, pack
+from open4ov.model import Batch, Encoded, Pack, Processor, Qwen3VL, VisionFeatures, pack
 from open4ov.model.images import smart_resize
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
 
 T = TypeVar("T")
+B_co = TypeVar("B_co", bound=Batch, covariant=True)
+V_co = TypeVar("V_co", covariant=True)
+
+
+class SampleEncoder(Protocol[B_co, V_co]):
+    """What the training loop needs of the encoder that goes with its model."""
+
+    def length(self, sample: Sample) -> int:
+        """Tokens of the sample, image tokens included."""
+        ...
+
+    def pack(self, samples: Sequence[Sample]) -> tuple[B_co, V_co | None]:
+        """The samples as one batch of the model, and their images' features where they are held."""
+        ...
+
+    def freeze(
+        self, model: Any, samples: Iterable[Sample], progress: Callable[[str, int, int], None] | None = None
+    ) -> None:
+        """The model's vision tower will not change any more: its features may be computed now and held."""
+        ...
 
 
 class _Remembering(Processor):

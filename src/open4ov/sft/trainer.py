@@ -11,18 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
 from open4ov import assets, memory, training
 from open4ov.engine import Engine
 from open4ov.functions import function
-from open4ov.model import Pack, Processor, Qwen3VL, VisionFeatures
+from open4ov.model import Batch, Processor, Qwen3VL, Trainable
 from open4ov.recipe import SftSection, SftStage
 from open4ov.sample import Sample, content_id
 from open4ov.sft import curriculum, difficulty, packing, preference_data
-from open4ov.sft.encoding import Encoder, prefetch
+from open4ov.sft.encoding import Encoder, SampleEncoder, prefetch
 from open4ov.store import atomic, read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Stage = Literal["knowledge", "ability", "preference"]
 STAGES: tuple[Stage, ...] = ("knowledge", "ability", "preference")
 Progress = Callable[[str, int, int], None]
+B = TypeVar("B", bound=Batch)
+V = TypeVar("V")
 
 
 def run_stage(run: StageRun, stage: Stage) -> None:
@@ -85,8 +87,8 @@ class Fit:
 
 
 def fit(
-    model: Qwen3VL,
-    encoder: Encoder,
+    model: Trainable[B, V],
+    encoder: SampleEncoder[B, V],
     samples: list[Sample],
     section: SftSection,
     options: SftStage,
@@ -124,10 +126,10 @@ def fit(
     if checkpoints:
         done, result.curve = training.load_checkpoint(checkpoints, model, optimizer, identity)
     if section.compile:
-        for block in [*model.vision.blocks, *model.text.layers]:
+        for block in model.blocks():
             block.compile(dynamic=True)
 
-    def packs() -> Iterator[tuple[Pack, VisionFeatures | None]]:
+    def packs() -> Iterator[tuple[B, V | None]]:
         for indices in order.packs[done:]:
             yield encoder.pack([samples[i] for i in indices])
 

@@ -1,0 +1,40 @@
+"""What a trainer needs of a model: our Qwen3-VL and the adapter of transformers' models both have it."""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+
+class Batch(Protocol):
+    """What a trainer reads of a batch itself; the rest is between the model and its encoder."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """Long [T]: the tokens of all documents, end to end and without padding."""
+        ...
+
+
+B = TypeVar("B", bound=Batch)
+V = TypeVar("V")
+
+
+class Trainable(nn.Module, Generic[B, V]):
+    """A multimodal model on batches of type B, whose images may come as features of type V."""
+
+    def loss(self, batch: B, /, vision: V | None = None) -> Tensor:
+        """Mean negative log-likelihood (nats a token) over the batch's targets; a scalar."""
+        raise NotImplementedError
+
+    def vision_parameters(self) -> list[nn.Parameter]:
+        """All that turns pixels into the language model's tokens: what `freeze_vision` freezes."""
+        raise NotImplementedError
+
+    def word_parameters(self) -> list[Tensor]:
+        """The tables with a row for each word of the vocabulary: embedding and head, once when they are tied."""
+        raise NotImplementedError
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks that `torch.compile` pays for. Raises UserError where there are none to compile."""
+        raise NotImplementedError
