@@ -157,6 +157,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             "data.density_weights: the weights sum to zero; at least one must be above",
         ),
         ("data: {roles: {judge: big}}", "data.roles.judge: no provider is called 'big'; known: default"),
+        (
+            "sft: {compile: true, recompute: op}",
+            "sft.compile: sft.recompute and sft.recompute_vision do not go with compiled blocks; choose one",
+        ),
         ("sft: {ability: {tokens: 100}}", "sft.ability.tokens: 100 is less than one pack (sft.pack_tokens = 4096)"),
     ],
 )
@@ -182,6 +186,12 @@ def test_contradictions(tmp_path: Path, text: str, fault: str) -> None:
         ("sft: {schedule: random_mix, ability: {learning_rate: 1e-4}}", "sft.ability.learning_rate"),
         ("sft: {schedule: random_mix, difficulty_rollouts: 2}", "sft.difficulty_rollouts"),
         ("sft: {difficulty_rollouts: 0, difficulty_noise: 0.5}", "sft.difficulty_noise"),
+        ("sft: {lora_rank: 4, ability: {freeze_vision: true}}", "sft.ability.freeze_vision"),
+        ("sft: {lora_rank: 4, recompute_vision: op}", "sft.recompute_vision"),
+        (
+            "sft: {schedule: random_mix, recompute_vision: op, knowledge: {freeze_vision: true}}",
+            "sft.recompute_vision",
+        ),
     ],
 )
 def test_an_option_without_effect_is_an_error(tmp_path: Path, text: str, place: str) -> None:

@@ -124,6 +124,21 @@ class SftSection(Section):
     )
     precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of matrix products")
     compile: bool = Field(default=False, description="torch.compile the blocks; pays in runs of many minutes")
+    recompute: Literal["none", "op", "full"] = Field(
+        default="none",
+        description="what the decoder's layers compute again in the backward pass instead of keeping it; op: norms, "
+        "activations and rotations (paper §5.1)",
+    )
+    recompute_vision: Literal["none", "op", "full"] = Field(
+        default="none", description="the same for the vision tower's blocks"
+    )
+    lora_rank: int = Field(
+        default=0, ge=0, description="0 trains the weights; above, adapters of that rank beside the decoder's layers"
+    )
+    too_long: Literal["skip", "cut"] = Field(
+        default="skip",
+        description="conversations beyond pack_tokens: left out and listed, or cut there",
+    )
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw", description="muon: Muon for the layers' matrices, AdamW for the rest"
     )

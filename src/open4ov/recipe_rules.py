@@ -28,6 +28,8 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
         tokens = getattr(sft, name).tokens
         if tokens < sft.pack_tokens:
             yield ("sft", name, "tokens"), f"{tokens} is less than one pack (sft.pack_tokens = {sft.pack_tokens})"
+    if sft.compile and (sft.recompute, sft.recompute_vision) != ("none", "none"):
+        yield ("sft", "compile"), "sft.recompute and sft.recompute_vision do not go with compiled blocks; choose one"
     if rl.steps == 0:
         return
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
@@ -115,6 +117,15 @@ def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
 
 def _idle_sft(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
     """Random mix is one stage: it takes tokens and replay of all three, and the other options of `knowledge` alone."""
+    stages = ("knowledge",) if sft.schedule == "random_mix" else ("knowledge", "ability", "preference")
+    if sft.lora_rank:
+        for name in stages:
+            if "freeze_vision" in getattr(sft, name).model_fields_set:
+                yield ("sft", name, "freeze_vision"), "adapters leave the vision tower frozen", ("sft", "lora_rank")
+    still = sft.lora_rank > 0 or all(getattr(sft, name).freeze_vision for name in stages)
+    if still and "recompute_vision" in sft.model_fields_set:
+        switch = ("sft", "lora_rank" if sft.lora_rank else stages[0])
+        yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch
     grading = {"difficulty_samples", "difficulty_noise"} & sft.model_fields_set
     if sft.schedule == "random_mix":
         switch: Loc = ("sft", "schedule")

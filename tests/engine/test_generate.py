@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from open4ov.engine import Engine, Request
+from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.sample import Message, assistant, user
 
@@ -194,3 +196,12 @@ def test_progress_counts_completions(engine: Engine) -> None:
     seen: list[tuple[int, int]] = []
     engine.generate([Request([user("x")], max_tokens=2, n=3)], progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_more_than_the_model_can_place_is_refused(parts: tuple[Qwen3VL, Processor]) -> None:
+    model, processor = parts
+    config = replace(model.config, text=replace(model.config.text, max_position_embeddings=40))
+    engine = Engine(Qwen3VL(config), processor)
+    engine.generate([Request([user("one")], max_tokens=5)])
+    with pytest.raises(UserError, match=r"request 1: \d+ tokens and up to 39 of a response are beyond the model's 40"):
+        engine.generate([Request([user("one")], max_tokens=5), Request([user("two")], max_tokens=39)])

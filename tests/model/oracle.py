@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration
 
 from open4ov.model import Encoded, Processor
 from open4ov.sample import Message, assistant, user
 
+Reference = Qwen3VLForConditionalGeneration | Qwen3VLMoeForConditionalGeneration
 
-def reference(directory: Path) -> Qwen3VLForConditionalGeneration:
-    return Qwen3VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+
+def reference(directory: Path, dtype: torch.dtype = torch.float32) -> Reference:
+    """transformers' model of a directory, dense or with experts."""
+    kind = json.loads((directory / "config.json").read_text())["model_type"]
+    family = Qwen3VLMoeForConditionalGeneration if kind == "qwen3_vl_moe" else Qwen3VLForConditionalGeneration
+    return family.from_pretrained(directory, dtype=dtype).eval()
 
 
 def inputs(documents: list[Encoded], processor: Processor) -> dict[str, Tensor]:

@@ -49,6 +49,23 @@ def test_logits_equal_transformers(directory: Path, case: str) -> None:
         assert largest_difference(*both(model, reference(directory), documents, processor)) <= 1e-4
 
 
+def test_half_precision_is_no_coarser_than_transformers(directory: Path) -> None:
+    """Both in bfloat16, against the exact logits: our rounding errors are not the larger ones."""
+    processor, exact = Processor.from_pretrained(directory), Qwen3VL.from_pretrained(directory)
+    documents = conversations(processor)["batch"]
+    with torch.no_grad():
+        ours, theirs = both(
+            Qwen3VL.from_pretrained(directory, torch.bfloat16),
+            reference(directory, torch.bfloat16),
+            documents,
+            processor,
+        )
+        wanted = exact.logits(exact.hidden_states(pack(documents)))
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    errors = [float((x.float() - wanted).square().mean().sqrt()) for x in (ours, theirs)]
+    assert 0 < errors[0] <= 1.2 * errors[1]
+
+
 def test_gradients_equal_transformers(directory: Path) -> None:
     processor, model, oracle = (
         Processor.from_pretrained(directory),

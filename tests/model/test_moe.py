@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import conversations, inputs
+from oracle import conversations, inputs, reference
 from safetensors.torch import load_file, save_file
 from tiny import moe_config
 from torch import Tensor
-from transformers import Qwen3VLMoeForConditionalGeneration
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import load_balancing_loss_func
 
 from open4ov.model import Processor, Qwen3VL, TextConfig, pack
@@ -29,10 +28,6 @@ def directory(request: pytest.FixtureRequest, tiny_dir: Path, tmp_path_factory: 
     return directory
 
 
-def oracle(directory: Path) -> Qwen3VLMoeForConditionalGeneration:
-    return Qwen3VLMoeForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("case", ["text", "several images", "batch"])
 def test_logits_equal_transformers(directory: Path, case: str, kernel: str) -> None:
@@ -42,7 +37,7 @@ def test_logits_equal_transformers(directory: Path, case: str, kernel: str) -> N
             module.kernel = kernel
     documents = conversations(processor)[case]
     with torch.no_grad():
-        theirs = oracle(directory)(**inputs(documents, processor)).logits
+        theirs = reference(directory)(**inputs(documents, processor)).logits
         theirs = torch.cat([row[: len(d)] for row, d in zip(theirs, documents, strict=True)])
         ours = model.logits(model.hidden_states(pack(documents)))
     assert theirs.abs().max() > 1
@@ -53,7 +48,7 @@ def test_gradients_equal_transformers(directory: Path) -> None:
     processor, model, theirs = (
         Processor.from_pretrained(directory),
         Qwen3VL.from_pretrained(directory),
-        oracle(directory),
+        reference(directory),
     )
     documents = conversations(processor)["batch"]
     model.loss(pack(documents)).backward()
@@ -86,13 +81,13 @@ def test_the_file_has_the_layout_of_the_hub(directory: Path) -> None:
 
 def test_there_and_back_is_bit_exact(directory: Path, tmp_path: Path) -> None:
     """ours -> transformers -> ours -> transformers."""
-    first = oracle(directory)
+    first = reference(directory)
     first.save_pretrained(tmp_path / "theirs", max_shard_size="60KB")
     model = Qwen3VL.from_pretrained(tmp_path / "theirs")
     for name, tensor in Qwen3VL.from_pretrained(directory).state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
     model.save_pretrained(tmp_path / "ours")
-    second = oracle(tmp_path / "ours")
+    second = reference(tmp_path / "ours")
     for name, tensor in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], tensor), name
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.recipe import SftSection, SftStage
 from open4ov.sample import Sample, assistant, user
@@ -143,3 +144,25 @@ def test_grades_come_from_rollouts_and_are_shared_by_topic(
     assert graded[-1].mastery == "unmastered"
     assert graded[-2].mastery == "mastered"
     assert all((s.pass_rate or 0) > 0 for s in graded[:-1])
+
+
+def test_a_limit_cuts_responses_and_refuses_to_cut_pictures(
+    tiny_dir: Path, samples: tuple[list[Sample], ImageStore]
+) -> None:
+    processor, (made, store) = Processor.from_pretrained(tiny_dir), samples
+    picture = made[4].model_copy(update={"messages": [user("What?", images=1), assistant("red green blue " * 30)]})
+    whole = Encoder(processor, store).document(picture)
+    assert len(whole) > 60
+    encoder = Encoder(processor, store, limit=60)
+    document = encoder.document(picture)
+    assert torch.equal(document.input_ids, whole.input_ids[:60])
+    assert len(encoder.pack([picture])[0].input_ids) == 60
+    first_target = int(whole.targets.nonzero()[0])
+    assert Encoder(processor, store, limit=first_target).length(picture) == len(whole), "nothing to learn would be left"
+    turns = [user("one"), assistant("two"), *picture.messages]
+    late = picture.model_copy(update={"id": "late", "messages": turns})
+    opened = (Encoder(processor, store).document(late).input_ids == processor.special["<|vision_start|>"]).nonzero()
+    with pytest.raises(
+        UserError, match=f"sample late: cut after {int(opened) + 2} of its .* a limit of {int(opened) + 6}"
+    ):
+        Encoder(processor, store, limit=int(opened) + 2).document(late)

@@ -12,7 +12,7 @@ import torch
 
 from open4ov.corpora import generate, in_car
 from open4ov.graph import StageRun
-from open4ov.model import Processor, Qwen3VL
+from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
 from open4ov.rl import dpo
@@ -132,3 +132,38 @@ def test_random_mix_trains_once_on_the_tokens_of_all_stages(tiny_dir: Path, tmp_
     assert summary["stage"] == "random_mix"
     assert 4500 <= summary["tokens"] < 6500
     assert summary["mastery"] == {"ungraded": summary["samples"]}
+
+
+def test_adapters_are_saved_apart_and_merged(tiny_dir: Path, tmp_path: Path) -> None:
+    """Only the decoder's layers change, and the stage's model is the base with the stage's adapters in it."""
+    run = Run(tmp_path, tiny_dir, schedule="random_mix", lora_rank=2)
+    sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+    folder = run.root / "sft_knowledge"
+    base, trained = Qwen3VL.from_pretrained(tiny_dir), Qwen3VL.from_pretrained(folder / "model")
+    after = trained.state_dict()
+    changed = {name for name, value in base.state_dict().items() if not torch.equal(value, after[name])}
+    assert changed == {name for name in after if name.startswith("text.layers.") and "norm" not in name}
+    lora.load(base, folder / "adapter.safetensors")
+    lora.merge(base)
+    for name, value in base.state_dict().items():
+        torch.testing.assert_close(value, after[name], msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_recomputing_trains_the_same(tiny_dir: Path, tmp_path: Path) -> None:
+    curves = []
+    for options in ({}, {"recompute": "op", "recompute_vision": "full"}):
+        run = Run(tmp_path / str(len(curves)), tiny_dir, schedule="random_mix", precision="fp32", **options)
+        run.root.mkdir(exist_ok=True)
+        sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+        curves.append([point["loss"] for point in run.read("sft_knowledge", "curve.json")])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+
+
+def test_what_is_too_long_is_listed_or_cut(tiny_dir: Path, tmp_path: Path) -> None:
+    summaries = []
+    for choice in ("skip", "cut"):
+        run = Run(tmp_path / choice, tiny_dir, schedule="random_mix", too_long=choice, pack_tokens=80)
+        sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+        summaries.append(run.read("sft_knowledge", "summary.json"))
+    skipped, cut = summaries
+    assert len(skipped["too_long"]) > len(cut["too_long"])

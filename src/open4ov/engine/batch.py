@@ -17,6 +17,7 @@ from torch import Tensor
 from open4ov.engine.request import Request
 from open4ov.engine.sampler import Sampling, sample
 from open4ov.engine.vision_cache import VisionCache, digests
+from open4ov.errors import UserError
 from open4ov.model import Encoded, KVCache, Pack, Processor, Qwen3VL, VisionFeatures, pack
 from open4ov.model.processing import visuals
 
@@ -86,6 +87,11 @@ class Batch:
             prompt = self.waiting[0]
             document = self._encode_next(prompt)
             needs = len(document) + max(self.requests[request].max_tokens for request, _ in prompt.wanted)
+            if needs > (most := self.model.config.text.max_position_embeddings):
+                raise UserError(
+                    f"request {prompt.wanted[0][0]}: {len(document)} tokens and up to {needs - len(document)} of a "
+                    f"response are beyond the model's {most} (max_position_embeddings): shorten it, or lower max_tokens"
+                )
             count = len(self.rows) + len(fresh) + len(prompt.wanted)
             if count > len(prompt.wanted) and (count > self.max_rows or count * max(longest, needs) > self.max_tokens):
                 break

@@ -223,14 +223,38 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor 
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
     """The same by its definition, softmax in float32; a key-value head meets all its queries in one product."""
-    batch, heads, length, d = q.shape
-    groups, seen = heads // k.shape[1], k.shape[2]
-    q, k, v = q.reshape(-1, groups * length, d), k.reshape(-1, seen, d), v.reshape(-1, seen, d)
-    scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, seen).float() * d**-0.5
+    length, seen = q.shape[2], k.shape[2]
     if causal:
-        ahead = torch.ones(length, seen, dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(ahead, -torch.inf)
-    elif mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weights = scores.softmax(-1).to(q.dtype)
-    return torch.bmm(weights.view(-1, groups * length, seen), v).view(batch, heads, length, d)
+        mask = torch.ones(length, seen, dtype=torch.bool, device=q.device).tril()
+    bias = None if mask is None else torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
+    out: Tensor = _Explicit.apply(q, k, v, bias)  # pyright: ignore[reportAssignmentType]
+    return out
+
+
+class _Explicit(torch.autograd.Function):
+    """Keeps queries, keys, values and the weights in their own type."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        shape, kv_shape = q.shape, k.shape
+        q, k, v = (x.reshape(kv_shape[0] * kv_shape[1], -1, shape[3]) for x in (q, k, v))
+        scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(shape[3] ** -0.5)
+        if bias is not None:
+            scores.view(*shape[:3], -1).add_(bias)
+        weights = scores.softmax(-1).to(q.dtype)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.shapes = shape, kv_shape
+        return torch.bmm(weights, v).view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, weights = ctx.saved_tensors
+        shape, kv_shape = ctx.shapes
+        up = gradients[0].reshape(q.shape)
+        of_v = torch.bmm(weights.transpose(1, 2), up)
+        of_weights = torch.bmm(up, v.transpose(1, 2)).float()
+        exact = weights.float()
+        mean = (of_weights * exact).sum(-1, keepdim=True)
+        of_scores = of_weights.sub_(mean).mul_(exact).mul_(shape[3] ** -0.5).to(q.dtype)
+        of_q, of_k = torch.bmm(of_scores, k), torch.bmm(of_scores.transpose(1, 2), q)
+        return of_q.view(shape), of_k.view(kv_shape), of_v.view(kv_shape), None

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from open4ov.errors import UserError
 from open4ov.model import Batch, Encoded, Pack, Processor, Qwen3VL, VisionFeatures, pack
 from open4ov.model.images import smart_resize
 from open4ov.sample import Sample
@@ -102,7 +103,10 @@ class Encoder:
                 self.processor.encode(sample.messages, pictures, pixels=False), name=f"sample {sample.id}"
             )
             if self.limit is not None and bool(document.targets[1 : self.limit].any()):
-                document = self.processor.cut(document, self.limit)
+                try:
+                    document = self.processor.cut(document, self.limit)
+                except UserError as error:
+                    raise UserError(f"{error}; raise sft.pack_tokens, or set sft.too_long to skip") from None
             self._documents[sample.id] = document
         return self._documents[sample.id]
 

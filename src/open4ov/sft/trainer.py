@@ -1,6 +1,7 @@
 """One stage of curriculum SFT (paper §3.2.3): choose and grade the samples, pack them, train, save.
 
-A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with grades), curve.json and summary.json.
+A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with grades), curve.json and summary.json; one
+that trains adapters also adapter.safetensors, which are merged in model/.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from open4ov import assets, memory, training
 from open4ov.engine import Engine
 from open4ov.functions import function
-from open4ov.model import Batch, Processor, Qwen3VL, Trainable
+from open4ov.model import Batch, Processor, Qwen3VL, Trainable, lora
+from open4ov.parallel import recompute
 from open4ov.recipe import SftSection, SftStage
 from open4ov.sample import Sample, content_id
 from open4ov.sft import curriculum, difficulty, packing, preference_data
@@ -48,7 +50,7 @@ def run_stage(run: StageRun, stage: Stage) -> None:
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    encoder = Encoder(processor, run.images)
+    encoder = Encoder(processor, run.images, model.device, section.pack_tokens if section.too_long == "cut" else None)
     options = section.knowledge if mixed else getattr(section, stage)
 
     if mixed:
@@ -58,9 +60,15 @@ def run_stage(run: StageRun, stage: Stage) -> None:
         if section.difficulty_rollouts:
             material = _graded(run, material, stage, model, encoder)
         plan = _order(run, material, options, encoder)
+    recompute.apply(model, section.recompute, section.recompute_vision)
+    if section.lora_rank:
+        lora.add(model, section.lora_rank, seed=run.seed)
     result = fit(
         model, encoder, plan.samples, section, options, run.scratch / "checkpoints", progress=run.progress, log=run.log
     )
+    if section.lora_rank:
+        lora.save(model, run.out / "adapter.safetensors")
+        lora.merge(model)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     write_samples(run.out / "samples.parquet", material.own)
@@ -108,6 +116,7 @@ def fit(
     steps = len(order.packs)
     if options.freeze_vision:
         training.freeze_vision(model)
+    if not any(parameter.requires_grad for parameter in model.vision_parameters()):
         with training.precision(section.precision):
             encoder.freeze(model, samples, progress)
     build = training.muon if section.optimizer == "muon" else training.adamw
@@ -120,6 +129,7 @@ def fit(
         order.packs,
         [s.id for s in samples],
         section.weight_decay,
+        section.lora_rank,
     )
     result = Fit()
     done = 0

@@ -81,8 +81,8 @@ def build_moe(
     train(model, processor, out, training, on_step, compile_blocks)
     _record(out, start, asdict(upcycling))
     about = (
-        f"A Qwen3-VL-MoE architecture of {_millions(model)} M parameters, made from open4ov-nano: in each layer a "
-        f"token meets {upcycling.top_k} of {upcycling.experts} experts. Trained on"
+        f"A Qwen3-VL-MoE architecture of {_millions(model)} M parameters (in each layer a token meets "
+        f"{upcycling.top_k} of {upcycling.experts} experts), made from open4ov-nano and trained further"
     )
     how = f"""Each feed-forward of open4ov-nano was cut into {upcycling.experts} experts; then all but the vision
 tower was trained on {training.items:,} conversations."""
