@@ -110,7 +110,11 @@ def trainer(kind: str, directory: Path, job: Work) -> Callable[[], float]:
 
     def step() -> float:
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model.loss(pack(job.documents)) if isinstance(model, Qwen3VL) else model(**job.padded).loss
+            loss = (
+                model.loss(pack(job.documents))
+                if isinstance(model, Qwen3VL)
+                else model(**job.padded, use_cache=False).loss
+            )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -340,6 +344,7 @@ def main() -> None:
     arguments.add_argument("--only", default=",".join(PARTS))
     chosen = arguments.parse_args()
     torch.set_flush_denormal(True)
+    torch._dynamo.config.recompile_limit = 64  # their layers ask for more than the usual 8
     text = f"# The model layer\n\n{machine()}"
     for name in chosen.only.split(","):
         began = time.monotonic()
