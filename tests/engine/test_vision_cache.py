@@ -157,7 +157,10 @@ def test_the_engine_keeps_pictures_from_call_to_call(model: Qwen3VL, processor: 
     request = Request([user("What colour is it?", 1)], [picture(1)], max_tokens=6)
     first = engine.generate([request])[0][0]
     assert engine.generate([request])[0][0].token_ids == first.token_ids
-    assert (engine.vision_cache.statistics.hits, engine.vision_cache.statistics.misses) == (1, 1)
+    statistics = engine.vision_cache.statistics
+    assert (statistics.hits, statistics.misses) == (0, 1), "the picture was found with its prompt"
+    engine.generate([Request([user("How many?", 1)], [picture(1)], max_tokens=1)])
+    assert (statistics.hits, statistics.misses) == (1, 1)
     other = Qwen3VL(model.config, seed=9)
     engine.update_weights(other.state_dict())
     assert engine.generate([request])[0][0].token_ids == Engine(other, processor).generate([request])[0][0].token_ids

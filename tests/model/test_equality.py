@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import conversations, inputs, noise, reference
+from oracle import conversations, inputs, reference
 from tiny import tiny_config
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from open4ov.model import Encoded, Pack, Processor, Qwen3VL, pack
-from open4ov.sample import user
+from open4ov.model import Encoded, Processor, Qwen3VL, pack
 
 CASES = ("text", "one image", "several images", "batch")
 
@@ -123,27 +122,3 @@ def test_positions_equal_transformers(tiny_dir: Path) -> None:
         )
         assert torch.equal(document.positions, positions[:, 0])
         assert document.next_position == len(document) + int(delta)
-
-
-def test_greedy_generation_equals_transformers(tiny_dir: Path) -> None:
-    """Prefill and decode through the cache, against transformers' own generate."""
-    processor, model, oracle = (
-        Processor.from_pretrained(tiny_dir),
-        Qwen3VL.from_pretrained(tiny_dir),
-        reference(tiny_dir),
-    )
-    document = processor.encode([user("What colour?", 2)], [noise(96, 64, 5), noise(64, 96, 6)], generate=True)
-    new = 12
-    theirs = oracle.generate(**inputs([document], processor), max_new_tokens=new, min_new_tokens=new, do_sample=False)
-    cache = model.new_cache(1, len(document) + new)
-    ours: list[int] = []
-    ends = (processor.eos_id, processor.pad_id)
-    with torch.inference_mode():
-        hidden = model.hidden_states(pack([document]), cache=cache)[-1:]
-        for step in range(new):
-            logits = model.logits(hidden)
-            logits[:, ends] = -torch.inf
-            token = logits.argmax(-1)
-            ours += token.tolist()
-            hidden = model.hidden_states(Pack.step(token, torch.tensor([document.next_position + step])), cache=cache)
-    assert ours == theirs[0, len(document) :].tolist()

@@ -1,34 +1,44 @@
-"""Generation with continuous refill: rows of one KV cache, each an unfinished completion (paper §5.2).
+"""The engine: requests come and go, and every step computes something for all that are under way (paper §5.2).
 
-A prompt is computed once, with its images, and its keys and values are copied to the rows of its n completions.
-Prompts that are equal in words and pictures share that computation; a picture seen before is not encoded again.
-Rows that finish make room for the next prompts. Nothing a completion contains depends on what else was in the batch,
-up to the rounding of floating-point sums.
+A step (`Engine.step`) is one forward pass: a token for every completion that decodes, and pieces of new prompts. Equal
+beginnings of prompts, pictures included, are computed once (`blocks.py`), and a picture seen before is not encoded
+again (`vision_cache.py`). Nothing a completion contains depends on what else was in the batch, up to the rounding of
+floating-point sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from open4ov.engine.batch import Batch, Row
+from open4ov.engine import sequence
+from open4ov.engine.blocks import BlockPool, root_key
+from open4ov.engine.paged import KVStore, Rows, StepMemory
 from open4ov.engine.request import Completion, Request
+from open4ov.engine.sampler import Sampling, sample
+from open4ov.engine.scheduler import Scheduler
+from open4ov.engine.sequence import Chunk, Prompt
 from open4ov.engine.text import TextStream, cut_at_stop
-from open4ov.engine.vision_cache import VisionCache
-from open4ov.model import Processor, Qwen3VL
+from open4ov.engine.vision_cache import VisionCache, digests
+from open4ov.engine.watch import Watch
+from open4ov.errors import UserError
+from open4ov.model import Pack, Processor, Qwen3VL, VisionFeatures
+from open4ov.model.processing import visuals
 
 Progress = Callable[[int, int], None]
 
 
 class Engine:
-    """A model and a processor that answer batches of requests.
+    """A model and a processor that answer requests, many at a time.
 
-    `max_batch`: rows decoded together; `batch_tokens`: most cached tokens, rows times the longest row (one prompt with
-    its completions is always admitted, however long). `autocast` computes in that type instead of the weights'.
-    `vision_cache` keeps the features of pictures from one call to the next (None: a cache of the engine's own).
+    `max_batch`: completions under way together; `kv_tokens`: tokens whose keys and values are held, in blocks of
+    `block_size`; `step_tokens`: most tokens of a step (longer prompts take several). `autocast` computes in that type
+    instead of the weights'. `vision_cache` keeps the features of pictures from one call to the next (None: a cache of
+    the engine's own).
     """
 
     def __init__(
@@ -36,37 +46,113 @@ class Engine:
         model: Qwen3VL,
         processor: Processor,
         max_batch: int = 128,
-        batch_tokens: int = 65536,
+        kv_tokens: int = 32768,
+        step_tokens: int = 2048,
+        block_size: int = 16,
         autocast: torch.dtype | None = None,
         vision_cache: VisionCache | None = None,
     ) -> None:
-        self.model = model
-        self.processor = processor
-        self.max_batch = max_batch
-        self.batch_tokens = batch_tokens
-        self.autocast = autocast
+        self.model, self.processor, self.autocast = model, processor, autocast
         self.vision_cache = vision_cache or VisionCache(model, processor)
         self.weight_version = 0
+        self.pool = BlockPool(kv_tokens // block_size, block_size)
+        self.scheduler = Scheduler(self.pool, max_batch, step_tokens)
+        dtype = autocast or model.text.embed.weight.dtype
+        self._store = KVStore(model.config.text, self.pool.count, block_size, dtype, model.device)
+        self._rows = Rows(self._store)
+        self._watch = Watch(model)
+        self._next = 0
+        self._new_root()
 
     def update_weights(self, state: Mapping[str, Tensor] | None = None) -> int:
-        """Take over a state dict (None: the model was changed in place); returns the new weight version."""
+        """Take over a state dict (None: the model was changed in place); returns the new weight version. Completions
+        under way go on with the new weights, and what they have seen is computed anew."""
         if state is not None:
             self.model.load_state_dict(state)
-        self.weight_version += 1
+        self._watch.changed()
+        self._forget()
         return self.weight_version
+
+    def add(self, request: Request) -> int:
+        """Queues a request and gives its number. Raises UserError for one that can never be answered: beyond the
+        model's positions, or beyond all blocks."""
+        document = self.processor.encode(request.messages, request.images, generate=True, pixels=False)
+        self._check(request, len(document))
+        places = self.model.visual_places(document.input_ids)
+        names = digests(request.messages, request.images)
+        prompt = Prompt.of(request, document, names, places, self.processor.images.merge_size)
+        number, self._next = self._next, self._next + 1
+        for index in range(request.n):
+            sampling = Sampling(request.temperature, request.top_k, request.top_p, request.seed, index)
+            self.scheduler.waiting.append(sequence.Sequence(number, index, prompt, sampling, list(prompt.token_ids)))
+        return number
+
+    def abort(self, number: int) -> None:
+        """Gives up what is left of a request; nothing happens when it is finished."""
+        for one in [*self.scheduler.running, *self.scheduler.waiting]:
+            if one.number == number:
+                self._rows.leave(one)
+                self.scheduler.remove(one)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything left to compute."""
+        return bool(self.scheduler.running or self.scheduler.waiting)
+
+    @torch.inference_mode()
+    def step(self) -> list[sequence.Sequence]:
+        """One forward pass; the completions that got a token by it, finished ones among them (`finish_reason`)."""
+        if not self.scheduler.running and self._watch.changed():
+            self._forget()
+        chunks = self.scheduler.plan()
+        for one in [one for one in self._rows.sequences if one not in self.scheduler.running]:  # preempted
+            self._rows.leave(one)
+        self._store.copy(self.scheduler.copies)
+        self.scheduler.copies.clear()
+        if not chunks:
+            return []
+        decoded, others = len(self._rows.sequences), set(self._rows.sequences)
+        planned = [chunk for chunk in chunks if chunk.sequence not in others]
+        fresh = [chunk for chunk in planned if not chunk.sequence.computed]
+        continued = [chunk for chunk in planned if chunk.sequence.computed]
+        with self._precision():
+            memory = StepMemory(self._store, self._rows, bool(decoded), fresh, continued)
+            ordered = [*(Chunk(one, 1) for one in self._rows.sequences), *fresh, *continued]
+            packed, vision = self._pack(ordered)
+            hidden = self.model.hidden_states(packed, vision, memory)
+            ends = packed.cu_seqlens[1:] - 1
+            whole = [place for place, chunk in enumerate(ordered) if chunk.whole]
+            logits = self.model.logits(hidden[ends[whole]]) if whole else None
+        sampled = [ordered[place].sequence for place in whole]
+        for chunk in ordered:
+            self.scheduler.computed(chunk)
+        if logits is not None:
+            self._sample(sampled, logits)
+        return sampled
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Completion]]:
         """The completions of each request, in order. `progress(done, total)` counts completions."""
+        numbers: dict[int, int] = {}
         results: list[dict[int, Completion]] = [{} for _ in requests]
         total, done = sum(request.n for request in requests), 0
-        with self._precision():  # one context for all steps: autocast then casts each weight once, not at every step
-            for row in self._advance(requests):
-                if row.finish_reason is None:
-                    continue
-                results[row.request][row.index] = self._completion(row)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        try:
+            for place in sorted(range(len(requests)), key=lambda place: -_size(requests[place])):  # like with like
+                try:
+                    numbers[self.add(requests[place])] = place
+                except UserError as error:
+                    raise UserError(f"request {place}: {error}") from None
+            with self._precision():  # one context for all steps: autocast then casts each weight once, not every time
+                while done < total:
+                    for one in self.step():
+                        if one.finish_reason is not None and one.number in numbers:
+                            results[numbers[one.number]][one.index] = self.completion(one)
+                            done += 1
+                            if progress is not None:
+                                progress(done, total)
+        finally:
+            if done < total:
+                for number in numbers:
+                    self.abort(number)
         return [[result[index] for index in sorted(result)] for result in results]
 
     def stream(self, request: Request) -> Iterator[str]:
@@ -77,41 +163,143 @@ class Engine:
         if request.n != 1:
             raise ValueError(f"stream gives one completion, not n={request.n}")
         text = TextStream(self.processor.decode, request.stop)
-        for row in self._advance([request]):
-            piece = text.push(row.token_ids, last=row.finish_reason is not None)
-            if piece:
-                yield piece
+        number = self.add(request)
+        try:
+            while True:
+                for one in self.step():
+                    if one.number != number:
+                        continue
+                    piece = text.push(one.sampled, last=one.finish_reason is not None)
+                    if piece:
+                        yield piece
+                    if one.finish_reason is not None:
+                        return
+        finally:
+            self.abort(number)
 
-    def _advance(self, requests: Sequence[Request]) -> Iterator[Row]:
-        """Every row after each of its tokens; the caller sees `finish_reason` set once, on the row's last token."""
-        batch = Batch(
-            self.model,
-            self.processor,
-            requests,
-            self.max_batch,
-            self.batch_tokens,
-            self.autocast,
-            self.vision_cache,
+    def completion(self, one: sequence.Sequence) -> Completion:
+        """What a finished sequence answers."""
+        assert one.finish_reason is not None
+        text = cut_at_stop(self.processor.decode(one.sampled), one.request.stop)
+        return Completion(text, one.sampled, one.log_probs, one.finish_reason, self.weight_version)
+
+    def _pack(self, chunks: Sequence[Chunk]) -> tuple[Pack, VisionFeatures | None]:
+        """The chunks' tokens end to end (those that decode come first), and the features of pictures' tokens among
+        them."""
+        self._encode_pictures(chunks[len(self._rows.sequences) :])
+        parts: list[VisionFeatures] = []
+        places: list[Tensor] = []
+        borders, ids, positions = [0], list[int](), list[Tensor]()
+        decoded = [chunk.sequence for chunk in chunks[: len(self._rows.sequences)]]
+        if decoded:
+            ids = [one.tokens[-1] for one in decoded]
+            positions.append(torch.tensor([one.position(one.computed) for one in decoded]).expand(3, -1))
+            borders = list(range(len(decoded) + 1))
+        for one, start, count in ((c.sequence, c.sequence.computed, c.count) for c in chunks[len(decoded) :]):
+            ids += one.tokens[start : start + count]
+            positions.append(one.positions(start, count))
+            first, last = _between(one.prompt.places, start, start + count)
+            if first < last:
+                assert one.features is not None
+                parts.append(_cut(one.features, first, last))
+                places.append(one.prompt.places[first:last] - start + borders[-1])
+            if start + count >= len(one.prompt.token_ids):
+                one.features = None
+            borders.append(borders[-1] + count)
+        packed = Pack(
+            input_ids=torch.tensor(ids),
+            positions=torch.cat(positions, dim=1),
+            cu_seqlens=torch.tensor(borders),
+            targets=torch.zeros(len(ids), dtype=torch.bool),
+            pixels=torch.empty(0, 0),
+            grids=torch.empty(0, 3, dtype=torch.long),
+            places=torch.cat(places) if places else torch.empty(0, dtype=torch.long),
         )
-        while batch.waiting or batch.rows:
-            for row in batch.admit() or batch.decode():
-                row.finish_reason = self._finish_reason(row)
-                yield row
-            batch.drop_finished()
+        return packed.to(self.model.device), VisionFeatures.cat(parts) if parts else None
+
+    def _encode_pictures(self, chunks: Sequence[Chunk]) -> None:
+        """Gets the features of the pictures that the chunks begin, of all prompts together."""
+        needed: list[sequence.Sequence] = []
+        for one, start, count in ((chunk.sequence, chunk.sequence.computed, chunk.count) for chunk in chunks):
+            first, last = _between(one.prompt.places, start, start + count)
+            if first < last and one.features is None:
+                needed.append(one)
+        if not needed:
+            return
+        prompts = [one.prompt for one in needed]
+        seen = [one for prompt in prompts for one in visuals(prompt.request.messages, prompt.request.images)]
+        names = [name for prompt in prompts for name in prompt.digests]
+        found = self.vision_cache.features([prompt.document for prompt in prompts], seen, names)
+        for one in needed:
+            count = len(one.prompt.digests)
+            one.features = VisionFeatures.cat(found[:count])
+            found = found[count:]
+
+    def _sample(self, sequences: Sequence[sequence.Sequence], logits: Tensor) -> None:
+        tokens, log_probs = sample(logits, [one.sampling for one in sequences])
+        entering: list[sequence.Sequence] = []
+        known = set(self._rows.sequences)
+        for one, token, log_prob in zip(sequences, tokens.tolist(), log_probs.tolist(), strict=True):
+            one.tokens.append(token)
+            one.log_probs.append(log_prob)
+            one.finish_reason = self._finish_reason(one)
+            if one.finish_reason is not None:
+                self._rows.leave(one)
+                self.scheduler.remove(one)
+            elif one not in known:
+                entering.append(one)
+        self._rows.enter(entering)
+
+    def _finish_reason(self, one: sequence.Sequence) -> str | None:
+        if one.tokens[-1] == self.processor.eos_id:
+            return "stop"
+        if one.request.stop:
+            text = self.processor.decode(one.sampled)
+            if any(stop in text for stop in one.request.stop):
+                return "stop"
+        return "length" if len(one.sampled) >= one.request.max_tokens else None
+
+    def _check(self, request: Request, tokens: int) -> None:
+        most = self.model.config.text.max_position_embeddings
+        if tokens + request.max_tokens > most:
+            raise UserError(
+                f"a request of {tokens} tokens and up to {request.max_tokens} of a response is beyond the model's "
+                f"{most} (max_position_embeddings): shorten it, or lower max_tokens"
+            )
+        held = self.pool.count * self.pool.size
+        if tokens + request.max_tokens > held:
+            raise UserError(
+                f"a request of {tokens} tokens and up to {request.max_tokens} of a response is beyond the {held} that "
+                "the engine can hold: raise kv_tokens, or lower max_tokens"
+            )
+
+    def _forget(self) -> None:
+        """The weights are others: what is held of the old ones is of no use."""
+        self.weight_version += 1
+        for one in list(self.scheduler.running):
+            self._rows.leave(one)
+            self.scheduler.preempt(one)
+        self.pool.forget()
+        self._new_root()
+
+    def _new_root(self) -> None:
+        self.scheduler.root = root_key(self.weight_version, self.processor.images, self.processor.videos)
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
 
-    def _finish_reason(self, row: Row) -> str | None:
-        if row.token_ids[-1] == self.processor.eos_id:
-            return "stop"
-        if row.asked.stop:
-            text = self.processor.decode(row.token_ids)
-            if any(stop in text for stop in row.asked.stop):
-                return "stop"
-        return "length" if len(row.token_ids) >= row.asked.max_tokens else None
 
-    def _completion(self, row: Row) -> Completion:
-        assert row.finish_reason is not None
-        text = cut_at_stop(self.processor.decode(row.token_ids), row.asked.stop)
-        return Completion(text, row.token_ids, row.log_probs, row.finish_reason, self.weight_version)
+def _between(places: Tensor, start: int, end: int) -> tuple[int, int]:
+    """Which of the sorted `places` lie in start .. end - 1: the first, and the one after the last."""
+    first, last = torch.searchsorted(places, torch.tensor([start, end])).tolist()
+    return first, last
+
+
+def _cut(features: VisionFeatures, first: int, last: int) -> VisionFeatures:
+    return replace(features, merged=features.merged[first:last], deepstack=[x[first:last] for x in features.deepstack])
+
+
+def _size(request: Request) -> int:
+    """A prompt's length, roughly: characters, and one for each 256 pixels."""
+    words = sum(len(message.text) for message in request.messages)
+    return words + sum(image.width * image.height for image in request.images) // 256

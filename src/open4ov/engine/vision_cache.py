@@ -8,15 +8,14 @@ have changed: a trainer that steps them, or a new state dict, frees all that was
 from __future__ import annotations
 
 import hashlib
-import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torch import nn
 
+from open4ov.engine.watch import Watch
 from open4ov.model import Encoded, Processor, Qwen3VL, VisionFeatures
 from open4ov.model.processing import Visual
 from open4ov.sample import Message
@@ -42,7 +41,7 @@ class VisionCache:
         self.statistics = CacheStatistics()
         self._options: Hashable = (processor.images, processor.videos)
         self._held: OrderedDict[Hashable, VisionFeatures] = OrderedDict()
-        self._weights = _Version(model.vision)
+        self._weights = Watch(model.vision)
 
     def features(
         self, documents: Sequence[Encoded], seen: Sequence[Visual], digests: Sequence[str]
@@ -95,30 +94,6 @@ class VisionCache:
             _, dropped = self._held.popitem(last=False)
             self.statistics.bytes -= _bytes(dropped)
             self.statistics.evicted += 1
-
-
-class _Version:
-    """Which weights a module has: its parameters, where they lie, how often they were written to, and, where they may
-    be trained, a hash of their content: fused optimizers write past PyTorch's count."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.seen = self._now()
-
-    def _now(self) -> list[tuple[weakref.ref[nn.Parameter], int, int, int]]:
-        parameters = list(self.module.parameters())
-        hashes = [torch.hash_tensor(p.detach()).view(torch.int64) for p in parameters if p.requires_grad]
-        contents = iter(torch.stack(hashes).tolist() if hashes else [])
-        return [
-            (weakref.ref(p), p.data_ptr(), p._version, next(contents) if p.requires_grad else 0) for p in parameters
-        ]
-
-    def changed(self) -> bool:
-        """Whether the weights are others than at the last call."""
-        before, self.seen = self.seen, self._now()
-        return len(before) != len(self.seen) or any(
-            old[0]() is not new[0]() or old[1:] != new[1:] for old, new in zip(before, self.seen, strict=True)
-        )
 
 
 def image_hash(image: Image.Image) -> str:

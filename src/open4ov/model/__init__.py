@@ -1,7 +1,7 @@
 """Qwen3-VL in plain PyTorch: the model, its processor, and packs of documents."""
 
-from .cache import KVCache
 from .config import Config, TextConfig, VisionConfig
+from .memory import Memory
 from .packing import Encoded, Pack, pack
 from .processing import Processor
 from .qwen3_vl import Qwen3VL
@@ -13,7 +13,7 @@ __all__ = [
     "Batch",
     "Config",
     "Encoded",
-    "KVCache",
+    "Memory",
     "Pack",
     "Processor",
     "Qwen3VL",

@@ -207,10 +207,9 @@ def to_packed(x: Tensor, documents: Documents) -> Tensor:
 
 
 def cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, documents: Documents) -> Tensor:
-    """New tokens against a cache that already holds them. q [T, H, d], keys and values [B, S, K, d],
+    """New tokens against keys and values that already hold theirs. q [T, H, d], keys and values [B, K, S, d],
     mask [B, 1, L, S] (True: may look) -> [T, H * d]."""
-    q, k, v = to_padded(q, documents), keys.transpose(1, 2), values.transpose(1, 2)
-    return to_packed(_attend(q, k, v, mask=mask), documents)
+    return to_packed(_attend(to_padded(q, documents), keys, values, mask=mask), documents)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:

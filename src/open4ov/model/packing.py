@@ -49,6 +49,8 @@ class Pack:
     pixels: Tensor
     grids: Tensor
     names: tuple[str, ...] = ()
+    places: Tensor | None = None
+    """Long [M]: the tokens that visual tokens stand for; None: every placeholder"""
 
     @property
     def lengths(self) -> Tensor:
@@ -72,8 +74,8 @@ class Pack:
     def to(self, device: torch.device | str) -> Pack:
         if self.input_ids.device == torch.device(device):
             return self
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "names"}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: x.to(device) for name, x in held.items() if isinstance(x, Tensor)})
 
     def misfit(self, visual: Tensor, merge: int) -> str:
         """Which document's placeholders are not those of its images and videos: why a forward pass cannot be.
@@ -89,19 +91,6 @@ class Pack:
                 name = f" ({self.names[number]})" if self.names and self.names[number] else ""
                 return f"document {number}{name}: {found} placeholders, but its images and videos have {given} tokens"
         return f"{int(visual.sum())} placeholders, but the features given are of other images or videos"
-
-    @staticmethod
-    def step(input_ids: Tensor, positions: Tensor) -> Pack:
-        """One new text token for each of B cached documents: ids Long [B], M-RoPE positions Long [B]."""
-        count, device = len(input_ids), input_ids.device
-        return Pack(
-            input_ids=input_ids,
-            positions=positions.expand(3, -1),
-            cu_seqlens=torch.arange(count + 1, device=device),
-            targets=torch.zeros(count, dtype=torch.bool, device=device),
-            pixels=torch.empty(0, 0, device=device),
-            grids=torch.empty(0, 3, dtype=torch.long, device=device),
-        )
 
 
 def pack(documents: Sequence[Encoded]) -> Pack:

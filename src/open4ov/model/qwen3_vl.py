@@ -1,10 +1,11 @@
-"""Qwen3-VL, dense or with experts: vision tower, decoder with DeepStack, head; on packed tokens, with or without cache.
+"""Qwen3-VL, dense or with experts: vision tower, decoder with DeepStack, head; on packed tokens.
 
-Shapes: T tokens of a pack, B documents, L longest, S cached tokens, D hidden, V vocabulary, M merged visual tokens.
+Shapes: T tokens of a pack, B documents, L longest, D hidden, V vocabulary, M merged visual tokens.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 
 from open4ov.errors import UserError
 
-from .cache import KVCache
 from .config import Config
 from .losses import nll_sum, score
+from .memory import Memory
 from .moe import MoE, Routing
 from .packing import Pack
 from .rope import text_angles
@@ -83,19 +84,6 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         """The blocks of the vision tower and the decoder layers."""
         return [*self.vision.blocks, *self.text.layers]
 
-    def new_cache(self, batch: int, max_len: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache of `batch` rows with room for `max_len` tokens each."""
-        text = self.config.text
-        return KVCache(
-            text.num_hidden_layers,
-            batch,
-            text.num_key_value_heads,
-            max_len,
-            text.head_dim,
-            dtype=dtype or self.text.embed.weight.dtype,
-            device=self.device,
-        )
-
     def visual_places(self, ids: Tensor) -> Tensor:
         """Where the placeholders of images and videos stand among token ids [T]."""
         config = self.config
@@ -109,15 +97,14 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         self,
         pack: Pack,
         vision: VisionFeatures | None = None,
-        cache: KVCache | None = None,
-        rows: Tensor | None = None,
+        memory: Memory | None = None,
         routings: list[Routing] | None = None,
     ) -> Tensor:
         """Final, normalised hidden states [T, D].
 
-        Images are encoded here unless `vision` (all images of the pack, in order) is given. With a `cache`, the pack's
-        documents continue the cache rows `rows` [B] (distinct; None: document b is row b) and are appended to them.
-        Without a cache, every layer with experts appends how it spread the tokens to `routings`.
+        Images are encoded here unless `vision` (all images of the pack, in order) is given. A `memory` attends over
+        what the documents have seen before; the pack's `places` then say where the visual tokens go. Without a memory,
+        every layer with experts appends how it spread the tokens to `routings`.
         Raises UserError when a document's placeholders and visual tokens differ in number, and names it.
         """
         pack = pack.to(self.device)
@@ -125,27 +112,24 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
             vision = self.encode_images(pack.pixels, pack.grids)
         x = self.text.embed(pack.input_ids)
         places: Tensor | None = None
-        if vision is not None or cache is None:  # what continues a cache may hold a sampled placeholder
-            places = self.visual_places(pack.input_ids)
+        if vision is not None or memory is None:
+            places = self.visual_places(pack.input_ids) if pack.places is None else pack.places
             if len(places) != (0 if vision is None else len(vision.merged)):
                 visual = torch.zeros_like(pack.input_ids, dtype=torch.bool).index_fill(0, places, True)
                 raise UserError(pack.misfit(visual, self.config.vision.spatial_merge_size))
         if vision is not None and places is not None:
             x = x.index_copy(0, places, vision.merged.to(x.dtype))
         cos, sin = text_angles(self.config.text, pack.positions)
-        step = None if cache is None else _CacheStep(cache, pack, rows)
         for i, layer in enumerate(self.text.layers):
-            if step is None:
+            if memory is None:
                 own: list[Routing] | None = None if routings is None else []  # a new list: a compiled layer wants it so
                 x = layer(x, cos, sin, pack.documents, own)
                 if routings is not None and own:
                     routings += own
             else:
-                x = step.run(cast(DecoderLayer, layer), i, x, cos, sin)
+                x = cast(DecoderLayer, layer).continued(x, cos, sin, partial(memory.attend, i))
             if vision is not None and places is not None and i < len(vision.deepstack):
                 x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
-        if step is not None:
-            step.finish()
         return self.text.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -188,33 +172,3 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         """log p of the tokens `ids` [n] that follow the hidden states [n, D], and the entropies [n], as `log_probs`."""
         rows = max(1, LOGITS_AT_ONCE // self.config.text.vocab_size)
         return score(self.logits, hidden, ids, temperature, rows)
-
-
-class _CacheStep:
-    """One forward pass over a cache: where the pack's tokens are written and what they may look at."""
-
-    def __init__(self, cache: KVCache, pack: Pack, rows: Tensor | None) -> None:
-        counts = pack.lengths
-        self.cache, self.pack, self.counts = cache, pack, counts
-        device = pack.input_ids.device
-        if rows is None and len(counts) > cache.batch:
-            raise ValueError(f"{len(counts)} documents for a cache of {cache.batch} rows")
-        self.rows = torch.arange(len(counts), device=device) if rows is None else rows
-        self.slots, positions = cache.slots(self.rows, counts)
-        whole = rows is None and len(counts) == cache.batch
-        self.gather = None if whole else self.rows
-        starts = cache.lengths[self.rows]
-        if int(starts.max()) == 0:
-            self.mask = None
-            return
-        pad, unpad = pack.documents.pad, pack.documents.unpad
-        seen = int((starts + counts).max())
-        query = torch.zeros(pad.numel(), dtype=torch.long, device=device).index_copy(0, unpad, positions)
-        self.mask = (torch.arange(seen, device=device) <= query[:, None]).view(len(pad), 1, pad.shape[1], seen)
-
-    def run(self, layer: DecoderLayer, index: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        documents, keys, values = self.pack.documents, self.cache.keys[index], self.cache.values[index]
-        return layer.forward_cached(x, cos, sin, documents, keys, values, self.slots, self.gather, self.mask)
-
-    def finish(self) -> None:
-        self.cache.lengths[self.rows] += self.counts

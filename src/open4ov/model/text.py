@@ -1,9 +1,11 @@
 """The decoder: GQA with normalised queries and keys, M-RoPE, SwiGLU or experts, RMSNorm. Packed tokens throughout.
 
-Shapes: T tokens, D hidden, H heads, K key-value heads, d head dim, B documents, L longest, S cached tokens.
+Shapes: T tokens, D hidden, H heads, K key-value heads, d head dim, B documents, L longest.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,33 +78,11 @@ class DecoderLayer(nn.Module):
         x = self.mlp_norm(x)
         return self.mlp(x, routings) if isinstance(self.mlp, MoE) else self.mlp(x)
 
-    def forward_cached(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        documents: attention.Documents,
-        keys: Tensor,
-        values: Tensor,
-        slots: Tensor,
-        rows: Tensor | None,
-        mask: Tensor | None,
+    def continued(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """As `forward`, and writes the new keys and values into the cache's `keys`, `values` [rows, max_len, K, d].
-
-        `slots` [T]: where they go in (rows x max_len); `rows` [B]: the documents' rows (None: all, in order);
-        `mask` [B, 1, L, S]: what may be looked at; None when the rows were empty (then attention stays in the pack).
-        """
-        q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
-        for store, new in ((keys, k), (values, v)):
-            store.view(-1, *store.shape[2:]).index_copy_(0, slots, new.to(store.dtype))
-        if mask is None:
-            out = attention.attend(q, k, v, documents, causal=True, kernel=self.attention.kernel)
-        else:
-            seen = mask.shape[-1]
-            keys, values = (x[:, :seen] if rows is None else x[rows, :seen] for x in (keys, values))
-            out = attention.cached(q, keys.to(q.dtype), values.to(q.dtype), mask, documents)
-        x = x + self.attention.o(out)
+        """As `forward`, with an attention that knows what came before: (q, k, v) -> [T, H * d]."""
+        x = x + self.attention.o(attend(*self.attention.project(self.attention_norm(x), cos, sin)))
         return x + self.feed_forward(x)
 
 

@@ -1,0 +1,156 @@
+"""What the next step computes: one token for every sequence that decodes, and pieces of prompts up to a budget.
+
+Sequences that run come first, in the order in which they came; then those that wait, as long as there are rows, tokens
+and blocks. When blocks run out, the youngest gives its own back and waits again: what it has sampled stays, what it had
+computed is found again or computed once more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from open4ov.engine.blocks import BlockPool, Key
+from open4ov.engine.sequence import Chunk, Sequence
+
+LOOK_AHEAD = 64
+"""So many waiting sequences are looked at for one that can start now."""
+
+
+class Scheduler:
+    """At most `rows` sequences at a time and `step_tokens` tokens a step (`rows` if that is more)."""
+
+    def __init__(self, pool: BlockPool, rows: int, step_tokens: int) -> None:
+        self.pool, self.rows, self.step_tokens = pool, rows, max(rows, step_tokens)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.root: Key = b""
+        self.copies: list[tuple[int, int]] = []
+        """Blocks whose content the next step must copy first: (from, to)"""
+        self.preempted = 0
+        self._coming: Counter[Key] = Counter()
+        """Ends of prompts that are being computed: an equal prompt waits and then finds them"""
+
+    def plan(self) -> list[Chunk]:
+        """The next step's work; blocks for all of it are taken. Empty when there is nothing to do."""
+        budget, chunks = self.step_tokens, list[Chunk]()
+        for sequence in list(self.running):
+            if sequence not in self.running:  # given up for an older one
+                continue
+            count = min(sequence.remaining, budget)
+            if count and self._make_room(sequence, sequence.computed + count):
+                budget -= count
+                chunks.append(Chunk(sequence, count))
+        chunks = [chunk for chunk in chunks if chunk.sequence in self.running]
+        crowded = (
+            4 * len(self.running) > 3 * self.rows
+        )  # start several together: small pieces cost as much as large ones
+        for sequence in [] if crowded else list(self.waiting)[:LOOK_AHEAD]:
+            if not budget or len(self.running) >= self.rows:
+                break
+            if self._coming[self._end(sequence)]:
+                continue
+            if not self._start(sequence):
+                break
+            count = min(sequence.remaining, budget)
+            while len(sequence.blocks) < self.pool.blocks_for(sequence.computed + count):
+                sequence.blocks.append(self.pool.take())
+            budget -= count
+            chunks.append(Chunk(sequence, count))
+        return chunks
+
+    def computed(self, chunk: Chunk) -> None:
+        """A chunk has been computed: its blocks can be found by others."""
+        sequence, size = chunk.sequence, self.pool.size
+        start, sequence.computed = sequence.computed, sequence.computed + chunk.count
+        if sequence.computed // size > start // size:
+            sequence.name_blocks(self.root, size)
+            for place in range(start // size, sequence.computed // size):
+                self.pool.name(sequence.blocks[place], sequence.keys[place])
+        prompt = len(sequence.prompt.token_ids)
+        if start < prompt <= sequence.computed:
+            self.pool.name(sequence.blocks[(prompt - 1) // size], self._end(sequence))
+            self._arrived(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """A sequence is finished or given up: its blocks are free."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._give_back(sequence)
+        else:
+            self.waiting.remove(sequence)
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Lets a waiting sequence run if there is room for all of it; shares what is computed already."""
+        pool, size = self.pool, self.pool.size
+        most = len(sequence.tokens) - 1  # the last token is computed in any case: the next one is sampled from it
+        sequence.name_blocks(self.root, size)
+        for key in sequence.keys[: most // size]:
+            block = pool.share(key)
+            if block is None:
+                break
+            sequence.blocks.append(block)
+        sequence.computed = len(sequence.blocks) * size
+        missing = pool.blocks_for(len(sequence.tokens) + 1) - len(sequence.blocks)
+        if missing + len(self.running) > pool.available and self.running:
+            pool.release(sequence.blocks)
+            sequence.blocks, sequence.computed = [], 0
+            return False
+        self._copy_end(sequence, most)
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        if sequence.computed < len(sequence.prompt.token_ids) - 1:
+            sequence.awaited = True
+            self._coming[self._end(sequence)] += 1
+        return True
+
+    def _copy_end(self, sequence: Sequence, most: int) -> None:
+        """The end of an equal prompt shares a block with what was sampled after it: that block is copied."""
+        prompt = len(sequence.prompt.token_ids)
+        if sequence.computed // self.pool.size != (prompt - 1) // self.pool.size or sequence.computed >= most:
+            return
+        block = self.pool.share(self._end(sequence))
+        if block is not None:
+            own = self.pool.take()
+            self.copies.append((block, own))
+            sequence.blocks.append(own)
+            sequence.computed = min(prompt, most)
+            self.pool.release([block])
+
+    def _end(self, sequence: Sequence) -> Key:
+        """The name of the last tokens of the prompt, in a block that may hold more."""
+        size, prompt = self.pool.size, len(sequence.prompt.token_ids)
+        sequence.name_blocks(self.root, size)
+        return b"end" + sequence.key_of(self.root, (prompt - 1) // size * size, prompt, size)
+
+    def _make_room(self, sequence: Sequence, tokens: int) -> bool:
+        """Takes the blocks that `tokens` need, if need be from younger sequences; False when it gave itself up."""
+        while len(sequence.blocks) < self.pool.blocks_for(tokens):
+            if not self.pool.available:
+                youngest = self.running[-1]
+                self.preempt(youngest)
+                if youngest is sequence:
+                    return False
+                continue
+            sequence.blocks.append(self.pool.take())
+        return True
+
+    def preempt(self, sequence: Sequence) -> None:
+        """A running sequence waits again; its blocks are free."""
+        self.preempted += 1
+        self.running.remove(sequence)
+        self._give_back(sequence)
+        self.waiting.appendleft(sequence)
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self._arrived(sequence)
+        self.pool.release(sequence.blocks)
+        sequence.blocks, sequence.computed, sequence.features = [], 0, None
+
+    def _arrived(self, sequence: Sequence) -> None:
+        if not sequence.awaited:
+            return
+        sequence.awaited = False
+        end = self._end(sequence)
+        self._coming[end] -= 1
+        if self._coming[end] <= 0:
+            del self._coming[end]

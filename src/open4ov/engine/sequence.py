@@ -1,0 +1,119 @@
+"""One completion under way: its tokens, the blocks that hold their keys and values, and how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from open4ov.engine.blocks import Key, block_key
+from open4ov.engine.request import Request
+from open4ov.engine.sampler import Sampling
+from open4ov.model import Encoded, VisionFeatures
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request's conversation as tokens, the same for its n completions."""
+
+    request: Request
+    document: Encoded
+    """Without pixels"""
+    token_ids: list[int]
+    digests: list[str]
+    """What identifies each picture and video, in order"""
+    places: Tensor
+    """Long [M]: where the tokens of pictures stand"""
+    seen: dict[int, str]
+    """For each token of a picture, which picture's and which of its tokens"""
+
+    @staticmethod
+    def of(request: Request, document: Encoded, digests: list[str], places: Tensor, merge: int) -> Prompt:
+        """`merge`: side of the patches that make a token."""
+        tokens: list[int] = (document.grids.prod(1) // merge**2).tolist()
+        names = [f"{digest}:{i}" for digest, count in zip(digests, tokens, strict=True) for i in range(count)]
+        seen = dict(zip(places.tolist(), names, strict=True))
+        return Prompt(request, document, document.input_ids.tolist(), digests, places, seen)
+
+
+@dataclass(eq=False)
+class Sequence:
+    """Completion `index` of request number `number`."""
+
+    number: int
+    index: int
+    prompt: Prompt
+    sampling: Sampling
+    tokens: list[int]
+    """The prompt's and those sampled"""
+    log_probs: list[float] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+    """Tokens whose keys and values are in the blocks"""
+    features: VisionFeatures | None = None
+    """Of the prompt's pictures, while they are needed"""
+    finish_reason: str | None = None
+    awaited: bool = False
+    """Whether equal prompts wait for this one's to be computed"""
+    keys: list[Key] = field(default_factory=list)
+    """Names of the full blocks so far, from the root"""
+
+    @property
+    def request(self) -> Request:
+        return self.prompt.request
+
+    @property
+    def sampled(self) -> list[int]:
+        return self.tokens[len(self.prompt.token_ids) :]
+
+    @property
+    def remaining(self) -> int:
+        """Tokens still to be computed before the next can be sampled."""
+        return len(self.tokens) - self.computed
+
+    def slot(self, token: int, size: int) -> int:
+        """Where a token's keys and values lie."""
+        return self.blocks[token // size] * size + token % size
+
+    def position(self, token: int) -> int:
+        """M-RoPE position of a sampled token."""
+        return token - len(self.prompt.token_ids) + self.prompt.document.next_position
+
+    def positions(self, start: int, count: int) -> Tensor:
+        """M-RoPE positions [3, count] of the tokens from `start` on."""
+        document, known = self.prompt.document, len(self.prompt.token_ids)
+        end = start + count
+        own = document.positions[:, start : min(end, known)]
+        after = torch.arange(max(start, known), max(end, known)) - known + document.next_position
+        return torch.cat([own, after.expand(3, -1)], dim=1)
+
+    def name_blocks(self, root: Key, size: int) -> None:
+        """Brings `keys` up to the blocks that `tokens` fill."""
+        while (len(self.keys) + 1) * size <= len(self.tokens):
+            start = len(self.keys) * size
+            self.keys.append(self.key_of(root, start, start + size, size))
+
+    def key_of(self, root: Key, start: int, end: int, size: int) -> Key:
+        """The name of the tokens from `start`, where a block begins, to `end`."""
+        parent = self.keys[start // size - 1] if start else root
+        seen = " ".join(self.prompt.seen[t] for t in range(start, end) if t in self.prompt.seen)
+        return block_key(parent, self.tokens[start:end], seen)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next `count` tokens of a sequence, to be computed in one step."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether a token can be sampled after it."""
+        return self.count == self.sequence.remaining
+
+
+def tokens_of(chunks: Many[Chunk]) -> int:
+    return sum(chunk.count for chunk in chunks)
