@@ -70,6 +70,10 @@ CHANGES: dict[str, Callable[[Qwen3VL], object]] = {
     "a state dict": lambda m: m.load_state_dict({k: 1.5 * v for k, v in m.state_dict().items()}),
     "a state dict, assigned": lambda m: m.load_state_dict({k: 1.5 * v for k, v in m.state_dict().items()}, assign=True),
     "a frozen tensor written to": lambda m: m.vision.requires_grad_(False).merger.fc2.weight.mul_(1.5),
+    "past the version counter": lambda m: m.vision.requires_grad_(False).merger.fc2.weight.data.mul_(1.5),
+    "signs turned": lambda m: m.vision.merger.fc2.weight.data.neg_(),
+    "rows in another order": lambda m: m.vision.merger.fc2.weight.data.copy_(m.vision.merger.fc2.weight.data.flip(0)),
+    "another tower": lambda m: setattr(m, "vision", Qwen3VL(m.config, seed=5).vision),
     "a tensor written to": lambda m: m.vision.merger.fc2.weight.detach().mul_(1.5),
     "a tensor put in place": lambda m: setattr(
         m.vision.merger.fc2.weight, "data", 1.5 * m.vision.merger.fc2.weight.data
@@ -117,16 +121,48 @@ def test_what_the_key_holds(model: Qwen3VL, processor: Processor) -> None:
     """The same bytes at another size, by other options or in another type are other features."""
     cache = VisionCache(model, processor)
     documents, seen, names = asked(processor, picture(1))
-    cache.features(documents, seen, names)
-    larger = Processor(processor.tokenizer, replace(processor.images, min_pixels=128 * 128), processor.files)
-    bigger, _, same_names = asked(larger, picture(1))
-    assert same_names == names
-    assert len(VisionCache(model, larger).features(bigger, seen, names)[0].merged) == 16
+    plain = cache.features(documents, seen, names)[0]
     with torch.autocast("cpu", torch.bfloat16):
         assert cache.features(documents, seen, names)[0].merged.dtype == torch.bfloat16
-    assert (cache.statistics.hits, cache.statistics.misses) == (0, 2)
-    other = VisionCache(model, larger)
-    assert other._options != cache._options
+    brighter = Processor(processor.tokenizer, replace(processor.images, mean=(0.4, 0.4, 0.4)), processor.files)
+    cache.processor = brighter
+    assert not equal(cache.features(documents, seen, names)[0], plain)
+    larger = Processor(processor.tokenizer, replace(brighter.images, min_pixels=128 * 128), processor.files)
+    cache.processor = larger
+    bigger, _, same_names = asked(larger, picture(1))
+    assert same_names == names
+    assert len(cache.features(bigger, seen, names)[0].merged) == 16
+    assert (cache.statistics.hits, cache.statistics.misses) == (0, 4)
+    cache.processor = processor
+    assert equal(cache.features(documents, seen, names)[0], plain)
+    assert (cache.statistics.hits, cache.statistics.misses) == (1, 4)
+
+
+def test_the_palette_is_part_of_a_picture(model: Qwen3VL, processor: Processor) -> None:
+    red, green = (Image.new("P", (64, 64), 0) for _ in range(2))
+    red.putpalette([255, 0, 0])
+    green.putpalette([0, 255, 0])
+    _, _, names = asked(processor, red, green, red.convert("RGB"))
+    assert names[0] == names[2] != names[1]
+
+
+def test_a_cache_of_another_model_is_refused(model: Qwen3VL, processor: Processor) -> None:
+    other = Qwen3VL(model.config, seed=5)
+    with pytest.raises(ValueError, match="of another model"):
+        Engine(other, processor, vision_cache=VisionCache(model, processor))
+
+
+def test_a_tower_thawed_trained_and_frozen_between_two_looks(model: Qwen3VL, processor: Processor) -> None:
+    training.freeze_vision(model)
+    cache = VisionCache(model, processor)
+    documents, seen, names = asked(processor, picture(1))
+    before = cache.features(documents, seen, names)[0]
+    model.vision.requires_grad_(True)
+    optimizer = training.adamw(model, 0.05)
+    model.encode_images(processor.pixels(seen), documents[0].grids).merged.square().sum().backward()
+    optimizer.step()
+    training.freeze_vision(model)
+    assert not equal(cache.features(documents, seen, names)[0], before)
 
 
 def test_it_holds_no_more_than_its_limit(model: Qwen3VL, processor: Processor) -> None:

@@ -151,9 +151,13 @@ def test_placeholders_without_their_image_are_found(model: Qwen3VL, processor: P
     features = model.encode_images(batch.pixels, batch.grids).split(batch.grids)
     with pytest.raises(UserError, match="the features given are of other images"):
         model.hidden_states(batch, features[0])
+    lost = replace(one, input_ids=one.input_ids.masked_fill(one.input_ids == processor.image_id, 7), name="sample d")
+    for place, order in enumerate(([lost, several], [several, lost])):
+        with pytest.raises(UserError, match=rf"document {place} \(sample d\): 0 placeholders.*9 tokens"):
+            model.hidden_states(pack(order))
     begun = replace(documents[2], input_ids=several.input_ids[:8], positions=several.positions[:, :8])
     cut = pack([*documents[:2], begun])
-    with pytest.raises(UserError, match=r"document 2 \(sample b\): \d placeholders.*have \d tokens"):
+    with pytest.raises(UserError, match=r"document 2 \(sample b\): \d+ placeholders.*have \d+ tokens"):
         model.hidden_states(cut)
     bare = pack([replace(one, pixels=one.pixels[:0], grids=one.grids[:0], name="sample c")])
     with pytest.raises(UserError, match=r"document 0 \(sample c\): 9 placeholders.*have 0 tokens"):

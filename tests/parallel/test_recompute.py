@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from open4ov.errors import UserError
 from open4ov.model import Pack, Processor, Qwen3VL, pack
 from open4ov.model.moe import Routing
 from open4ov.parallel import recompute
+from open4ov.rl.prefix import SharedPrefix, log_probs
+from open4ov.sample import user
 
 
 @pytest.fixture(params=["dense", "experts"])
@@ -73,3 +76,46 @@ def test_routings_are_counted_once(tiny_dir: Path, batch: Pack) -> None:
 def test_an_unknown_mode_is_refused(model: Qwen3VL) -> None:
     with pytest.raises(UserError, match="language is 'some'; it can be none, op, full"):
         recompute.apply(model, language="some")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_copy_is_on_its_own(model: Qwen3VL, batch: Pack) -> None:
+    recompute.apply(model, language="full", vision="op")
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    twin.loss(batch).backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert float(twin.loss(batch).detach()) != float(model.loss(batch).detach())
+
+
+def test_shared_prefixes_recompute_too(tiny_dir: Path) -> None:
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    prompt = processor.encode([user("red green blue " * 5)], [], generate=True)
+    groups = SharedPrefix.build([(prompt, None)], [[[5, 6, 7]] * 3])
+    kept, found = [], []
+    for mode in ("none", "full"):
+        recompute.apply(model, language=mode)
+        kept.append(recompute.saved_bytes(lambda: log_probs(model, groups)[0].sum()))
+        model.zero_grad()
+        log_probs(model, groups)[0].sum().backward()
+        found.append(model.text.layers[0].attention.q.weight.grad.clone())
+    assert kept[0] > 2 * kept[1]
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("left_out", [("mm", "addmm"), ("bmm",), ("_grouped_mm",)])
+def test_products_are_kept(
+    tiny_dir: Path, batch: Pack, left_out: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a product in the list, `op` keeps less."""
+    model = Qwen3VL(moe_config(Processor.from_pretrained(tiny_dir)), seed=1)
+    recompute.apply(model, language="op", vision="op")
+
+    def kept() -> int:
+        with torch.autocast("cpu", torch.bfloat16):
+            return recompute.saved_bytes(lambda: model.loss(batch))
+
+    before = kept()
+    monkeypatch.setattr(recompute, "KEPT", tuple(name for name in recompute.KEPT if name not in left_out))
+    assert kept() < before

@@ -10,6 +10,7 @@ from PIL import Image
 from tiny import moe_config
 
 from open4ov.engine import VisionCache
+from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import encoded_prompts, extended
@@ -59,7 +60,7 @@ def test_equals_whole_documents(model: Qwen3VL, processor: Processor) -> None:
     torch.testing.assert_close(logp, expected[whole.targets], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(entropy, expected_entropy[whole.targets], atol=1e-5, rtol=1e-5)
     assert torch.bincount(shared.response).tolist() == [len(r) for group in responses for r in group]
-    assert len(shared.input_ids) < len(whole.input_ids)
+    assert len(shared.pack.input_ids) < len(whole.input_ids)
 
     model.vision.requires_grad_(False)
     weights = torch.linspace(-1, 1, len(logp))
@@ -114,3 +115,12 @@ def test_the_instruction_is_added_once() -> None:
     assert once[-1].text == "How many? The final answer MUST BE put in \\boxed{}."
     assert boxed_prompt(once) == once
     assert boxed_prompt([user("几个？")], "zh")[-1].text == "几个？最终答案必须放在 \\boxed{} 中。"
+
+
+def test_a_prompt_without_its_features_is_refused(model: Qwen3VL, processor: Processor) -> None:
+    tasks, responses = groups(processor)
+    prompts = encoded_prompts(processor, tasks, VisionCache(model, processor))
+    with pytest.raises(UserError, match=r"document 0: \d+ placeholders|other images"):
+        log_probs(model, SharedPrefix.build([(prompts[0][0], None)], responses[:1]))
+    with pytest.raises(UserError, match="other images"):
+        log_probs(model, SharedPrefix.build([(prompts[0][0], prompts[2][1])], responses[:1]))

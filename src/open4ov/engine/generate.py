@@ -54,13 +54,15 @@ class Engine:
     ) -> None:
         self.model, self.processor, self.autocast = model, processor, autocast
         self.vision_cache = vision_cache or VisionCache(model, processor)
+        if self.vision_cache.model is not model or self.vision_cache.processor is not processor:
+            raise ValueError("vision_cache is of another model or processor than the engine")
         self.weight_version = 0
         self.pool = BlockPool(kv_tokens // block_size, block_size)
         self.scheduler = Scheduler(self.pool, max_batch, step_tokens)
         dtype = autocast or model.text.embed.weight.dtype
         self._store = KVStore(model.config.text, self.pool.count, block_size, dtype, model.device)
         self._rows = Rows(self._store)
-        self._watch = Watch(model)
+        self._watch = Watch(lambda: self.model.parameters())
         self._next = 0
         self._new_root()
 

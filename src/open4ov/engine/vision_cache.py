@@ -2,7 +2,7 @@
 
 A key is all that the features depend on: the picture's content and shape, the processor's options, the type that is
 computed in, and the tower's weights. The weights are looked at themselves, as nobody can be relied on to say that they
-have changed: a trainer that steps them, or a new state dict, frees all that was kept. Nothing stale is ever given out.
+have changed: a trainer that steps them, or a new state dict, frees all that was kept (`watch.py`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ class VisionCache:
     def __init__(self, model: Qwen3VL, processor: Processor, limit: int = DEFAULT_BYTES) -> None:
         self.model, self.processor, self.limit = model, processor, limit
         self.statistics = CacheStatistics()
-        self._options: Hashable = (processor.images, processor.videos)
         self._held: OrderedDict[Hashable, VisionFeatures] = OrderedDict()
-        self._weights = Watch(model.vision)
+        self._weights = Watch(lambda: self.model.vision.parameters())
 
     def features(
         self, documents: Sequence[Encoded], seen: Sequence[Visual], digests: Sequence[str]
@@ -49,13 +48,15 @@ class VisionCache:
         """The features of the documents' pictures and videos, in order, without gradient.
 
         seen: they themselves, digests: what identifies the content of each (`visuals` and `digests` give them). Those
-        that are new are cut into patches and encoded together, each once; the documents need no pixels.
+        that are new are cut into patches and encoded together, each once; the documents need no pixels. What is given
+        out is shared: it must not be written to.
         """
         grids = [tuple(grid) for document in documents for grid in document.grids.tolist()]
         if self._weights.changed():
             self.clear()
         dtype = _computed_in(self.model)
-        keys = [(digest, grid, self._options, dtype) for digest, grid in zip(digests, grids, strict=True)]
+        options = (self.processor.images, self.processor.videos)
+        keys = [(digest, grid, options, dtype) for digest, grid in zip(digests, grids, strict=True)]
         assert len(seen) == len(keys)
         new: dict[Hashable, int] = {}
         found: dict[Hashable, VisionFeatures] = {}
@@ -97,9 +98,10 @@ class VisionCache:
 
 
 def image_hash(image: Image.Image) -> str:
-    """SHA-256 of a picture's mode, size and pixels."""
-    digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
-    digest.update(image.tobytes())
+    """SHA-256 of a picture's size and of its pixels as the processor sees them (RGB)."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.sha256(f"{rgb.size}".encode())
+    digest.update(rgb.tobytes())
     return digest.hexdigest()
 
 

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+TILE = 4096
 
 
 class Watch:
-    """Which weights a module has: its parameters, where they lie, how often they were written to, and, where they may
-    be trained, a hash of their content: fused optimizers write past PyTorch's count."""
+    """Looks at the content of parameters: PyTorch's version counters miss fused optimizers and writes through `.data`.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    `parameters` is asked each time, so that another module put in place is seen too.
+    """
+
+    def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]]) -> None:
+        self.parameters = parameters
         self.seen = self._now()
-
-    def _now(self) -> list[tuple[weakref.ref[nn.Parameter], int, int, int]]:
-        parameters = list(self.module.parameters())
-        hashes = [torch.hash_tensor(p.detach()).view(torch.int64) for p in parameters if p.requires_grad]
-        contents = iter(torch.stack(hashes).tolist() if hashes else [])
-        return [
-            (weakref.ref(p), p.data_ptr(), p._version, next(contents) if p.requires_grad else 0) for p in parameters
-        ]
 
     def changed(self) -> bool:
         """Whether the weights are others than at the last call."""
         before, self.seen = self.seen, self._now()
-        return len(before) != len(self.seen) or any(
-            old[0]() is not new[0]() or old[1:] != new[1:] for old, new in zip(before, self.seen, strict=True)
-        )
+        return before != self.seen
+
+    @torch.no_grad()
+    def _now(self) -> list[tuple[int, float]]:
+        parameters = [parameter.detach() for parameter in self.parameters()]
+        if not parameters or parameters[0].is_meta:
+            return []
+        with torch.autocast(parameters[0].device.type, enabled=False):
+            hashes = torch.stack([torch.hash_tensor(p).view(torch.int64) for p in parameters])
+            sums = torch.stack([_weighed(p) for p in parameters])
+        return list(zip(hashes.tolist(), sums.tolist(), strict=True))
+
+
+def _weighed(x: Tensor) -> Tensor:
+    """A sum that weighs every place differently. Beside the hash, which sees any single bit but neither order nor
+    pairs of equal changes."""
+    flat = x.flatten().float()
+    rows = torch.nn.functional.pad(flat, (0, -len(flat) % TILE)).view(-1, TILE)
+    weights = torch.sin(torch.arange(1, TILE + len(rows) + 1, device=x.device, dtype=torch.float32))
+    return (rows @ weights[:TILE]) @ weights[TILE:]

@@ -49,6 +49,8 @@ class Pack:
     pixels: Tensor
     grids: Tensor
     names: tuple[str, ...] = ()
+    images: tuple[int, ...] = ()
+    """Images and videos of each document"""
     places: Tensor | None = None
     """Long [M]: the tokens that visual tokens stand for; None: every placeholder"""
 
@@ -82,14 +84,14 @@ class Pack:
 
         visual: Bool [T], the placeholders; merge: side of the patches that make a token.
         """
-        tokens: list[int] = (self.grids.prod(1) // merge**2).tolist()
-        for number, part in enumerate(visual.split(self.lengths.tolist())):
-            found, given = int(part.sum()), 0
-            while given < found and tokens:
-                given += tokens.pop(0)
-            if given != found:
-                name = f" ({self.names[number]})" if self.names and self.names[number] else ""
-                return f"document {number}{name}: {found} placeholders, but its images and videos have {given} tokens"
+        tokens = (self.grids.prod(1) // merge**2).split(list(self.images))
+        for number, (part, given) in enumerate(zip(visual.split(self.lengths.tolist()), tokens, strict=False)):
+            if int(part.sum()) != int(given.sum()):
+                name = f" ({self.names[number]})" if self.names[number] else ""
+                return (
+                    f"document {number}{name}: {int(part.sum())} placeholders, but its images and videos have "
+                    f"{int(given.sum())} tokens"
+                )
         return f"{int(visual.sum())} placeholders, but the features given are of other images or videos"
 
 
@@ -107,4 +109,5 @@ def pack(documents: Sequence[Encoded]) -> Pack:
         pixels=torch.cat(pixels) if pixels else documents[0].pixels,
         grids=torch.cat([d.grids for d in documents]),
         names=tuple(d.name for d in documents),
+        images=tuple(len(d.grids) for d in documents),
     )

@@ -111,13 +111,11 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         if vision is None and len(pack.pixels):
             vision = self.encode_images(pack.pixels, pack.grids)
         x = self.text.embed(pack.input_ids)
-        places: Tensor | None = None
-        if vision is not None or memory is None:
-            places = self.visual_places(pack.input_ids) if pack.places is None else pack.places
-            if len(places) != (0 if vision is None else len(vision.merged)):
-                visual = torch.zeros_like(pack.input_ids, dtype=torch.bool).index_fill(0, places, True)
-                raise UserError(pack.misfit(visual, self.config.vision.spatial_merge_size))
-        if vision is not None and places is not None:
+        places = self.visual_places(pack.input_ids) if pack.places is None else pack.places
+        if len(places) != (0 if vision is None else len(vision.merged)):
+            visual = torch.zeros_like(pack.input_ids, dtype=torch.bool).index_fill(0, places, True)
+            raise UserError(pack.misfit(visual, self.config.vision.spatial_merge_size))
+        if vision is not None:
             x = x.index_copy(0, places, vision.merged.to(x.dtype))
         cos, sin = text_angles(self.config.text, pack.positions)
         for i, layer in enumerate(self.text.layers):
@@ -128,7 +126,7 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
                     routings += own
             else:
                 x = cast(DecoderLayer, layer).continued(x, cos, sin, partial(memory.attend, i))
-            if vision is not None and places is not None and i < len(vision.deepstack):
+            if vision is not None and i < len(vision.deepstack):
                 x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
         return self.text.norm(x)
 

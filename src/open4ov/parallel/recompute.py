@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
+from open4ov.model.text import DecoderLayer
+from open4ov.model.vision import VisionBlock
 
 Mode = Literal["none", "op", "full"]
 
@@ -30,6 +32,8 @@ KEPT = (
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
+    "_varlen_attn",
+    "flex_attention",
 )
 """Operators of `torch.ops.aten` whose results `op` keeps."""
 
@@ -47,9 +51,10 @@ def apply(model: Qwen3VL, language: Mode = "none", vision: Mode = "none") -> Non
         if mode not in get_args(Mode):
             raise UserError(f"recompute: {part} is {mode!r}; it can be {', '.join(get_args(Mode))}")
         for layer in layers:
-            vars(layer).pop("forward", None)
+            plain = PLAIN.get(type(layer), type(layer))
+            layer.__class__ = plain if mode == "none" else RECOMPUTING[plain]
             if mode != "none":
-                layer.forward = _recomputing(layer.forward, mode)
+                cast(_Recomputing, layer).recompute = mode
 
 
 def saved_bytes(compute: Callable[[], Tensor]) -> int:
@@ -64,21 +69,43 @@ def saved_bytes(compute: Callable[[], Tensor]) -> int:
     return sum(event.self_cpu_memory_usage for event in profiler.key_averages())
 
 
-def _recomputing(forward: Callable[..., Tensor], mode: Mode) -> Callable[..., Tensor]:
-    contexts = partial(create_selective_checkpoint_contexts, _policy) if mode == "op" else noop_context_fn
+class _Recomputing(nn.Module):
+    """What a layer's class becomes: it calls the plain one through a checkpoint. A copy of a layer is on its own."""
 
-    def run(*arguments: Any) -> Tensor:
+    recompute: Mode
+
+    def forward(self, *arguments: Any) -> Tensor:
+        return self._run(super().forward, *arguments)
+
+    def _run(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         if not torch.is_grad_enabled():
-            return forward(*arguments)
+            return function(*arguments)
+        contexts = noop_context_fn
+        if self.recompute == "op":
+            contexts = partial(create_selective_checkpoint_contexts, _policy)
         # A list is filled by the layer, and would be filled once more when the layer is computed again.
         own = [list[Any]() if isinstance(argument, list) else argument for argument in arguments]
-        out: Tensor = checkpoint(forward, *own, use_reentrant=False, context_fn=contexts)  # pyright: ignore[reportAssignmentType]
+        out: Tensor = checkpoint(function, *own, use_reentrant=False, context_fn=contexts)  # pyright: ignore[reportAssignmentType]
         for given, filled in zip(arguments, own, strict=True):
             if isinstance(given, list):
                 given.extend(filled)
         return out
 
-    return run
+
+class _RecomputingDecoderLayer(_Recomputing, DecoderLayer):
+    def continued(self, *arguments: Any) -> Tensor:
+        return self._run(super().continued, *arguments)
+
+
+class _RecomputingVisionBlock(_Recomputing, VisionBlock):
+    pass
+
+
+RECOMPUTING: dict[type[nn.Module], type[nn.Module]] = {
+    DecoderLayer: _RecomputingDecoderLayer,
+    VisionBlock: _RecomputingVisionBlock,
+}
+PLAIN = {recomputing: plain for plain, recomputing in RECOMPUTING.items()}
 
 
 def _policy(context: Any, operator: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:

@@ -9,26 +9,22 @@ Lp and Lr longest prompt and response, H heads, K key-value heads, d head dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from open4ov.model import Encoded, Qwen3VL, VisionFeatures
+from open4ov.model import Encoded, Pack, Qwen3VL, VisionFeatures
 from open4ov.model.attention import Documents, attend, to_packed, to_padded
-from open4ov.model.rope import text_angles
-from open4ov.model.text import DecoderLayer, TextAttention
 
 
 @dataclass(frozen=True)
 class SharedPrefix:
     """Groups laid out for one pass; see `build`."""
 
-    input_ids: Tensor  # [T]
-    positions: Tensor  # [3, T]
+    pack: Pack  # the tokens [T], without pixels
     vision: VisionFeatures | None  # of the prompts' images, in order
     prompt_tokens: int  # tokens of all prompts
     prompts: Documents
@@ -66,9 +62,19 @@ class SharedPrefix:
         longest, prompt_longest = int(lengths.max()), int(prompt_lengths.max())
         own = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(flat), -1, -1)
         shared = torch.arange(prompt_longest) < prompt_lengths[prompt_of][:, None]
-        return SharedPrefix(
-            input_ids=torch.cat([*(document.input_ids for document in documents), *flat]),
+        tokens = torch.cat([*(document.input_ids for document in documents), *flat])
+        joined = Pack(
+            input_ids=tokens,
             positions=torch.cat([*(document.positions for document in documents), places.expand(3, -1)], dim=1),
+            cu_seqlens=F.pad(torch.cat([prompt_lengths, lengths]).cumsum(0), (1, 0)),
+            targets=torch.zeros_like(tokens, dtype=torch.bool),
+            pixels=documents[0].pixels[:0],
+            grids=torch.cat([document.grids for document in documents]),
+            names=(*(document.name for document in documents), *[""] * len(flat)),
+            images=(*(len(document.grids) for document in documents), *[0] * len(flat)),
+        )
+        return SharedPrefix(
+            pack=joined,
             vision=VisionFeatures.cat(features) if features else None,
             prompt_tokens=total,
             prompts=Documents.of(F.pad(prompt_lengths.cumsum(0), (1, 0))),
@@ -79,43 +85,32 @@ class SharedPrefix:
             response=response,
         )
 
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`model.Memory`: prompts among themselves, responses over their prompt and themselves."""
+        cut = self.prompt_tokens
+        of_prompts = attend(q[:cut], k[:cut], v[:cut], self.prompts, causal=True)
+        keys, values = (
+            torch.cat(
+                [
+                    to_padded(part[:cut], self.prompts).index_select(0, self.prompt_of),
+                    to_padded(part[cut:], self.responses),
+                ],
+                dim=2,
+            )
+            for part in (k, v)
+        )
+        queries = to_padded(q[cut:], self.responses)
+        gqa = q.shape[1] != k.shape[1]
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask, enable_gqa=gqa)
+        return torch.cat([of_prompts, to_packed(out, self.responses)])
+
 
 def log_probs(model: Qwen3VL, groups: SharedPrefix, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """log p of every response token [R] at `temperature`, and the entropy [R] (nats, no gradient) of what it was drawn
-    from. Group by group, response by response: `groups.response` says which token is whose."""
-    x = model.text.embed(groups.input_ids)
-    vision, places = groups.vision, None
-    if vision is not None:  # a response may hold a sampled placeholder token: it stands for no picture
-        places = model.visual_places(groups.input_ids[: groups.prompt_tokens])
-    if vision is not None and places is not None:
-        x = x.index_copy(0, places, vision.merged.to(x.dtype))
-    cos, sin = text_angles(model.config.text, groups.positions)
-    for i, layer in enumerate(cast(Iterable[DecoderLayer], model.text.layers)):
-        attended = _attention(layer.attention, layer.attention_norm(x), cos, sin, groups)
-        x = x + layer.attention.o(attended)
-        x = x + layer.feed_forward(x)
-        if vision is not None and places is not None and i < len(vision.deepstack):
-            x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
-    hidden = model.text.norm(x)
-    return model.score(hidden[groups.before], groups.input_ids[groups.prompt_tokens :], temperature)
+    from. Group by group, response by response: `groups.response` says which token is whose.
 
-
-def _attention(attention: TextAttention, x: Tensor, cos: Tensor, sin: Tensor, groups: SharedPrefix) -> Tensor:
-    """x [T, D] -> [T, H * d]."""
-    q, k, v = attention.project(x, cos, sin)
-    cut = groups.prompt_tokens
-    of_prompts = attend(q[:cut], k[:cut], v[:cut], groups.prompts, causal=True, kernel=attention.kernel)
-    keys, values = (
-        torch.cat(
-            [
-                to_padded(part[:cut], groups.prompts).index_select(0, groups.prompt_of),
-                to_padded(part[cut:], groups.responses),
-            ],
-            dim=2,
-        )
-        for part in (k, v)
-    )
-    queries = to_padded(q[cut:], groups.responses)
-    gqa = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=groups.mask, enable_gqa=gqa)
-    return torch.cat([of_prompts, to_packed(out, groups.responses)])
+    Raises UserError when a prompt's placeholders and visual tokens differ in number."""
+    # a response may hold a sampled placeholder token: it stands for no picture
+    places = model.visual_places(groups.pack.input_ids[: groups.prompt_tokens])
+    hidden = model.hidden_states(replace(groups.pack, places=places), groups.vision, memory=groups)
+    return model.score(hidden[groups.before], groups.pack.input_ids[groups.prompt_tokens :], temperature)
