@@ -188,6 +188,7 @@ def test_contradictions(tmp_path: Path, text: str, fault: str) -> None:
         ("sft: {difficulty_rollouts: 0, difficulty_noise: 0.5}", "sft.difficulty_noise"),
         ("sft: {lora_rank: 4, ability: {freeze_vision: true}}", "sft.ability.freeze_vision"),
         ("sft: {lora_rank: 4, recompute_vision: op}", "sft.recompute_vision"),
+        ("sft: {vision_cache_gib: 2}", "sft.vision_cache_gib"),
         (
             "sft: {schedule: random_mix, recompute_vision: op, knowledge: {freeze_vision: true}}",
             "sft.recompute_vision",

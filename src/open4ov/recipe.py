@@ -132,6 +132,9 @@ class SftSection(Section):
     recompute_vision: Literal["none", "op", "full"] = Field(
         default="none", description="the same for the vision tower's blocks"
     )
+    vision_cache_gib: float = Field(
+        default=4.0, ge=0, description="GiB for the features of a frozen tower; pictures beyond are encoded each time"
+    )
     lora_rank: int = Field(
         default=0, ge=0, description="0 trains the weights; above, adapters of that rank beside the decoder's layers"
     )

@@ -123,6 +123,10 @@ def _idle_sft(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
             if "freeze_vision" in getattr(sft, name).model_fields_set:
                 yield ("sft", name, "freeze_vision"), "adapters leave the vision tower frozen", ("sft", "lora_rank")
     still = sft.lora_rank > 0 or all(getattr(sft, name).freeze_vision for name in stages)
+    moving = not any(getattr(sft, name).freeze_vision for name in stages) and not sft.lora_rank
+    if moving and "vision_cache_gib" in sft.model_fields_set:
+        reason = "no stage freezes the vision tower, whose features are never held"
+        yield ("sft", "vision_cache_gib"), reason, ("sft", stages[0])
     if still and "recompute_vision" in sft.model_fields_set:
         switch = ("sft", "lora_rank" if sft.lora_rank else stages[0])
         yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch

@@ -61,8 +61,10 @@ steps, and words that the batches of a vertical never use would drift away: what
 
 
 def adamw(model: Trainable[Any, Any], learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
-    """AdamW over the parameters that are not frozen; matrices decay, embeddings, norms and biases do not."""
-    matrices, others = _split(model)
+    """AdamW over the parameters that are not frozen; matrices decay, those of experts too; embeddings, norms and biases
+    do not."""
+    matrices, experts, others = _split(model)
+    matrices = matrices + experts
     words = model.word_parameters()
     known = {id(p) for p in words}
     groups: list[dict[str, Any]] = [
@@ -76,21 +78,30 @@ def adamw(model: Trainable[Any, Any], learning_rate: float, weight_decay: float 
 
 def muon(model: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
     """Muon over the matrices of the layers, its steps scaled to AdamW's size; AdamW over the rest. It learns in fewer
-    tokens than AdamW alone, for about a tenth more time a step at nano size. Frozen parameters are left out."""
-    matrices, others = _split(model, "merger", "taps")  # wide: they would be most of Muon's cost
-    return Optimizer(
-        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-    )
+    tokens than AdamW alone, for about a tenth more time a step at nano size. Experts lie in one tensor, which Muon
+    cannot take: AdamW has them, with decay. Frozen parameters are left out."""
+    matrices, experts, others = _split(model, "merger", "taps")  # wide: they would be most of Muon's cost
+    parts: list[torch.optim.Optimizer] = []
+    if matrices:
+        parts.append(
+            torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    groups = [{"params": experts, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if groups:
+        parts.append(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True))
+    return Optimizer(*parts)
 
 
-def _split(model: nn.Module, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """What is trained: the matrices of the layers; and tables of vectors, norms, biases and what is `left_out`."""
+def _split(model: nn.Module, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """What is trained: the matrices of the layers; those of experts, many in one tensor; and tables of vectors, norms,
+    biases and what is `left_out`."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     tables = ("embed", "position", "head.", "heads.", "router", *left_out)
     matrices = [p for name, p in named if p.ndim == 2 and not any(part in name for part in tables)]
-    chosen = {id(p) for p in matrices}
-    return matrices, [p for _, p in named if id(p) not in chosen]
+    experts = [p for name, p in named if p.ndim == 3 and ".mlp." in name]
+    chosen = {id(p) for p in (*matrices, *experts)}
+    return matrices, experts, [p for _, p in named if id(p) not in chosen]
 
 
 class Diverged(UserError, FloatingPointError):

@@ -86,14 +86,14 @@ class VisionCache:
         self.statistics.bytes = 0
 
     def _keep(self, key: Hashable, features: VisionFeatures) -> None:
-        size = _bytes(features)
+        size = features.nbytes
         if size > self.limit:
             return
         self._held[key] = features
         self.statistics.bytes += size
         while self.statistics.bytes > self.limit:
             _, dropped = self._held.popitem(last=False)
-            self.statistics.bytes -= _bytes(dropped)
+            self.statistics.bytes -= dropped.nbytes
             self.statistics.evicted += 1
 
 
@@ -125,7 +125,3 @@ def _computed_in(model: Qwen3VL) -> torch.dtype:
 
 def _copied(features: VisionFeatures) -> VisionFeatures:
     return VisionFeatures(features.merged.clone(), [x.clone() for x in features.deepstack])
-
-
-def _bytes(features: VisionFeatures) -> int:
-    return sum(x.numel() * x.element_size() for x in (features.merged, *features.deepstack))

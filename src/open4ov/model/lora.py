@@ -1,7 +1,7 @@
 """LoRA: small trainable matrices beside frozen ones, for linear layers and experts, merged back into a plain model.
 
 y = x W^T + (alpha / rank) (x A^T) B^T with A [rank, in] random and B [out, rank] zero at first (Hu et al. 2021). Layers
-are adapted in place: the frozen weights keep their names, so checkpoints of the model are read and written as before.
+are adapted in place: the frozen weights keep their names, and a plain checkpoint can be read into them.
 
 Shapes: E experts, R rows sorted by expert, r rank.
 """
@@ -100,21 +100,21 @@ def add(
             raise UserError(f"lora: no target {name!r}{nearest(name, TARGETS)}; there are {', '.join(TARGETS)}")
     if any(_adapted(model)):
         raise UserError("lora: the model has adapters already; merge them first")
+    chosen: list[nn.Module] = []
+    for name, module in model.text.layers.named_modules():
+        wanted = name.rpartition(".")[2] if isinstance(module, nn.Linear) else EXPERTS
+        if isinstance(module, nn.Linear | MoE) and wanted in targets:
+            chosen.append(module)
+    if not chosen:
+        raise UserError(f"lora: the model has none of the targets {', '.join(targets) or '(none named)'}")
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     trained: list[nn.Parameter] = []
-    for name, module in list(model.text.layers.named_modules()):
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets:
-            module.__class__ = LoraLinear
-        elif isinstance(module, MoE) and EXPERTS in targets:
-            module.__class__ = LoraMoE
-        else:
-            continue
+    for module in chosen:
+        module.__class__ = LoraMoE if isinstance(module, MoE) else LoraLinear
         before = set(module.parameters())
         cast(LoraLinear | LoraMoE, module).adapt(rank, rank if alpha is None else alpha, generator)
         trained += [parameter for parameter in module.parameters() if parameter not in before]
-    if not trained:
-        raise UserError(f"lora: the model has none of the targets {', '.join(targets)}")
     return trained
 
 
@@ -135,7 +135,8 @@ def save(model: Qwen3VL, path: Path) -> None:
 
 
 def load(model: Qwen3VL, path: Path) -> None:
-    """Puts the adapters of a file beside a plain model's layers. Raises UserError when they do not fit it."""
+    """Puts the adapters of a file beside a plain model's layers, which are frozen as `add` freezes them. Raises
+    UserError when the file is not one of `save`, or its adapters do not fit."""
     try:
         with safe_open(path, framework="pt") as file:
             scale = float((file.metadata() or {})["scale"])
@@ -144,10 +145,21 @@ def load(model: Qwen3VL, path: Path) -> None:
         raise UserError(f"{path}: no adapters of open4ov: {error}") from None
     owners = {name.rpartition(".")[0] for name in state}
     modules = dict(model.named_modules())
+    if any(_adapted(model)):
+        raise UserError("lora: the model has adapters already; merge them first")
     for owner in sorted(owners):
         module = modules.get(owner)
         if not isinstance(module, nn.Linear | MoE):
             raise UserError(f"{path}: is for another model: this one has no layer {owner}")
+        parts = ("gate_up_a", "gate_up_b", "down_a", "down_b") if isinstance(module, MoE) else ("lora_a", "lora_b")
+        missing = [f"{owner}.{part}" for part in parts if f"{owner}.{part}" not in state]
+        unknown = [key for key in state if key.rpartition(".")[0] == owner and key.rpartition(".")[2] not in parts]
+        if missing or unknown:
+            fault = f"no tensor {missing[0]}" if missing else f"unknown tensor {unknown[0]}"
+            raise UserError(f"{path}: no whole set of adapters: {fault}")
+    model.requires_grad_(False)
+    for owner in sorted(owners):
+        module = modules[owner]
         module.__class__ = LoraMoE if isinstance(module, MoE) else LoraLinear  # pyright: ignore[reportAttributeAccessIssue]
         adapted = cast(LoraLinear | LoraMoE, module)
         rank = min(state[name].shape[-2] for name in state if name.startswith(f"{owner}.") and name.endswith("_a"))

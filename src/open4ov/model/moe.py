@@ -6,7 +6,7 @@ Shapes: T tokens, D hidden, F width of an expert, E experts, k experts a token, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,10 @@ class Routing:
     probs: Tensor
     entropy: Tensor
     tokens: int
+
+    def detach(self) -> Routing:
+        """The same without gradient."""
+        return replace(self, probs=self.probs.detach())
 
     def balance(self) -> Tensor:
         """The load-balancing loss of this layer, a scalar: E * sum_e (share of tokens sent to e) * (mean probability

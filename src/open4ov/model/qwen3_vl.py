@@ -35,6 +35,7 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
     def __init__(self, config: Config, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        self._routings: list[Routing] = []
         self.vision = VisionModel(config.vision)
         self.text = TextModel(config.text)
         size, vocabulary = config.text.hidden_size, config.text.vocab_size
@@ -71,6 +72,23 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
     @property
     def device(self) -> torch.device:
         return self.text.embed.weight.device
+
+    def figures(self) -> dict[str, float]:
+        """With experts, of the last loss: the layers' mean balancing loss (k when the load is even), mean entropy of
+        the routers (nats), and the largest share of a layer's assignments that one expert got."""
+        if not self._routings:
+            return {}
+        balance, entropy, busiest = (
+            torch.stack(values)
+            for values in zip(
+                *((r.balance(), r.entropy, r.counts.max() / r.counts.sum()) for r in self._routings), strict=True
+            )
+        )
+        return {
+            "router_balance": round(float(balance.mean()), 4),
+            "router_entropy": round(float(entropy.mean()), 4),
+            "busiest_expert": round(float(busiest.max()), 4),
+        }
 
     def vision_parameters(self) -> list[nn.Parameter]:
         """The vision tower with its mergers and DeepStack taps."""
@@ -157,6 +175,7 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         hidden = self.hidden_states(pack, vision, routings=routings)
         at = pack.predicted
         value = nll_sum(hidden[at - 1], self._head_weight, pack.input_ids[at]) / max(len(at), 1)
+        self._routings = [routing.detach() for routing in routings]
         coefficient = self.config.text.router_aux_loss_coef
         if routings and coefficient:
             value = value + coefficient * torch.stack([routing.balance() for routing in routings]).mean()

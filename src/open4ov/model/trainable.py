@@ -27,6 +27,10 @@ class Trainable(nn.Module, Generic[B, V]):
         """Mean negative log-likelihood (nats a token) over the batch's targets; a scalar."""
         raise NotImplementedError
 
+    def figures(self) -> dict[str, float]:
+        """What is worth recording of the last loss besides its value; empty for most models."""
+        return {}
+
     def vision_parameters(self) -> list[nn.Parameter]:
         """All that turns pixels into the language model's tokens: what `freeze_vision` freezes."""
         raise NotImplementedError

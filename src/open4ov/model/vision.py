@@ -41,6 +41,10 @@ class VisionFeatures:
         merged = torch.cat([f.merged for f in features])
         return VisionFeatures(merged, [torch.cat(taps) for taps in zip(*(f.deepstack for f in features), strict=True)])
 
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (self.merged, *self.deepstack))
+
     def detach(self) -> VisionFeatures:
         return VisionFeatures(self.merged.detach(), [x.detach() for x in self.deepstack])
 

@@ -45,6 +45,10 @@ class SampleEncoder(Protocol[B_co, V_co]):
         """The model's vision tower will not change any more: its features may be computed now and held."""
         ...
 
+    def thaw(self) -> None:
+        """The tower may change again: held features are not to be used."""
+        ...
+
 
 class _Remembering(Processor):
     """Tokenizes each distinct text once: role names, questions and short answers come again and again."""
@@ -63,6 +67,7 @@ class Encoder:
     """Encodes samples whose images lie in `store`; patches are cut on `device`.
 
     `limit`: longer samples are cut after that many tokens (None: none is), save those that would keep nothing to learn.
+    `held_bytes`: most memory for features of a frozen tower; pictures beyond it pass the tower again at every step.
     """
 
     def __init__(
@@ -71,10 +76,11 @@ class Encoder:
         store: ImageStore,
         device: torch.device | str = "cpu",
         limit: int | None = None,
+        held_bytes: int = 4 * 2**30,
     ) -> None:
         self.processor = _Remembering(processor)
         self.store = store
-        self.device, self.limit = device, limit
+        self.device, self.limit, self.held_bytes = device, limit, held_bytes
         self._pictures: dict[str, Image.Image] = {}
         self._documents: dict[str, Encoded] = {}
         self._features: dict[str, VisionFeatures] = {}
@@ -120,28 +126,37 @@ class Encoder:
         names = [name for sample in samples for name in self._shown(sample)]
         if not names:
             return joined, None
-        if self._features:
+        if all(name in self._features for name in names):
             return joined, VisionFeatures.cat([self._features[name] for name in names])
         return replace(joined, pixels=self._pixels(names)), None
 
     def freeze(
         self, model: Qwen3VL, samples: Iterable[Sample], progress: Callable[[str, int, int], None] | None = None
     ) -> None:
-        """Passes every image of the samples through the tower once, in fixed chunks, and keeps the features."""
+        """Passes the images of the samples through the tower once, in fixed chunks, and keeps the features, as long as
+        there is room."""
+        self.thaw()
         grids = {
             name: grid
             for sample in samples
             for name, grid in zip(self._shown(sample), self.document(sample).grids, strict=True)
         }
-        names, chunk = list(grids), 64
+        names, chunk, held = list(grids), 64, 0
         with torch.no_grad():
             for start in range(0, len(names), chunk):
                 part = names[start : start + chunk]
                 table = torch.stack([grids[name] for name in part])
                 features = model.encode_images(self._pixels(part), table)
                 self._features |= dict(zip(part, features.split(table), strict=True))
+                held += features.nbytes
+                if held >= self.held_bytes:
+                    return
                 if progress:
                     progress("encoding images", min(start + chunk, len(names)), len(names))
+
+    def thaw(self) -> None:
+        """The tower may change again: what `freeze` kept is forgotten."""
+        self._features = {}
 
     def _shown(self, sample: Sample) -> list[str]:
         """`shown`, without what has been cut off."""

@@ -42,6 +42,9 @@ class HFEncoder:
         pictures = [self.store.get(sha) for sha in sample.images]
         return replace(document, images=self.processor.images(sample.messages, pictures))
 
+    def thaw(self) -> None:
+        """Nothing is held."""
+
     def freeze(
         self, model: HFModel, samples: Iterable[Sample], progress: Callable[[str, int, int], None] | None = None
     ) -> None:

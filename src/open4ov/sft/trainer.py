@@ -18,6 +18,7 @@ import torch
 
 from open4ov import assets, memory, training
 from open4ov.engine import Engine
+from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.model import Batch, Processor, Qwen3VL, Trainable, lora
 from open4ov.parallel import recompute
@@ -50,7 +51,15 @@ def run_stage(run: StageRun, stage: Stage) -> None:
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    encoder = Encoder(processor, run.images, model.device, section.pack_tokens if section.too_long == "cut" else None)
+    encoder = Encoder(
+        processor,
+        run.images,
+        model.device,
+        limit=section.pack_tokens if section.too_long == "cut" else None,
+        held_bytes=round(section.vision_cache_gib * 2**30),
+    )
+    if section.compile and section.precision == "fp32" and model.config.text.num_experts:
+        raise UserError("sft.compile: compiled experts need sft.precision bf16; change one of the two")
     options = section.knowledge if mixed else getattr(section, stage)
 
     if mixed:
@@ -119,6 +128,8 @@ def fit(
     if not any(parameter.requires_grad for parameter in model.vision_parameters()):
         with training.precision(section.precision):
             encoder.freeze(model, samples, progress)
+    else:
+        encoder.thaw()
     build = training.muon if section.optimizer == "muon" else training.adamw
     optimizer = build(model, options.learning_rate, section.weight_decay)
     identity = content_id(
@@ -161,6 +172,7 @@ def fit(
             "grad_norm": round(norm, 4),
             "lr": rate,
             "tokens": len(pack.input_ids),
+            **model.figures(),
         }
         result.curve.append(point)
         if progress:

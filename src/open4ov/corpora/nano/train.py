@@ -167,7 +167,6 @@ def train(
         freeze_vision(model)
     learner = _Learner(model, training)
     optimizer = muon(learner, training.learning_rate, training.weight_decay)
-    rates = [training.learning_rate, training.adam_learning_rate]
     checkpoint, identity = out / "checkpoint", json.dumps(asdict(training))
     steps, curve = load_checkpoint(checkpoint, learner, optimizer, identity)
     if not steps and any(checkpoint.glob("step-*")):
@@ -183,8 +182,8 @@ def train(
         talking = batch.pack is not None
         share = batch.done["items"] / training.items if talking else batch.done["pictures"] / training.pictures
         factor = rate(share, training) * (training.second_rate if talking else 1.0)
-        for group, full in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = full * factor
+        for place, group in enumerate(optimizer.param_groups):  # the first is Muon's
+            group["lr"] = factor * (training.adam_learning_rate if place else training.learning_rate)
         with torch.autocast("cpu", torch.bfloat16):
             loss, figures = learner(batch)
         loss.backward()
