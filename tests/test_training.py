@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_config
+from tiny import moe_config, tiny_config
 
 from open4ov import training
-from open4ov.model import Processor, Qwen3VL
+from open4ov.model import Processor, Qwen3VL, lora
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -36,3 +36,24 @@ def test_every_parameter_is_in_one_group_and_frozen_ones_in_none(tiny_dir: Path)
         held = [id(p) for group in build(model, 1e-3).param_groups for p in group["params"]]
         assert len(held) == len(set(held))
         assert set(held) == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_experts_decay_and_adapters_go_with_muon(tiny_dir: Path) -> None:
+    model = Qwen3VL(moe_config(Processor.from_pretrained(tiny_dir)))
+    for build in (training.adamw, training.muon):
+        decay = {
+            id(p): group["weight_decay"]
+            for g in [build(model, 1e-3, 0.1)]
+            for group in g.param_groups
+            for p in group["params"]
+        }
+        for name, parameter in model.named_parameters():
+            matrix = parameter.ndim > 1 and name.startswith("text.layers")
+            if matrix and "router" not in name:
+                assert decay[id(parameter)] == 0.1, name
+            if parameter.ndim == 1 or "embed" in name or "router" in name:
+                assert decay[id(parameter)] == 0.0, name
+    dense = Qwen3VL.from_pretrained(tiny_dir)
+    parameters = lora.add(dense, 2)
+    for build in (training.adamw, training.muon):
+        assert {id(p) for group in build(dense, 1e-3).param_groups for p in group["params"]} == set(map(id, parameters))

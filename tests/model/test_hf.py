@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from oracle import noise
 from torch import Tensor
 
 from open4ov.assets import base_dir
+from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.model import pack as pack_ours
 from open4ov.model.hf import HFBatch, HFEncoded, HFModel, HFProcessor, pack
@@ -175,3 +177,9 @@ def test_our_nano_is_the_same_model_through_the_adapter() -> None:
         loss = ours.loss(pack_ours(mine)), theirs.loss(pack(other))
     torch.testing.assert_close(first, second, atol=1e-3, rtol=0)
     torch.testing.assert_close(*loss, atol=1e-4, rtol=0)
+
+
+def test_image_tokens_without_pictures_are_refused(model: HFModel, processor: HFProcessor) -> None:
+    batch = model.pack([replace(document, images={}) for document in conversations(processor)])
+    with pytest.raises(UserError, match=r"\d+ image tokens has no pictures"):
+        model.loss(batch)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracle import conversations
+from safetensors.torch import load_file, save_file
 from tiny import moe_config
 from torch import Tensor
 
@@ -74,6 +75,58 @@ def test_adapters_are_saved_alone_and_fit_the_plain_model_again(model: Qwen3VL, 
     assert (tmp_path / "adapters.safetensors").stat().st_size < 0.3 * sum(4 * t.numel() for t in start.values())
 
 
+def test_what_is_added_is_alpha_over_rank_times_b_a(model: Qwen3VL) -> None:
+    """By hand, for a linear layer and for each expert, in the forward pass and in merging."""
+    lora.add(model, rank=2, alpha=6)
+    layer = model.text.layers[1]
+    torch.manual_seed(0)
+    for name, parameter in layer.named_parameters():
+        if name.endswith(("_a", "_b")):
+            torch.nn.init.normal_(parameter, 0.0, 0.3)
+    q = layer.attention.q
+    wanted = {"q": q.weight + 3 * q.lora_b @ q.lora_a}
+    x = torch.randn(5, 48)
+    torch.testing.assert_close(q(x), x @ wanted["q"].T)
+    if hasattr(layer.mlp, "gate_up"):
+        moe = layer.mlp
+        for name in ("gate_up", "down"):
+            base, a, b = (getattr(moe, name + part) for part in ("", "_a", "_b"))
+            wanted[name] = torch.stack([base[e] + 3 * b[e] @ a[e] for e in range(len(base))])
+        for found, name in zip(moe.weights(), ("gate_up", "down"), strict=True):
+            torch.testing.assert_close(found, wanted[name])
+    wanted = {name: value.detach().clone() for name, value in wanted.items()}
+    lora.merge(model)
+    torch.testing.assert_close(layer.attention.q.weight, wanted.pop("q"))
+    for name, value in wanted.items():
+        torch.testing.assert_close(getattr(layer.mlp, name), value)
+
+
+def test_a_file_that_lacks_or_adds_something_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
+    model = Qwen3VL.from_pretrained(tiny_dir)
+    lora.add(model, 2)
+    path = tmp_path / "a.safetensors"
+    lora.save(model, path)
+    whole = load_file(path)
+    metadata = {"format": "pt", "scale": "1.0"}
+    name = "text.layers.0.attention.q.lora_b"
+    for state, fault in (
+        ({k: v for k, v in whole.items() if k != name}, f"no tensor {name}"),
+        (
+            {**whole, "text.layers.0.attention.q.lora_c": whole[name].clone()},
+            "unknown tensor text.layers.0.attention.q.lora_c",
+        ),
+    ):
+        save_file(state, path, metadata=metadata)
+        plain = Qwen3VL.from_pretrained(tiny_dir)
+        with pytest.raises(UserError, match=fault):
+            lora.load(plain, path)
+        assert all(p.requires_grad for p in plain.parameters())
+    save_file(whole, path, metadata=metadata)
+    plain = Qwen3VL.from_pretrained(tiny_dir)
+    lora.load(plain, path)
+    assert {n for n, p in plain.named_parameters() if p.requires_grad} == whole.keys()
+
+
 def test_targets_choose_the_layers(tiny_dir: Path, batch: Pack) -> None:
     model = Qwen3VL.from_pretrained(tiny_dir)
     parameters = lora.add(model, rank=2, targets=("q", "v"))
@@ -90,8 +143,11 @@ def test_what_does_not_fit_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
         lora.add(model, 4, targets=("gat",))
     with pytest.raises(UserError, match="none of the targets experts"):
         lora.add(model, 4, targets=("experts",))
+    with pytest.raises(UserError, match="none named"):
+        lora.add(model, 4, targets=())
     with pytest.raises(UserError, match="rank must be at least 1"):
         lora.add(model, 0)
+    assert all(p.requires_grad for p in model.parameters()), "what fails changes nothing"
     with pytest.raises(UserError, match="no adapters to save"):
         lora.save(model, tmp_path / "x.safetensors")
     model = Qwen3VL.from_pretrained(tiny_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,8 +161,15 @@ def test_the_balancing_loss_equals_transformers_for_one_layer() -> None:
     x = torch.randn(50, 48)
     routings: list[Routing] = []
     moe(x, routings)
-    theirs = load_balancing_loss_func((x @ moe.router.T,), num_experts=7, top_k=3)
-    torch.testing.assert_close(routings[0].balance(), theirs)
+    logits = x @ moe.router.T
+    theirs = load_balancing_loss_func((logits,), num_experts=7, top_k=3)
+    ours = routings[0].balance()
+    torch.testing.assert_close(ours, theirs)
+    (expected,), (found,) = (torch.autograd.grad(value, moe.router) for value in (theirs, ours))
+    assert float(expected.abs().max()) > 1e-3
+    torch.testing.assert_close(found, expected)
+    p = logits.softmax(-1).double()
+    assert float(routings[0].entropy) == pytest.approx(float(-(p * p.log()).sum(-1).mean().detach()), rel=1e-5)
     even = Routing(torch.full((4,), 10.0), torch.full((4,), 0.25), torch.tensor(0.0), 20)
     assert float(even.balance()) == pytest.approx(2.0)
 
@@ -175,6 +183,24 @@ def test_the_loss_of_a_pack_holds_the_mean_of_the_layers(tiny_dir: Path) -> None
     plain.hidden_states(documents, routings=routings)
     expected = plain.loss(documents) + 0.5 * sum(r.balance() for r in routings) / 3
     torch.testing.assert_close(with_loss.loss(documents), expected)
+
+
+def test_what_is_recorded_of_the_routers(tiny_dir: Path) -> None:
+    processor = Processor.from_pretrained(tiny_dir)
+    documents = pack(conversations(processor)["batch"])
+    model = Qwen3VL(moe_config(processor), seed=2)
+    assert model.figures() == {}
+    model.loss(documents)
+    routings: list[Routing] = []
+    model.hidden_states(documents, routings=routings)
+    figures = model.figures()
+    assert figures["router_balance"] == pytest.approx(sum(float(r.balance()) for r in routings) / 3, abs=1e-3)
+    busiest = max(float(r.counts.max()) for r in routings) / (2 * len(documents.input_ids))
+    assert figures["busiest_expert"] == pytest.approx(busiest, abs=1e-3)
+    assert 0 < figures["router_entropy"] < math.log(5)
+    dense = Qwen3VL.from_pretrained(tiny_dir)
+    dense.loss(documents)
+    assert dense.figures() == {}
 
 
 @pytest.mark.parametrize(

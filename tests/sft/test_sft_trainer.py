@@ -114,6 +114,49 @@ def test_held_features_give_the_same_loss_as_pixels(tiny_dir: Path, samples: tup
         assert model.loss(held, features).item() == pytest.approx(pixels.item(), abs=1e-5)
 
 
+def test_every_picture_is_held_or_encoded_again(tiny_dir: Path, tmp_path: Path) -> None:
+    """More pictures than a chunk; and more than there is room for: the others pass the tower in the forward pass."""
+    store, model, processor = (
+        ImageStore(tmp_path),
+        Qwen3VL.from_pretrained(tiny_dir),
+        Processor.from_pretrained(tiny_dir),
+    )
+    made = [
+        Sample(
+            id=str(number),
+            source="t",
+            task="t",
+            images=[store.put(Image.new("RGB", (32, 32), (number, 0, 0)))],
+            messages=[user("one", 1), assistant("two")],
+        )
+        for number in range(70)
+    ]
+    whole = Encoder(processor, store)
+    plain = whole.pack(made)[0]
+    whole.freeze(model, made)
+    held, features = whole.pack(made)
+    assert len(held.pixels) == 0
+    part = Encoder(processor, store, held_bytes=1)
+    part.freeze(model, made)
+    assert part.pack(made[:64])[1] is not None
+    mixed, none = part.pack(made[60:])
+    assert none is None
+    with torch.no_grad():
+        assert model.loss(held, features).item() == pytest.approx(model.loss(plain).item(), abs=1e-5)
+        rest, known = whole.pack(made[60:])
+        assert model.loss(mixed).item() == pytest.approx(model.loss(rest, known).item(), abs=1e-5)
+
+
+def test_a_thawed_tower_is_trained(tiny_dir: Path, samples: tuple[list[Sample], ImageStore]) -> None:
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    encoder, section = Encoder(processor, samples[1]), SftSection(pack_tokens=128, precision="fp32")
+    fit(model, encoder, samples[0], section, SftStage(tokens=1, freeze_vision=True))
+    before = model.vision.patch.weight.detach().clone()
+    model.requires_grad_(True)
+    fit(model, encoder, samples[0], section, SftStage(tokens=1))
+    assert not torch.equal(model.vision.patch.weight, before)
+
+
 def test_errors_of_the_background_thread_arrive() -> None:
     def broken():
         yield 1

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import moe_config
 
 from open4ov.corpora import generate, in_car
+from open4ov.errors import UserError
 from open4ov.graph import StageRun
 from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.progress import Quiet
@@ -147,6 +149,19 @@ def test_adapters_are_saved_apart_and_merged(tiny_dir: Path, tmp_path: Path) -> 
     lora.merge(base)
     for name, value in base.state_dict().items():
         torch.testing.assert_close(value, after[name], msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_compiled_experts_want_half_precision(tiny_dir: Path, tmp_path: Path) -> None:
+    processor = Processor.from_pretrained(tiny_dir)
+    sparse = tmp_path / "sparse"
+    processor.save_pretrained(sparse)
+    Qwen3VL(moe_config(processor), seed=1).save_pretrained(sparse)
+    run = Run(tmp_path / "run", sparse, schedule="random_mix", compile=True, precision="fp32")
+    with pytest.raises(UserError, match=r"compiled experts need sft\.precision bf16"):
+        sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+    run = Run(tmp_path / "again", sparse, schedule="random_mix", optimizer="muon", lora_rank=2)
+    sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+    assert {"router_balance", "router_entropy", "busiest_expert"} <= run.read("sft_knowledge", "curve.json")[0].keys()
 
 
 def test_recomputing_trains_the_same(tiny_dir: Path, tmp_path: Path) -> None:

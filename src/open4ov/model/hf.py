@@ -179,7 +179,13 @@ class HFModel(Trainable[HFBatch, Any]):
         return batch.to(self.device, self.network.dtype)
 
     def _inputs(self, batch: HFBatch, vision: Any) -> dict[str, Any]:
+        """What the network's forward takes. Raises UserError for image tokens without any picture."""
         if vision is None:
+            config = self.network.config
+            token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+            if token is not None and "pixel_values" not in batch.inputs and bool((batch.input_ids == token).any()):
+                count = int((batch.input_ids == token).sum())
+                raise UserError(f"a batch with {count} image tokens has no pictures; encode it with them")
             return batch.inputs
         rest: dict[str, Any] = {k: v for k, v in batch.inputs.items() if k != "pixel_values"}
         return {**rest, "mm_encoder_outputs": {"image": vision}}
