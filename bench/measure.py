@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -58,7 +59,13 @@ def machine() -> str:
 
 
 def write(name: str, text: str) -> Path:
-    """Writes results/DATE-NAME.md and gives its path."""
+    """Writes results/DATE-NAME.md and gives its path. From a changed working tree it goes to the temporary folder: no
+    commit would give that result again."""
+    if "-dirty" in text.partition("- commit: ")[2].partition(";")[0]:
+        path = Path(tempfile.gettempdir()) / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md"
+        path.write_text(text)
+        print("the working tree has changes: commit them and run again for bench/results/", file=sys.stderr)
+        return path
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md"
     path.write_text(text)

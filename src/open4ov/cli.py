@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-nano = typer.Typer(help="The shipped base model, open4ov-nano.", no_args_is_help=True)
+nano = typer.Typer(help="The shipped base models, open4ov-nano and open4ov-nano-moe.", no_args_is_help=True)
 app.add_typer(nano, name="nano")
 
 
@@ -166,7 +166,7 @@ def nano_upcycle(
     items: Annotated[int, typer.Option(min=1, help="conversations to train on")] = 60_000,
     seed: Annotated[int, typer.Option(min=0)] = 4,
 ) -> None:
-    """Cut a nano base into experts and train it on (half an hour on a CPU)."""
+    """Cut a nano base into experts and train it further (three quarters of an hour on a CPU)."""
     from open4ov.assets import base_dir
     from open4ov.corpora.nano.build import Upcycling, build_moe
     from open4ov.corpora.nano.train import UPCYCLED

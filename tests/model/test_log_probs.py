@@ -50,6 +50,11 @@ def test_by_definition(model: Qwen3VL, processor: Processor) -> None:
     assert float(loss) == pytest.approx(total / count, abs=1e-4)
 
 
+def test_a_temperature_of_zero_is_no_distribution(model: Qwen3VL, processor: Processor) -> None:
+    with pytest.raises(ValueError, match="temperature above 0"):
+        model.log_probs(pack(conversations(processor)["text"]), temperature=0.0)
+
+
 @pytest.mark.parametrize("chunk", [1, 700, 2**30])
 def test_chunked_loss_and_log_probs_have_the_same_gradient(
     model: Qwen3VL, processor: Processor, chunk: int, monkeypatch: pytest.MonkeyPatch

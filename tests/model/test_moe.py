@@ -194,7 +194,7 @@ def test_what_is_recorded_of_the_routers(tiny_dir: Path) -> None:
     routings: list[Routing] = []
     model.hidden_states(documents, routings=routings)
     figures = model.figures()
-    assert figures["router_balance"] == pytest.approx(sum(float(r.balance()) for r in routings) / 3, abs=1e-3)
+    assert figures["router_balance"] == pytest.approx(sum(float(r.balance().detach()) for r in routings) / 3, abs=1e-3)
     busiest = max(float(r.counts.max()) for r in routings) / (2 * len(documents.input_ids))
     assert figures["busiest_expert"] == pytest.approx(busiest, abs=1e-3)
     assert 0 < figures["router_entropy"] < math.log(5)

@@ -169,6 +169,9 @@ def test_a_document_is_cut_between_images_only(processor: Processor) -> None:
     closed = (whole.input_ids == processor.special["<|vision_end|>"]).nonzero()[:, 0].tolist()
     assert len(opened) == len(closed) == 2
     assert processor.cut(whole, len(whole)) is whole
+    for senseless in (0, -1):
+        with pytest.raises(ValueError, match="cannot be cut after"):
+            processor.cut(whole, senseless)
     refused = 0
     for limit in range(1, len(whole)):
         inside = [n for n in range(2) if opened[n] < limit <= closed[n]]

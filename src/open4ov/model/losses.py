@@ -38,6 +38,8 @@ def score(
     `logits` maps hidden [n, D] to [n, V]. It is called for `rows` targets at a time; when that takes several calls,
     the logits are recomputed in the backward pass instead of kept.
     """
+    if temperature <= 0:
+        raise ValueError(f"a distribution has a temperature above 0, not {temperature}")
     if not len(ids):
         return hidden.sum(-1).float(), hidden.new_zeros(0, dtype=torch.float32)
     recompute = len(ids) > rows and torch.is_grad_enabled()

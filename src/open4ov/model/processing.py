@@ -179,6 +179,8 @@ class Processor:
 
         Raises UserError when that would cut through an image or a video, with the limit that holds it.
         """
+        if limit < 1:
+            raise ValueError(f"a document cannot be cut after {limit} tokens")
         if len(document) <= limit:
             return document
         ids, patches = document.input_ids, document.grids.prod(1)
