@@ -12,6 +12,7 @@ from PIL import Image
 from open4ov.engine import Engine, Request
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, pack
+from open4ov.rl.rollout import extended
 from open4ov.sample import Message, assistant, user
 
 QUESTIONS = ["What colour is the circle?", "How many?", "图中有几个方块？", "left or right of the red one", "1 + 2 ="]
@@ -210,3 +211,32 @@ def test_more_than_the_model_can_place_is_refused(parts: tuple[Qwen3VL, Processo
     engine.generate([Request([user("one")], max_tokens=5)])
     with pytest.raises(UserError, match=r"request 1: .* \d+ tokens and up to 39 of .* beyond the model's 40"):
         engine.generate([Request([user("one")], max_tokens=5), Request([user("two")], max_tokens=39)])
+
+
+@pytest.mark.parametrize("steps", [{}, {"step_tokens": 5, "max_batch": 2}, {"kv_tokens": 64, "block_size": 4}])
+def test_log_probs_of_the_prompt_and_of_the_likeliest(parts: tuple[Qwen3VL, Processor], steps: dict[str, int]) -> None:
+    model, processor = parts
+    requests = [
+        Request([user(text, 1)], [picture(1)], 4, prompt_log_probs=True, top_log_probs=3) for text in ("one", "two")
+    ]
+    for request, (found,) in zip(requests, Engine(*parts, **steps).generate(requests), strict=True):
+        document = processor.encode(request.messages, request.images, generate=True)
+        with torch.no_grad():
+            hidden = model.hidden_states(pack([extended(document, found.token_ids)]))
+            ids = torch.cat([document.input_ids, torch.tensor(found.token_ids)])
+            log_p = model.logits(hidden).log_softmax(-1)
+        prompt = len(document)
+        expected = log_p[: prompt - 1].gather(-1, ids[1:prompt, None])[:, 0]
+        assert found.prompt_log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert len(found.top_log_probs) == len(found.token_ids)
+        for place, top in enumerate(found.top_log_probs):
+            values, tokens = log_p[prompt - 1 + place].topk(3)
+            assert [token for token, _ in top] == tokens.tolist()
+            assert [value for _, value in top] == pytest.approx(values.tolist(), abs=1e-4)
+
+
+def test_penalties_reach_the_sampler(engine: Engine) -> None:
+    plain = Request([user("one two three")], max_tokens=24)
+    penalised = replace(plain, presence_penalty=50.0)
+    assert len(set(engine.generate([plain])[0][0].token_ids)) < 24
+    assert len(set(engine.generate([penalised])[0][0].token_ids)) == 24

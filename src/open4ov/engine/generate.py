@@ -19,7 +19,7 @@ from open4ov.engine import sequence
 from open4ov.engine.blocks import BlockPool, root_key
 from open4ov.engine.paged import KVStore, Rows, StepMemory
 from open4ov.engine.request import Completion, Request
-from open4ov.engine.sampler import Sampling, sample
+from open4ov.engine.sampler import sample
 from open4ov.engine.scheduler import Scheduler
 from open4ov.engine.sequence import Chunk, Prompt
 from open4ov.engine.text import TextStream, cut_at_stop
@@ -85,8 +85,7 @@ class Engine:
         prompt = Prompt.of(request, document, names, places, self.processor.images.merge_size)
         number, self._next = self._next, self._next + 1
         for index in range(request.n):
-            sampling = Sampling(request.temperature, request.top_k, request.top_p, request.seed, index)
-            self.scheduler.waiting.append(sequence.Sequence(number, index, prompt, sampling, list(prompt.token_ids)))
+            self.scheduler.waiting.append(sequence.Sequence.begin(number, index, prompt))
         return number
 
     def abort(self, number: int) -> None:
@@ -125,6 +124,7 @@ class Engine:
             ends = packed.cu_seqlens[1:] - 1
             whole = [place for place, chunk in enumerate(ordered) if chunk.whole]
             logits = self.model.logits(hidden[ends[whole]]) if whole else None
+            self._score_prompts(ordered, packed, hidden)
         sampled = [ordered[place].sequence for place in whole]
         for chunk in ordered:
             self.scheduler.computed(chunk)
@@ -183,7 +183,9 @@ class Engine:
         """What a finished sequence answers."""
         assert one.finish_reason is not None
         text = cut_at_stop(self.processor.decode(one.sampled), one.request.stop)
-        return Completion(text, one.sampled, one.log_probs, one.finish_reason, self.weight_version)
+        return Completion(
+            text, one.sampled, one.log_probs, one.finish_reason, self.weight_version, one.top, one.prompt_log_probs
+        )
 
     def _pack(self, chunks: Sequence[Chunk]) -> tuple[Pack, VisionFeatures | None]:
         """The chunks' tokens end to end (those that decode come first), and the features of pictures' tokens among
@@ -238,12 +240,15 @@ class Engine:
             found = found[count:]
 
     def _sample(self, sequences: Sequence[sequence.Sequence], logits: Tensor) -> None:
-        tokens, log_probs = sample(logits, [one.sampling for one in sequences])
+        drawn = sample(logits, [one.sampling for one in sequences])
         entering: list[sequence.Sequence] = []
         known = set(self._rows.sequences)
-        for one, token, log_prob in zip(sequences, tokens.tolist(), log_probs.tolist(), strict=True):
+        found = zip(sequences, drawn.tokens.tolist(), drawn.log_probs.tolist(), drawn.top, strict=True)
+        for one, token, log_prob, top in found:
             one.tokens.append(token)
             one.log_probs.append(log_prob)
+            if one.request.top_log_probs:
+                one.top.append(top)
             one.finish_reason = self._finish_reason(one)
             if one.finish_reason is not None:
                 self._rows.leave(one)
@@ -251,6 +256,20 @@ class Engine:
             elif one not in known:
                 entering.append(one)
         self._rows.enter(entering)
+
+    def _score_prompts(self, chunks: Sequence[Chunk], packed: Pack, hidden: Tensor) -> None:
+        """Adds the log-probabilities of the prompt's tokens that these chunks predict, where they were asked for."""
+        borders: list[int] = packed.cu_seqlens.tolist()
+        for place, chunk in enumerate(chunks):
+            one = chunk.sequence
+            known = len(one.prompt.token_ids)
+            last = min(one.computed + chunk.count, known - 1)
+            if not one.request.prompt_log_probs or one.computed >= last:
+                continue
+            states = hidden[borders[place] : borders[place] + last - one.computed]
+            ids = torch.tensor(one.tokens[one.computed + 1 : last + 1], device=hidden.device)
+            del one.prompt_log_probs[one.computed :]  # computed again after it had to wait
+            one.prompt_log_probs += self.model.score(states, ids, one.request.temperature or 1.0)[0].tolist()
 
     def _finish_reason(self, one: sequence.Sequence) -> str | None:
         if one.tokens[-1] == self.processor.eos_id:

@@ -14,7 +14,10 @@ class Request:
     """What to generate: `n` completions of one conversation that ends with the user's turn.
 
     `images` are those the messages' image parts index. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not cut.
-    `max_tokens` counts the closing token. Completion i of a request samples from its own stream (seed, i).
+    `max_tokens` counts the closing token. Completion i of a request samples from its own stream (seed, i). `min_p`
+    leaves out what is less than that share as likely as the likeliest. The penalties are those of the OpenAI API
+    (presence, frequency: of sampled tokens) and of transformers (repetition: of the prompt's too). With `top_log_probs`
+    so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities.
     """
 
     messages: list[Message]
@@ -26,6 +29,12 @@ class Request:
     n: int = 1
     seed: int = 0
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_log_probs: int = 0
+    prompt_log_probs: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.n < 1:
@@ -34,6 +43,11 @@ class Request:
             raise ValueError(
                 "temperature and top_k must not be negative and top_p must lie in (0, 1], "
                 f"got {self.temperature}, {self.top_k} and {self.top_p}"
+            )
+        if not 0 <= self.min_p <= 1 or self.repetition_penalty <= 0 or self.top_log_probs < 0:
+            raise ValueError(
+                "min_p must lie in [0, 1], repetition_penalty be above 0 and top_log_probs not negative, got "
+                f"{self.min_p}, {self.repetition_penalty} and {self.top_log_probs}"
             )
         if "" in self.stop:
             raise ValueError("an empty stop string would stop every completion at once")
@@ -54,3 +68,7 @@ class Completion:
     log_probs: list[float]
     finish_reason: str
     weight_version: int
+    top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """For each token, when asked for: the likeliest tokens there, with their log p"""
+    prompt_log_probs: list[float] = field(default_factory=list)
+    """When asked for: log p of each token of the prompt after the first, placeholders of pictures included"""

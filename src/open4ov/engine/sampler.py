@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature, top-k, top-p, and noise that belongs to a request, not to a batch.
+"""From logits to tokens: penalties, temperature, top-k, top-p, min-p, and noise that belongs to a request, not a batch.
 
 Each completion owns a stream of uniforms seeded by (request seed, completion index); step t uses its t-th number and
 inverts the cumulative distribution with it. What a completion samples therefore never depends on its neighbours.
@@ -7,6 +7,7 @@ inverts the cumulative distribution with it. What a completion samples therefore
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,29 +17,57 @@ from torch import Tensor
 
 @dataclass
 class Sampling:
-    """How one row samples. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary."""
+    """How one row samples. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 keep the whole vocabulary.
+
+    Penalties look at `tokens`, the row's own list as it grows, of which the first `prompt` are given: `repetition`
+    divides the logits of all tokens there (multiplies negative ones), `presence` is taken off those sampled once or
+    more, `frequency` once for each time.
+    """
 
     temperature: float
     top_k: int
     top_p: float
     seed: int
     index: int
+    min_p: float = 0.0
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    top: int = 0
+    """So many of the likeliest tokens are given beside the one that is taken"""
+    tokens: list[int] = field(default_factory=list)
+    prompt: int = 0
     noise: random.Random = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.noise = random.Random(f"open4ov.sampler/{self.seed}/{self.index}")
 
+    @property
+    def penalised(self) -> bool:
+        return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One token for each row: `tokens` [B] (int64), and `log_probs` [B] (float32) of the model's own distribution at
+    the row's temperature (1 for greedy rows), before anything is taken off it. `top[b]`: the likeliest (token, log
+    p) of that distribution, as many as row b asked for."""
+
+    tokens: Tensor
+    log_probs: Tensor
+    top: list[list[tuple[int, float]]]
+
 
 @torch.inference_mode()
-def sample(logits: Tensor, rows: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
-    """One token for each row.
-
-    logits [B, V] (any float dtype, computed on in float32). Returns tokens [B] (int64) and log-probs [B] (float32):
-    the model's own distribution at the row's temperature (1 for greedy rows), before top-k and top-p cut it.
-    """
+def sample(logits: Tensor, rows: Sequence[Sampling]) -> Drawn:
+    """logits [B, V], any float dtype, computed on in float32."""
     logits = logits.float()
     temperature = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
-    log_probs = torch.log_softmax(logits / temperature[:, None], dim=-1)
+    own = torch.log_softmax(logits / temperature[:, None], dim=-1)
+    log_probs = own
+    if any(row.penalised for row in rows):
+        logits = _penalised(logits, rows)
+        log_probs = torch.log_softmax(logits / temperature[:, None], dim=-1)
     tokens = logits.argmax(dim=-1)
     random_rows = [index for index, row in enumerate(rows) if row.temperature > 0]
     if random_rows:
@@ -51,11 +80,42 @@ def sample(logits: Tensor, rows: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
         drawn = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
         last_possible = probs.shape[-1] - 1 - (probs > 0).int().flip(-1).argmax(dim=-1)
         tokens[picked] = torch.minimum(drawn, last_possible)
-    return tokens, log_probs.gather(-1, tokens[:, None]).squeeze(-1)
+    return Drawn(tokens, own.gather(-1, tokens[:, None]).squeeze(-1), _top(own, rows))
+
+
+def _top(log_probs: Tensor, rows: Sequence[Sampling]) -> list[list[tuple[int, float]]]:
+    most = max((row.top for row in rows), default=0)
+    if not most:
+        return [[] for _ in rows]
+    values, tokens = log_probs.topk(min(most, log_probs.shape[-1]), dim=-1)
+    pairs = zip(tokens.tolist(), values.tolist(), strict=True)
+    return [list(zip(t[: row.top], v[: row.top], strict=True)) for row, (t, v) in zip(rows, pairs, strict=True)]
+
+
+def _penalised(logits: Tensor, rows: Sequence[Sampling]) -> Tensor:
+    """The logits [B, V] less what the rows' penalties take off."""
+    out = logits.clone()
+    for place, row in enumerate(rows):
+        if not row.penalised:
+            continue
+        if row.repetition != 1.0:
+            seen = torch.tensor(sorted(set(row.tokens)), dtype=torch.long, device=logits.device)
+            old = out[place, seen]
+            out[place, seen] = torch.where(old > 0, old / row.repetition, old * row.repetition)
+        counts = Counter(row.tokens[row.prompt :])
+        if counts and (row.presence or row.frequency):
+            given = torch.tensor(list(counts), device=logits.device)
+            times = torch.tensor(list(counts.values()), device=logits.device)
+            out[place, given] -= row.presence + row.frequency * times
+    return out
 
 
 def _truncate(probs: Tensor, rows: Sequence[Sampling]) -> Tensor:
-    """Zero what top-k and top-p leave out; top-p keeps the smallest head whose mass reaches p. probs [B, V]."""
+    """Zero what top-k, top-p and min-p leave out. probs [B, V]; top-p keeps the smallest head whose mass reaches p,
+    min-p what is at least that share as likely as the likeliest."""
+    if any(row.min_p for row in rows):
+        share = torch.tensor([row.min_p for row in rows], dtype=probs.dtype, device=probs.device)
+        probs = probs.masked_fill(probs < share[:, None] * probs.amax(-1, keepdim=True), 0.0)
     if all(row.top_k <= 0 and row.top_p >= 1.0 for row in rows):
         return probs
     vocabulary = probs.shape[-1]

@@ -47,7 +47,7 @@ class Scheduler:
         for sequence in [] if crowded else list(self.waiting)[:LOOK_AHEAD]:
             if not budget or len(self.running) >= self.rows:
                 break
-            if self._coming[self._end(sequence)]:
+            if self._coming[self._end(sequence)] and not sequence.request.prompt_log_probs:
                 continue
             if not self._start(sequence):
                 break
@@ -84,7 +84,8 @@ class Scheduler:
         pool, size = self.pool, self.pool.size
         most = len(sequence.tokens) - 1  # the last token is computed in any case: the next one is sampled from it
         sequence.name_blocks(self.root, size)
-        for key in sequence.keys[: most // size]:
+        scored = sequence.request.prompt_log_probs  # then every token has to be computed
+        for key in [] if scored else sequence.keys[: most // size]:
             block = pool.share(key)
             if block is None:
                 break
@@ -95,7 +96,8 @@ class Scheduler:
             pool.release(sequence.blocks)
             sequence.blocks, sequence.computed = [], 0
             return False
-        self._copy_end(sequence, most)
+        if not scored:
+            self._copy_end(sequence, most)
         self.waiting.remove(sequence)
         self.running.append(sequence)
         if sequence.computed < len(sequence.prompt.token_ids) - 1:

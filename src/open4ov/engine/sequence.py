@@ -49,6 +49,8 @@ class Sequence:
     tokens: list[int]
     """The prompt's and those sampled"""
     log_probs: list[float] = field(default_factory=list)
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_log_probs: list[float] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
     """Tokens whose keys and values are in the blocks"""
@@ -59,6 +61,26 @@ class Sequence:
     """Whether equal prompts wait for this one's to be computed"""
     keys: list[Key] = field(default_factory=list)
     """Names of the full blocks so far, from the root"""
+
+    @staticmethod
+    def begin(number: int, index: int, prompt: Prompt) -> Sequence:
+        """A completion of which nothing is there but the prompt."""
+        asked, tokens = prompt.request, list(prompt.token_ids)
+        sampling = Sampling(
+            asked.temperature,
+            asked.top_k,
+            asked.top_p,
+            asked.seed,
+            index,
+            min_p=asked.min_p,
+            repetition=asked.repetition_penalty,
+            presence=asked.presence_penalty,
+            frequency=asked.frequency_penalty,
+            top=asked.top_log_probs,
+            tokens=tokens,
+            prompt=len(tokens),
+        )
+        return Sequence(number, index, prompt, sampling, tokens)
 
     @property
     def request(self) -> Request:
