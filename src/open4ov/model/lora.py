@@ -111,7 +111,7 @@ def add(
     generator = torch.Generator().manual_seed(seed)
     trained: list[nn.Parameter] = []
     for module in chosen:
-        module.__class__ = LoraMoE if isinstance(module, MoE) else LoraLinear
+        module.__class__ = LoraMoE if isinstance(module, MoE) else LoraLinear  # pyright: ignore[reportAttributeAccessIssue]
         before = set(module.parameters())
         cast(LoraLinear | LoraMoE, module).adapt(rank, rank if alpha is None else alpha, generator)
         trained += [parameter for parameter in module.parameters() if parameter not in before]

@@ -92,12 +92,12 @@ class _Recomputing(nn.Module):
         return out
 
 
-class _RecomputingDecoderLayer(_Recomputing, DecoderLayer):
-    def continued(self, *arguments: Any) -> Tensor:
+class _RecomputingDecoderLayer(_Recomputing, DecoderLayer):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def continued(self, *arguments: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._run(super().continued, *arguments)
 
 
-class _RecomputingVisionBlock(_Recomputing, VisionBlock):
+class _RecomputingVisionBlock(_Recomputing, VisionBlock):  # pyright: ignore[reportIncompatibleMethodOverride]
     pass
 
 
