@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shlex
 import shutil
@@ -89,6 +90,43 @@ def ask(
     for piece in engine.stream(request):
         print(piece, end="", flush=True)
     print()
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory (its last model), or a model's folder")],
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    name: Annotated[str, typer.Option(help="what the model is called in requests")] = "open4ov",
+    api_key_env: Annotated[
+        str, typer.Option(help="the environment variable that holds the keys, separated by commas")
+    ] = "OPEN4OV_API_KEYS",
+    max_batch: Annotated[int, typer.Option(min=1, help="completions under way together")] = 64,
+    kv_tokens: Annotated[int, typer.Option(min=256, help="tokens whose keys and values are held")] = 32768,
+    queue: Annotated[int, typer.Option(min=1, help="requests under way or waiting; more are turned away")] = 128,
+) -> None:
+    """Serve a model by the OpenAI API (chat completions, pictures as data URLs)."""
+    keys = [key.strip() for key in os.environ.get(api_key_env, "").split(",") if key.strip()]
+    if not keys and host not in ("127.0.0.1", "::1", "localhost"):
+        raise UserError(f"--host {host}: others could connect; set {api_key_env} to the keys that are let in")
+    folder = _model_dir(model)
+
+    import uvicorn
+
+    from open4ov.engine import Engine
+    from open4ov.engine.server import create_app
+    from open4ov.engine.service import Service
+    from open4ov.model import Processor, Qwen3VL
+
+    loaded = Qwen3VL.from_pretrained(folder).requires_grad_(False)
+    engine = Engine(loaded, Processor.from_pretrained(folder), max_batch=max_batch, kv_tokens=kv_tokens)
+    service = Service(engine, queue)
+    try:
+        print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)
+        app = create_app(service, name, keys)
+        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
+    finally:
+        service.stop()
 
 
 @app.command()

@@ -96,6 +96,11 @@ class Engine:
                 self.scheduler.remove(one)
 
     @property
+    def longest(self) -> int:
+        """Tokens that a prompt and its response may have together."""
+        return min(self.model.config.text.max_position_embeddings, self.pool.count * self.pool.size)
+
+    @property
     def busy(self) -> bool:
         """Whether there is anything left to compute."""
         return bool(self.scheduler.running or self.scheduler.waiting)

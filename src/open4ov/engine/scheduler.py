@@ -27,6 +27,8 @@ class Scheduler:
         self.copies: list[tuple[int, int]] = []
         """Blocks whose content the next step must copy first: (from, to)"""
         self.preempted = 0
+        self.prompt_tokens = self.found_tokens = 0
+        """Of the prompts begun: their tokens, and those whose keys and values were found"""
         self._coming: Counter[Key] = Counter()
         """Ends of prompts that are being computed: an equal prompt waits and then finds them"""
 
@@ -98,6 +100,8 @@ class Scheduler:
             return False
         if not scored:
             self._copy_end(sequence, most)
+        self.prompt_tokens += len(sequence.tokens)
+        self.found_tokens += sequence.computed
         self.waiting.remove(sequence)
         self.running.append(sequence)
         if sequence.computed < len(sequence.prompt.token_ids) - 1:

@@ -1,0 +1,182 @@
+"""OpenAI chat completions as they come over the wire: checked, turned into the engine's requests, and answered.
+
+Nothing of a client's is trusted: no URL is fetched, no option that is not read is accepted in silence, special tokens
+in text stay text, and pictures are measured before they are decoded.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from open4ov.engine.request import Completion, Request
+from open4ov.errors import UserError
+from open4ov.images import ImageError, open_image
+from open4ov.model import Processor
+from open4ov.sample import Message, Part
+
+MAX_PIXELS = 16_000_000
+MAX_IMAGES = 16
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class Refused(Exception):
+    """A request that is at fault: `param` names where, `message` says what to do. Never a decoder's own words."""
+
+    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.message, self.param, self.status = message, param, status
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextPart(_Strict):
+    type: Literal["text"]
+    text: Annotated[str, Field(max_length=1_000_000)]
+
+
+class ImageUrl(_Strict):
+    url: str
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class ImagePart(_Strict):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class ChatMessage(_Strict):
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(max_length=1_000_000)] | list[TextPart | ImagePart]
+    name: str | None = None
+
+
+class StreamOptions(_Strict):
+    include_usage: bool = False
+
+
+class ChatRequest(_Strict):
+    """The options that are read, and a few that change nothing here (`user`, `metadata`, `store`)."""
+
+    model: str
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    n: Annotated[int, Field(ge=1, le=64)] = 1
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+
+
+def to_request(chat: ChatRequest, processor: Processor, room: int, seed: int) -> Request:
+    """What the engine is asked. `room`: tokens that prompt and response may have together; `seed`: when none is given.
+
+    Raises Refused.
+    """
+    if chat.top_logprobs and not chat.logprobs:
+        raise Refused("top_logprobs needs logprobs: true", "top_logprobs")
+    if chat.stream_options is not None and not chat.stream:
+        raise Refused("stream_options needs stream: true", "stream_options")
+    if chat.messages[-1].role != "user":
+        raise Refused("the last message must be the user's", "messages")
+    images: list[Image.Image] = []
+    messages = [_message(number, message, images) for number, message in enumerate(chat.messages)]
+    stop = (chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ())
+    if "" in stop:
+        raise Refused("an empty stop string would stop at once", "stop")
+    try:
+        prompt = len(processor.encode(messages, images, generate=True, pixels=False))
+    except UserError as error:
+        raise Refused(str(error), "messages") from None
+    wanted = chat.max_completion_tokens or chat.max_tokens
+    if prompt >= room or (wanted is not None and prompt + wanted > room):
+        asked = f" and {wanted} of a response" if wanted else ""
+        raise Refused(f"{prompt} tokens of a prompt{asked} are more than the {room} there is room for", "messages")
+    return Request(
+        messages,
+        images,
+        max_tokens=wanted or room - prompt,
+        temperature=chat.temperature,
+        top_k=chat.top_k,
+        top_p=chat.top_p,
+        n=chat.n,
+        seed=seed if chat.seed is None else chat.seed,
+        stop=stop,
+        min_p=chat.min_p,
+        repetition_penalty=chat.repetition_penalty,
+        presence_penalty=chat.presence_penalty,
+        frequency_penalty=chat.frequency_penalty,
+        top_log_probs=chat.top_logprobs,
+    )
+
+
+def _message(number: int, message: ChatMessage, images: list[Image.Image]) -> Message:
+    if isinstance(message.content, str):
+        return Message(role=message.role, content=[Part(type="text", text=message.content)])
+    parts: list[Part] = []
+    for place, part in enumerate(message.content):
+        if isinstance(part, TextPart):
+            parts.append(Part(type="text", text=part.text))
+            continue
+        param = f"messages.{number}.content.{place}.image_url.url"
+        if message.role != "user":
+            raise Refused("only user messages may hold images", param)
+        if len(images) == MAX_IMAGES:
+            raise Refused(f"at most {MAX_IMAGES} images", param)
+        images.append(_picture(part.image_url.url, param))
+        parts.append(Part(type="image", index=len(images) - 1))
+    return Message(role=message.role, content=parts)
+
+
+def _picture(url: str, param: str) -> Image.Image:
+    """The picture of a data URL. What a decoder says of a broken one stays here: it may tell of memory."""
+    head, comma, data = url.partition(",")
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise Refused("an image must be a data URL (data:image/png;base64,...); URLs are not fetched", param)
+    try:
+        content = base64.b64decode(data, validate=True)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as probe:
+            if probe.width * probe.height > MAX_PIXELS:
+                raise Refused(f"an image may have at most {MAX_PIXELS} pixels", param)
+        return open_image(content, max_pixels=MAX_PIXELS)
+    except (binascii.Error, ImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise Refused("not a readable, still PNG, JPEG or WebP image of a reasonable shape", param) from None
+
+
+def log_probs(processor: Processor, completion: Completion, top: int, start: int = 0) -> dict[str, Any]:
+    """`choices[].logprobs` of a completion's tokens from `start` on."""
+
+    def entry(token: int, value: float) -> dict[str, Any]:
+        text = processor.tokenizer.decode([token], skip_special_tokens=False)
+        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+
+    content = [
+        {
+            **entry(token, value),
+            "top_logprobs": [entry(t, v) for t, v in completion.top_log_probs[start + place]] if top else [],
+        }
+        for place, (token, value) in enumerate(
+            zip(completion.token_ids[start:], completion.log_probs[start:], strict=True)
+        )
+    ]
+    return {"content": content, "refusal": None}

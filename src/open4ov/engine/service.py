@@ -1,0 +1,187 @@
+"""An engine in a thread of its own, asked by many at once from an event loop.
+
+Only that thread touches the engine. A fault of one request is that request's; a fault of a step ends those under way,
+and the next ones are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from open4ov.engine.generate import Engine
+from open4ov.engine.metrics import Metrics
+from open4ov.engine.request import Completion, Request
+from open4ov.engine.sequence import Sequence
+from open4ov.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Busy(Exception):
+    """As many requests as may wait are waiting already."""
+
+
+class Failed(Exception):
+    """The engine could not answer, through no fault of the request."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step brought to completion `index`: all its tokens so far, and the whole answer once it is finished."""
+
+    index: int
+    token_ids: list[int]
+    prompt_tokens: int
+    completion: Completion | None
+
+
+class _Call:
+    """One request under way: where its updates go."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.loop = asyncio.get_running_loop()
+        self.updates: asyncio.Queue[Update | Exception] = asyncio.Queue()
+        self.number: int | None = None
+        self.left = request.n
+        self.given_up = False
+        self.began, self.first = time.monotonic(), True
+
+    def tell(self, update: Update | Exception) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.updates.put_nowait, update)
+        except RuntimeError:  # the event loop is gone, and whoever waited with it
+            self.given_up = True
+
+
+class Service:
+    """`queue_limit`: requests that may be under way or wait together; more raise Busy."""
+
+    def __init__(self, engine: Engine, queue_limit: int = 128) -> None:
+        self.engine, self.queue_limit = engine, queue_limit
+        self.metrics = Metrics()
+        self._calls: dict[int, _Call] = {}
+        self._inbox: deque[_Call] = deque()
+        self._open = 0
+        self._wake = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    async def submit(self, request: Request) -> AsyncGenerator[Update]:
+        """The request's updates as they come, until all its completions are finished. Leaving early gives it up.
+
+        Raises Busy, UserError for a request that cannot be answered, and Failed.
+        """
+        if self._open >= self.queue_limit or self._stopped:
+            self.metrics.refused += 1
+            raise Busy
+        call, left = _Call(request), request.n
+        self._open += 1
+        try:
+            self._send(call)
+            while left:
+                update = await call.updates.get()
+                if isinstance(update, Exception):
+                    raise update
+                left -= update.completion is not None
+                yield update
+        finally:
+            self._open -= 1
+            if left:
+                call.given_up = True
+                self._send(call)
+
+    def stop(self) -> None:
+        """Ends the thread; what is under way fails."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _send(self, call: _Call) -> None:
+        with self._wake:
+            self._inbox.append(call)
+            self._wake.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._inbox or self.engine.busy or self._stopped):
+                    self._wake.wait()
+                if self._stopped:
+                    break
+                arrived = list(self._inbox)
+                self._inbox.clear()
+            for call in arrived:
+                self._receive(call)
+            if self.engine.busy:
+                self._step()
+        self._fail_all()
+
+    def _receive(self, call: _Call) -> None:
+        """Begins a request, or ends one that was given up."""
+        if call.given_up:
+            if call.number is not None and self._calls.pop(call.number, None):
+                self.engine.abort(call.number)
+                self.metrics.aborted += 1
+            return
+        try:
+            call.number = self.engine.add(call.request)
+            self._calls[call.number] = call
+        except (UserError, ValueError) as error:
+            call.tell(error)
+        except Exception:
+            log.exception("a request could not be begun")
+            call.tell(Failed())
+
+    def _step(self) -> None:
+        try:
+            for one in self.engine.step():
+                self._report(one)
+        except Exception:
+            log.exception("a step failed; what was under way is given up")
+            self._fail_all()
+
+    def _report(self, one: Sequence) -> None:
+        call = self._calls.get(one.number)
+        self.metrics.generated_tokens += 1
+        if call is None:
+            return
+        if call.first:
+            call.first = False
+            self.metrics.prompt_tokens += len(one.prompt.token_ids)
+            self.metrics.time_to_first_token.add(time.monotonic() - call.began)
+        completion = self.engine.completion(one) if one.finish_reason is not None else None
+        if completion is not None:
+            self.metrics.finished[completion.finish_reason] += 1
+            self.metrics.request_seconds.add(time.monotonic() - call.began)
+        call.tell(Update(one.index, one.sampled, len(one.prompt.token_ids), completion))
+        call.left -= completion is not None
+        if not call.left:
+            del self._calls[one.number]
+
+    def _fail_all(self) -> None:
+        for number, call in list(self._calls.items()):
+            _quietly(lambda number=number: self.engine.abort(number))
+            call.tell(Failed())
+        self._calls.clear()
+        for call in self._inbox:
+            call.tell(Failed())
+
+
+def _quietly(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except Exception:
+        log.exception("giving up a request failed")
