@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,18 @@ def test_logits_equal_transformers(directory: Path, case: str) -> None:
     documents = conversations(processor)[case]
     with torch.no_grad():
         assert largest_difference(*both(model, reference(directory), documents, processor)) <= 1e-4
+
+
+def test_blocks_tapped_out_of_order_have_the_mergers_of_the_list(tiny_dir: Path, tmp_path: Path) -> None:
+    """The features come in the order of the blocks, each through the merger at its block's place in the list."""
+    processor = Processor.from_pretrained(tiny_dir)
+    config = tiny_config(processor)
+    config = replace(config, vision=replace(config.vision, deepstack_visual_indexes=(2, 0)))
+    model = Qwen3VL(config, seed=5)
+    model.save_pretrained(tmp_path)
+    documents = conversations(processor)["several images"]
+    with torch.no_grad():
+        assert largest_difference(*both(model, reference(tmp_path), documents, processor)) <= 1e-4
 
 
 def test_half_precision_is_no_coarser_than_transformers(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,11 +66,13 @@ def test_patches_equal_transformers() -> None:
     torch.testing.assert_close(cut, expected[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("frames", "fps"), [(100, 25.0), (30, 30.0), (3, 1.0), (9000, 24.0)])
-def test_frames_are_chosen_as_transformers_chooses_them(frames: int, fps: float) -> None:
-    settings = VideoSettings()
-    wanted = min(max(int(frames / fps * 2), 4), 768, frames)
-    assert sample_frames(frames, fps, settings) == np.linspace(0, frames - 1, wanted).round().astype(int).tolist()
+@pytest.mark.parametrize("settings", [VideoSettings(), VideoSettings(fps=1.5, min_frames=6, max_frames=32)])
+@given(st.integers(1, 20_000), st.floats(0.5, 120))
+def test_frames_are_chosen_as_transformers_chooses_them(settings: VideoSettings, frames: int, fps: float) -> None:
+    stub = SimpleNamespace(fps=settings.fps, min_frames=settings.min_frames, max_frames=settings.max_frames)
+    video = SimpleNamespace(total_num_frames=frames, fps=fps)
+    expected = Qwen3VLVideoProcessor.sample_frames(stub, video)  # pyright: ignore[reportArgumentType]
+    assert sample_frames(frames, fps, settings) == expected.tolist()
 
 
 def test_tokens_are_transformers_words_with_their_timestamps(processor: Processor, tiny_dir: Path) -> None:
@@ -136,3 +139,10 @@ def test_what_is_no_video_is_refused(processor: Processor) -> None:
         processor.encode([video("?", TIMES)], FRAMES[:2])
     with pytest.raises(UserError, match="refers to image None"):
         processor.encode([video("?", [])], FRAMES)
+
+
+@pytest.mark.parametrize("times", [[0.0, float("nan")], [-1.0, 0.0], [1.0, 0.5], [0.0, float("inf")]])
+def test_times_that_no_video_has_are_refused(processor: Processor, times: list[float]) -> None:
+    with pytest.raises(UserError, match="a video's times must be seconds from 0 on, in ascending order, not"):
+        processor.encode([video("?", times)], FRAMES[:2])
+    processor.encode([video("?", [0.0, 0.0])], FRAMES[:2])  # rounded times may be equal

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ from .config import Config
 
 if TYPE_CHECKING:
     from .qwen3_vl import Qwen3VL
+
+Header = tuple[list[int], str]
+"""The shape and the type of a tensor in a file"""
 
 _PREFIXES = (
     ("vision.taps.", "model.visual.deepstack_merger_list."),
@@ -46,6 +50,10 @@ _EXPERT_PARTS = {
 """Ends of the names of a layer with experts."""
 _VISION_PARTS = ((".attention.", ".attn."), (".fc1.", ".linear_fc1."), (".fc2.", ".linear_fc2."))
 _PATCH = "vision.patch.weight"
+_ADAPTERS = {"lora_a", "lora_b", "gate_up_a", "gate_up_b", "down_a", "down_b"}
+_OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+_READ = {"F16", "BF16", "F32", "F64"}
+"""Types of numbers in a file, as safetensors calls them"""
 SHARD_BYTES = 5 * 10**9
 """Largest file that `save` writes, unless one tensor alone is larger."""
 
@@ -66,9 +74,10 @@ def hf_name(name: str) -> str:
 def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
     """A model from a Hugging Face directory (one `model.safetensors`, or shards with an index).
 
-    Files are read one after another through a memory map: beside the model itself no more than a tensor is held.
+    Files are read one after another through a memory map: beside the model itself, memory holds the pages of one only.
     Raises UserError for a missing or unreadable file, pickled weights, another model type, and for tensors that are
-    missing, unknown, misshapen or no floating-point numbers (all of them listed).
+    missing, unknown, misshapen or of numbers other than float16, bfloat16, float32 and float64. All files are looked
+    through before any is read; the first eight faults are named, the rest counted.
     """
     from .qwen3_vl import Qwen3VL
 
@@ -78,27 +87,25 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
     with torch.device("meta"):
         model = Qwen3VL(config)
     wanted = {hf_name(name): name for name in model.state_dict()}
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set[str]()
+    headers = {path: _header(path) for path in dict.fromkeys(files.values())}
+    stored = {key: headers[path].get(key) for key, path in files.items()}
+    hub = _experts_as_on_the_hub(config, stored)
     faults = [f"no tensor {key}" for key in wanted if key not in files]
-    faults += [f"unknown tensor {key}" for key in files if key not in wanted and key not in tied]
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    known = {**({"lm_head.weight": "text.embed.weight"} if config.tie_word_embeddings else {}), **wanted}
+    for key, header in stored.items():
+        if key not in known:
+            faults.append(f"unknown tensor {key}")
+        elif header is None:
+            faults.append(f"no tensor {key} in {files[key].name}, where the index puts it")
+        elif fault := _fault(key, header, _on_disk(known[key], shapes[known[key]], config, hub)):
+            faults.append(f"{files[key].name}: {fault}")
     if faults:
         raise UserError(f"{directory}: the checkpoint is incomplete or of another model: {_listed(faults)}")
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    hub = _experts_as_on_the_hub(config, files)
     state: dict[str, Tensor] = {}
-    for path in dict.fromkeys(files.values()):
+    for path in headers:
         for key, tensor in _tensors(path, [key for key, place in files.items() if place == path and key in wanted]):
-            name = wanted[key]
-            ours = _held(name, tensor, hub)
-            if ours.shape != shapes[name]:
-                needed = list(_to_hub(name, torch.empty(shapes[name], device="meta"), config).shape)
-                faults.append(f"{key} has shape {list(tensor.shape)}; config.json asks for {needed}")
-            elif not ours.is_floating_point():
-                faults.append(f"{key} holds {ours.dtype}, not floating-point numbers")
-            else:
-                state[name] = ours.to(dtype).contiguous()
-        if faults:
-            raise UserError(f"{path}: {_listed(faults)}")
+            state[wanted[key]] = _held(wanted[key], tensor, hub).to(dtype).contiguous()
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)
 
@@ -108,11 +115,18 @@ def save(
 ) -> None:
     """Writes `config.json` and `model.safetensors`, or shards with an index when the weights exceed `shard_bytes`.
 
-    Each file is written whole or not at all; files of an earlier save that are not part of this one go last.
+    Each file is written whole or not at all; files of an earlier save that are not part of this one go last. Raises
+    UserError for a model with adapters.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict()
+    adapters = [name for name in weights if name.rpartition(".")[2] in _ADAPTERS]
+    if adapters:
+        raise UserError(
+            f"{directory}: the model has adapters ({adapters[0]}): merge the adapters first (lora.merge), or save them "
+            "apart (lora.save)"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
     sizes = {name: t.numel() * (dtype or t.dtype).itemsize for name, t in weights.items()}
     shards = _shards(sizes, shard_bytes)
     single = len(shards) == 1
@@ -138,11 +152,11 @@ def save(
     raw = {**model.config.to_dict(), "dtype": kind}
     write_atomic(directory / "config.json", json.dumps(raw, indent=2, ensure_ascii=False).encode() + b"\n")
     for old in directory.glob("model*.safetensors"):
-        if old.name not in index.values():
+        if old.name not in index.values() and _OURS.fullmatch(old.name):  # not what a user put beside them
             old.unlink()
 
 
-def _experts_as_on_the_hub(config: Config, files: dict[str, Path]) -> bool:
+def _experts_as_on_the_hub(config: Config, stored: Mapping[str, Header | None]) -> bool:
     """Whether a checkpoint's experts are [E, in, out], as released, or [E, out, in], as transformers 5 saves its own.
 
     Both bear the same names. A tensor whose sides are equal tells nothing, but the sides of `down_proj` (D, F) and of
@@ -151,10 +165,26 @@ def _experts_as_on_the_hub(config: Config, files: dict[str, Path]) -> bool:
     text = config.text
     size, width = text.hidden_size, text.moe_intermediate_size
     ours, sides = (".mlp.down", [width, size]) if size != width else (".mlp.gate_up", [size, 2 * width])
-    for key, path in files.items():
-        if key.endswith(_EXPERT_PARTS[ours]):
-            return _shape(path, key)[1:] == sides
+    for key, header in stored.items():
+        if header is not None and key.endswith(_EXPERT_PARTS[ours]):
+            return header[0][1:] != sides[::-1]
     return True
+
+
+def _on_disk(name: str, shape: torch.Size, config: Config, hub: bool) -> list[int]:
+    """The shape that one of our tensors has in a file."""
+    if _of_experts(name) and not hub:
+        return list(shape)
+    return list(_to_hub(name, torch.empty(shape, device="meta"), config).shape)
+
+
+def _fault(key: str, header: Header, needed: list[int]) -> str:
+    shape, kind = header
+    if shape != needed:
+        return f"{key} has shape {shape}; config.json asks for {needed}"
+    if kind not in _READ:
+        return f"{key} holds {kind} numbers; open4ov reads float16, bfloat16, float32 and float64 only"
+    return ""
 
 
 def _held(name: str, tensor: Tensor, hub: bool = True) -> Tensor:
@@ -242,6 +272,9 @@ def weight_files(directory: Path) -> dict[str, Path]:
         table = read_json(index).get("weight_map")
         if not isinstance(table, dict):
             raise UserError(f"{index}: missing weight_map")
+        odd = next((key for key, name in table.items() if not isinstance(name, str)), None)
+        if odd is not None:
+            raise UserError(f"{index}: weight_map must name a file for every tensor; for {odd} it holds {table[odd]!r}")
         files = {key: directory / name for key, name in table.items()}
         missing = sorted({str(path) for path in files.values() if not path.exists()})
         if missing:
@@ -249,7 +282,7 @@ def weight_files(directory: Path) -> dict[str, Path]:
         return files
     path = directory / "model.safetensors"
     if not path.exists():
-        pickled = [file.name for kind in ("*.bin", "*.pt", "*.pth") for file in directory.glob(kind)]
+        pickled = [file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for file in directory.glob(kind)]
         if pickled:
             raise UserError(
                 f"{directory}: {pickled[0]} is pickled, which can run code when it is read; open4ov reads safetensors "
@@ -263,10 +296,12 @@ def weight_files(directory: Path) -> dict[str, Path]:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-def _shape(path: Path, key: str) -> list[int]:
+def _header(path: Path) -> dict[str, Header]:
+    """The shape and the type of every tensor in a file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.get_slice(key).get_shape())
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            return {key: (list(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from None
 

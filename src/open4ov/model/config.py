@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar, cast
 
 from open4ov.errors import UserError
+
+from .checks import check_fields
 
 MODEL_TYPE, MOE_TYPE = "qwen3_vl", "qwen3_vl_moe"
 ARCHITECTURES = {
@@ -46,6 +48,7 @@ class TextConfig:
     router_aux_loss_coef: float = 0.001
 
     def __post_init__(self) -> None:
+        check_fields(self, "text_config.", _MAY_BE_ZERO)
         if self.num_experts and not 1 <= self.num_experts_per_tok <= self.num_experts:
             raise UserError(
                 f"text_config: num_experts_per_tok ({self.num_experts_per_tok}) must be 1 to "
@@ -53,8 +56,6 @@ class TextConfig:
             )
         if self.num_experts and self.moe_intermediate_size < 1:
             raise UserError("text_config: num_experts needs moe_intermediate_size, the width of an expert")
-        if self.decoder_sparse_step < 1:
-            raise UserError(f"text_config: decoder_sparse_step ({self.decoder_sparse_step}) must be at least 1")
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 f"text_config: num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -90,6 +91,7 @@ class VisionConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
+        check_fields(self, "vision_config.")
         if self.hidden_size % self.num_heads or self.head_dim % 4:
             raise UserError(
                 f"vision_config: hidden_size / num_heads ({self.hidden_size} / {self.num_heads}) must be 4, 8, 12..."
@@ -97,6 +99,10 @@ class VisionConfig:
         if any(not 0 <= i < self.depth for i in self.deepstack_visual_indexes):
             raise UserError(
                 f"vision_config: deepstack_visual_indexes {self.deepstack_visual_indexes} outside 0..{self.depth - 1}"
+            )
+        if len(set(self.deepstack_visual_indexes)) < len(self.deepstack_visual_indexes):
+            raise UserError(
+                f"vision_config: deepstack_visual_indexes {self.deepstack_visual_indexes} must name a block once only"
             )
         if self.side**2 != self.num_position_embeddings:
             raise UserError(f"vision_config: num_position_embeddings ({self.num_position_embeddings}) must be a square")
@@ -130,6 +136,13 @@ class Config:
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self, "", _TOKEN_IDS)
+        ids = {name: getattr(self, name) for name in _TOKEN_IDS}
+        outside = {name: number for name, number in ids.items() if number >= self.text.vocab_size}
+        if outside:
+            raise UserError(f"{_shown(outside)} must be below text_config.vocab_size ({self.text.vocab_size})")
+        if len(set(ids.values())) < len(ids):
+            raise UserError(f"{_shown(ids)} must all differ")
         if self.vision.out_hidden_size != self.text.hidden_size:
             raise UserError(
                 f"vision_config.out_hidden_size ({self.vision.out_hidden_size}) must equal "
@@ -144,42 +157,47 @@ class Config:
 
         Raises UserError for another model type, a missing key or an unsupported option.
         """
+        try:
+            return cls._read(raw)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    @classmethod
+    def _read(cls, raw: Mapping[str, Any]) -> Config:
         kind = raw.get("model_type")
-        if kind not in ARCHITECTURES:
+        if not isinstance(kind, str) or kind not in ARCHITECTURES:
             known = " and ".join(map(repr, ARCHITECTURES))
-            raise UserError(f"{where}: model_type is {kind!r}; open4ov reads {known}: give a Qwen3-VL")
-        text, vision = dict(_section(raw, "text_config", where)), dict(_section(raw, "vision_config", where))
-        rope: dict[str, Any] = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
-        if rope.get("rope_type", rope.get("type", "default")) not in ("default", "mrope"):
-            raise UserError(f"{where}: text_config rope_type {rope.get('rope_type')!r} is not supported")
+            raise UserError(f"model_type is {kind!r}; open4ov reads {known}: give a Qwen3-VL")
+        text, vision = dict(_section(raw, "text_config")), dict(_section(raw, "vision_config"))
+        if any(source.get("quantization_config") is not None for source in (raw, text, vision)):
+            raise UserError("quantization_config: the weights are quantised; give the unquantised checkpoint")
+        rope = {**_table(text, "rope_scaling", "text_config"), **_table(text, "rope_parameters", "text_config")}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        if rope_type not in ("default", "mrope"):
+            raise UserError(f"text_config rope_type {rope_type!r} is not supported")
         for section, name, act in ((text, "text_config", "silu"), (vision, "vision_config", "gelu_pytorch_tanh")):
             if section.get("hidden_act", act) != act:
-                raise UserError(f"{where}: {name}.hidden_act {section['hidden_act']!r} is not supported; only {act!r}")
+                raise UserError(f"{name}.hidden_act {section['hidden_act']!r} is not supported; only {act!r}")
         if kind == MOE_TYPE:
             text["num_experts"] = text.get("num_experts", text.get("num_local_experts"))
-            text["mlp_only_layers"] = tuple(text.get("mlp_only_layers") or ())
             if not text["num_experts"]:
-                raise UserError(f"{where}: text_config has no num_experts, which {MOE_TYPE} needs")
+                raise UserError(f"text_config has no num_experts, which {MOE_TYPE} needs")
         else:
             text = {key: value for key, value in text.items() if key not in _MOE_FIELDS}
-        text["rope_theta"] = rope.get("rope_theta", text.get("rope_theta", 5_000_000.0))
-        text["mrope_section"] = tuple(rope.get("mrope_section", (24, 20, 20)))
-        vision_rope: dict[str, Any] = vision.get("rope_parameters") or {}
-        vision["rope_theta"] = vision_rope.get("rope_theta", 10_000.0)
-        vision["deepstack_visual_indexes"] = tuple(vision.get("deepstack_visual_indexes", (8, 16, 24)))
-        for key in ("patch_size", "temporal_patch_size"):
-            if not isinstance(vision.get(key, 2), int):
-                raise UserError(f"{where}: vision_config.{key} must be one integer, not {vision[key]!r}")
-        ids = {f.name: raw[f.name] for f in fields(cls) if f.name.endswith("_token_id") and f.name in raw}
-        missing = [f.name for f in fields(cls) if f.name.endswith("_token_id") and f.name not in ids]
-        if missing:
-            raise UserError(f"{where}: missing {', '.join(missing)}")
+        text |= {key: rope[key] for key in ("rope_theta", "mrope_section") if rope.get(key) is not None}
+        vision["rope_theta"] = _table(vision, "rope_parameters", "vision_config").get("rope_theta")
+        if vision.get("deepstack_visual_indexes") is None:
+            vision["deepstack_visual_indexes"] = (8, 16, 24)
+        ids = {name: raw[name] for name in _TOKEN_IDS if raw.get(name) is not None}
+        if len(ids) < len(_TOKEN_IDS):
+            raise UserError(f"missing {', '.join(name for name in _TOKEN_IDS if name not in ids)}")
+        tie = [source["tie_word_embeddings"] for source in (raw, text) if source.get("tie_word_embeddings") is not None]
         ends = ("bos_token_id", "eos_token_id", "pad_token_id")
         extra = {key: source[key] for source in (raw, text) for key in ends if source.get(key) is not None}
         return cls(
-            text=_build(TextConfig, text, f"{where}: text_config"),
-            vision=_build(VisionConfig, vision, f"{where}: vision_config"),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+            text=_build(TextConfig, text, "text_config"),
+            vision=_build(VisionConfig, vision, "vision_config"),
+            tie_word_embeddings=tie[0] if tie else False,
             extra=extra,
             **ids,
         )
@@ -199,7 +217,7 @@ class Config:
         del vision["rope_theta"]
         vision |= {"model_type": f"{kind}_vision", "hidden_act": "gelu_pytorch_tanh"}
         vision["deepstack_visual_indexes"] = list(self.vision.deepstack_visual_indexes)
-        ids = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_token_id")}
+        ids = {name: getattr(self, name) for name in _TOKEN_IDS}
         return {
             "architectures": [ARCHITECTURES[kind]],
             "model_type": kind,
@@ -219,18 +237,36 @@ _MOE_FIELDS = (
     "norm_topk_prob",
     "router_aux_loss_coef",
 )
+_MAY_BE_ZERO = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "router_aux_loss_coef")
+_TOKEN_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
-def _section(raw: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+def _shown(ids: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in ids.items())
+
+
+def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     section = raw.get(name)
     if not isinstance(section, Mapping):
-        raise UserError(f"{where}: missing {name}")
+        raise UserError(f"missing {name}")
     return cast(Mapping[str, Any], section)
 
 
-def _build(kind: type[C], raw: Mapping[str, Any], where: str) -> C:
+def _table(section: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    """A table inside a section, empty where it is missing or null."""
+    table = section.get(key)
+    if table is not None and not isinstance(table, Mapping):
+        raise UserError(f"{name}.{key} must be a table, not {table!r}")
+    return cast(Mapping[str, Any], table or {})
+
+
+def _build(kind: type[C], raw: Mapping[str, Any], name: str) -> C:
+    """A section of the file as a dataclass: keys that are null take their defaults, unknown ones are passed over."""
     known = {f.name: raw[f.name] for f in fields(kind) if raw.get(f.name) is not None}
-    try:
-        return kind(**known)
-    except TypeError as error:
-        raise UserError(f"{where}: {str(error).split('__init__() ')[-1]}") from None
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in known]
+    if missing:
+        raise UserError(f"{name}: missing {', '.join(missing)}")
+    for key, value in known.items():
+        if isinstance(value, list):
+            known[key] = tuple(cast(list[Any], value))
+    return kind(**known)

@@ -15,7 +15,11 @@ from torch import Tensor
 
 from open4ov.errors import UserError
 
+from .checks import limits, positive, three, whole
+
 MAX_ASPECT = 200
+_EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
+"""Modes that Pillow makes RGB as they look; it clips deeper ones and misreads LAB."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +36,17 @@ class ImageSettings:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], where: str) -> ImageSettings:
-        size = raw.get("size") or {}
-        low = raw.get("min_pixels") or size.get("shortest_edge")
-        high = raw.get("max_pixels") or size.get("longest_edge")
-        if not isinstance(low, int) or not isinstance(high, int) or not 0 < low <= high:
-            raise UserError(f"{where}: size must give shortest_edge and longest_edge, 0 < shortest <= longest (pixels)")
-        try:
-            return cls(
-                min_pixels=low,
-                max_pixels=high,
-                patch_size=int(raw["patch_size"]),
-                temporal_patch_size=int(raw["temporal_patch_size"]),
-                merge_size=int(raw["merge_size"]),
-                mean=_three(raw["image_mean"]),
-                std=_three(raw["image_std"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: missing or wrong {error}") from None
+        """Raises UserError naming the file (`where`) and the key that is missing or wrong."""
+        low, high = limits(raw, where)
+        return cls(
+            min_pixels=low,
+            max_pixels=high,
+            patch_size=whole(raw, "patch_size", where),
+            temporal_patch_size=whole(raw, "temporal_patch_size", where),
+            merge_size=whole(raw, "merge_size", where),
+            mean=three(raw, "image_mean", where),
+            std=three(raw, "image_std", where, above_zero=True),
+        )
 
     @property
     def factor(self) -> int:
@@ -96,10 +94,10 @@ def image_grid(image: Image.Image, settings: ImageSettings) -> tuple[int, int, i
 def patches(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tuple[int, int, int]]:
     """Float [rows * columns, 3 * frames * patch²] in merge-block order, and the grid (1, rows, columns) in patches.
 
-    A still image fills every frame of the temporal patch.
+    A still image fills every frame of the temporal patch. Raises UserError for a picture of a mode that Pillow cannot
+    make RGB as it looks: more than 8 bits a channel, LAB.
     """
-    if image.mode != "RGB":
-        image = image.convert("RGB")
+    image = _rgb(image)
     s = settings
     height, width = smart_resize(image.height, image.width, s.factor, s.min_pixels, s.max_pixels)
     if (height, width) != (image.height, image.width):
@@ -120,10 +118,11 @@ def batch_patches(
     """`patches` of many images, end to end in their order, and their grids; worked out on `device`.
 
     The host only hands over the bytes of the pictures: resizing, normalising and cutting up are tensor operations, one
-    batch for each size. Resized pixels differ from `patches` by rounding (at most 2 of 255 levels).
+    batch for each size. Resized pixels differ from `patches` by rounding (at most 2 of 255 levels). Raises UserError as
+    `patches` does.
     """
     s = settings
-    rgb = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
+    rgb = [_rgb(image) for image in images]
     sizes = [smart_resize(image.height, image.width, s.factor, s.min_pixels, s.max_pixels) for image in rgb]
     together: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
     for index, (image, size) in enumerate(zip(rgb, sizes, strict=True)):
@@ -151,16 +150,19 @@ class VideoSettings:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], where: str) -> VideoSettings:
-        size = raw.get("size") or {}
-        low, high = (size.get(key, default) for key, default in (("shortest_edge", 131_072), ("longest_edge", 786_432)))
-        if not isinstance(low, int) or not isinstance(high, int) or not 0 < low <= high:
-            raise UserError(f"{where}: size must give shortest_edge and longest_edge, 0 < shortest <= longest (pixels)")
-        try:
-            return cls(
-                low, high, float(raw.get("fps", 2)), int(raw.get("min_frames", 4)), int(raw.get("max_frames", 768))
-            )
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where}: missing or wrong {error}") from None
+        """Raises UserError naming the file (`where`) and the key that is wrong; what is missing or null is as above."""
+        low, high = limits({"size": raw.get("size")}, where, (cls.min_pixels, cls.max_pixels))
+        most = whole(raw, "max_frames", where, cls.max_frames, least=2)
+        fewest = whole(raw, "min_frames", where, min(cls.min_frames, most), least=2)
+        if fewest > most:
+            raise UserError(f"{where}: min_frames ({fewest}) must not exceed max_frames ({most})")
+        return cls(
+            min_pixels=low,
+            max_pixels=high,
+            fps=positive(raw, "fps", where, cls.fps),
+            min_frames=fewest,
+            max_frames=most,
+        )
 
 
 def sample_frames(frames: int, fps: float, settings: VideoSettings) -> list[int]:
@@ -209,13 +211,13 @@ def video_patches(
 ) -> tuple[Tensor, tuple[int, int, int]]:
     """Float [patches, 3 * frames * patch²] of a video, pair of frames after pair, and its grid (pairs, rows, columns).
 
-    Raises UserError as `video_grid` does.
+    Raises UserError as `video_grid` and `patches` do.
     """
     s = images
     grid = video_grid(frames, images, videos)
     rows, columns, m, p = grid[1], grid[2], s.merge_size, s.patch_size
     height, width = rows * p, columns * p
-    rgb = [frame if frame.mode == "RGB" else frame.convert("RGB") for frame in frames]
+    rgb = [_rgb(frame) for frame in frames]
     rgb = [f if f.size == (width, height) else f.resize((width, height), Image.Resampling.BICUBIC) for f in rgb]
     rgb += [rgb[-1]] * (-len(rgb) % s.temporal_patch_size)
     values = torch.stack([torch.from_numpy(np.array(frame)) for frame in rgb]).permute(0, 3, 1, 2).float()
@@ -241,6 +243,12 @@ def _cut(pixels: Tensor, size: tuple[int, int], s: ImageSettings) -> Tensor:
     return frames.reshape(len(pixels), rows * columns, -1)
 
 
-def _three(values: Any) -> tuple[float, float, float]:
-    a, b, c = values
-    return float(a), float(b), float(c)
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode not in _EIGHT_BITS:
+        raise UserError(
+            f"a picture of mode {image.mode!r} would turn white, black or false in colour: open its file with "
+            "open4ov.images.open_image, which converts 16-bit grey and LAB, or give 8 bits a channel"
+        )
+    return image.convert("RGB")

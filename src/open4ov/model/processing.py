@@ -6,8 +6,10 @@ who types `<|im_end|>` or `<|image_pad|>` gets the ordinary tokens of those char
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from open4ov.errors import UserError
 from open4ov.sample import Message
 
 from .checkpoint import read_json, write_atomic
+from .config import Config
 from .images import ImageSettings, VideoSettings, batch_patches, image_grid, patches, video_grid, video_patches
 from .packing import Encoded
 
@@ -99,6 +102,28 @@ class Processor:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             write_atomic(directory / name, content)
+
+    def check(self, config: Config) -> None:
+        """Raises UserError when a model of this configuration reads other patches or tokens than these, naming the
+        files and keys that disagree."""
+        vision, images = config.vision, self.images
+        pairs = [
+            ("preprocessor_config.json", "vision_config.patch_size", "patch_size"),
+            ("preprocessor_config.json", "vision_config.temporal_patch_size", "temporal_patch_size"),
+            ("preprocessor_config.json", "vision_config.spatial_merge_size", "merge_size"),
+            ("tokenizer.json", "image_token_id", "<|image_pad|>"),
+            ("tokenizer.json", "video_token_id", "<|video_pad|>"),
+            ("tokenizer.json", "vision_start_token_id", "<|vision_start|>"),
+            ("tokenizer.json", "vision_end_token_id", "<|vision_end|>"),
+        ]
+        faults: list[str] = []
+        for file, key, theirs in pairs:
+            own = getattr(vision, key.rpartition(".")[2]) if "." in key else getattr(config, key)
+            read = self.special[theirs] if theirs in self.special else getattr(images, theirs)
+            if own != read:
+                faults.append(f"config.json says {key} {own}, {file} says {theirs} {read}")
+        if faults:
+            raise UserError(f"{'; '.join(faults)}: give the processor's files of the same model")
 
     def token_id(self, token: str) -> int:
         number = self.tokenizer.token_to_id(token)
@@ -247,7 +272,12 @@ class _Draft:
         self._placeholders(self.processor.image_id, grid)
 
     def video(self, opening: str, frames: Sequence[Image.Image], times: Sequence[float]) -> None:
-        """Each pair of frames as an image of its own, after the time halfway between them: "<0.3 seconds>"."""
+        """Each pair of frames as an image of its own, after the time halfway between them: "<0.3 seconds>".
+
+        Raises UserError for times that no video has: negative, infinite or nan ones, and those that go back.
+        """
+        if any(not 0 <= time < math.inf for time in times) or any(a > b for a, b in pairwise(times)):
+            raise UserError(f"a video's times must be seconds from 0 on, in ascending order, not {list(times)}")
         grid = video_grid(frames, self.processor.images, self.processor.videos)
         self.visuals.append(frames)
         self.grids.append(grid)

@@ -127,10 +127,11 @@ class VisionModel(nn.Module):
         x = self.patch(pixels.to(self.patch.weight.dtype))
         x = x + F.embedding(plan.layout, positions).to(x.dtype)
         deepstack: list[Tensor] = []
+        tapped = self.config.deepstack_visual_indexes
         for i, block in enumerate(self.blocks):
             x = block(x, plan.cos, plan.sin, plan.frames)
-            if i in self.config.deepstack_visual_indexes:
-                deepstack.append(self.taps[len(deepstack)](x))
+            if i in tapped:  # features in the order of the blocks, mergers in that of the list
+                deepstack.append(self.taps[tapped.index(i)](x))
         return VisionFeatures(self.merger(x), deepstack)
 
 
