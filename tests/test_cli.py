@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import openai
 import pytest
 from PIL import Image
 
+from open4ov.assets import base_dir
 from open4ov.engine import Engine, Request
 from open4ov.images import open_image
 from open4ov.model import Processor, Qwen3VL
@@ -137,3 +140,37 @@ def test_help_names_the_commands() -> None:
     assert told.returncode == 0
     for command in ("run", "ask", "table", "nano"):
         assert f" {command} " in told.stdout
+
+
+def test_serving_to_others_needs_keys() -> None:
+    done = open4ov("serve", "nano", "--host", "0.0.0.0")
+    assert done.returncode == 2
+    assert "set OPEN4OV_API_KEYS to the keys that are let in" in done.stderr
+
+
+def test_a_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPEN4OV_API_KEYS": "one, two"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "open4ov.cli", "serve", "nano", "--port", str(port), "--name", "small"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        client = openai.OpenAI(api_key="two", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
+        for _ in range(300):
+            try:
+                assert [model.id for model in client.models.list()] == ["small"]
+                break
+            except openai.APIConnectionError:
+                assert process.poll() is None
+                time.sleep(0.1)
+        question = [{"role": "user", "content": "What is 3 + 4?"}]
+        answer = client.chat.completions.create(model="small", messages=question, temperature=0, max_tokens=24)  # type: ignore[arg-type]
+        folder = base_dir("nano")
+        engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder))
+        expected = engine.generate([Request([user("What is 3 + 4?")], max_tokens=24)])[0][0]
+        assert answer.choices[0].message.content == expected.text
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=30)
+    assert "open4ov: small at http://127.0.0.1" in told
+    assert "Traceback" not in told

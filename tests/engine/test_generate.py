@@ -240,3 +240,10 @@ def test_penalties_reach_the_sampler(engine: Engine) -> None:
     penalised = replace(plain, presence_penalty=50.0)
     assert len(set(engine.generate([plain])[0][0].token_ids)) < 24
     assert len(set(engine.generate([penalised])[0][0].token_ids)) == 24
+
+
+def test_a_processor_of_another_model_is_refused(parts: tuple[Qwen3VL, Processor]) -> None:
+    model, processor = parts
+    coarse = Processor(processor.tokenizer, replace(processor.images, patch_size=8), processor.files)
+    with pytest.raises(UserError, match="patch_size"):
+        Engine(model, coarse)

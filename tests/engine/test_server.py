@@ -275,7 +275,9 @@ def test_many_at_once_answer_as_one_by_one(server: Running) -> None:
 def test_a_full_queue_says_so(tiny_dir: Path) -> None:
     server = Running(tiny_dir, queue=1)
     try:
-        stream = server.client.chat.completions.create(model="tiny", messages=ONE, max_tokens=2000, stream=True)  # type: ignore[arg-type]
+        stream = server.client.chat.completions.create(
+            model="tiny", messages=ONE, max_tokens=2000, temperature=0, stream=True
+        )  # type: ignore[arg-type]
         next(iter(stream))
         body = json.dumps({"model": "tiny", "messages": ONE}).encode()
         status, content, headers = server.ask("POST", "/v1/chat/completions", body)
@@ -285,7 +287,7 @@ def test_a_full_queue_says_so(tiny_dir: Path) -> None:
         stream.close()
         wait(lambda: not server.engine.busy)
         assert server.engine.pool.available == server.engine.pool.count
-        assert server.post(messages=ONE, max_tokens=2)[0] == 200
+        assert server.post(messages=ONE, max_tokens=2, temperature=0)[0] == 200
         metrics = server.ask("GET", "/metrics")[1]
         assert "open4ov:requests_refused_total 1" in metrics
         assert "open4ov:requests_aborted_total 1" in metrics

@@ -38,7 +38,7 @@ class Engine:
     `max_batch`: completions under way together; `kv_tokens`: tokens whose keys and values are held, in blocks of
     `block_size`; `step_tokens`: most tokens of a step (longer prompts take several). `autocast` computes in that type
     instead of the weights'. `vision_cache` keeps the features of pictures from one call to the next (None: a cache of
-    the engine's own).
+    the engine's own). Raises UserError for a processor that is not this model's.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Engine:
         autocast: torch.dtype | None = None,
         vision_cache: VisionCache | None = None,
     ) -> None:
+        processor.check(model.config)
         self.model, self.processor, self.autocast = model, processor, autocast
         self.vision_cache = vision_cache or VisionCache(model, processor)
         if self.vision_cache.model is not model or self.vision_cache.processor is not processor:

@@ -51,6 +51,7 @@ def run_stage(run: StageRun, stage: Stage) -> None:
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
+    processor.check(model.config)
     encoder = Encoder(
         processor,
         run.images,
