@@ -209,3 +209,10 @@ def test_a_limit_cuts_responses_and_refuses_to_cut_pictures(
         UserError, match=f"sample late: cut after {int(opened) + 2} of its .* a limit of {int(opened) + 6}"
     ):
         Encoder(processor, store, limit=int(opened) + 2).document(late)
+
+
+def test_adapters_that_are_asked_for_must_be_there(tiny_dir: Path, samples: tuple[list[Sample], ImageStore]) -> None:
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    section = SftSection(pack_tokens=128, precision="fp32", lora_rank=2)
+    with pytest.raises(UserError, match="has no adapters"):
+        fit(model, Encoder(processor, samples[1]), samples[0], section, SftStage(tokens=1))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from open4ov.engine import sequence
 from open4ov.engine.blocks import BlockPool, root_key
+from open4ov.engine.inputs import Inputs
 from open4ov.engine.paged import KVStore, Rows, StepMemory
 from open4ov.engine.request import Completion, Request
 from open4ov.engine.sampler import sample
@@ -26,8 +26,7 @@ from open4ov.engine.text import TextStream, cut_at_stop
 from open4ov.engine.vision_cache import VisionCache, digests
 from open4ov.engine.watch import Watch
 from open4ov.errors import UserError
-from open4ov.model import Pack, Processor, Qwen3VL, VisionFeatures
-from open4ov.model.processing import visuals
+from open4ov.model import Pack, Processor, Qwen3VL
 
 Progress = Callable[[int, int], None]
 
@@ -63,6 +62,7 @@ class Engine:
         dtype = autocast or model.text.embed.weight.dtype
         self._store = KVStore(model.config.text, self.pool.count, block_size, dtype, model.device)
         self._rows = Rows(self._store)
+        self._inputs = Inputs(model, self.vision_cache)
         self._watch = Watch(lambda: self.model.parameters())
         self._next = 0
         self._new_root()
@@ -125,7 +125,7 @@ class Engine:
         with self._precision():
             memory = StepMemory(self._store, self._rows, bool(decoded), fresh, continued)
             ordered = [*(Chunk(one, 1) for one in self._rows.sequences), *fresh, *continued]
-            packed, vision = self._pack(ordered)
+            packed, vision = self._inputs.pack(ordered, decoded)
             hidden = self.model.hidden_states(packed, vision, memory)
             ends = packed.cu_seqlens[1:] - 1
             whole = [place for place, chunk in enumerate(ordered) if chunk.whole]
@@ -192,58 +192,6 @@ class Engine:
         return Completion(
             text, one.sampled, one.log_probs, one.finish_reason, self.weight_version, one.top, one.prompt_log_probs
         )
-
-    def _pack(self, chunks: Sequence[Chunk]) -> tuple[Pack, VisionFeatures | None]:
-        """The chunks' tokens end to end (those that decode come first), and the features of pictures' tokens among
-        them."""
-        self._encode_pictures(chunks[len(self._rows.sequences) :])
-        parts: list[VisionFeatures] = []
-        places: list[Tensor] = []
-        borders, ids, positions = [0], list[int](), list[Tensor]()
-        decoded = [chunk.sequence for chunk in chunks[: len(self._rows.sequences)]]
-        if decoded:
-            ids = [one.tokens[-1] for one in decoded]
-            positions.append(torch.tensor([one.position(one.computed) for one in decoded]).expand(3, -1))
-            borders = list(range(len(decoded) + 1))
-        for one, start, count in ((c.sequence, c.sequence.computed, c.count) for c in chunks[len(decoded) :]):
-            ids += one.tokens[start : start + count]
-            positions.append(one.positions(start, count))
-            first, last = _between(one.prompt.places, start, start + count)
-            if first < last:
-                assert one.features is not None
-                parts.append(_cut(one.features, first, last))
-                places.append(one.prompt.places[first:last] - start + borders[-1])
-            if start + count >= len(one.prompt.token_ids):
-                one.features = None
-            borders.append(borders[-1] + count)
-        packed = Pack(
-            input_ids=torch.tensor(ids),
-            positions=torch.cat(positions, dim=1),
-            cu_seqlens=torch.tensor(borders),
-            targets=torch.zeros(len(ids), dtype=torch.bool),
-            pixels=torch.empty(0, 0),
-            grids=torch.empty(0, 3, dtype=torch.long),
-            places=torch.cat(places) if places else torch.empty(0, dtype=torch.long),
-        )
-        return packed.to(self.model.device), VisionFeatures.cat(parts) if parts else None
-
-    def _encode_pictures(self, chunks: Sequence[Chunk]) -> None:
-        """Gets the features of the pictures that the chunks begin, of all prompts together."""
-        needed: list[sequence.Sequence] = []
-        for one, start, count in ((chunk.sequence, chunk.sequence.computed, chunk.count) for chunk in chunks):
-            first, last = _between(one.prompt.places, start, start + count)
-            if first < last and one.features is None:
-                needed.append(one)
-        if not needed:
-            return
-        prompts = [one.prompt for one in needed]
-        seen = [one for prompt in prompts for one in visuals(prompt.request.messages, prompt.request.images)]
-        names = [name for prompt in prompts for name in prompt.digests]
-        found = self.vision_cache.features([prompt.document for prompt in prompts], seen, names)
-        for one in needed:
-            count = len(one.prompt.digests)
-            one.features = VisionFeatures.cat(found[:count])
-            found = found[count:]
 
     def _sample(self, sequences: Sequence[sequence.Sequence], logits: Tensor) -> None:
         drawn = sample(logits, [one.sampling for one in sequences])
@@ -314,16 +262,6 @@ class Engine:
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
-
-
-def _between(places: Tensor, start: int, end: int) -> tuple[int, int]:
-    """Which of the sorted `places` lie in start .. end - 1: the first, and the one after the last."""
-    first, last = torch.searchsorted(places, torch.tensor([start, end])).tolist()
-    return first, last
-
-
-def _cut(features: VisionFeatures, first: int, last: int) -> VisionFeatures:
-    return replace(features, merged=features.merged[first:last], deepstack=[x[first:last] for x in features.deepstack])
 
 
 def _size(request: Request) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 from open4ov.errors import UserError, nearest
 
-from .checkpoint import read_json, weight_files
+from .checkpoint import weight_files
+from .files import read_json
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _IMAGES = ("preprocessor_config.json", "processor_config.json")

@@ -13,7 +13,7 @@ from torch import Tensor
 from open4ov.errors import UserError
 from open4ov.sample import Message, Part
 
-from .checkpoint import write_atomic
+from .files import write_atomic
 from .hf_batch import HFEncoded
 from .hf_files import LOCAL, library, processor_files
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from .checkpoint import write_atomic
+from .files import write_atomic
 from .images import ImageSettings
 from .processing import SPECIAL_TOKENS, Processor
 
