@@ -119,7 +119,7 @@ def serve(
     from open4ov.model import Processor, Qwen3VL
 
     loaded = Qwen3VL.from_pretrained(folder).requires_grad_(False)
-    engine = Engine(loaded, Processor.from_pretrained(folder), max_batch=max_batch, kv_tokens=kv_tokens)
+    engine = Engine(loaded, Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
     service = Service(engine, queue)
     try:
         print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,35 @@ def test_pictures_cut_by_pieces(parts: tuple[Qwen3VL, Processor]) -> None:
     images: list[Image.Image] = [picture(i, (96, 96)) for i in range(3)]
     request = Request([user("Compare.", 3)], images, max_tokens=6)
     assert tokens(Engine(*parts, step_tokens=5, max_batch=2), [request]) == tokens(Engine(*parts), [request])
+
+
+def test_the_same_prompt_again_when_it_fills_every_block(parts: tuple[Qwen3VL, Processor]) -> None:
+    """The block to copy from is the very one that is needed."""
+    request = Request([user("one two three")], max_tokens=4)
+    length = len(parts[1].encode(request.messages, [], generate=True)) + 4
+    for size in (4, 5, 7):
+        engine = Engine(*parts, block_size=size, kv_tokens=-(-length // size) * size)
+        answers = [tokens(engine, [request]) for _ in range(3)]
+        assert answers[0] == answers[1] == answers[2] == tokens(Engine(*parts), [request])
+        assert engine.pool.available == engine.pool.count
+
+
+def test_other_options_of_the_processor_share_nothing(parts: tuple[Qwen3VL, Processor]) -> None:
+    model, plain = parts
+    processor = Processor(plain.tokenizer, plain.images, plain.files)
+    engine = Engine(model, processor, block_size=4)
+    request = Request([user("What?", 1)], [picture(1)], max_tokens=1)
+    before = engine.generate([request])[0][0].log_probs
+    processor.images = replace(processor.images, mean=(0.1, 0.1, 0.1))
+    after = engine.generate([request])[0][0].log_probs
+    assert after != before
+    assert after == pytest.approx(Engine(model, processor).generate([request])[0][0].log_probs, abs=1e-5)
+
+
+def test_without_a_watch_new_weights_come_by_update_only(parts: tuple[Qwen3VL, Processor]) -> None:
+    engine = Engine(Qwen3VL(parts[0].config, seed=9), parts[1], block_size=4, watch=False)
+    request = Request([user("one two three", 1)], [picture(1)], max_tokens=8)
+    engine.generate([request])
+    engine.update_weights(parts[0].state_dict())
+    assert tokens(engine, [request]) == tokens(Engine(*parts), [request])
+    assert engine.vision_cache.statistics.misses == 2

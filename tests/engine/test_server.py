@@ -315,3 +315,38 @@ def test_a_failing_step_fails_its_requests_only(tiny_dir: Path, monkeypatch: pyt
         assert server.engine.pool.available == server.engine.pool.count
     finally:
         server.close()
+
+
+def test_what_comes_while_a_step_fails_is_answered(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Running(tiny_dir)
+    try:
+        step, failing, arrived = server.engine.step, threading.Event(), threading.Event()
+
+        def once() -> Any:
+            if not failing.is_set():
+                failing.set()
+                arrived.wait(10)
+                raise RuntimeError
+            return step()
+
+        monkeypatch.setattr(server.engine, "step", once)
+        with ThreadPoolExecutor(9) as pool:
+            first = pool.submit(server.post, messages=ONE, max_tokens=3)
+            failing.wait(10)
+            later = [pool.submit(server.post, messages=ONE, max_tokens=3) for _ in range(8)]
+            wait(lambda: len(server.service._inbox) == 8)
+            arrived.set()
+            assert first.result()[0] == 500
+            assert [one.result()[0] for one in later] == [200] * 8
+    finally:
+        server.close()
+
+
+def test_nobody_waits_for_a_stopped_engine(tiny_dir: Path) -> None:
+    server = Running(tiny_dir)
+    try:
+        server.service.stop()
+        assert server.post(messages=ONE)[0] == 503
+        assert server.ask("GET", "/health")[0] == 503
+    finally:
+        server.close()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from open4ov.engine import sequence
-from open4ov.engine.blocks import BlockPool, root_key
+from open4ov.engine.blocks import BlockPool, Key, root_key
 from open4ov.engine.inputs import Inputs
 from open4ov.engine.paged import KVStore, Rows, StepMemory
 from open4ov.engine.request import Completion, Request
@@ -37,7 +37,8 @@ class Engine:
     `max_batch`: completions under way together; `kv_tokens`: tokens whose keys and values are held, in blocks of
     `block_size`; `step_tokens`: most tokens of a step (longer prompts take several). `autocast` computes in that type
     instead of the weights'. `vision_cache` keeps the features of pictures from one call to the next (None: a cache of
-    the engine's own). Raises UserError for a processor that is not this model's.
+    the engine's own). `watch`: look whether the weights are others before work begins; a server whose weights change by
+    `update_weights` only does without. Raises UserError for a processor that is not this model's.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Engine:
         block_size: int = 16,
         autocast: torch.dtype | None = None,
         vision_cache: VisionCache | None = None,
+        watch: bool = True,
     ) -> None:
         processor.check(model.config)
         self.model, self.processor, self.autocast = model, processor, autocast
-        self.vision_cache = vision_cache or VisionCache(model, processor)
+        self.vision_cache = vision_cache or VisionCache(model, processor, watch=watch)
         if self.vision_cache.model is not model or self.vision_cache.processor is not processor:
             raise ValueError("vision_cache is of another model or processor than the engine")
         self.weight_version = 0
@@ -63,9 +65,9 @@ class Engine:
         self._store = KVStore(model.config.text, self.pool.count, block_size, dtype, model.device)
         self._rows = Rows(self._store)
         self._inputs = Inputs(model, self.vision_cache)
-        self._watch = Watch(lambda: self.model.parameters())
+        self._watch = Watch(lambda: self.model.parameters(), watch)
         self._next = 0
-        self._new_root()
+        self.scheduler.root = self._root()
 
     def update_weights(self, state: Mapping[str, Tensor] | None = None) -> int:
         """Take over a state dict (None: the model was changed in place); returns the new weight version. Completions
@@ -73,7 +75,10 @@ class Engine:
         if state is not None:
             self.model.load_state_dict(state)
         self._watch.changed()
-        self._forget()
+        if not self._watch.on:
+            self.vision_cache.clear()
+        self.weight_version += 1
+        self._begin_anew()
         return self.weight_version
 
     def add(self, request: Request) -> int:
@@ -109,8 +114,10 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[sequence.Sequence]:
         """One forward pass; the completions that got a token by it, finished ones among them (`finish_reason`)."""
-        if not self.scheduler.running and self._watch.changed():
-            self._forget()
+        if not self.scheduler.running:
+            self.weight_version += self._watch.changed()
+            if self._root() != self.scheduler.root:
+                self._begin_anew()
         chunks = self.scheduler.plan()
         for one in [one for one in self._rows.sequences if one not in self.scheduler.running]:  # preempted
             self._rows.leave(one)
@@ -248,17 +255,14 @@ class Engine:
                 "the engine can hold: raise kv_tokens, or lower max_tokens"
             )
 
-    def _forget(self) -> None:
-        """The weights are others: what is held of the old ones is of no use."""
-        self.weight_version += 1
-        for one in list(self.scheduler.running):
+    def _begin_anew(self) -> None:
+        """Weights or the processor's options are others: what is held is of no use."""
+        for one in list(self._rows.sequences):
             self._rows.leave(one)
-            self.scheduler.preempt(one)
-        self.pool.forget()
-        self._new_root()
+        self.scheduler.forget(self._root())
 
-    def _new_root(self) -> None:
-        self.scheduler.root = root_key(self.weight_version, self.processor.images, self.processor.videos)
+    def _root(self) -> Key:
+        return root_key(self.weight_version, self.processor.images, self.processor.videos)
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()

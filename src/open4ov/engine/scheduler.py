@@ -42,10 +42,8 @@ class Scheduler:
             if count and self._make_room(sequence, sequence.computed + count):
                 budget -= count
                 chunks.append(Chunk(sequence, count))
-        chunks = [chunk for chunk in chunks if chunk.sequence in self.running]
-        crowded = (
-            4 * len(self.running) > 3 * self.rows
-        )  # start several together: small pieces cost as much as large ones
+        # several are started together, as small pieces cost as much as large ones
+        crowded = 4 * len(self.running) > 3 * self.rows
         for sequence in [] if crowded else list(self.waiting)[:LOOK_AHEAD]:
             if not budget or len(self.running) >= self.rows:
                 break
@@ -59,6 +57,15 @@ class Scheduler:
             budget -= count
             chunks.append(Chunk(sequence, count))
         return chunks
+
+    def forget(self, root: Key) -> None:
+        """Nothing that is held is of use any more: all begin anew, and names begin at `root`."""
+        for sequence in reversed(self.running[:]):
+            self.preempt(sequence)
+        for sequence in self.waiting:
+            sequence.keys = []
+        self.pool.forget()
+        self.root = root
 
     def computed(self, chunk: Chunk) -> None:
         """A chunk has been computed: its blocks can be found by others."""
@@ -115,12 +122,14 @@ class Scheduler:
         if sequence.computed // self.pool.size != (prompt - 1) // self.pool.size or sequence.computed >= most:
             return
         block = self.pool.share(self._end(sequence))
-        if block is not None:
+        if block is None:
+            return
+        if self.pool.available:  # else the very block is needed, as the last one
             own = self.pool.take()
             self.copies.append((block, own))
             sequence.blocks.append(own)
             sequence.computed = min(prompt, most)
-            self.pool.release([block])
+        self.pool.release([block])
 
     def _end(self, sequence: Sequence) -> Key:
         """The name of the last tokens of the prompt, in a block that may hold more."""

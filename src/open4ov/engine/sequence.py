@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 import torch
@@ -135,7 +134,3 @@ class Chunk:
     def whole(self) -> bool:
         """Whether a token can be sampled after it."""
         return self.count == self.sequence.remaining
-
-
-def tokens_of(chunks: Many[Chunk]) -> int:
-    return sum(chunk.count for chunk in chunks)

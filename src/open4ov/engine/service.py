@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from open4ov.engine.generate import Engine
@@ -111,6 +111,9 @@ class Service:
 
     def _send(self, call: _Call) -> None:
         with self._wake:
+            if self._stopped:
+                call.tell(Failed())
+                return
             self._inbox.append(call)
             self._wake.notify()
 
@@ -128,21 +131,23 @@ class Service:
             if self.engine.busy:
                 self._step()
         self._fail_all()
+        for call in self._inbox:  # nobody adds to it any more
+            call.tell(Failed())
 
     def _receive(self, call: _Call) -> None:
         """Begins a request, or ends one that was given up."""
-        if call.given_up:
-            if call.number is not None and self._calls.pop(call.number, None):
-                self.engine.abort(call.number)
-                self.metrics.aborted += 1
-            return
         try:
+            if call.given_up:
+                if call.number is not None and self._calls.pop(call.number, None):
+                    self.engine.abort(call.number)
+                    self.metrics.aborted += 1
+                return
             call.number = self.engine.add(call.request)
             self._calls[call.number] = call
         except (UserError, ValueError) as error:
             call.tell(error)
         except Exception:
-            log.exception("a request could not be begun")
+            log.exception("a request could not be begun or ended")
             call.tell(Failed())
 
     def _step(self) -> None:
@@ -172,16 +177,11 @@ class Service:
             del self._calls[one.number]
 
     def _fail_all(self) -> None:
-        for number, call in list(self._calls.items()):
-            _quietly(lambda number=number: self.engine.abort(number))
+        """Gives up all that is under way; what has not begun is not touched."""
+        for number, call in self._calls.items():
+            try:
+                self.engine.abort(number)
+            except Exception:
+                log.exception("giving up a request failed")
             call.tell(Failed())
         self._calls.clear()
-        for call in self._inbox:
-            call.tell(Failed())
-
-
-def _quietly(action: Callable[[], object]) -> None:
-    try:
-        action()
-    except Exception:
-        log.exception("giving up a request failed")

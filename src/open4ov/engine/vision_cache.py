@@ -34,13 +34,14 @@ class CacheStatistics:
 
 
 class VisionCache:
-    """Features of one model's pictures, at most `limit` bytes of them; those not used for longest go first."""
+    """Features of one model's pictures, at most `limit` bytes of them; those not used for longest go first. Without
+    `watch` the weights are not looked at: who changes them calls `clear`."""
 
-    def __init__(self, model: Qwen3VL, processor: Processor, limit: int = DEFAULT_BYTES) -> None:
+    def __init__(self, model: Qwen3VL, processor: Processor, limit: int = DEFAULT_BYTES, watch: bool = True) -> None:
         self.model, self.processor, self.limit = model, processor, limit
         self.statistics = CacheStatistics()
         self._held: OrderedDict[Hashable, VisionFeatures] = OrderedDict()
-        self._weights = Watch(lambda: self.model.vision.parameters())
+        self._weights = Watch(lambda: self.model.vision.parameters(), watch)
 
     def features(
         self, documents: Sequence[Encoded], seen: Sequence[Visual], digests: Sequence[str]

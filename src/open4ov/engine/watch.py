@@ -13,11 +13,12 @@ TILE = 4096
 class Watch:
     """Looks at the content of parameters: PyTorch's version counters miss fused optimizers and writes through `.data`.
 
-    `parameters` is asked each time, so that another module put in place is seen too.
+    `parameters` is asked each time, so that another module put in place is seen too. A look reads all of them, which is
+    worth it beside training; where weights come by `Engine.update_weights` only, `on` is False and nothing is read.
     """
 
-    def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]]) -> None:
-        self.parameters = parameters
+    def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], on: bool = True) -> None:
+        self.parameters, self.on = parameters, on
         self.seen = self._now()
 
     def changed(self) -> bool:
@@ -27,7 +28,7 @@ class Watch:
 
     @torch.no_grad()
     def _now(self) -> list[tuple[int, float]]:
-        parameters = [parameter.detach() for parameter in self.parameters()]
+        parameters = [parameter.detach() for parameter in self.parameters()] if self.on else []
         if not parameters or parameters[0].is_meta:
             return []
         with torch.autocast(parameters[0].device.type, enabled=False):

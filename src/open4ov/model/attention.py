@@ -37,7 +37,8 @@ class Attention(nn.Module):
 
 
 def use(model: nn.Module, kernel: str) -> None:
-    """From now on every attention of the model is computed by the kernel of that name (`auto` or one of `KERNELS`).
+    """From now on every attention of the model is computed by the kernel of that name (`auto` or one of `KERNELS`). A
+    pass over a `Memory` (generation, shared prefixes) attends as that memory does.
 
     Raises UserError for a name that is not known.
     """

@@ -17,6 +17,7 @@ from open4ov.errors import UserError
 
 from .config import Config
 from .files import read_json, replacing, write_atomic
+from .lora import is_adapter
 
 if TYPE_CHECKING:
     from .qwen3_vl import Qwen3VL
@@ -49,7 +50,6 @@ _EXPERT_PARTS = {
 """Ends of the names of a layer with experts."""
 _VISION_PARTS = ((".attention.", ".attn."), (".fc1.", ".linear_fc1."), (".fc2.", ".linear_fc2."))
 _PATCH = "vision.patch.weight"
-_ADAPTERS = {"lora_a", "lora_b", "gate_up_a", "gate_up_b", "down_a", "down_b"}
 _OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _READ = {"F16", "BF16", "F32", "F64"}
 """Types of numbers in a file, as safetensors calls them"""
@@ -119,7 +119,7 @@ def save(
     """
     directory = Path(directory)
     weights = model.state_dict()
-    adapters = [name for name in weights if name.rpartition(".")[2] in _ADAPTERS]
+    adapters = [name for name in weights if is_adapter(name)]
     if adapters:
         raise UserError(
             f"{directory}: the model has adapters ({adapters[0]}): merge the adapters first (lora.merge), or save them "

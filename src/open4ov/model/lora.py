@@ -29,6 +29,8 @@ LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 
 EXPERTS = "experts"
 TARGETS = (*LINEAR, EXPERTS)
+LINEAR_PARTS = ("lora_a", "lora_b")
+EXPERT_PARTS = ("gate_up_a", "gate_up_b", "down_a", "down_b")
 
 
 class LoraLinear(nn.Linear):
@@ -127,7 +129,7 @@ def merge(model: Qwen3VL) -> None:
 
 def save(model: Qwen3VL, path: Path) -> None:
     """Writes the adapters, and nothing else of the model. Raises UserError when there are none."""
-    state = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if _is_adapter(name)}
+    state = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if is_adapter(name)}
     if not state:
         raise UserError("lora: the model has no adapters to save")
     scale = next(iter(_adapted(model))).scale
@@ -151,7 +153,7 @@ def load(model: Qwen3VL, path: Path) -> None:
         module = modules.get(owner)
         if not isinstance(module, nn.Linear | MoE):
             raise UserError(f"{path}: is for another model: this one has no layer {owner}")
-        parts = ("gate_up_a", "gate_up_b", "down_a", "down_b") if isinstance(module, MoE) else ("lora_a", "lora_b")
+        parts = EXPERT_PARTS if isinstance(module, MoE) else LINEAR_PARTS
         missing = [f"{owner}.{part}" for part in parts if f"{owner}.{part}" not in state]
         unknown = [key for key in state if key.rpartition(".")[0] == owner and key.rpartition(".")[2] not in parts]
         if missing or unknown:
@@ -178,8 +180,9 @@ def _adapted(model: nn.Module) -> Iterator[LoraLinear | LoraMoE]:
     return (module for module in model.modules() if isinstance(module, LoraLinear | LoraMoE))
 
 
-def _is_adapter(name: str) -> bool:
-    return name.endswith(("_a", "_b"))
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of that name belongs to an adapter."""
+    return name.rpartition(".")[2] in (*LINEAR_PARTS, *EXPERT_PARTS)
 
 
 def _random(like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:

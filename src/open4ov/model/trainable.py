@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -20,25 +21,29 @@ B = TypeVar("B", bound=Batch)
 V = TypeVar("V")
 
 
-class Trainable(nn.Module, Generic[B, V]):
+class Trainable(nn.Module, ABC, Generic[B, V]):
     """A multimodal model on batches of type B, whose images may come as features of type V."""
 
+    @abstractmethod
     def loss(self, batch: B, /, vision: V | None = None) -> Tensor:
         """Mean negative log-likelihood (nats a token) over the batch's targets; a scalar."""
-        raise NotImplementedError
+        ...
 
     def figures(self) -> dict[str, float]:
         """What is worth recording of the last loss besides its value; empty for most models."""
         return {}
 
+    @abstractmethod
     def vision_parameters(self) -> list[nn.Parameter]:
         """All that turns pixels into the language model's tokens: what `freeze_vision` freezes."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def word_parameters(self) -> list[Tensor]:
         """The tables with a row for each word of the vocabulary: embedding and head, once when they are tied."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks that `torch.compile` pays for. Raises UserError where there are none to compile."""
-        raise NotImplementedError
+        ...

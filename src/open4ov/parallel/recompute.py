@@ -35,7 +35,7 @@ KEPT = (
     "_varlen_attn",
     "flex_attention",
 )
-"""Operators of `torch.ops.aten` whose results `op` keeps."""
+"""Operators whose results `op` keeps, by name; those of CUDA have not been tried."""
 
 
 def apply(model: Qwen3VL, language: Mode = "none", vision: Mode = "none") -> None:

@@ -122,7 +122,7 @@ def fit(
     `stop_after`: return after that step, as if killed there. Raises FloatingPointError on a gradient that is not
     finite, and UserError when `section` asks for adapters that the model does not have.
     """
-    if section.lora_rank and not any(name.endswith(("_a", "_b")) for name, _ in model.named_parameters()):
+    if section.lora_rank and not any(lora.is_adapter(name) for name, _ in model.named_parameters()):
         raise UserError("sft.lora_rank: the model has no adapters (lora.add puts them into a Qwen3-VL); set it to 0")
     order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens)
     steps = len(order.packs)
