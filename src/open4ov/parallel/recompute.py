@@ -6,6 +6,7 @@ norms, activations, rotations and sums again, which are cheap. `full` keeps a la
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal, cast, get_args
@@ -60,9 +61,11 @@ def apply(model: Qwen3VL, language: Mode = "none", vision: Mode = "none") -> Non
 def saved_bytes(compute: Callable[[], Tensor]) -> int:
     """Bytes that `compute` has allocated and not freed when it gives its result: what is kept for the backward pass.
 
-    On a CPU. Computed twice, so that what is made once and for all does not count.
+    On a CPU. Computed twice, so that what is made once and for all does not count; garbage of before goes before, as
+    what is freed while it is measured would be taken off.
     """
     compute()
+    gc.collect()
     with torch.profiler.profile(profile_memory=True) as profiler:
         result = compute()
     del result
