@@ -62,6 +62,7 @@ def ask(
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer, tokens")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely token")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="of the sampling; another one each time if not given")] = None,
+    quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
 ) -> None:
     """Ask a model about images, or without any."""
     from open4ov.images import open_image
@@ -77,9 +78,10 @@ def ask(
     folder = _model_dir(model)
 
     from open4ov.engine import Engine, Request
-    from open4ov.model import Processor, Qwen3VL
+    from open4ov.engine.quantize import load
+    from open4ov.model import Processor
 
-    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder))
+    engine = Engine(load(folder, quantize), Processor.from_pretrained(folder))
     request = Request(
         [user(question, images=len(images))],
         images,
@@ -104,6 +106,7 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="completions under way together")] = 64,
     kv_tokens: Annotated[int, typer.Option(min=256, help="tokens whose keys and values are held")] = 32768,
     queue: Annotated[int, typer.Option(min=1, help="requests under way or waiting; more are turned away")] = 128,
+    quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
 ) -> None:
     """Serve a model by the OpenAI API (chat completions, pictures as data URLs)."""
     keys = [key.strip() for key in os.environ.get(api_key_env, "").split(",") if key.strip()]
@@ -114,12 +117,12 @@ def serve(
     import uvicorn
 
     from open4ov.engine import Engine
+    from open4ov.engine.quantize import load
     from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
-    from open4ov.model import Processor, Qwen3VL
+    from open4ov.model import Processor
 
-    loaded = Qwen3VL.from_pretrained(folder).requires_grad_(False)
-    engine = Engine(loaded, Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
+    engine = Engine(load(folder, quantize), Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
     service = Service(engine, queue)
     try:
         print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)
