@@ -106,6 +106,7 @@ class ChatRequest(_Strict):
     stream_options: StreamOptions | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    ignore_eos: bool = False
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     user: str | None = None
@@ -153,6 +154,7 @@ def to_request(chat: ChatRequest, grammars: Grammars, room: int, seed: int) -> R
         presence_penalty=chat.presence_penalty,
         frequency_penalty=chat.frequency_penalty,
         top_log_probs=chat.top_logprobs,
+        ignore_eos=chat.ignore_eos,
         grammar=_grammar(chat, grammars),
     )
 

@@ -240,7 +240,7 @@ class Engine:
     def _finish_reason(self, one: sequence.Sequence) -> str | None:
         if one.sampling.grammar is not None and one.sampling.grammar.failed:
             return "error"
-        if one.tokens[-1] == self.processor.eos_id:
+        if one.tokens[-1] == self.processor.eos_id and not one.request.ignore_eos:
             return "stop"
         if one.request.stop:
             text = self.processor.decode(one.sampled)

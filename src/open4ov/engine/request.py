@@ -20,6 +20,7 @@ class Request:
     leaves out what is less than that share as likely as the likeliest. The penalties are those of the OpenAI API
     (presence, frequency: of sampled tokens) and of transformers (repetition: of the prompt's too). With `top_log_probs`
     so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities. With
+    `ignore_eos` the closing token is one like any other, which measurements want. With
     `grammar` (`grammar.Grammars` makes them) only what it allows is sampled; with `degeneration` a response that has
     become a loop or noise is stopped.
     """
@@ -39,6 +40,7 @@ class Request:
     frequency_penalty: float = 0.0
     top_log_probs: int = 0
     prompt_log_probs: bool = False
+    ignore_eos: bool = False
     grammar: Grammar | None = None
     degeneration: Degeneration | None = None
 
