@@ -26,28 +26,7 @@ from open4ov.engine import Engine, Request
 from open4ov.model import Config, Encoded, Processor, Qwen3VL
 from open4ov.sample import user
 
-WORDS = [
-    "the",
-    "car",
-    "shows",
-    "a",
-    "red",
-    "light",
-    "and",
-    "the",
-    "driver",
-    "should",
-    "stop",
-    "now",
-    "because",
-    "oil",
-    "is",
-    "low",
-    "油",
-    "压",
-    "警",
-    "告",
-]
+WORDS = ["the", "car", "shows", "a", "red", "light", "driver", "should", "stop", "now", "because", "oil", "low", "油压"]
 Generate = Callable[[], list[list[int]]]
 """The new tokens of every request"""
 
