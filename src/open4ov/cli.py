@@ -106,6 +106,9 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="completions under way together")] = 64,
     kv_tokens: Annotated[int, typer.Option(min=256, help="tokens whose keys and values are held")] = 32768,
     queue: Annotated[int, typer.Option(min=1, help="requests under way or waiting; more are turned away")] = 128,
+    keep_degenerate: Annotated[
+        bool, typer.Option("--keep-degenerate", help="do not stop responses that have become loops or noise")
+    ] = False,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
 ) -> None:
     """Serve a model by the OpenAI API (chat completions, pictures as data URLs)."""
@@ -117,6 +120,7 @@ def serve(
     import uvicorn
 
     from open4ov.engine import Engine
+    from open4ov.engine.degeneration import Degeneration
     from open4ov.engine.quantize import load
     from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
@@ -126,7 +130,7 @@ def serve(
     service = Service(engine, queue)
     try:
         print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)
-        app = create_app(service, name, keys)
+        app = create_app(service, name, keys, None if keep_degenerate else Degeneration())
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
     finally:
         service.stop()
