@@ -133,6 +133,38 @@ def serve(
         service.stop()
 
 
+@app.command(name="vllm-plan")
+def vllm_plan(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory (its last model), or a model's folder")],
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65534)] = 8000,
+    name: Annotated[str, typer.Option(help="what the model is called in requests")] = "open4ov",
+    fp8: Annotated[bool, typer.Option("--fp8", help="language model and KV cache in FP8 (Hopper and later)")] = False,
+    step_tokens: Annotated[int | None, typer.Option(min=1, help="most tokens of a step (chunked prefill)")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="tokens of prompt and response")] = None,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the language model")] = 1,
+    encoder_store: Annotated[
+        Path | None, typer.Option(help="encode pictures in a process of its own, which hands them over in this folder")
+    ] = None,
+) -> None:
+    """Print the commands that serve a model with vLLM, one process a line."""
+    from open4ov.engine.vllm_plan import plan
+
+    plans = plan(
+        _model_dir(model),
+        name=name,
+        host=host,
+        port=port,
+        fp8=fp8,
+        step_tokens=step_tokens,
+        max_length=max_length,
+        tensor_parallel=tensor_parallel,
+        encoder_store=encoder_store,
+    )
+    for one in plans:
+        print(one.shell())
+
+
 @app.command()
 def table(run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory with a report")]) -> None:
     """Print the evaluation table of a run."""
