@@ -105,6 +105,9 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="completions under way together")] = 64,
     kv_tokens: Annotated[int, typer.Option(min=256, help="tokens whose keys and values are held")] = 32768,
     queue: Annotated[int, typer.Option(min=1, help="requests under way or waiting; more are turned away")] = 128,
+    keep_degenerate: Annotated[
+        bool, typer.Option("--keep-degenerate", help="do not stop responses that have become loops or noise")
+    ] = False,
     encode_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="encode stages (open4ov stage)")] = "",
     prefill_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="prefill stages")] = "",
     encode_workers: Annotated[int, typer.Option(min=0, help="encode stages to start on this machine")] = 0,
@@ -123,6 +126,7 @@ def serve(
     import uvicorn
 
     from open4ov.engine import Engine
+    from open4ov.engine.degeneration import Degeneration
     from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
     from open4ov.engine.stage_run import StageOptions, stages_of
@@ -135,7 +139,7 @@ def serve(
     service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:
         print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)
-        app = create_app(service, name, keys)
+        app = create_app(service, name, keys, None if keep_degenerate else Degeneration())
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
     finally:
         service.stop()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from open4ov.engine import sequence
 from open4ov.engine.blocks import BlockPool, Key, root_key
+from open4ov.engine.degeneration import EVERY
 from open4ov.engine.handover import Handover
 from open4ov.engine.inputs import Inputs
 from open4ov.engine.paged import KVStore, Rows, StepMemory
@@ -92,6 +93,8 @@ class Engine:
         """A request's conversation as this engine reads it; any thread may ask. Raises UserError as `add` does."""
         document = self.processor.encode(request.messages, request.images, generate=True, pixels=False)
         self._check(request, len(document))
+        if request.grammar is not None and request.grammar.processor is not self.processor:
+            raise ValueError("the grammar is of another processor than the engine's")
         places = self.model.visual_places(document.input_ids)
         names = digests(request.messages, request.images)
         return Prompt.of(request, document, names, places, self.processor.images.merge_size)
@@ -219,6 +222,8 @@ class Engine:
             one.log_probs.append(log_prob)
             if one.request.top_log_probs:
                 one.top.append(top)
+            if one.sampling.grammar is not None:
+                one.sampling.grammar.take(token)
             one.finish_reason = self._finish_reason(one)
             if one.finish_reason is not None:
                 self._rows.leave(one)
@@ -242,13 +247,21 @@ class Engine:
             one.prompt_log_probs += self.model.score(states, ids, one.request.temperature or 1.0)[0].tolist()
 
     def _finish_reason(self, one: sequence.Sequence) -> str | None:
-        if one.tokens[-1] == self.processor.eos_id:
+        if one.sampling.grammar is not None and one.sampling.grammar.failed:
+            return "error"
+        if one.tokens[-1] == self.processor.eos_id and not one.request.ignore_eos:
             return "stop"
         if one.request.stop:
             text = self.processor.decode(one.sampled)
             if any(stop in text for stop in one.request.stop):
                 return "stop"
-        return "length" if len(one.sampled) >= one.request.max_tokens else None
+        if len(one.sampled) >= one.request.max_tokens:
+            return "length"
+        watched = one.request.degeneration
+        if watched is None or len(one.log_probs) % EVERY:
+            return None
+        likely = [] if one.request.grammar else one.log_probs  # what a grammar dictates may well be unlikely
+        return watched.reason(one.sampled, likely, self.model.config.text.vocab_size, self.processor.decode)
 
     def _check(self, request: Request, tokens: int) -> None:
         most = self.model.config.text.max_position_embeddings

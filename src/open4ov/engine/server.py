@@ -13,6 +13,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,6 +22,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from pydantic import ValidationError
 
 from open4ov.engine import chat as wire
+from open4ov.engine.degeneration import Degeneration
+from open4ov.engine.grammar import Grammars
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.stages import StageError
 from open4ov.engine.text import TextStream
@@ -31,10 +34,12 @@ MAX_BODY = 32 * 2**20
 """Bytes of a request's body"""
 
 
-def create_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI:
-    """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody)."""
+def create_app(service: Service, name: str, keys: Sequence[str] = (), watch: Degeneration | None = None) -> FastAPI:
+    """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody); `watch`: when
+    a response is stopped because it has degenerated (None: never)."""
     app = FastAPI(title="open4ov", docs_url=None, redoc_url=None, openapi_url=None)
     room = service.engine.longest
+    grammars = Grammars(service.engine.processor, service.engine.model.config.text.vocab_size)
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -71,7 +76,8 @@ def create_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI
             if asked.model != name:
                 return _error(404, f"no model is called {asked.model!r}; there is {name!r}", "model_not_found", "model")
             seed = secrets.randbelow(2**31)
-            prepared = await run_in_threadpool(wire.to_request, asked, service.engine.processor, room, seed)
+            prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, seed)
+            prepared = replace(prepared, degeneration=watch)
         except ValidationError as error:
             return _invalid(error)
         except wire.Refused as error:
