@@ -18,7 +18,7 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from open4ov.engine.fingerprint import of_features, of_keys
 from open4ov.engine.generate import Engine
+from open4ov.engine.request import Request
 from open4ov.engine.sequence import Prompt
 from open4ov.engine.vision_cache import Grid, VisionCache, visual_hash
 from open4ov.model import Processor, Qwen3VL, VisionFeatures
@@ -210,7 +211,7 @@ class Prefill(_Thread):
 
     def prefill(self, prompt: Prompt, features: list[VisionFeatures] | None, start: int, fingerprint: str) -> Keys:
         # read anew: nothing that names a block here comes from elsewhere
-        asked = replace(prompt.request, max_tokens=1, n=1, temperature=0.0, stop=(), prompt_log_probs=False)
+        asked = Request(prompt.request.messages, prompt.request.images, max_tokens=1)
         own = self.engine.prompt(asked)
         if digest_of(own) != digest_of(prompt):
             raise StageError("refused", "the prompt reads otherwise here: another tokenizer or other pictures")

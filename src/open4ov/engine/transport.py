@@ -1,4 +1,4 @@
-"""Messages between stages: a head in JSON and raw tensors, over a connection on which both sides have proved themselves.
+"""Messages between stages: a head in JSON and raw tensors, on a connection where both sides have proved themselves.
 
 Neither side sends the secret. Each proves it by an HMAC over two fresh random numbers, from which the keys of this
 connection are made, one for each direction. Every head carries an HMAC over its place in the order of messages, so one
