@@ -170,6 +170,8 @@ def _grammar(chat: ChatRequest, grammars: Grammars) -> Grammar | None:
     if wanted is not None and (wanted.type == "json_schema") != (wanted.json_schema is not None):
         raise Refused("type json_schema and json_schema go together", "response_format")
     param = "structured_outputs" if ours is not None else "response_format"
+    if chat.ignore_eos and (ours is not None or (wanted is not None and wanted.type != "text")):
+        raise Refused("what is bound to a format ends with it", "ignore_eos")
     try:
         if ours is not None and ours.json_ is not None:
             return grammars.json_schema(ours.json_)

@@ -25,6 +25,7 @@ from open4ov.engine import chat as wire
 from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.grammar import Grammars
 from open4ov.engine.service import Busy, Failed, Service
+from open4ov.engine.stages import StageError
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
 
@@ -60,7 +61,8 @@ def create_app(service: Service, name: str, keys: Sequence[str] = (), watch: Deg
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse(service.metrics.text(service.engine), media_type="text/plain; version=0.0.4")
+        text = service.metrics.text(service.engine) + (service.decode.metrics.text() if service.decode else "")
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -92,6 +94,10 @@ def create_app(service: Service, name: str, keys: Sequence[str] = (), watch: Deg
             return busy
         except UserError as error:
             return _error(400, str(error), "invalid_request_error")
+        except StageError:
+            busy = _error(503, "a stage that this answer needs does not answer; try again", "stage_unavailable")
+            busy.headers["retry-after"] = "1"
+            return busy
         except Failed:
             return _error(500, "the engine made an error", "internal_error")
         return StreamingResponse(_chained(first, stream), media_type="text/event-stream")
@@ -220,7 +226,11 @@ def _invalid(error: ValidationError) -> JSONResponse:
 
 
 def _fault(message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    kind = "server_error" if code in ("internal_error", "server_overloaded") else "invalid_request_error"
+    kind = (
+        "server_error"
+        if code in ("internal_error", "server_overloaded", "stage_unavailable")
+        else "invalid_request_error"
+    )
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
