@@ -90,7 +90,8 @@ class Engine:
         if request.grammar is not None and request.grammar.processor is not self.processor:
             raise ValueError("the grammar is of another processor than the engine's")
         places = self.model.visual_places(document.input_ids)
-        names = digests(request.messages, request.images)
+        salt = f"{request.salt}:" if request.salt else ""
+        names = [salt + digest for digest in digests(request.messages, request.images)]
         prompt = Prompt.of(request, document, names, places, self.processor.images.merge_size)
         number, self._next = self._next, self._next + 1
         for index in range(request.n):
