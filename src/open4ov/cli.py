@@ -119,17 +119,29 @@ def serve(
         bool, typer.Option(help="compute here what a stage does not give; else the request fails with 503")
     ] = True,
     stage_memory: Annotated[bool, typer.Option(help="shared memory with stages on this machine, not TCP")] = True,
+    max_per_key: Annotated[int, typer.Option(min=0, help="requests of one key under way; 0: no limit")] = 0,
+    share_cache: Annotated[
+        bool,
+        typer.Option("--share-cache", help="let keys find what was computed for other keys (its speed tells of it)"),
+    ] = False,
+    fetch_images: Annotated[
+        bool, typer.Option("--fetch-images", help="fetch pictures at https URLs, from public addresses only")
+    ] = False,
+    image_host: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="fetch pictures at https URLs, from these hosts only")
+    ] = None,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="on SIGTERM: time for requests under way")] = 60.0,
 ) -> None:
-    """Serve a model by the OpenAI API (chat completions, pictures as data URLs)."""
+    """Serve a model by the OpenAI API (chat completions; pictures as data URLs and, if wanted, https URLs)."""
     keys = [key.strip() for key in os.environ.get(api_key_env, "").split(",") if key.strip()]
     if not keys and host not in ("127.0.0.1", "::1", "localhost"):
         raise UserError(f"--host {host}: others could connect; set {api_key_env} to the keys that are let in")
     folder = _model_dir(model)
 
-    import uvicorn
-
     from open4ov.engine import Engine
     from open4ov.engine.degeneration import Degeneration
+    from open4ov.engine.fetch import Fetcher
+    from open4ov.engine.listen import server
     from open4ov.engine.quantize import load
     from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
@@ -142,8 +154,16 @@ def serve(
     service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:
         print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)
-        app = create_app(service, name, keys, None if keep_degenerate else Degeneration())
-        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
+        app = create_app(
+            service,
+            name,
+            keys,
+            None if keep_degenerate else Degeneration(),
+            max_per_key=max_per_key,
+            share_cache=share_cache,
+            fetcher=Fetcher(image_host) if fetch_images or image_host else None,
+        )
+        server(app, host, port, drain_seconds).run()
     finally:
         service.stop()
         closing.close()

@@ -17,11 +17,10 @@ from typing import Any
 
 import openai
 import pytest
-import uvicorn
 from PIL import Image
 from test_generate import picture
 
-from open4ov.engine import Engine, Request
+from open4ov.engine import Engine, Request, listen
 from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.server import create_app
 from open4ov.engine.service import Service
@@ -34,12 +33,18 @@ KEY = "test-key"
 class Running:
     """A server on a free port, in threads of this process."""
 
-    def __init__(self, directory: Path, queue: int = 64, watch: Degeneration | None = None, **options: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        queue: int = 64,
+        watch: Degeneration | None = None,
+        serving: dict[str, Any] | None = None,
+        **options: int,
+    ) -> None:
         self.engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory), **options)
         self.service = Service(self.engine, queue)
-        app = create_app(self.service, "tiny", [KEY, "other"], watch)
-        config = uvicorn.Config(app, port=0, log_level="error")
-        self.server = uvicorn.Server(config)
+        self.app = create_app(self.service, "tiny", [KEY, "other"], watch, **(serving or {}))
+        self.server = listen.server(self.app, "127.0.0.1", 0)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         wait(lambda: self.server.started)

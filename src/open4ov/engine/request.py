@@ -22,7 +22,8 @@ class Request:
     so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities. With
     `ignore_eos` the closing token is one like any other, which measurements want. With
     `grammar` (`grammar.Grammars` makes them) only what it allows is sampled; with `degeneration` a response that has
-    become a loop or noise is stopped.
+    become a loop or noise is stopped. What is computed for a `salt` (blocks, features of pictures) is found again only
+    by requests of the same salt.
     """
 
     messages: list[Message]
@@ -43,6 +44,7 @@ class Request:
     ignore_eos: bool = False
     grammar: Grammar | None = None
     degeneration: Degeneration | None = None
+    salt: str = ""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.n < 1:

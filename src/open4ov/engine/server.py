@@ -6,13 +6,14 @@ texts and numbers have limits, a queue that is full says so (503), and errors ha
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import json
-import logging
+import re
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,43 +21,61 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from open4ov.engine import chat as wire
+from open4ov.engine.decoder import Decoder
 from open4ov.engine.degeneration import Degeneration
+from open4ov.engine.faults import error as _error
+from open4ov.engine.faults import fault as _fault
+from open4ov.engine.fetch import Fetcher
+from open4ov.engine.gate import Full, Gate, Guard, Visit
 from open4ov.engine.grammar import Grammars
+from open4ov.engine.openapi import describe
+from open4ov.engine.pictures import Pictures
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.stages import StageError
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
 
-log = logging.getLogger(__name__)
 MAX_BODY = 32 * 2**20
 """Bytes of a request's body"""
+BODY_SECONDS = 120.0
+"""In which all of it must have come"""
 
 
-def create_app(service: Service, name: str, keys: Sequence[str] = (), watch: Degeneration | None = None) -> FastAPI:
+def create_app(
+    service: Service,
+    name: str,
+    keys: Sequence[str] = (),
+    watch: Degeneration | None = None,
+    *,
+    max_per_key: int = 0,
+    share_cache: bool = False,
+    fetcher: Fetcher | None = None,
+) -> FastAPI:
     """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody); `watch`: when
-    a response is stopped because it has degenerated (None: never)."""
-    app = FastAPI(title="open4ov", docs_url=None, redoc_url=None, openapi_url=None)
+    a response is stopped because it has degenerated (None: never); `max_per_key` and `share_cache`: see `Gate`;
+    `fetcher`: by which pictures at https URLs are fetched (None: they are not)."""
+    gate, pictures = Gate(keys, max_per_key, share_cache), Pictures(Decoder(), fetcher)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        pictures.decoder.warm()
+        yield
+        pictures.decoder.close()
+
+    app = FastAPI(title="open4ov", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(Guard, gate=gate)
+    app.state.gate, app.state.pictures = gate, pictures
     room = service.engine.longest
     grammars = Grammars(service.engine.processor, service.engine.model.config.text.vocab_size)
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        number = f"req-{uuid.uuid4().hex}"
-        try:
-            if request.url.path != "/health" and keys and not _let_in(request, keys):
-                response: Response = _error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
-            else:
-                response = await call_next(request)
-        except Exception:
-            log.exception("request %s failed", number)
-            response = _error(500, "the server made an error", "internal_error")
-        response.headers["x-request-id"] = number
-        return response
-
     @app.get("/health")
     async def health() -> Response:
+        if gate.ending:
+            return PlainTextResponse("the server is ending\n", 503)
         return PlainTextResponse("ok\n") if service.alive else PlainTextResponse("the engine has stopped\n", 503)
 
     @app.get("/metrics")
@@ -64,43 +83,55 @@ def create_app(service: Service, name: str, keys: Sequence[str] = (), watch: Deg
         text = service.metrics.text(service.engine) + (service.decode.metrics.text() if service.decode else "")
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return JSONResponse(describe(app))
+
     @app.get("/v1/models")
     async def models() -> Response:
         model = {"id": name, "object": "model", "created": 0, "owned_by": "open4ov", "max_model_len": room}
         return JSONResponse({"object": "list", "data": [model]})
 
+    @app.post("/v1/embeddings")
+    async def embeddings() -> Response:
+        return _error(400, "this model gives no embeddings", "model_not_supported", "model")
+
     @app.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
+        visit: Visit = request.state.visit
         try:
-            asked = wire.ChatRequest.model_validate_json(await _body(request))
-            if asked.model != name:
-                return _error(404, f"no model is called {asked.model!r}; there is {name!r}", "model_not_found", "model")
-            seed = secrets.randbelow(2**31)
-            prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, seed)
-            prepared = replace(prepared, degeneration=watch)
+            asked = wire.ChatRequest.model_validate_json(await _body(request, visit))
+            return await _while_there(request, answered(asked, visit))
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
         except ValidationError as error:
             return _invalid(error)
         except wire.Refused as error:
             return _error(error.status, error.message, "invalid_request_error", error.param)
-        answer = _Answer(service, name, asked, prepared)
-        try:
-            if not asked.stream:
-                return JSONResponse(await answer.whole(request))
-            stream = answer.stream()
-            first = await anext(stream)  # what can be refused is refused before the stream begins
-        except Busy:
-            busy = _error(503, "too many requests wait; try again", "server_overloaded")
-            busy.headers["retry-after"] = "1"
-            return busy
+        except (Busy, Full):
+            return _error(503, "too many requests wait; try again", "server_overloaded", retry=1)
         except UserError as error:
             return _error(400, str(error), "invalid_request_error")
         except StageError:
-            busy = _error(503, "a stage that this answer needs does not answer; try again", "stage_unavailable")
-            busy.headers["retry-after"] = "1"
-            return busy
+            return _error(
+                503, "a stage that this answer needs does not answer; try again", "stage_unavailable", retry=1
+            )
         except Failed:
             return _error(500, "the engine made an error", "internal_error")
-        return StreamingResponse(_chained(first, stream), media_type="text/event-stream")
+
+    async def answered(asked: wire.ChatRequest, visit: Visit) -> Response:
+        if asked.model != name:
+            return _error(404, f"there is no such model; there is {name!r}", "model_not_found", "model")
+        images = await pictures.load(asked, visit.hold)
+        seed = secrets.randbelow(2**31)
+        prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, seed, images, visit.salt)
+        asked.messages.clear()  # the pictures' URLs are as large as the body
+        answer = _Answer(service, name, asked, replace(prepared, degeneration=watch))
+        if not asked.stream:
+            return JSONResponse(await answer.whole())
+        stream = answer.stream()
+        first = await anext(stream)  # what can be refused is refused before the stream begins
+        return _Events(first, stream)
 
     @app.exception_handler(404)
     async def unknown(request: Request, _error_: Exception) -> Response:
@@ -121,15 +152,13 @@ class _Answer:
         self.processor = service.engine.processor
         self.base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
 
-    async def whole(self, request: Request) -> dict[str, Any]:
+    async def whole(self) -> dict[str, Any]:
         choices: dict[int, dict[str, Any]] = {}
         prompt = given = 0
         updates = self.service.submit(self.prepared)
         try:
             async for update in updates:
                 prompt = update.prompt_tokens
-                if await request.is_disconnected():
-                    break
                 if (done := update.completion) is None:
                     continue
                 given += len(done.token_ids)
@@ -183,59 +212,78 @@ class _Answer:
 
 
 CHUNK = "chat.completion.chunk"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What may stand in the place of a fault: a client's own keys may be anything"""
 
 
-async def _chained(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
+class _Events(StreamingResponse):
+    """Server-sent events of a generator that has given the first; it is closed in any case."""
+
+    def __init__(self, first: str, rest: AsyncGenerator[str]) -> None:
+        super().__init__(self._all(first, rest), media_type="text/event-stream")
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._rest.aclose()
+
+    @staticmethod
+    async def _all(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
+        try:
+            yield first
+            async for event in rest:
+                yield event
+        except Failed:
+            yield _sse({"error": _fault("the engine made an error", "internal_error")})
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """What `work` gives; it is given up when the client leaves. The body must have been read."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.create_task(work), asyncio.create_task(gone())]
     try:
-        yield first
-        async for event in rest:
-            yield event
-    except Failed:
-        yield _sse({"error": _fault("the engine made an error", "internal_error")})
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            return await tasks[0]
+        return Response(status_code=499)  # nobody reads it
     finally:
-        await rest.aclose()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _body(request: Request) -> bytes:
-    """The request's body, read no further than the limit."""
+async def _body(request: Request, visit: Visit) -> bytes:
+    """The request's body, read no further than the limit and no longer than for BODY_SECONDS."""
     stated = request.headers.get("content-length", "0")
     parts, size = list[bytes](), 0
-    if not stated.isdigit() or int(stated) > MAX_BODY:
+    if not stated.isdecimal() or int(stated) > MAX_BODY:
         raise wire.Refused(f"a body may have at most {MAX_BODY} bytes", status=413)
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise wire.Refused(f"a body may have at most {MAX_BODY} bytes", status=413)
-        parts.append(part)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY:
+                    raise wire.Refused(f"a body may have at most {MAX_BODY} bytes", status=413)
+                visit.hold(len(part))
+                parts.append(part)
+    except TimeoutError:
+        raise wire.Refused("the body took too long to come", status=408) from None
     return b"".join(parts)
-
-
-def _let_in(request: Request, keys: Sequence[str]) -> bool:
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
-    given = key.strip().encode()
-    return kind.lower() == "bearer" and sum(hmac.compare_digest(given, known.encode()) for known in keys) > 0
 
 
 def _invalid(error: ValidationError) -> JSONResponse:
     """The first fault of a body that does not fit, by place; never what the client sent."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(part if _NAME.fullmatch(part := str(step)) else "?" for step in first["loc"])
     message = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
     said = f"{place}: {message}" if place else f"the body: {message}"
     return _error(400, said, "invalid_request_error", place or None)
-
-
-def _fault(message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    kind = (
-        "server_error"
-        if code in ("internal_error", "server_overloaded", "stage_unavailable")
-        else "invalid_request_error"
-    )
-    return {"message": message, "type": kind, "param": param, "code": code}
-
-
-def _error(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
-    return JSONResponse({"error": _fault(message, code, param)}, status)
 
 
 def _usage(prompt: int, given: int) -> dict[str, int]:
