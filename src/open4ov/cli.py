@@ -57,15 +57,19 @@ def run(
 
 @app.command()
 def ask(
-    model: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory (its last model), or a model's folder")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="DIR|URL", help="a run directory (its last model), a model's folder, or a server's /v1"),
+    ],
     question: Annotated[str, typer.Argument(help="what to ask")],
     image: Annotated[list[Path] | None, typer.Option(help="an image file; may be given several times")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer, tokens")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely token")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="of the sampling; another one each time if not given")] = None,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
+    api_key_env: Annotated[str, typer.Option(help="the environment variable with the server's key")] = "OPENAI_API_KEY",
 ) -> None:
-    """Ask a model about images, or without any."""
+    """Ask a model, or a server, about images or without any."""
     from open4ov.images import open_image
     from open4ov.sample import user
 
@@ -76,21 +80,25 @@ def ask(
     except UnicodeEncodeError:
         raise UserError("the question is not UTF-8 text") from None
     images = [open_image(path) for path in image or ()]
-    folder = _model_dir(model)
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    if model.startswith(("http://", "https://")):
+        if quantize is not None:
+            raise UserError("--quantize has no effect on a server's model; give it to open4ov serve")
+        from open4ov.engine import remote
 
-    from open4ov.engine import Engine, Request
-    from open4ov.engine.quantize import load
-    from open4ov.model import Processor
+        key = os.environ.get(api_key_env, "")
+        pieces = remote.stream(model, key, question, images, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    else:
+        folder = _model_dir(Path(model))
 
-    engine = Engine(load(folder, quantize), Processor.from_pretrained(folder))
-    request = Request(
-        [user(question, images=len(images))],
-        images,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-    )
-    for piece in engine.stream(request):
+        from open4ov.engine import Engine, Request
+        from open4ov.engine.quantize import load
+        from open4ov.model import Processor
+
+        asked = [user(question, images=len(images))]
+        request = Request(asked, images, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        pieces = Engine(load(folder, quantize), Processor.from_pretrained(folder)).stream(request)
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
 
