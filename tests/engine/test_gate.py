@@ -20,8 +20,7 @@ from test_decoder import running as process_runs
 from test_generate import picture
 from test_server import KEY, ONE, Running, url, wait, words
 
-from open4ov.engine import listen
-from open4ov.engine import server as server_module
+from open4ov.engine import body, listen
 from open4ov.engine.gate import Full, Gate
 
 
@@ -195,7 +194,7 @@ def test_a_client_that_waits_in_the_queue_and_leaves_is_given_up(tiny_dir: Path)
 
 
 def test_bodies_that_come_slowly_end(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(body, "SECONDS", 0.3)
     monkeypatch.setattr(listen.Connection, "head_seconds", 0.3)
     connection = raw(server, post({"messages": ONE}, length=10_000))
     answer = closed(connection)

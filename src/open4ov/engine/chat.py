@@ -52,7 +52,8 @@ class ImagePart(_Strict):
 class ChatMessage(_Strict):
     role: Literal["system", "user", "assistant"]
     content: (
-        Annotated[str, Field(max_length=1_000_000)] | Annotated[list[TextPart | ImagePart], Field(max_length=MAX_PARTS)]
+        Annotated[str, Field(max_length=1_000_000)]
+        | Annotated[list[TextPart | ImagePart], Field(max_length=MAX_PARTS, fail_fast=True)]
     )
     name: str | None = None
 
@@ -87,7 +88,7 @@ class ChatRequest(_Strict):
     """The options that are read, and a few that change nothing here (`user`, `metadata`, `store`)."""
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 1.0

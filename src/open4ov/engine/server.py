@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from open4ov.engine import body
 from open4ov.engine import chat as wire
 from open4ov.engine.decoder import Decoder
 from open4ov.engine.degeneration import Degeneration
@@ -38,11 +39,6 @@ from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.stages import StageError
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
-
-MAX_BODY = 32 * 2**20
-"""Bytes of a request's body"""
-BODY_SECONDS = 120.0
-"""In which all of it must have come"""
 
 
 def create_app(
@@ -100,7 +96,7 @@ def create_app(
     async def completions(request: Request) -> Response:
         visit: Visit = request.state.visit
         try:
-            asked = wire.ChatRequest.model_validate_json(await _body(request, visit))
+            asked = wire.ChatRequest.model_validate_json(await body.read(request, visit))
             return await _while_there(request, answered(asked, visit))
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
@@ -256,25 +252,6 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, Response]) ->
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _body(request: Request, visit: Visit) -> bytes:
-    """The request's body, read no further than the limit and no longer than for BODY_SECONDS."""
-    stated = request.headers.get("content-length", "0")
-    parts, size = list[bytes](), 0
-    if not stated.isdecimal() or int(stated) > MAX_BODY:
-        raise wire.Refused(f"a body may have at most {MAX_BODY} bytes", status=413)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MAX_BODY:
-                    raise wire.Refused(f"a body may have at most {MAX_BODY} bytes", status=413)
-                visit.hold(len(part))
-                parts.append(part)
-    except TimeoutError:
-        raise wire.Refused("the body took too long to come", status=408) from None
-    return b"".join(parts)
 
 
 def _invalid(error: ValidationError) -> JSONResponse:
