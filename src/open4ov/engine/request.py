@@ -17,7 +17,8 @@ class Request:
     `max_tokens` counts the closing token. Completion i of a request samples from its own stream (seed, i). `min_p`
     leaves out what is less than that share as likely as the likeliest. The penalties are those of the OpenAI API
     (presence, frequency: of sampled tokens) and of transformers (repetition: of the prompt's too). With `top_log_probs`
-    so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities.
+    so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities. With `ahead`
+    nothing is sampled: the first so many tokens of the prompt are computed and held until the request is given up.
     """
 
     messages: list[Message]
@@ -35,6 +36,7 @@ class Request:
     frequency_penalty: float = 0.0
     top_log_probs: int = 0
     prompt_log_probs: bool = False
+    ahead: int = 0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.n < 1:
@@ -49,6 +51,8 @@ class Request:
                 "min_p must lie in [0, 1], repetition_penalty be above 0 and top_log_probs not negative, got "
                 f"{self.min_p}, {self.repetition_penalty} and {self.top_log_probs}"
             )
+        if self.ahead < 0 or (self.ahead and (self.n > 1 or self.prompt_log_probs)):
+            raise ValueError("ahead must not be negative, and goes neither with n above 1 nor with prompt_log_probs")
         if "" in self.stop:
             raise ValueError("an empty stop string would stop every completion at once")
 
