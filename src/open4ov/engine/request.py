@@ -17,8 +17,8 @@ class Request:
     `max_tokens` counts the closing token. Completion i of a request samples from its own stream (seed, i). `min_p`
     leaves out what is less than that share as likely as the likeliest. The penalties are those of the OpenAI API
     (presence, frequency: of sampled tokens) and of transformers (repetition: of the prompt's too). With `top_log_probs`
-    so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities. With `ahead`
-    nothing is sampled: the first so many tokens of the prompt are computed and held until the request is given up.
+    so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities. With
+    `ahead` nothing is sampled: the first so many tokens of the prompt are computed and held until it is given up.
     """
 
     messages: list[Message]

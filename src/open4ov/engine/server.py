@@ -6,7 +6,6 @@ texts and numbers have limits, a queue that is full says so (503), and errors ha
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import secrets
@@ -20,8 +19,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
+from open4ov.engine import access, session_routes
 from open4ov.engine import chat as wire
+from open4ov.engine.request import Completion
 from open4ov.engine.service import Busy, Failed, Service
+from open4ov.engine.session import Limits
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
 
@@ -30,8 +32,9 @@ MAX_BODY = 32 * 2**20
 """Bytes of a request's body"""
 
 
-def create_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI:
-    """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody)."""
+def create_app(service: Service, name: str, keys: Sequence[str] = (), *, limits: Limits | None = None) -> FastAPI:
+    """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody); `limits`: of
+    sessions."""
     app = FastAPI(title="open4ov", docs_url=None, redoc_url=None, openapi_url=None)
     room = service.engine.longest
 
@@ -39,8 +42,11 @@ def create_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         number = f"req-{uuid.uuid4().hex}"
         try:
-            if request.url.path != "/health" and keys and not _let_in(request, keys):
-                response: Response = _error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
+            denied = None if request.url.path == "/health" else access.denial(request, keys)
+            if denied is not None:
+                response: Response = _error(denied.status, denied.message, denied.code)
+                if denied.status == 401 and request.url.path == "/":  # the page: a browser asks for the key
+                    response.headers["www-authenticate"] = 'Basic realm="open4ov: any name, the key as password"'
             else:
                 response = await call_next(request)
         except Exception:
@@ -62,23 +68,32 @@ def create_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI
         model = {"id": name, "object": "model", "created": 0, "owned_by": "open4ov", "max_model_len": room}
         return JSONResponse({"object": "list", "data": [model]})
 
+    async def prepare(asked: wire.ChatRequest) -> wire.Request:
+        if asked.model != name:
+            raise wire.Refused(f"no model is called that; there is {name!r}", "model", 404)
+        return await run_in_threadpool(wire.to_request, asked, service.engine.processor, room, secrets.randbelow(2**31))
+
+    def answer(asked: wire.ChatRequest, prepared: wire.Request) -> _Answer:
+        return _Answer(service, name, asked, prepared)
+
+    door = session_routes.Door(service, keys, prepare, answer, _body, _error, _invalid)
+    app.include_router(session_routes.router(door, limits))
+
     @app.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
         try:
             asked = wire.ChatRequest.model_validate_json(await _body(request))
-            if asked.model != name:
-                return _error(404, f"no model is called {asked.model!r}; there is {name!r}", "model_not_found", "model")
-            seed = secrets.randbelow(2**31)
-            prepared = await run_in_threadpool(wire.to_request, asked, service.engine.processor, room, seed)
+            prepared = await prepare(asked)
         except ValidationError as error:
             return _invalid(error)
         except wire.Refused as error:
-            return _error(error.status, error.message, "invalid_request_error", error.param)
-        answer = _Answer(service, name, asked, prepared)
+            code = "model_not_found" if error.status == 404 else "invalid_request_error"
+            return _error(error.status, error.message, code, error.param)
+        answered = answer(asked, prepared)
         try:
             if not asked.stream:
-                return JSONResponse(await answer.whole(request))
-            stream = answer.stream()
+                return JSONResponse(await answered.whole(request))
+            stream = answered.stream()
             first = await anext(stream)  # what can be refused is refused before the stream begins
         except Busy:
             busy = _error(503, "too many requests wait; try again", "server_overloaded")
@@ -108,6 +123,9 @@ class _Answer:
         self.service, self.asked, self.prepared = service, asked, prepared
         self.processor = service.engine.processor
         self.base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        self.completions: dict[int, Completion] = {}
+        self.found = 0
+        """Tokens of the prompt that had been computed before"""
 
     async def whole(self, request: Request) -> dict[str, Any]:
         choices: dict[int, dict[str, Any]] = {}
@@ -116,11 +134,13 @@ class _Answer:
         try:
             async for update in updates:
                 prompt = update.prompt_tokens
+                self.found = update.found_tokens if update.index == 0 else self.found
                 if await request.is_disconnected():
                     break
                 if (done := update.completion) is None:
                     continue
                 given += len(done.token_ids)
+                self.completions[update.index] = done
                 told = wire.log_probs(self.processor, done, self.asked.top_logprobs) if self.asked.logprobs else None
                 message = {"role": "assistant", "content": done.text, "refusal": None}
                 choices[update.index] = {
@@ -132,7 +152,12 @@ class _Answer:
         finally:
             await updates.aclose()
         ordered = [choices[index] for index in sorted(choices)]
-        return {**self.base, "object": "chat.completion", "choices": ordered, "usage": _usage(prompt, given)}
+        return {
+            **self.base,
+            "object": "chat.completion",
+            "choices": ordered,
+            "usage": _usage(prompt, given, self.found),
+        }
 
     async def stream(self) -> AsyncGenerator[str]:
         """Server-sent events; the last is [DONE]. Log-probabilities come with a choice's last piece."""
@@ -148,17 +173,19 @@ class _Answer:
                     for index in range(self.prepared.n):
                         yield self._event(index, {"role": "assistant", "content": ""}, None, None, usage)
                 done, prompt = update.completion, update.prompt_tokens
+                self.found = update.found_tokens if update.index == 0 else self.found
                 piece = texts[update.index].push(update.token_ids, last=done is not None)
                 told = None
                 if done is not None:
                     given += len(done.token_ids)
+                    self.completions[update.index] = done
                     if self.asked.logprobs:
                         told = wire.log_probs(self.processor, done, self.asked.top_logprobs)
                 if piece or done is not None:
                     delta = {"content": piece} if piece else {}
                     yield self._event(update.index, delta, done.finish_reason if done else None, told, usage)
             if usage:
-                yield _sse({**self.base, "object": CHUNK, "choices": [], "usage": _usage(prompt, given)})
+                yield _sse({**self.base, "object": CHUNK, "choices": [], "usage": _usage(prompt, given, self.found)})
             yield "data: [DONE]\n\n"
         finally:
             await updates.aclose()
@@ -198,12 +225,6 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _let_in(request: Request, keys: Sequence[str]) -> bool:
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
-    given = key.strip().encode()
-    return kind.lower() == "bearer" and sum(hmac.compare_digest(given, known.encode()) for known in keys) > 0
-
-
 def _invalid(error: ValidationError) -> JSONResponse:
     """The first fault of a body that does not fit, by place; never what the client sent."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -222,8 +243,9 @@ def _error(status: int, message: str, code: str, param: str | None = None) -> JS
     return JSONResponse({"error": _fault(message, code, param)}, status)
 
 
-def _usage(prompt: int, given: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": given, "total_tokens": prompt + given}
+def _usage(prompt: int, given: int, found: int) -> dict[str, Any]:
+    counts = {"prompt_tokens": prompt, "completion_tokens": given, "total_tokens": prompt + given}
+    return {**counts, "prompt_tokens_details": {"cached_tokens": found}}
 
 
 def _sse(content: dict[str, Any]) -> str:
