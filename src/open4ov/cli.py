@@ -10,9 +10,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,6 +105,17 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="completions under way together")] = 64,
     kv_tokens: Annotated[int, typer.Option(min=256, help="tokens whose keys and values are held")] = 32768,
     queue: Annotated[int, typer.Option(min=1, help="requests under way or waiting; more are turned away")] = 128,
+    keep_degenerate: Annotated[
+        bool, typer.Option("--keep-degenerate", help="do not stop responses that have become loops or noise")
+    ] = False,
+    encode_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="encode stages (open4ov stage)")] = "",
+    prefill_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="prefill stages")] = "",
+    encode_workers: Annotated[int, typer.Option(min=0, help="encode stages to start on this machine")] = 0,
+    prefill_workers: Annotated[int, typer.Option(min=0, help="prefill stages to start on this machine")] = 0,
+    stage_fallback: Annotated[
+        bool, typer.Option(help="compute here what a stage does not give; else the request fails with 503")
+    ] = True,
+    stage_memory: Annotated[bool, typer.Option(help="shared memory with stages on this machine, not TCP")] = True,
 ) -> None:
     """Serve a model by the OpenAI API (chat completions, pictures as data URLs)."""
     keys = [key.strip() for key in os.environ.get(api_key_env, "").split(",") if key.strip()]
@@ -114,19 +126,76 @@ def serve(
     import uvicorn
 
     from open4ov.engine import Engine
+    from open4ov.engine.degeneration import Degeneration
     from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
+    from open4ov.engine.stage_run import StageOptions, stages_of
     from open4ov.model import Processor, Qwen3VL
 
+    stages = StageOptions(encode_at, prefill_at, encode_workers, prefill_workers, stage_fallback, stage_memory)
     loaded = Qwen3VL.from_pretrained(folder).requires_grad_(False)
     engine = Engine(loaded, Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
-    service = Service(engine, queue)
+    closing = ExitStack()
+    service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:
         print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)
-        app = create_app(service, name, keys)
+        app = create_app(service, name, keys, None if keep_degenerate else Degeneration())
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
     finally:
         service.stop()
+        closing.close()
+
+
+@app.command()
+def stage(
+    kind: Annotated[Literal["encode", "prefill"], typer.Argument(help="what it does for the servers that ask it")],
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="the model that the servers have")],
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="where to listen; port 0: a free one")],
+    batch: Annotated[int, typer.Option(min=1, help="encode: pictures encoded together")] = 8,
+    wait: Annotated[float, typer.Option(min=0, help="encode: seconds that a picture waits for others")] = 0.005,
+    chunk: Annotated[int, typer.Option(min=1, help="prefill: tokens of a step")] = 1024,
+    rows: Annotated[int, typer.Option(min=1, help="prefill: prompts under way together")] = 16,
+    kv_tokens: Annotated[int, typer.Option(min=256, help="prefill: tokens whose keys and values are held")] = 32768,
+    until_closed: Annotated[bool, typer.Option(help="end when standard input closes")] = False,
+) -> None:
+    """Run one stage of serving as a process of its own; servers and stages share the secret OPEN4OV_STAGE_KEY."""
+    from open4ov.engine.stage_run import run_stage
+    from open4ov.engine.stages import EncodePolicy, PrefillPolicy
+
+    prefill = PrefillPolicy(chunk, rows, kv_tokens)
+    run_stage(kind, _model_dir(model), listen, until_closed, EncodePolicy(batch, wait), prefill)
+
+
+@app.command(name="vllm-plan")
+def vllm_plan(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory (its last model), or a model's folder")],
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65534)] = 8000,
+    name: Annotated[str, typer.Option(help="what the model is called in requests")] = "open4ov",
+    fp8: Annotated[bool, typer.Option("--fp8", help="language model and KV cache in FP8 (Hopper and later)")] = False,
+    step_tokens: Annotated[int | None, typer.Option(min=1, help="most tokens of a step (chunked prefill)")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="tokens of prompt and response")] = None,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the language model")] = 1,
+    encoder_store: Annotated[
+        Path | None, typer.Option(help="encode pictures in a process of its own, which hands them over in this folder")
+    ] = None,
+) -> None:
+    """Print the commands that serve a model with vLLM, one process a line."""
+    from open4ov.engine.vllm_plan import plan
+
+    plans = plan(
+        _model_dir(model),
+        name=name,
+        host=host,
+        port=port,
+        fp8=fp8,
+        step_tokens=step_tokens,
+        max_length=max_length,
+        tensor_parallel=tensor_parallel,
+        encoder_store=encoder_store,
+    )
+    for one in plans:
+        print(one.shell())
 
 
 @app.command()

@@ -164,7 +164,9 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     if labels and not labels.is_file():
         raise UserError(f"data.labels: no such file: {labels}")
     digest = fingerprint([labels]) if labels else ""
-    return {**recipe.data.model_dump(mode="json"), "labels_file": digest}
+    providers = recipe.data.providers.values()
+    models = [_model(one.model) for one in providers if one.kind == "engine" and one.model]
+    return {**recipe.data.model_dump(mode="json"), "labels_file": digest, **({"models": models} if models else {})}
 
 
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
@@ -198,7 +200,12 @@ def _evaluation(recipe: Recipe) -> dict[str, Any]:
 
 
 def _base(recipe: Recipe) -> str:
-    folder = assets.base_dir(recipe.model)
+    return _model(recipe.model)
+
+
+def _model(name: str) -> str:
+    """A digest of a model's files."""
+    folder = assets.base_dir(name)
     return fingerprint(path for path in folder.iterdir() if path.is_file())
 
 

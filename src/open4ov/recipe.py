@@ -50,9 +50,14 @@ class ImagesSection(Section):
 class ProviderSection(Section):
     """Who answers the prompts of data construction (paper §2.2)."""
 
-    kind: Literal["catalog", "openai"] = "catalog"
+    kind: Literal["catalog", "openai", "engine"] = Field(
+        default="catalog",
+        description="catalog: shipped annotations; openai: an endpoint; engine: a model in this process",
+    )
     base_url: str | None = Field(default=None, description="OpenAI-compatible endpoint; the key comes from api_key_env")
-    model: str | None = None
+    model: str | None = Field(
+        default=None, description="openai: the endpoint's name of it; engine: its folder, or a shipped one's name"
+    )
     api_key_env: str = Field(default="OPENAI_API_KEY", description="name of the environment variable with the key")
     concurrency: int = Field(default=8, ge=1)
 

@@ -79,6 +79,8 @@ def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
     for name, provider in data.providers.items():
         if provider.kind == "openai" and not provider.model:
             yield ("data", "providers", name), "kind `openai` needs `model`: the name the endpoint knows it by"
+        if provider.kind == "engine" and not provider.model:
+            yield ("data", "providers", name), "kind `engine` needs `model`: a model's folder, or a shipped one's name"
 
 
 def _written(section: BaseModel, loc: Loc, switch: str, reason: str) -> Iterator[tuple[Loc, str, Loc]]:
@@ -111,6 +113,10 @@ def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
         if provider.kind == "catalog":
             reason = f"provider '{name}' is of kind `catalog`, which answers offline"
             yield from _written(provider, loc, "kind", reason)
+        if provider.kind == "engine":
+            for field in sorted({"base_url", "api_key_env"} & provider.model_fields_set):
+                reason = f"provider '{name}' is of kind `engine`, which asks no endpoint"
+                yield (*loc, field), reason, (*loc, "kind")
         if name != "default" and name not in data.roles.values():
             yield loc, f"no role in data.roles names provider '{name}'", ("data", "roles")
 

@@ -123,3 +123,18 @@ def test_they_have_no_completion_to_wait_for(parts: tuple[Qwen3VL, Processor]) -
         engine.generate([replace(ASKED, ahead=4)])
     with pytest.raises(ValueError, match="ahead"):
         next(engine.stream(replace(ASKED, ahead=4)))
+
+
+def test_the_end_of_what_was_computed_ahead_is_found_inside_a_block(parts: tuple[Qwen3VL, Processor]) -> None:
+    engine = Engine(*parts)
+    numbers = [ahead(engine, ASKED, tokens) for tokens in (10, 10, 21)]
+    assert (engine.scheduler.prompt_tokens, engine.scheduler.found_tokens) == (41, 20)
+    other = replace(ASKED, messages=[user("How many? " * 4, 1)])
+    for request, found in ((ASKED, 21), (other, 10), (replace(ASKED, images=[picture(2)]), 0)):
+        before = engine.scheduler.found_tokens
+        answer = engine.generate([request])[0][0]
+        assert engine.scheduler.found_tokens - before == found
+        assert answer.token_ids == Engine(*parts).generate([request])[0][0].token_ids
+    for number in numbers:
+        engine.abort(number)
+    assert engine.pool.available == engine.pool.count

@@ -158,6 +158,14 @@ def test_closing_token_finishes(engine: Engine, monkeypatch: pytest.MonkeyPatch)
     assert ended.token_ids == whole.token_ids[: whole.token_ids.index(whole.token_ids[4]) + 1]
 
 
+def test_with_ignore_eos_the_closing_token_does_not_finish(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request([user("one two")], max_tokens=12, ignore_eos=True)
+    ((whole,),) = engine.generate([request])
+    monkeypatch.setattr(engine.processor, "eos_id", whole.token_ids[4])
+    ((again,),) = engine.generate([request])
+    assert (again.token_ids, again.finish_reason) == (whole.token_ids, "length")
+
+
 @pytest.mark.parametrize("stop", [(), ("e",), ("ue", "on")])
 def test_stream_equals_generate(engine: Engine, stop: tuple[str, ...]) -> None:
     request = Request([user("图中有几个方块？")], max_tokens=24, temperature=1.0, stop=stop)

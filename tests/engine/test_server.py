@@ -22,8 +22,10 @@ from PIL import Image
 from test_generate import picture
 
 from open4ov.engine import Engine, Request
+from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.server import create_app
 from open4ov.engine.service import Service
+from open4ov.engine.session import Limits
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import user
 
@@ -33,10 +35,18 @@ KEY = "test-key"
 class Running:
     """A server on a free port, in threads of this process."""
 
-    def __init__(self, directory: Path, queue: int = 64, **options: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        queue: int = 64,
+        watch: Degeneration | None = None,
+        limits: Limits | None = None,
+        **options: int,
+    ) -> None:
         self.engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory), **options)
         self.service = Service(self.engine, queue)
-        config = uvicorn.Config(create_app(self.service, "tiny", [KEY, "other"]), port=0, log_level="error")
+        app = create_app(self.service, "tiny", [KEY, "other"], watch, limits=limits)
+        config = uvicorn.Config(app, port=0, log_level="error")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
@@ -189,7 +199,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no messages": ({"messages": []}, "messages"),
     "a role of no one": ({"messages": [{"role": "wizard", "content": "x"}]}, "role"),
     "an answer last": ({"messages": [*ONE, {"role": "assistant", "content": "x"}]}, "the last message"),
-    "an option nothing reads": ({"messages": ONE, "response_format": {"type": "json_object"}}, "unknown option"),
+    "an option nothing reads": ({"messages": ONE, "parallel_tool_calls": True}, "unknown option"),
     "a template": ({"messages": ONE, "chat_template": "{{ 1 }}"}, "unknown option"),
     "processor options": ({"messages": ONE, "mm_processor_kwargs": {"max_pixels": 1}}, "unknown option"),
     "no tokens": ({"messages": ONE, "max_tokens": 0}, "max_tokens"),

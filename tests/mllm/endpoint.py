@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import uvicorn
+
+from open4ov.engine import Engine
+from open4ov.engine.server import create_app
+from open4ov.engine.service import Service
+from open4ov.model import Processor, Qwen3VL
 
 Reply = Callable[[dict[str, Any], int], str | int]
 """(request body, how many came before) → the assistant's text, or an HTTP status to fail with."""
@@ -59,3 +68,21 @@ def endpoint(reply: Reply) -> Iterator[Endpoint]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(directory: Path, name: str) -> Iterator[str]:
+    """Our own server over a model's folder, on a free port; gives its address."""
+    engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory))
+    service = Service(engine)
+    server = uvicorn.Server(uvicorn.Config(create_app(service, name), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        service.stop()

@@ -54,6 +54,10 @@ class BlockPool:
         self._users[block] = 1
         return block
 
+    def holds(self, key: Key) -> bool:
+        """Whether there is a block of that name."""
+        return key in self._by_key
+
     def share(self, key: Key) -> int | None:
         """The block of that name, with one more user; None when there is none."""
         block = self._by_key.get(key)

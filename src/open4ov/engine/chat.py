@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from open4ov.engine.grammar import Grammar, Grammars
 from open4ov.engine.request import Completion, Request
 from open4ov.errors import UserError
 from open4ov.images import ImageError, open_image
@@ -62,6 +63,28 @@ class StreamOptions(_Strict):
     include_usage: bool = False
 
 
+class JsonSchema(_Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "schema"
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(_Strict):
+    """OpenAI's: any text, any JSON object, or JSON by a schema (always followed strictly)."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(_Strict):
+    """vLLM's: one of the three."""
+
+    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: Annotated[list[str], Field(max_length=10_000)] | None = None
+
+
 class ChatRequest(_Strict):
     """The options that are read, and a few that change nothing here (`user`, `metadata`, `store`)."""
 
@@ -83,16 +106,20 @@ class ChatRequest(_Strict):
     stream_options: StreamOptions | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    ignore_eos: bool = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
 
 
-def to_request(chat: ChatRequest, processor: Processor, room: int, seed: int) -> Request:
+def to_request(chat: ChatRequest, grammars: Grammars, room: int, seed: int) -> Request:
     """What the engine is asked. `room`: tokens that prompt and response may have together; `seed`: when none is given.
 
     Raises Refused.
     """
+    processor = grammars.processor
     if chat.top_logprobs and not chat.logprobs:
         raise Refused("top_logprobs needs logprobs: true", "top_logprobs")
     if chat.stream_options is not None and not chat.stream:
@@ -127,7 +154,36 @@ def to_request(chat: ChatRequest, processor: Processor, room: int, seed: int) ->
         presence_penalty=chat.presence_penalty,
         frequency_penalty=chat.frequency_penalty,
         top_log_probs=chat.top_logprobs,
+        ignore_eos=chat.ignore_eos,
+        grammar=_grammar(chat, grammars),
     )
+
+
+def _grammar(chat: ChatRequest, grammars: Grammars) -> Grammar | None:
+    """What the response is bound to, if anything."""
+    wanted, ours = chat.response_format, chat.structured_outputs
+    ways = [] if ours is None else [way for way in (ours.json_, ours.regex, ours.choice) if way is not None]
+    if ours is not None and len(ways) != 1:
+        raise Refused("give one of json, regex and choice", "structured_outputs")
+    if ours is not None and wanted is not None and wanted.type != "text":
+        raise Refused("response_format and structured_outputs exclude one another", "structured_outputs")
+    if wanted is not None and (wanted.type == "json_schema") != (wanted.json_schema is not None):
+        raise Refused("type json_schema and json_schema go together", "response_format")
+    param = "structured_outputs" if ours is not None else "response_format"
+    if chat.ignore_eos and (ours is not None or (wanted is not None and wanted.type != "text")):
+        raise Refused("what is bound to a format ends with it", "ignore_eos")
+    try:
+        if ours is not None and ours.json_ is not None:
+            return grammars.json_schema(ours.json_)
+        if ours is not None and ours.regex is not None:
+            return grammars.regex(ours.regex)
+        if ours is not None and ours.choice is not None:
+            return grammars.choice(ours.choice)
+        if wanted is not None and wanted.json_schema is not None:
+            return grammars.json_schema(wanted.json_schema.schema_)
+        return grammars.json_object() if wanted is not None and wanted.type == "json_object" else None
+    except UserError as error:
+        raise Refused(str(error), param) from None
 
 
 def _message(number: int, message: ChatMessage, images: list[Image.Image]) -> Message:

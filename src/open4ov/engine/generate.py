@@ -16,6 +16,8 @@ from torch import Tensor
 
 from open4ov.engine import sequence
 from open4ov.engine.blocks import BlockPool, Key, root_key
+from open4ov.engine.degeneration import EVERY
+from open4ov.engine.handover import Handover
 from open4ov.engine.inputs import Inputs
 from open4ov.engine.paged import KVStore, Rows, StepMemory
 from open4ov.engine.request import Completion, Request
@@ -61,8 +63,9 @@ class Engine:
         self.weight_version = 0
         self.pool = BlockPool(kv_tokens // block_size, block_size)
         self.scheduler = Scheduler(self.pool, max_batch, step_tokens)
-        dtype = autocast or model.text.embed.weight.dtype
-        self._store = KVStore(model.config.text, self.pool.count, block_size, dtype, model.device)
+        self.dtype = autocast or model.text.embed.weight.dtype
+        self._store = KVStore(model.config.text, self.pool.count, block_size, self.dtype, model.device)
+        self.handover = Handover(self.scheduler, self._store)
         self._rows = Rows(self._store)
         self._inputs = Inputs(model, self.vision_cache)
         self._watch = Watch(lambda: self.model.parameters(), watch)
@@ -84,13 +87,22 @@ class Engine:
     def add(self, request: Request) -> int:
         """Queues a request and gives its number. Raises UserError for one that can never be answered: beyond the
         model's positions, or beyond all blocks. What `request.ahead` computes is held until `abort`."""
+        return self.begin(self.prompt(request))
+
+    def prompt(self, request: Request) -> Prompt:
+        """A request's conversation as this engine reads it; any thread may ask. Raises UserError as `add` does."""
         document = self.processor.encode(request.messages, request.images, generate=True, pixels=False)
         self._check(request, len(document))
+        if request.grammar is not None and request.grammar.processor is not self.processor:
+            raise ValueError("the grammar is of another processor than the engine's")
         places = self.model.visual_places(document.input_ids)
         names = digests(request.messages, request.images)
-        prompt = Prompt.of(request, document, names, places, self.processor.images.merge_size)
+        return Prompt.of(request, document, names, places, self.processor.images.merge_size)
+
+    def begin(self, prompt: Prompt) -> int:
+        """Queues a request that `prompt` has read, and gives its number."""
         number, self._next = self._next, self._next + 1
-        for index in range(request.n):
+        for index in range(prompt.request.n):
             self.scheduler.waiting.append(sequence.Sequence.begin(number, index, prompt))
         return number
 
@@ -213,6 +225,8 @@ class Engine:
             one.log_probs.append(log_prob)
             if one.request.top_log_probs:
                 one.top.append(top)
+            if one.sampling.grammar is not None:
+                one.sampling.grammar.take(token)
             one.finish_reason = self._finish_reason(one)
             if one.finish_reason is not None:
                 self._rows.leave(one)
@@ -236,13 +250,21 @@ class Engine:
             one.prompt_log_probs += self.model.score(states, ids, one.request.temperature or 1.0)[0].tolist()
 
     def _finish_reason(self, one: sequence.Sequence) -> str | None:
-        if one.tokens[-1] == self.processor.eos_id:
+        if one.sampling.grammar is not None and one.sampling.grammar.failed:
+            return "error"
+        if one.tokens[-1] == self.processor.eos_id and not one.request.ignore_eos:
             return "stop"
         if one.request.stop:
             text = self.processor.decode(one.sampled)
             if any(stop in text for stop in one.request.stop):
                 return "stop"
-        return "length" if len(one.sampled) >= one.request.max_tokens else None
+        if len(one.sampled) >= one.request.max_tokens:
+            return "length"
+        watched = one.request.degeneration
+        if watched is None or len(one.log_probs) % EVERY:
+            return None
+        likely = [] if one.request.grammar else one.log_probs  # what a grammar dictates may well be unlikely
+        return watched.reason(one.sampled, likely, self.model.config.text.vocab_size, self.processor.decode)
 
     def _check(self, request: Request, tokens: int) -> None:
         most = self.model.config.text.max_position_embeddings

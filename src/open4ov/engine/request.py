@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from open4ov.engine.degeneration import Degeneration
+from open4ov.engine.grammar import Grammar
 from open4ov.sample import Message
 
 
@@ -18,7 +20,10 @@ class Request:
     leaves out what is less than that share as likely as the likeliest. The penalties are those of the OpenAI API
     (presence, frequency: of sampled tokens) and of transformers (repetition: of the prompt's too). With `top_log_probs`
     so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities. With
-    `ahead` nothing is sampled: the first so many tokens of the prompt are computed and held until it is given up.
+    `ignore_eos` the closing token is one like any other, which measurements want. With
+    `grammar` (`grammar.Grammars` makes them) only what it allows is sampled; with `degeneration` a response that has
+    become a loop or noise is stopped. With `ahead` nothing is sampled: the first so many tokens of the prompt are
+    computed and held until it is given up.
     """
 
     messages: list[Message]
@@ -36,6 +41,9 @@ class Request:
     frequency_penalty: float = 0.0
     top_log_probs: int = 0
     prompt_log_probs: bool = False
+    ignore_eos: bool = False
+    grammar: Grammar | None = None
+    degeneration: Degeneration | None = None
     ahead: int = 0
 
     def __post_init__(self) -> None:
@@ -64,7 +72,8 @@ class Completion:
     `token_ids` are all sampled tokens, the closing one included when the model ended by itself; `log_probs` has one
     entry for each: log p(token) under the model's own distribution at the request's temperature (1 when greedy), not
     cut by top-k or top-p. `text` has no special tokens and ends before the stop string. `finish_reason` is "stop"
-    (closing token or stop string) or "length".
+    (closing token or stop string), "length", "repetition" or "garbled" (see `degeneration.py`), or "error" when the
+    grammar could not be followed any further.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""From logits to tokens: penalties, temperature, top-k, top-p, min-p, and noise that belongs to a request, not a batch.
+"""From logits to tokens: penalties, grammars, temperature, top-k, top-p, min-p, and noise of a request's own.
 
 Each completion owns a stream of uniforms seeded by (request seed, completion index); step t uses its t-th number and
 inverts the cumulative distribution with it. What a completion samples therefore never depends on its neighbours.
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from open4ov.engine.grammar import Progress, allowed
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Sampling:
     """So many of the likeliest tokens are given beside the one that is taken"""
     tokens: list[int] = field(default_factory=list)
     prompt: int = 0
+    grammar: Progress | None = None
     noise: random.Random = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -65,8 +68,9 @@ def sample(logits: Tensor, rows: Sequence[Sampling]) -> Drawn:
     temperature = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
     own = torch.log_softmax(logits / temperature[:, None], dim=-1)
     log_probs = own
-    if any(row.penalised for row in rows):
+    if any(row.penalised or row.grammar for row in rows):
         logits = _penalised(logits, rows)
+        _forbid(logits, rows)
         log_probs = torch.log_softmax(logits / temperature[:, None], dim=-1)
     tokens = logits.argmax(dim=-1)
     random_rows = [index for index, row in enumerate(rows) if row.temperature > 0]
@@ -108,6 +112,15 @@ def _penalised(logits: Tensor, rows: Sequence[Sampling]) -> Tensor:
             times = torch.tensor(list(counts.values()), device=logits.device)
             out[place, given] -= row.presence + row.frequency * times
     return out
+
+
+def _forbid(logits: Tensor, rows: Sequence[Sampling]) -> None:
+    """Sets to minus infinity what the rows' grammars do not allow, in place."""
+    bound = [place for place, row in enumerate(rows) if row.grammar is not None]
+    if bound:
+        mask = allowed([row.grammar for row in rows if row.grammar is not None], logits.shape[-1])
+        picked = torch.tensor(bound, device=logits.device)
+        logits[picked] = logits[picked].masked_fill(~mask.to(logits.device), -torch.inf)
 
 
 def _truncate(probs: Tensor, rows: Sequence[Sampling]) -> Tensor:

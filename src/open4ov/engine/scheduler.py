@@ -53,7 +53,7 @@ class Scheduler:
         for sequence in [] if crowded else list(self.waiting)[:LOOK_AHEAD]:
             if not budget or len(self.running) >= self.rows:
                 break
-            if self._coming[self._end(sequence)] and not sequence.request.prompt_log_probs:
+            if self._coming[self.end(sequence)] and not sequence.request.prompt_log_probs:
                 continue
             if not self._start(sequence):
                 break
@@ -88,7 +88,7 @@ class Scheduler:
                 self.pool.name(sequence.blocks[place], sequence.keys[place])
         prompt = len(sequence.prompt.token_ids)
         if start < prompt <= sequence.computed:
-            self.pool.name(sequence.blocks[(prompt - 1) // size], self._end(sequence))
+            self.pool.name(sequence.blocks[(prompt - 1) // size], self.end(sequence))
             self._arrived(sequence)
         if sequence.ahead and not sequence.remaining:
             self._hold(sequence)
@@ -108,6 +108,12 @@ class Scheduler:
             self._give_back(sequence)
         else:
             self.waiting.remove(sequence)
+
+    def end(self, sequence: Sequence, tokens: int | None = None) -> Key:
+        """The name of the last of so many tokens (None: the prompt's), in a block that may hold more."""
+        size, tokens = self.pool.size, tokens or len(sequence.prompt.token_ids)
+        sequence.name_blocks(self.root, size)
+        return b"end" + sequence.key_of(self.root, (tokens - 1) // size * size, tokens, size)
 
     def _start(self, sequence: Sequence) -> bool:
         """Lets a waiting sequence run if there is room for all of it; shares what is computed already."""
@@ -139,29 +145,25 @@ class Scheduler:
         self.running.append(sequence)
         if sequence.computed < len(sequence.prompt.token_ids) - 1:
             sequence.awaited = True
-            self._coming[self._end(sequence)] += 1
+            self._coming[self.end(sequence)] += 1
         return True
 
     def _copy_end(self, sequence: Sequence, most: int) -> None:
-        """The end of an equal prompt shares a block with what was sampled after it: that block is copied."""
-        prompt = len(sequence.prompt.token_ids)
-        if sequence.computed // self.pool.size != (prompt - 1) // self.pool.size or sequence.computed >= most:
+        """The end of an equal prompt, or of one that this one goes on from, shares a block with what comes after it:
+        that block is copied."""
+        start = sequence.computed
+        last = min(len(sequence.prompt.token_ids), start + self.pool.size)
+        for end in range(last, start, -1) if start < most else ():
+            block = self.pool.share(self.end(sequence, end))
+            if block is None:
+                continue
+            if self.pool.available:  # else the very block is needed, as the last one
+                own = self.pool.take()
+                self.copies.append((block, own))
+                sequence.blocks.append(own)
+                sequence.computed = min(end, most)
+            self.pool.release([block])
             return
-        block = self.pool.share(self._end(sequence))
-        if block is None:
-            return
-        if self.pool.available:  # else the very block is needed, as the last one
-            own = self.pool.take()
-            self.copies.append((block, own))
-            sequence.blocks.append(own)
-            sequence.computed = min(prompt, most)
-        self.pool.release([block])
-
-    def _end(self, sequence: Sequence) -> Key:
-        """The name of the last tokens of the prompt, in a block that may hold more."""
-        size, prompt = self.pool.size, len(sequence.prompt.token_ids)
-        sequence.name_blocks(self.root, size)
-        return b"end" + sequence.key_of(self.root, (prompt - 1) // size * size, prompt, size)
 
     def _make_room(self, sequence: Sequence, tokens: int) -> bool:
         """Takes the blocks that `tokens` need, if need be from younger sequences; False when it gave itself up."""
@@ -205,7 +207,7 @@ class Scheduler:
         if not sequence.awaited:
             return
         sequence.awaited = False
-        end = self._end(sequence)
+        end = self.end(sequence)
         self._coming[end] -= 1
         if self._coming[end] <= 0:
             del self._coming[end]

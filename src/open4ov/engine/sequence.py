@@ -84,6 +84,7 @@ class Sequence:
             top=asked.top_log_probs,
             tokens=tokens,
             prompt=len(tokens),
+            grammar=asked.grammar.begin() if asked.grammar else None,
         )
         return Sequence(number, index, prompt, sampling, tokens)
 

@@ -12,6 +12,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,9 +22,12 @@ from pydantic import ValidationError
 
 from open4ov.engine import access, session_routes
 from open4ov.engine import chat as wire
+from open4ov.engine.degeneration import Degeneration
+from open4ov.engine.grammar import Grammars
 from open4ov.engine.request import Completion
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.session import Limits
+from open4ov.engine.stages import StageError
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
 
@@ -32,11 +36,19 @@ MAX_BODY = 32 * 2**20
 """Bytes of a request's body"""
 
 
-def create_app(service: Service, name: str, keys: Sequence[str] = (), *, limits: Limits | None = None) -> FastAPI:
-    """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody); `limits`: of
-    sessions."""
+def create_app(
+    service: Service,
+    name: str,
+    keys: Sequence[str] = (),
+    watch: Degeneration | None = None,
+    *,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody); `watch`: when
+    a response is stopped because it has degenerated (None: never); `limits`: of sessions."""
     app = FastAPI(title="open4ov", docs_url=None, redoc_url=None, openapi_url=None)
     room = service.engine.longest
+    grammars = Grammars(service.engine.processor, service.engine.model.config.text.vocab_size)
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -61,7 +73,8 @@ def create_app(service: Service, name: str, keys: Sequence[str] = (), *, limits:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse(service.metrics.text(service.engine), media_type="text/plain; version=0.0.4")
+        text = service.metrics.text(service.engine) + (service.decode.metrics.text() if service.decode else "")
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -71,7 +84,8 @@ def create_app(service: Service, name: str, keys: Sequence[str] = (), *, limits:
     async def prepare(asked: wire.ChatRequest) -> wire.Request:
         if asked.model != name:
             raise wire.Refused(f"no model is called that; there is {name!r}", "model", 404)
-        return await run_in_threadpool(wire.to_request, asked, service.engine.processor, room, secrets.randbelow(2**31))
+        prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, secrets.randbelow(2**31))
+        return replace(prepared, degeneration=watch)
 
     def answer(asked: wire.ChatRequest, prepared: wire.Request) -> _Answer:
         return _Answer(service, name, asked, prepared)
@@ -101,6 +115,10 @@ def create_app(service: Service, name: str, keys: Sequence[str] = (), *, limits:
             return busy
         except UserError as error:
             return _error(400, str(error), "invalid_request_error")
+        except StageError:
+            busy = _error(503, "a stage that this answer needs does not answer; try again", "stage_unavailable")
+            busy.headers["retry-after"] = "1"
+            return busy
         except Failed:
             return _error(500, "the engine made an error", "internal_error")
         return StreamingResponse(_chained(first, stream), media_type="text/event-stream")
@@ -235,7 +253,11 @@ def _invalid(error: ValidationError) -> JSONResponse:
 
 
 def _fault(message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    kind = "server_error" if code in ("internal_error", "server_overloaded") else "invalid_request_error"
+    kind = (
+        "server_error"
+        if code in ("internal_error", "server_overloaded", "stage_unavailable")
+        else "invalid_request_error"
+    )
     return {"message": message, "type": kind, "param": param, "code": code}
 
 

@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from open4ov.engine.decode import Decode, Shipment
 from open4ov.engine.generate import Engine
 from open4ov.engine.metrics import Metrics
 from open4ov.engine.request import Completion, Request
 from open4ov.engine.sequence import Sequence
+from open4ov.engine.stages import StageError
 from open4ov.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class _Call:
         self.loop = asyncio.get_running_loop()
         self.updates: asyncio.Queue[Update | Exception] = asyncio.Queue()
         self.number: int | None = None
+        self.shipment: Shipment | None = None
         self.left = request.n
         self.given_up = False
         self.began, self.first = time.monotonic(), True
@@ -63,10 +66,11 @@ class _Call:
 
 
 class Service:
-    """`queue_limit`: requests that may be under way or wait together; more raise Busy."""
+    """`queue_limit`: requests that may be under way or wait together; more raise Busy. `decode`: has pictures
+    encoded and prompts computed by other stages."""
 
-    def __init__(self, engine: Engine, queue_limit: int = 128) -> None:
-        self.engine, self.queue_limit = engine, queue_limit
+    def __init__(self, engine: Engine, queue_limit: int = 128, decode: Decode | None = None) -> None:
+        self.engine, self.queue_limit, self.decode = engine, queue_limit, decode
         self.metrics = Metrics()
         self._calls: dict[int, _Call] = {}
         self._inbox: deque[_Call] = deque()
@@ -86,7 +90,7 @@ class Service:
         One computed ahead has a single update, when that is done. It is held until the generator is closed, and has no
         place in the queue any more.
 
-        Raises Busy, UserError for a request that cannot be answered, and Failed.
+        Raises Busy, UserError for a request that cannot be answered, StageError where a stage is needed, and Failed.
         """
         if self._open >= self.queue_limit or self._stopped:
             self.metrics.refused += 1
@@ -95,9 +99,12 @@ class Service:
         self._open += 1
         queued = True
         try:
+            if self.decode is not None:
+                call.shipment = await self.decode.gather(request)
             self._send(call)
             while left:
                 update = await call.updates.get()
+                self._begun(call)
                 if isinstance(update, Exception):
                     raise update
                 left -= update.completion is not None
@@ -110,6 +117,9 @@ class Service:
             if left:
                 call.given_up = True
                 self._send(call)
+            self._begun(call)
+            if self.decode is not None:
+                self.decode.look()
 
     def stop(self) -> None:
         """Ends the thread; what is under way fails."""
@@ -117,6 +127,12 @@ class Service:
             self._stopped = True
             self._wake.notify()
         self._thread.join()
+
+    def _begun(self, call: _Call) -> None:
+        """What was gathered for it has been used, or will not be."""
+        if self.decode is not None and call.shipment is not None:
+            self.decode.leave(call.shipment)
+            call.shipment = None
 
     def _send(self, call: _Call) -> None:
         with self._wake:
@@ -151,9 +167,13 @@ class Service:
                     self.engine.abort(call.number)
                     self.metrics.aborted += not call.request.ahead
                 return
-            call.number = self.engine.add(call.request)
+            shipment = call.shipment
+            if shipment is None or self.decode is None:
+                call.number = self.engine.add(call.request)
+            else:
+                call.number = self.decode.begin(shipment)
             self._calls[call.number] = call
-        except (UserError, ValueError) as error:
+        except (UserError, ValueError, StageError) as error:
             call.tell(error)
         except Exception:
             log.exception("a request could not be begun or ended")

@@ -1,7 +1,7 @@
 """Sessions: a conversation that is computed while it is still being said (paper §5.2).
 
 Whatever is appended, the part of the prompt that can no longer change (`turn.settled`) is computed ahead in whole
-blocks and held; a picture is encoded while the question is typed or spoken. To commit is an ordinary request for the
+blocks (a picture at once) and held; a picture is encoded while the question is typed or spoken. To commit is an ordinary request for the
 whole conversation, which finds those blocks: it answers what a one-shot request answers, by construction. The answer
 joins the conversation, and the next turn begins.
 """
@@ -21,6 +21,7 @@ from open4ov.engine.chat import Refused
 from open4ov.engine.request import Request
 from open4ov.engine.service import Busy, Failed, Service, Update
 from open4ov.engine.session_events import Open
+from open4ov.engine.stages import StageError
 from open4ov.engine.turn import Turn, common, settled
 from open4ov.errors import UserError
 from open4ov.sample import Message, assistant
@@ -61,7 +62,7 @@ class Session:
         self._lock = asyncio.Lock()
         self._prompt = 0
         self._wanted: list[int] = []
-        """The tokens that are to be held: what is settled, in whole blocks"""
+        """The tokens that are to be held, of those that are settled"""
         self._coming: list[int] = []
         """Those that are being computed"""
         self._held: list[int] = []
@@ -81,7 +82,7 @@ class Session:
             "text": self.turn.text,
             "images": len(self.turn.pictures),
             "prompt_tokens": self._prompt,
-            "ahead": {"settled": len(self._wanted), "computed": len(self._held)},
+            "ahead": {"settled": len(self._wanted), "computed": common(self._held, self._wanted)},
             "answering": self.answering,
         }
 
@@ -120,7 +121,7 @@ class Session:
             raise
         if self.closed:
             raise Refused(self.closed, status=410)
-        return self._request(max_tokens=self.wanted or self.service.engine.longest - self._prompt)
+        return self._request(self.wanted or self.service.engine.longest - self._prompt)
 
     async def answered(self, text: str) -> None:
         """The answer joins the conversation, and a new turn begins."""
@@ -174,8 +175,10 @@ class Session:
             asked = f" and {self.wanted} of a response" if self.wanted else ""
             raise Refused(f"{len(tokens)} tokens of a prompt{asked} are more than the {room} there is room for")
         self.messages, self.turn, self.images = messages, turn, images
-        size = self.service.engine.pool.size
-        self._prompt, self._wanted = len(tokens), tokens[: known // size * size]
+        # text in whole blocks, a picture at once
+        size, places = self.service.engine.pool.size, range(known, 0, -1)
+        shown = next((end for end in places if tokens[end - 1] == processor.image_id), 0)
+        self._prompt, self._wanted = len(tokens), tokens[: max(known // size * size, shown)]
         if self._work is not None and not self._work.done():
             if self._wanted[: len(self._coming)] == self._coming:
                 return  # it goes on from there
@@ -191,10 +194,11 @@ class Session:
                 self.service.metrics.session_rolled_back_tokens += lost
                 await self._release()
                 continue
-            updates = self.service.submit(self._request(ahead=len(self._coming), max_tokens=1, n=1))
+            request = replace(self._request(1), ahead=len(self._coming), grammar=None, degeneration=None)
+            updates = self.service.submit(request)
             try:
                 update = await anext(updates)
-            except (Busy, Failed, UserError):
+            except (Busy, Failed, UserError, StageError):
                 return
             await self._release()  # only now: the new one shares its blocks
             self._hold, self._held = updates, self._coming
@@ -206,9 +210,9 @@ class Session:
         if hold is not None:
             await hold.aclose()
 
-    def _request(self, **options: int) -> Request:
+    def _request(self, max_tokens: int) -> Request:
         messages = [*self.messages, self.turn.message()]
-        return replace(self.options, messages=messages, images=list(self.images), **options)  # pyright: ignore[reportArgumentType]
+        return replace(self.options, messages=messages, images=list(self.images), max_tokens=max_tokens)
 
 
 class Sessions:

@@ -23,6 +23,7 @@ from open4ov.engine.request import Request as Asked
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.session import Limits, Session, Sessions
 from open4ov.engine.session_socket import Conversation
+from open4ov.engine.stages import StageError
 from open4ov.errors import UserError
 
 CODES = {404: "session_not_found", 409: "answer_under_way", 410: "session_closed", 503: "server_overloaded"}
@@ -106,24 +107,28 @@ class Desk:
 
     def fault(self, error: Exception) -> JSONResponse:
         """What is said of an exception that was foreseen; others are raised again."""
+        error_of = self.door.error
         if isinstance(error, ValidationError):
             return self.door.invalid(error)
         if isinstance(error, Refused):
-            said = self.door.error(
-                error.status, error.message, CODES.get(error.status, "invalid_request_error"), error.param
-            )
-            if error.status == 503:
-                said.headers["retry-after"] = "10"
-            return said
+            code = CODES.get(error.status, "invalid_request_error")
+            return _later(error_of(error.status, error.message, code, error.param), error.status == 503)
         if isinstance(error, Busy):
-            busy = self.door.error(503, "too many requests wait; try again", "server_overloaded", None)
-            busy.headers["retry-after"] = "1"
-            return busy
+            return _later(error_of(503, "too many requests wait; try again", "server_overloaded", None))
+        if isinstance(error, StageError):
+            said = "a stage that this answer needs does not answer; try again"
+            return _later(error_of(503, said, "stage_unavailable", None))
         if isinstance(error, UserError):
-            return self.door.error(400, str(error), "invalid_request_error", None)
+            return error_of(400, str(error), "invalid_request_error", None)
         if isinstance(error, Failed):
-            return self.door.error(500, "the engine made an error", "internal_error", None)
+            return error_of(500, "the engine made an error", "internal_error", None)
         raise error
+
+
+def _later(response: JSONResponse, later: bool = True) -> JSONResponse:
+    if later:
+        response.headers["retry-after"] = "1"
+    return response
 
 
 def router(door: Door, limits: Limits | None = None) -> APIRouter:

@@ -8,6 +8,7 @@ have changed: a trainer that steps them, or a new state dict, frees all that was
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from open4ov.model import Encoded, Processor, Qwen3VL, VisionFeatures
 from open4ov.model.processing import Visual
 from open4ov.sample import Message
 
+Grid = tuple[int, int, int]
+"""Frames, rows and columns of patches"""
 DEFAULT_BYTES = 256 * 2**20
 
 
@@ -40,7 +43,10 @@ class VisionCache:
     def __init__(self, model: Qwen3VL, processor: Processor, limit: int = DEFAULT_BYTES, watch: bool = True) -> None:
         self.model, self.processor, self.limit = model, processor, limit
         self.statistics = CacheStatistics()
+        self.version = 0
+        """Another one whenever all was forgotten: weights are others"""
         self._held: OrderedDict[Hashable, VisionFeatures] = OrderedDict()
+        self._lock = threading.Lock()
         self._weights = Watch(lambda: self.model.vision.parameters(), watch)
 
     def features(
@@ -52,21 +58,22 @@ class VisionCache:
         that are new are cut into patches and encoded together, each once; the documents need no pixels. What is given
         out is shared: it must not be written to.
         """
-        grids = [tuple(grid) for document in documents for grid in document.grids.tolist()]
+        return self.of([tuple(grid) for document in documents for grid in document.grids.tolist()], seen, digests)
+
+    def of(self, grids: Sequence[Grid], seen: Sequence[Visual], digests: Sequence[str]) -> list[VisionFeatures]:
+        """The same for pictures and videos without a conversation, whose `grids` the processor's settings give."""
         if self._weights.changed():
             self.clear()
-        dtype = _computed_in(self.model)
-        options = (self.processor.images, self.processor.videos)
-        keys = [(digest, grid, options, dtype) for digest, grid in zip(digests, grids, strict=True)]
+        keys = [self._key(digest, grid) for digest, grid in zip(digests, grids, strict=True)]
         assert len(seen) == len(keys)
         new: dict[Hashable, int] = {}
         found: dict[Hashable, VisionFeatures] = {}
         for index, key in enumerate(keys):
-            if key in self._held:
-                self._held.move_to_end(key)
-                found[key] = self._held[key]
-            else:
+            held = self._find(key)
+            if held is None:
                 new.setdefault(key, index)
+            else:
+                found[key] = held
         self.statistics.misses += len(new)
         self.statistics.hits += len(keys) - len(new)
         if new:
@@ -81,21 +88,63 @@ class VisionCache:
                 self._keep(key, part)
         return [found[key] for key in keys]
 
+    def find(self, digest: str, grid: Grid) -> VisionFeatures | None:
+        """Those of a picture, if they are there. Any thread may ask; the weights are not looked at."""
+        return self._find(self._key(digest, grid))
+
+    def put(self, digest: str, grid: Grid, features: VisionFeatures) -> None:
+        """Takes over features of a picture that were computed elsewhere, by the same weights. Any thread may call.
+
+        Raises ValueError for features of another shape or type than this model's.
+        """
+        wanted = self.shape(grid)
+        found = [len(features.deepstack) + 1, *features.merged.shape]
+        if found != list(wanted) or any(x.shape != features.merged.shape for x in features.deepstack):
+            raise ValueError(f"features must be {list(wanted)}, not {found}")
+        if any(x.dtype != self.dtype for x in (features.merged, *features.deepstack)):
+            raise ValueError(f"features must be {self.dtype}, not {features.merged.dtype}")
+        self._keep(self._key(digest, grid), features)
+
+    def shape(self, grid: Grid) -> tuple[int, int, int]:
+        """Of a picture's features, one above the other: merged and taps, tokens, width."""
+        vision = self.model.config.vision
+        tokens = grid[0] * grid[1] * grid[2] // vision.spatial_merge_size**2
+        return len(vision.deepstack_visual_indexes) + 1, tokens, vision.out_hidden_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features are computed in."""
+        return _computed_in(self.model)
+
     def clear(self) -> None:
         """Forgets everything."""
-        self._held.clear()
-        self.statistics.bytes = 0
+        with self._lock:
+            self.version += 1
+            self._held.clear()
+            self.statistics.bytes = 0
+
+    def _key(self, digest: str, grid: Grid) -> Hashable:
+        return digest, tuple(grid), (self.processor.images, self.processor.videos), self.dtype
+
+    def _find(self, key: Hashable) -> VisionFeatures | None:
+        with self._lock:
+            if (held := self._held.get(key)) is not None:
+                self._held.move_to_end(key)
+            return held
 
     def _keep(self, key: Hashable, features: VisionFeatures) -> None:
         size = features.nbytes
         if size > self.limit:
             return
-        self._held[key] = features
-        self.statistics.bytes += size
-        while self.statistics.bytes > self.limit:
-            _, dropped = self._held.popitem(last=False)
-            self.statistics.bytes -= dropped.nbytes
-            self.statistics.evicted += 1
+        with self._lock:
+            if (before := self._held.pop(key, None)) is not None:
+                self.statistics.bytes -= before.nbytes
+            self._held[key] = features
+            self.statistics.bytes += size
+            while self.statistics.bytes > self.limit:
+                _, dropped = self._held.popitem(last=False)
+                self.statistics.bytes -= dropped.nbytes
+                self.statistics.evicted += 1
 
 
 def image_hash(image: Image.Image) -> str:
@@ -104,6 +153,11 @@ def image_hash(image: Image.Image) -> str:
     digest = hashlib.sha256(f"{rgb.size}".encode())
     digest.update(rgb.tobytes())
     return digest.hexdigest()
+
+
+def visual_hash(visual: Visual) -> str:
+    """What identifies the content of a picture, or of a video's frames."""
+    return image_hash(visual) if isinstance(visual, Image.Image) else "+".join(map(image_hash, visual))
 
 
 def digests(messages: Sequence[Message], images: Sequence[Image.Image]) -> list[str]:

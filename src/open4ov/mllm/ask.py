@@ -167,6 +167,10 @@ def _build(section: DataSection) -> dict[str, Provider]:
             from open4ov.mllm.openai import OpenAIProvider
 
             providers[name] = OpenAIProvider(settings, where)
+        elif settings.kind == "engine":
+            from open4ov.mllm.engine import EngineProvider
+
+            providers[name] = EngineProvider(settings, where)
         else:
             if settings.base_url or settings.model:
                 raise UserError(f"{where}: base_url and model have no effect with kind: catalog; remove them")

@@ -91,21 +91,26 @@ def image_grid(image: Image.Image, settings: ImageSettings) -> tuple[int, int, i
     return 1, height // s.patch_size, width // s.patch_size
 
 
+def fitted(image: Image.Image, settings: ImageSettings) -> Image.Image:
+    """The picture in RGB and of the size that the model reads. Raises UserError as `patches` does."""
+    image, s = _rgb(image), settings
+    height, width = smart_resize(image.height, image.width, s.factor, s.min_pixels, s.max_pixels)
+    same = (height, width) == (image.height, image.width)
+    return image if same else image.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def patches(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, tuple[int, int, int]]:
     """Float [rows * columns, 3 * frames * patch²] in merge-block order, and the grid (1, rows, columns) in patches.
 
     A still image fills every frame of the temporal patch. Raises UserError for a picture of a mode that Pillow cannot
     make RGB as it looks: more than 8 bits a channel, LAB.
     """
-    image = _rgb(image)
     s = settings
-    height, width = smart_resize(image.height, image.width, s.factor, s.min_pixels, s.max_pixels)
-    if (height, width) != (image.height, image.width):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    image = fitted(image, s)
     mean, std = (np.array(x, dtype=np.float32)[:, None, None] for x in (s.mean, s.std))
     pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32) * np.float32(1 / 255)
     pixels = (pixels - mean) / std
-    rows, columns = height // s.patch_size, width // s.patch_size
+    rows, columns = image.height // s.patch_size, image.width // s.patch_size
     m, p = s.merge_size, s.patch_size
     blocks = pixels.reshape(3, rows // m, m, p, columns // m, m, p).transpose(1, 4, 2, 5, 0, 3, 6)
     frames = np.broadcast_to(blocks[:, :, :, :, :, None], (*blocks.shape[:5], s.temporal_patch_size, p, p))
