@@ -41,11 +41,12 @@ class Running:
         queue: int = 64,
         watch: Degeneration | None = None,
         limits: Limits | None = None,
+        keys: list[str] | None = None,
         **options: int,
     ) -> None:
         self.engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory), **options)
         self.service = Service(self.engine, queue)
-        app = create_app(self.service, "tiny", [KEY, "other"], watch, limits=limits)
+        app = create_app(self.service, "tiny", [KEY, "other"] if keys is None else keys, watch, limits=limits)
         config = uvicorn.Config(app, port=0, log_level="error")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)

@@ -1,4 +1,4 @@
-"""Sessions over HTTP: the answers of one-shot requests, computed ahead, rolled back, given back; and who may do what."""
+"""Sessions over HTTP: the answers of one-shot requests, computed ahead, rolled back, given back; and who may what."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG = "What colour is the circle? How many squares are there? one two three "
 class Server(Running):
     """A server, and the sessions that were opened on it."""
 
-    def __init__(self, directory: Path, limits: Limits | None = None, **options: int) -> None:
+    def __init__(self, directory: Path, limits: Limits | None = None, **options: Any) -> None:
         super().__init__(directory, limits=limits, **options)
         self.opened: list[Spoken] = []
 
@@ -349,7 +349,7 @@ BAD: dict[str, tuple[str, object, int, str]] = {
     "no model": ("", {}, 400, "model"),
     "several answers": ("", {**OPEN, "n": 2}, 400, "one answer at a time"),
     "a stream at opening": ("", {**OPEN, "stream": True}, 400, "said at commit"),
-    "a question at opening": ("", {**OPEN, "messages": [{"role": "user", "content": "x"}]}, 400, "must not be the user's"),
+    "a question at opening": ("", {**OPEN, "messages": [{"role": "user", "content": "x"}]}, 400, "not be the user's"),
     "an option nothing reads": ("", {**OPEN, "tools": []}, 400, "unknown option"),
     "tokens beyond all": ("", {**OPEN, "max_tokens": 10**9}, 400, "more than the"),
     "no options": ("", [], 400, "the body"),

@@ -1,9 +1,9 @@
 """Sessions: a conversation that is computed while it is still being said (paper §5.2).
 
-Whatever is appended, the part of the prompt that can no longer change (`turn.settled`) is computed ahead in whole
-blocks (a picture at once) and held; a picture is encoded while the question is typed or spoken. To commit is an ordinary request for the
-whole conversation, which finds those blocks: it answers what a one-shot request answers, by construction. The answer
-joins the conversation, and the next turn begins.
+Whatever is appended, the part of the prompt that can no longer change (`turn.settled`) is computed ahead and held, text
+in whole blocks and a picture at once: it is encoded while the question is typed or spoken. To commit is an ordinary
+request for the whole conversation, which finds those blocks: it answers what a one-shot request answers, by
+construction. The answer joins the conversation, and the next turn begins.
 """
 
 from __future__ import annotations
