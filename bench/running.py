@@ -52,7 +52,18 @@ def serving(model: Path | str, *options: str, threads: int = 1) -> Iterator[Serv
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "open4ov.cli", "serve", str(model), "--port", str(port), "--name", "model", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "open4ov.cli",
+        "serve",
+        str(model),
+        "--port",
+        str(port),
+        "--name",
+        "model",
+        *options,
+    ]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     server = Server(process, port)
     try:

@@ -116,7 +116,9 @@ def throughput(vllm: Path | None, folder: Path, rounds: int) -> str:
         if peer:
             peer.close()
         speeds = {name: f"{work.tokens / statistics.median(found):.0f}" for name, found in seconds.items()}
-        against = [ratio(seconds[name], seconds["ours"]) if name in seconds else "-" for name in ("transformers", "vLLM")]
+        against = [
+            ratio(seconds[name], seconds["ours"]) if name in seconds else "-" for name in ("transformers", "vLLM")
+        ]
         figures = [speeds.get(name, "not asked") for name in ("ours", "transformers", "vLLM")]
         lines.append(f"| {kind} | {title} | {' | '.join(figures)} | {' | '.join(against)} |")
     return "\n".join(lines)

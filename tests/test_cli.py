@@ -28,9 +28,11 @@ images: {per_symbol: 1, general_count: 12}
 """
 
 
-def open4ov(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def open4ov(
+    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "open4ov.cli", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200", **(environment or {})}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment, check=False)
 
 
@@ -169,8 +171,18 @@ def test_a_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
         engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder))
         expected = engine.generate([Request([user("What is 3 + 4?")], max_tokens=24)])[0][0]
         assert answer.choices[0].message.content == expected.text
+        url = f"http://127.0.0.1:{port}/v1"
+        said = open4ov("ask", url, "What is 3 + 4?", "--max-tokens", "24", environment={"OPENAI_API_KEY": "one"})
+        assert said.stdout.strip() == expected.text.strip()
+        turned_away = open4ov("ask", url, "What?", environment={"OPENAI_API_KEY": "three"})
+        assert turned_away.returncode == 2
+        assert "HTTP 401: a key is needed" in turned_away.stderr
+        assert "no effect on a server" in open4ov("ask", url, "What?", "--quantize", "int8").stderr
     finally:
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=30)
     assert "open4ov: small at http://127.0.0.1" in told
     assert "Traceback" not in told
+    gone = open4ov("ask", f"http://127.0.0.1:{port}/v1", "What?")
+    assert gone.returncode == 2
+    assert "is the server up" in gone.stderr

@@ -57,14 +57,19 @@ def run(
 
 @app.command()
 def ask(
-    model: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory (its last model), or a model's folder")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="DIR|URL", help="a run directory (its last model), a model's folder, or a server's /v1"),
+    ],
     question: Annotated[str, typer.Argument(help="what to ask")],
     image: Annotated[list[Path] | None, typer.Option(help="an image file; may be given several times")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer, tokens")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely token")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="of the sampling; another one each time if not given")] = None,
+    quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
+    api_key_env: Annotated[str, typer.Option(help="the environment variable with the server's key")] = "OPENAI_API_KEY",
 ) -> None:
-    """Ask a model about images, or without any."""
+    """Ask a model, or a server, about images or without any."""
     from open4ov.images import open_image
     from open4ov.sample import user
 
@@ -75,20 +80,25 @@ def ask(
     except UnicodeEncodeError:
         raise UserError("the question is not UTF-8 text") from None
     images = [open_image(path) for path in image or ()]
-    folder = _model_dir(model)
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    if model.startswith(("http://", "https://")):
+        if quantize is not None:
+            raise UserError("--quantize has no effect on a server's model; give it to open4ov serve")
+        from open4ov.engine import remote
 
-    from open4ov.engine import Engine, Request
-    from open4ov.model import Processor, Qwen3VL
+        key = os.environ.get(api_key_env, "")
+        pieces = remote.stream(model, key, question, images, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    else:
+        folder = _model_dir(Path(model))
 
-    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder))
-    request = Request(
-        [user(question, images=len(images))],
-        images,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-    )
-    for piece in engine.stream(request):
+        from open4ov.engine import Engine, Request
+        from open4ov.engine.quantize import load
+        from open4ov.model import Processor
+
+        asked = [user(question, images=len(images))]
+        request = Request(asked, images, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        pieces = Engine(load(folder, quantize), Processor.from_pretrained(folder)).stream(request)
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
 
@@ -108,6 +118,7 @@ def serve(
     keep_degenerate: Annotated[
         bool, typer.Option("--keep-degenerate", help="do not stop responses that have become loops or noise")
     ] = False,
+    quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
     encode_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="encode stages (open4ov stage)")] = "",
     prefill_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="prefill stages")] = "",
     encode_workers: Annotated[int, typer.Option(min=0, help="encode stages to start on this machine")] = 0,
@@ -116,31 +127,51 @@ def serve(
         bool, typer.Option(help="compute here what a stage does not give; else the request fails with 503")
     ] = True,
     stage_memory: Annotated[bool, typer.Option(help="shared memory with stages on this machine, not TCP")] = True,
+    max_per_key: Annotated[int, typer.Option(min=0, help="requests of one key under way; 0: no limit")] = 0,
+    share_cache: Annotated[
+        bool,
+        typer.Option("--share-cache", help="let keys find what was computed for other keys (its speed tells of it)"),
+    ] = False,
+    fetch_images: Annotated[
+        bool, typer.Option("--fetch-images", help="fetch pictures at https URLs, from public addresses only")
+    ] = False,
+    image_host: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="fetch pictures at https URLs, from these hosts only")
+    ] = None,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="on SIGTERM: time for requests under way")] = 60.0,
 ) -> None:
-    """Serve a model by the OpenAI API (chat completions, pictures as data URLs)."""
+    """Serve a model by the OpenAI API (chat completions; pictures as data URLs and, if wanted, https URLs)."""
     keys = [key.strip() for key in os.environ.get(api_key_env, "").split(",") if key.strip()]
     if not keys and host not in ("127.0.0.1", "::1", "localhost"):
         raise UserError(f"--host {host}: others could connect; set {api_key_env} to the keys that are let in")
     folder = _model_dir(model)
 
-    import uvicorn
-
     from open4ov.engine import Engine
     from open4ov.engine.degeneration import Degeneration
+    from open4ov.engine.fetch import Fetcher
+    from open4ov.engine.listen import server
+    from open4ov.engine.quantize import load
     from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
     from open4ov.engine.stage_run import StageOptions, stages_of
-    from open4ov.model import Processor, Qwen3VL
+    from open4ov.model import Processor
 
     stages = StageOptions(encode_at, prefill_at, encode_workers, prefill_workers, stage_fallback, stage_memory)
-    loaded = Qwen3VL.from_pretrained(folder).requires_grad_(False)
-    engine = Engine(loaded, Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
+    engine = Engine(load(folder, quantize), Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
     closing = ExitStack()
     service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:
         print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)
-        app = create_app(service, name, keys, None if keep_degenerate else Degeneration())
-        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
+        app = create_app(
+            service,
+            name,
+            keys,
+            None if keep_degenerate else Degeneration(),
+            max_per_key=max_per_key,
+            share_cache=share_cache,
+            fetcher=Fetcher(image_host) if fetch_images or image_host else None,
+        )
+        server(app, host, port, drain_seconds).run()
     finally:
         service.stop()
         closing.close()

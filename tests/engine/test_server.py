@@ -17,15 +17,13 @@ from typing import Any
 
 import openai
 import pytest
-import uvicorn
 from PIL import Image
 from test_generate import picture
 
-from open4ov.engine import Engine, Request
+from open4ov.engine import Engine, Request, listen
 from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.server import create_app
 from open4ov.engine.service import Service
-from open4ov.engine.session import Limits
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import user
 
@@ -40,15 +38,15 @@ class Running:
         directory: Path,
         queue: int = 64,
         watch: Degeneration | None = None,
-        limits: Limits | None = None,
+        serving: dict[str, Any] | None = None,
         keys: list[str] | None = None,
         **options: int,
     ) -> None:
         self.engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory), **options)
         self.service = Service(self.engine, queue)
-        app = create_app(self.service, "tiny", [KEY, "other"] if keys is None else keys, watch, limits=limits)
-        config = uvicorn.Config(app, port=0, log_level="error")
-        self.server = uvicorn.Server(config)
+        known = [KEY, "other"] if keys is None else keys
+        self.app = create_app(self.service, "tiny", known, watch, **(serving or {}))
+        self.server = listen.server(self.app, "127.0.0.1", 0)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         wait(lambda: self.server.started)

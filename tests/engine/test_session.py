@@ -23,7 +23,7 @@ class Server(Running):
     """A server, and the sessions that were opened on it."""
 
     def __init__(self, directory: Path, limits: Limits | None = None, **options: Any) -> None:
-        super().__init__(directory, limits=limits, **options)
+        super().__init__(directory, serving={"limits": limits}, **options)
         self.opened: list[Spoken] = []
 
     def open(self, **options: Any) -> Spoken:
@@ -345,7 +345,7 @@ ROUTES = [
 ]
 
 BAD: dict[str, tuple[str, object, int, str]] = {
-    "another model": ("", {**OPEN, "model": "huge"}, 404, "no model is called that"),
+    "another model": ("", {**OPEN, "model": "huge"}, 404, "there is no such model"),
     "no model": ("", {}, 400, "model"),
     "several answers": ("", {**OPEN, "n": 2}, 400, "one answer at a time"),
     "a stream at opening": ("", {**OPEN, "stream": True}, 400, "said at commit"),

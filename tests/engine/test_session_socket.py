@@ -159,7 +159,7 @@ BAD: list[tuple[str | bytes, str]] = [
 def test_what_is_at_fault_is_said_and_the_session_stays(server: Server) -> None:
     with Talk(server) as talk:
         assert "open the session first" in talk.ask("text", append="x")["error"]["message"]
-        assert "no model is called that" in talk.ask("open", model="huge")["error"]["message"]
+        assert "there is no such model" in talk.ask("open", model="huge")["error"]["message"]
         talk.ask("open", **OPEN)
         for message, said in BAD:
             talk.socket.send(message)

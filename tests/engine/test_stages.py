@@ -128,6 +128,17 @@ def test_the_answers_are_the_same_and_nothing_is_computed_twice(
         assert (moved["shared"] > 0) == (way == "shared memory")
 
 
+@pytest.mark.parametrize("way", ["objects", "tcp"])
+def test_who_has_another_salt_finds_nothing_in_a_stage(tiny_dir: Path, way: str) -> None:
+    asked = Request([user(LONG * 3, 1)], [picture(1)], max_tokens=4)
+    with Layout(tiny_dir, way) as layout:
+        found = [tokens(answers(layout.service, [replace(asked, salt=salt)])) for salt in ("one", "other", "one")]
+        assert found[0] == found[1] == found[2]
+        assert layout.encode.cache.statistics.misses == 2
+        assert layout.prefill.engine.scheduler.found_tokens == 0, "the third one was not asked for at all"
+        assert layout.metrics.value("stage_requests", stage="prefill") == 2
+
+
 def test_a_prompt_that_was_shipped_is_computed_but_for_its_last_token(
     tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +256,8 @@ def test_somebody_without_the_secret_and_somebody_who_is_no_stage(tiny_dir: Path
         {"layout": [5], "fingerprint": "f"},
         {"layout": [-1], "fingerprint": "f"},
         {"layout": [True], "fingerprint": "f"},
-        {"layout": [0], "fingerprint": 7},
+        {"layout": [0], "fingerprint": 7, "salt": ""},
+        {"layout": [0], "fingerprint": "f", "salt": 7},
     ],
 )
 def test_messages_that_an_encode_stage_cannot_read(tiny_dir: Path, say: dict[str, Any]) -> None:
@@ -255,7 +267,7 @@ def test_messages_that_an_encode_stage_cannot_read(tiny_dir: Path, say: dict[str
         assert channel.receive()[0]["kind"] == "encode"
         channel.send(say, [torch.zeros(32, 32, 3, dtype=torch.uint8)])
         assert channel.receive()[0] == {"error": "refused", "message": "the stage cannot read the request"}
-        channel.send({"layout": [], "fingerprint": layout.encode.fingerprint.now()})
+        channel.send({"layout": [], "fingerprint": layout.encode.fingerprint.now(), "salt": ""})
         assert channel.receive()[0] == {"batch": 0, "digests": []}, "it lives on"
         channel.close()
 

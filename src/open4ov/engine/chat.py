@@ -1,14 +1,12 @@
 """OpenAI chat completions as they come over the wire: checked, turned into the engine's requests, and answered.
 
-Nothing of a client's is trusted: no URL is fetched, no option that is not read is accepted in silence, special tokens
-in text stay text, and pictures are measured before they are decoded.
+Nothing of a client's is trusted: no option that is not read is accepted in silence, special tokens in text stay text,
+and pictures come in by `pictures.py` only.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from PIL import Image
@@ -17,21 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from open4ov.engine.grammar import Grammar, Grammars
 from open4ov.engine.request import Completion, Request
 from open4ov.errors import UserError
-from open4ov.images import ImageError, open_image
 from open4ov.model import Processor
 from open4ov.sample import Message, Part
 
-MAX_PIXELS = 16_000_000
 MAX_IMAGES = 16
-FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PARTS = 1000
 
 
 class Refused(Exception):
     """A request that is at fault: `param` names where, `message` says what to do. Never a decoder's own words."""
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, code: str = "invalid_request_error"
+    ) -> None:
         super().__init__(message)
-        self.message, self.param, self.status = message, param, status
+        self.message, self.param, self.status, self.code = message, param, status, code
 
 
 class _Strict(BaseModel):
@@ -55,7 +53,10 @@ class ImagePart(_Strict):
 
 class ChatMessage(_Strict):
     role: Literal["system", "user", "assistant"]
-    content: Annotated[str, Field(max_length=1_000_000)] | list[TextPart | ImagePart]
+    content: (
+        Annotated[str, Field(max_length=1_000_000)]
+        | Annotated[list[TextPart | ImagePart], Field(max_length=MAX_PARTS, fail_fast=True)]
+    )
     name: str | None = None
 
 
@@ -89,7 +90,7 @@ class ChatRequest(_Strict):
     """The options that are read, and a few that change nothing here (`user`, `metadata`, `store`)."""
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
@@ -114,8 +115,28 @@ class ChatRequest(_Strict):
     store: bool | None = None
 
 
-def to_request(chat: ChatRequest, grammars: Grammars, room: int, seed: int) -> Request:
-    """What the engine is asked. `room`: tokens that prompt and response may have together; `seed`: when none is given.
+def image_urls(chat: ChatRequest) -> list[tuple[str, str]]:
+    """Where each picture is to be had, in order, and its place in the request. Raises Refused for too many, and for
+    those that stand where none may."""
+    found: list[tuple[str, str]] = []
+    for number, message in enumerate(chat.messages):
+        for place, part in enumerate(message.content):
+            if not isinstance(part, ImagePart):
+                continue
+            param = f"messages.{number}.content.{place}.image_url.url"
+            if message.role != "user":
+                raise Refused("only user messages may hold images", param)
+            if len(found) == MAX_IMAGES:
+                raise Refused(f"at most {MAX_IMAGES} images", param)
+            found.append((part.image_url.url, param))
+    return found
+
+
+def to_request(
+    chat: ChatRequest, grammars: Grammars, room: int, seed: int, images: list[Image.Image], salt: str = ""
+) -> Request:
+    """What the engine is asked. `room`: tokens that prompt and response may have together; `seed`: when none is given;
+    `images`: those of `image_urls`.
 
     Raises Refused.
     """
@@ -126,8 +147,8 @@ def to_request(chat: ChatRequest, grammars: Grammars, room: int, seed: int) -> R
         raise Refused("stream_options needs stream: true", "stream_options")
     if chat.messages[-1].role != "user":
         raise Refused("the last message must be the user's", "messages")
-    images: list[Image.Image] = []
-    messages = [_message(number, message, images) for number, message in enumerate(chat.messages)]
+    places = iter(range(len(images)))
+    messages = [_message(message, places) for message in chat.messages]
     stop = (chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ())
     if "" in stop:
         raise Refused("an empty stop string would stop at once", "stop")
@@ -156,6 +177,7 @@ def to_request(chat: ChatRequest, grammars: Grammars, room: int, seed: int) -> R
         top_log_probs=chat.top_logprobs,
         ignore_eos=chat.ignore_eos,
         grammar=_grammar(chat, grammars),
+        salt=salt,
     )
 
 
@@ -186,37 +208,14 @@ def _grammar(chat: ChatRequest, grammars: Grammars) -> Grammar | None:
         raise Refused(str(error), param) from None
 
 
-def _message(number: int, message: ChatMessage, images: list[Image.Image]) -> Message:
+def _message(message: ChatMessage, places: Iterator[int]) -> Message:
     if isinstance(message.content, str):
         return Message(role=message.role, content=[Part(type="text", text=message.content)])
-    parts: list[Part] = []
-    for place, part in enumerate(message.content):
-        if isinstance(part, TextPart):
-            parts.append(Part(type="text", text=part.text))
-            continue
-        param = f"messages.{number}.content.{place}.image_url.url"
-        if message.role != "user":
-            raise Refused("only user messages may hold images", param)
-        if len(images) == MAX_IMAGES:
-            raise Refused(f"at most {MAX_IMAGES} images", param)
-        images.append(_picture(part.image_url.url, param))
-        parts.append(Part(type="image", index=len(images) - 1))
+    parts = [
+        Part(type="text", text=part.text) if isinstance(part, TextPart) else Part(type="image", index=next(places))
+        for part in message.content
+    ]
     return Message(role=message.role, content=parts)
-
-
-def _picture(url: str, param: str) -> Image.Image:
-    """The picture of a data URL. What a decoder says of a broken one stays here: it may tell of memory."""
-    head, comma, data = url.partition(",")
-    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise Refused("an image must be a data URL (data:image/png;base64,...); URLs are not fetched", param)
-    try:
-        content = base64.b64decode(data, validate=True)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as probe:
-            if probe.width * probe.height > MAX_PIXELS:
-                raise Refused(f"an image may have at most {MAX_PIXELS} pixels", param)
-        return open_image(content, max_pixels=MAX_PIXELS)
-    except (binascii.Error, ImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise Refused("not a readable, still PNG, JPEG or WebP image of a reasonable shape", param) from None
 
 
 def log_probs(processor: Processor, completion: Completion, top: int, start: int = 0) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class Decode:
             seen, began = visuals_of(prompt), time.monotonic()
             try:
                 self.metrics.count("stage_requests", stage="encode")
-                found = self.encode.encode([seen[place] for place in new], shipment.features_of)
+                found = self.encode.encode([seen[place] for place in new], shipment.features_of, prompt.request.salt)
             except StageError as error:
                 self._failed("encode", error)
                 return

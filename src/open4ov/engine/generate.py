@@ -25,7 +25,7 @@ from open4ov.engine.sampler import sample
 from open4ov.engine.scheduler import Scheduler
 from open4ov.engine.sequence import Chunk, Prompt
 from open4ov.engine.text import TextStream, cut_at_stop
-from open4ov.engine.vision_cache import VisionCache, digests
+from open4ov.engine.vision_cache import VisionCache, digests, salted
 from open4ov.engine.watch import Watch
 from open4ov.errors import UserError
 from open4ov.model import Pack, Processor, Qwen3VL
@@ -96,7 +96,7 @@ class Engine:
         if request.grammar is not None and request.grammar.processor is not self.processor:
             raise ValueError("the grammar is of another processor than the engine's")
         places = self.model.visual_places(document.input_ids)
-        names = digests(request.messages, request.images)
+        names = [salted(request.salt, digest) for digest in digests(request.messages, request.images)]
         return Prompt.of(request, document, names, places, self.processor.images.merge_size)
 
     def begin(self, prompt: Prompt) -> int:

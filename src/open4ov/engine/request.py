@@ -22,8 +22,9 @@ class Request:
     so many alternatives of each token are given, with `prompt_log_probs` the prompt's own log-probabilities. With
     `ignore_eos` the closing token is one like any other, which measurements want. With
     `grammar` (`grammar.Grammars` makes them) only what it allows is sampled; with `degeneration` a response that has
-    become a loop or noise is stopped. With `ahead` nothing is sampled: the first so many tokens of the prompt are
-    computed and held until it is given up.
+    become a loop or noise is stopped. What is computed for a `salt` (blocks, features of pictures) is found again only
+    by requests of the same salt. With `ahead` nothing is sampled: the first so many tokens of the prompt are computed
+    and held until it is given up.
     """
 
     messages: list[Message]
@@ -44,6 +45,7 @@ class Request:
     ignore_eos: bool = False
     grammar: Grammar | None = None
     degeneration: Degeneration | None = None
+    salt: str = ""
     ahead: int = 0
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from open4ov.engine.blocks import Key, block_key
+from open4ov.engine.blocks import Key, block_key, root_key
 from open4ov.engine.request import Request
 from open4ov.engine.sampler import Sampling
 from open4ov.model import Encoded, VisionFeatures
@@ -130,7 +130,8 @@ class Sequence:
 
     def key_of(self, root: Key, start: int, end: int, size: int) -> Key:
         """The name of the tokens from `start`, where a block begins, to `end`."""
-        parent = self.keys[start // size - 1] if start else root
+        salt = self.request.salt
+        parent = self.keys[start // size - 1] if start else root_key(root, salt) if salt else root
         seen = " ".join(self.prompt.seen[t] for t in range(start, end) if t in self.prompt.seen)
         return block_key(parent, self.tokens[start:end], seen)
 

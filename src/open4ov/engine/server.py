@@ -6,34 +6,30 @@ texts and numbers have limits, a queue that is full says so (503), and errors ha
 
 from __future__ import annotations
 
-import json
-import logging
 import secrets
-import time
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from pydantic import ValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from open4ov.engine import access, session_routes
+from open4ov.engine import body
 from open4ov.engine import chat as wire
+from open4ov.engine.answer import Answer, Events, told, while_there
+from open4ov.engine.decoder import Decoder
 from open4ov.engine.degeneration import Degeneration
+from open4ov.engine.faults import error
+from open4ov.engine.fetch import Fetcher
+from open4ov.engine.gate import Gate, Guard, Visit
 from open4ov.engine.grammar import Grammars
-from open4ov.engine.request import Completion
-from open4ov.engine.service import Busy, Failed, Service
+from open4ov.engine.openapi import describe
+from open4ov.engine.pictures import Pictures
+from open4ov.engine.service import Service
 from open4ov.engine.session import Limits
-from open4ov.engine.stages import StageError
-from open4ov.engine.text import TextStream
-from open4ov.errors import UserError
-
-log = logging.getLogger(__name__)
-MAX_BODY = 32 * 2**20
-"""Bytes of a request's body"""
+from open4ov.engine.session_desk import Door
+from open4ov.engine.session_routes import router
 
 
 def create_app(
@@ -42,33 +38,33 @@ def create_app(
     keys: Sequence[str] = (),
     watch: Degeneration | None = None,
     *,
+    max_per_key: int = 0,
+    share_cache: bool = False,
+    fetcher: Fetcher | None = None,
     limits: Limits | None = None,
 ) -> FastAPI:
     """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody); `watch`: when
-    a response is stopped because it has degenerated (None: never); `limits`: of sessions."""
-    app = FastAPI(title="open4ov", docs_url=None, redoc_url=None, openapi_url=None)
+    a response is stopped because it has degenerated (None: never); `max_per_key` and `share_cache`: see `Gate`;
+    `fetcher`: by which pictures at https URLs are fetched (None: they are not); `limits`: of
+    sessions."""
+    gate, pictures = Gate(keys, max_per_key, share_cache), Pictures(Decoder(), fetcher)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        pictures.decoder.warm()
+        yield
+        pictures.decoder.close()
+
+    app = FastAPI(title="open4ov", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(Guard, gate=gate)
+    app.state.gate, app.state.pictures = gate, pictures
     room = service.engine.longest
     grammars = Grammars(service.engine.processor, service.engine.model.config.text.vocab_size)
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        number = f"req-{uuid.uuid4().hex}"
-        try:
-            denied = None if request.url.path == "/health" else access.denial(request, keys)
-            if denied is not None:
-                response: Response = _error(denied.status, denied.message, denied.code)
-                if denied.status == 401 and request.url.path == "/":  # the page: a browser asks for the key
-                    response.headers["www-authenticate"] = 'Basic realm="open4ov: any name, the key as password"'
-            else:
-                response = await call_next(request)
-        except Exception:
-            log.exception("request %s failed", number)
-            response = _error(500, "the server made an error", "internal_error")
-        response.headers["x-request-id"] = number
-        return response
-
     @app.get("/health")
     async def health() -> Response:
+        if gate.ending:
+            return PlainTextResponse("the server is ending\n", 503)
         return PlainTextResponse("ok\n") if service.alive else PlainTextResponse("the engine has stopped\n", 503)
 
     @app.get("/metrics")
@@ -76,199 +72,54 @@ def create_app(
         text = service.metrics.text(service.engine) + (service.decode.metrics.text() if service.decode else "")
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return JSONResponse(describe(app))
+
     @app.get("/v1/models")
     async def models() -> Response:
         model = {"id": name, "object": "model", "created": 0, "owned_by": "open4ov", "max_model_len": room}
         return JSONResponse({"object": "list", "data": [model]})
 
-    async def prepare(asked: wire.ChatRequest) -> wire.Request:
-        if asked.model != name:
-            raise wire.Refused(f"no model is called that; there is {name!r}", "model", 404)
-        prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, secrets.randbelow(2**31))
-        return replace(prepared, degeneration=watch)
-
-    def answer(asked: wire.ChatRequest, prepared: wire.Request) -> _Answer:
-        return _Answer(service, name, asked, prepared)
-
-    door = session_routes.Door(service, keys, prepare, answer, _body, _error, _invalid)
-    app.include_router(session_routes.router(door, limits))
+    @app.post("/v1/embeddings")
+    async def embeddings() -> Response:
+        return error(400, "this model gives no embeddings", "model_not_supported", "model")
 
     @app.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
+        visit: Visit = request.state.visit
         try:
-            asked = wire.ChatRequest.model_validate_json(await _body(request))
-            prepared = await prepare(asked)
-        except ValidationError as error:
-            return _invalid(error)
-        except wire.Refused as error:
-            code = "model_not_found" if error.status == 404 else "invalid_request_error"
-            return _error(error.status, error.message, code, error.param)
-        answered = answer(asked, prepared)
-        try:
-            if not asked.stream:
-                return JSONResponse(await answered.whole(request))
-            stream = answered.stream()
-            first = await anext(stream)  # what can be refused is refused before the stream begins
-        except Busy:
-            busy = _error(503, "too many requests wait; try again", "server_overloaded")
-            busy.headers["retry-after"] = "1"
-            return busy
-        except UserError as error:
-            return _error(400, str(error), "invalid_request_error")
-        except StageError:
-            busy = _error(503, "a stage that this answer needs does not answer; try again", "stage_unavailable")
-            busy.headers["retry-after"] = "1"
-            return busy
-        except Failed:
-            return _error(500, "the engine made an error", "internal_error")
-        return StreamingResponse(_chained(first, stream), media_type="text/event-stream")
+            asked = wire.ChatRequest.model_validate_json(await body.read(request, visit))
+            return await while_there(request, answered(asked, visit))
+        except Exception as error:
+            return told(error)
+
+    async def prepare(asked: wire.ChatRequest, visit: Visit) -> wire.Request:
+        if asked.model != name:
+            raise wire.Refused(f"there is no such model; there is {name!r}", "model", 404, "model_not_found")
+        images = await pictures.load(asked, visit.hold)
+        seed = secrets.randbelow(2**31)
+        prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, seed, images, visit.salt)
+        return replace(prepared, degeneration=watch)
+
+    async def answered(asked: wire.ChatRequest, visit: Visit) -> Response:
+        prepared = await prepare(asked, visit)
+        asked.messages.clear()  # the pictures' URLs are as large as the body
+        answer = Answer(service, name, asked, prepared)
+        if not asked.stream:
+            return JSONResponse(await answer.whole())
+        stream = answer.stream()
+        first = await anext(stream)  # what can be refused is refused before the stream begins
+        return Events(first, stream)
+
+    app.include_router(router(Door(service, gate, name, prepare), limits))
 
     @app.exception_handler(404)
     async def unknown(request: Request, _error_: Exception) -> Response:
-        return _error(404, "there is no such route", "not_found")
+        return error(404, "there is no such route", "not_found")
 
     @app.exception_handler(405)
     async def wrong_method(request: Request, _error_: Exception) -> Response:
-        return _error(405, "that method is not served here", "method_not_allowed")
+        return error(405, "that method is not served here", "method_not_allowed")
 
     return app
-
-
-class _Answer:
-    """One chat completion on its way out."""
-
-    def __init__(self, service: Service, name: str, asked: wire.ChatRequest, prepared: wire.Request) -> None:
-        self.service, self.asked, self.prepared = service, asked, prepared
-        self.processor = service.engine.processor
-        self.base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
-        self.completions: dict[int, Completion] = {}
-        self.found = 0
-        """Tokens of the prompt that had been computed before"""
-
-    async def whole(self, request: Request) -> dict[str, Any]:
-        choices: dict[int, dict[str, Any]] = {}
-        prompt = given = 0
-        updates = self.service.submit(self.prepared)
-        try:
-            async for update in updates:
-                prompt = update.prompt_tokens
-                self.found = update.found_tokens if update.index == 0 else self.found
-                if await request.is_disconnected():
-                    break
-                if (done := update.completion) is None:
-                    continue
-                given += len(done.token_ids)
-                self.completions[update.index] = done
-                told = wire.log_probs(self.processor, done, self.asked.top_logprobs) if self.asked.logprobs else None
-                message = {"role": "assistant", "content": done.text, "refusal": None}
-                choices[update.index] = {
-                    "index": update.index,
-                    "message": message,
-                    "logprobs": told,
-                    "finish_reason": done.finish_reason,
-                }
-        finally:
-            await updates.aclose()
-        ordered = [choices[index] for index in sorted(choices)]
-        return {
-            **self.base,
-            "object": "chat.completion",
-            "choices": ordered,
-            "usage": _usage(prompt, given, self.found),
-        }
-
-    async def stream(self) -> AsyncGenerator[str]:
-        """Server-sent events; the last is [DONE]. Log-probabilities come with a choice's last piece."""
-        texts = [TextStream(self.processor.decode, self.prepared.stop) for _ in range(self.prepared.n)]
-        usage = self.asked.stream_options is not None and self.asked.stream_options.include_usage
-        prompt = given = 0
-        updates = self.service.submit(self.prepared)
-        try:
-            begun = False
-            async for update in updates:
-                if not begun:  # only now is it sure that the request is answered
-                    begun = True
-                    for index in range(self.prepared.n):
-                        yield self._event(index, {"role": "assistant", "content": ""}, None, None, usage)
-                done, prompt = update.completion, update.prompt_tokens
-                self.found = update.found_tokens if update.index == 0 else self.found
-                piece = texts[update.index].push(update.token_ids, last=done is not None)
-                told = None
-                if done is not None:
-                    given += len(done.token_ids)
-                    self.completions[update.index] = done
-                    if self.asked.logprobs:
-                        told = wire.log_probs(self.processor, done, self.asked.top_logprobs)
-                if piece or done is not None:
-                    delta = {"content": piece} if piece else {}
-                    yield self._event(update.index, delta, done.finish_reason if done else None, told, usage)
-            if usage:
-                yield _sse({**self.base, "object": CHUNK, "choices": [], "usage": _usage(prompt, given, self.found)})
-            yield "data: [DONE]\n\n"
-        finally:
-            await updates.aclose()
-
-    def _event(
-        self, index: int, delta: dict[str, Any], reason: str | None, told: dict[str, Any] | None, usage: bool
-    ) -> str:
-        choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": reason}
-        return _sse({**self.base, "object": CHUNK, "choices": [choice], **({"usage": None} if usage else {})})
-
-
-CHUNK = "chat.completion.chunk"
-
-
-async def _chained(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
-    try:
-        yield first
-        async for event in rest:
-            yield event
-    except Failed:
-        yield _sse({"error": _fault("the engine made an error", "internal_error")})
-    finally:
-        await rest.aclose()
-
-
-async def _body(request: Request) -> bytes:
-    """The request's body, read no further than the limit."""
-    stated = request.headers.get("content-length", "0")
-    parts, size = list[bytes](), 0
-    if not stated.isdigit() or int(stated) > MAX_BODY:
-        raise wire.Refused(f"a body may have at most {MAX_BODY} bytes", status=413)
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise wire.Refused(f"a body may have at most {MAX_BODY} bytes", status=413)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _invalid(error: ValidationError) -> JSONResponse:
-    """The first fault of a body that does not fit, by place; never what the client sent."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
-    said = f"{place}: {message}" if place else f"the body: {message}"
-    return _error(400, said, "invalid_request_error", place or None)
-
-
-def _fault(message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    kind = (
-        "server_error"
-        if code in ("internal_error", "server_overloaded", "stage_unavailable")
-        else "invalid_request_error"
-    )
-    return {"message": message, "type": kind, "param": param, "code": code}
-
-
-def _error(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
-    return JSONResponse({"error": _fault(message, code, param)}, status)
-
-
-def _usage(prompt: int, given: int, found: int) -> dict[str, Any]:
-    counts = {"prompt_tokens": prompt, "completion_tokens": given, "total_tokens": prompt + given}
-    return {**counts, "prompt_tokens_details": {"cached_tokens": found}}
-
-
-def _sse(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

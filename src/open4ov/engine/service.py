@@ -46,12 +46,15 @@ class Update:
 
 
 class _Call:
-    """One request under way: where its updates go."""
+    """One request under way: where its updates go. Of each completion only the last is kept, as it holds the ones
+    before it: a client that reads slowly costs no more than one that does not."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.loop = asyncio.get_running_loop()
-        self.updates: asyncio.Queue[Update | Exception] = asyncio.Queue()
+        self._updates: dict[int, Update] = {}
+        self._fault: Exception | None = None
+        self._news = asyncio.Event()
         self.number: int | None = None
         self.shipment: Shipment | None = None
         self.left = request.n
@@ -60,9 +63,25 @@ class _Call:
 
     def tell(self, update: Update | Exception) -> None:
         try:
-            self.loop.call_soon_threadsafe(self.updates.put_nowait, update)
+            self.loop.call_soon_threadsafe(self._put, update)
         except RuntimeError:  # the event loop is gone, and whoever waited with it
             self.given_up = True
+
+    async def told(self) -> list[Update]:
+        """What is new, at least one. Raises what was told as a fault."""
+        await self._news.wait()
+        self._news.clear()
+        if self._fault is not None:
+            raise self._fault
+        updates, self._updates = list(self._updates.values()), {}
+        return updates
+
+    def _put(self, update: Update | Exception) -> None:
+        if isinstance(update, Exception):
+            self._fault = update
+        else:
+            self._updates[update.index] = update
+        self._news.set()
 
 
 class Service:
@@ -103,15 +122,14 @@ class Service:
                 call.shipment = await self.decode.gather(request)
             self._send(call)
             while left:
-                update = await call.updates.get()
+                updates = await call.told()
                 self._begun(call)
-                if isinstance(update, Exception):
-                    raise update
-                left -= update.completion is not None
-                if request.ahead:
-                    self._open -= 1
-                    queued = False
-                yield update
+                for update in updates:
+                    left -= update.completion is not None
+                    if request.ahead:
+                        self._open -= 1
+                        queued = False
+                    yield update
         finally:
             self._open -= queued
             if left:

@@ -120,7 +120,7 @@ class Session:
             self.give_up()
             raise
         if self.closed:
-            raise Refused(self.closed, status=410)
+            raise gone(self.closed)
         return self._request(self.wanted or self.service.engine.longest - self._prompt)
 
     async def answered(self, text: str) -> None:
@@ -161,16 +161,18 @@ class Session:
 
     def _check(self) -> None:
         if self.closed:
-            raise Refused(self.closed, status=410)
+            raise gone(self.closed)
         if self.answering:
-            raise Refused("the answer is under way: wait for its end, or give it up", status=409)
+            raise Refused(
+                "the answer is under way: wait for its end, or give it up", status=409, code="answer_under_way"
+            )
 
     async def _become(self, messages: list[Message], turn: Turn, images: list[Image.Image]) -> None:
         """Takes over a conversation that there is room for, and computes ahead what is settled of it."""
         processor, room = self.service.engine.processor, self.service.engine.longest
         tokens, known = await asyncio.to_thread(settled, processor, messages, turn, images)
         if self.closed:
-            raise Refused(self.closed, status=410)
+            raise gone(self.closed)
         if len(tokens) + (self.wanted or 1) > room:
             asked = f" and {self.wanted} of a response" if self.wanted else ""
             raise Refused(f"{len(tokens)} tokens of a prompt{asked} are more than the {room} there is room for")
@@ -228,7 +230,7 @@ class Sessions:
     async def open(self, owner: str, options: Request, asked: Open) -> Session:
         """A new session. Raises Refused: too many are open, or what it begins with is too large."""
         if len(self._open) + self._opening >= self.limits.sessions:
-            raise Refused("too many sessions are open; close one or try again later", status=503)
+            raise _full("too many sessions are open; close one or try again later")
         session = Session(self.service, owner, options, asked, self.limits)
         if len(session.images) > self.limits.images:
             raise Refused(f"at most {self.limits.images} images in a session", "messages")
@@ -253,8 +255,8 @@ class Sessions:
             return session
         whose, why = self._gone.get(number, (None, ""))
         if whose == owner:
-            raise Refused(why, status=410)
-        raise Refused("there is no such session", status=404)
+            raise gone(why)
+        raise Refused("there is no such session", status=404, code="session_not_found")
 
     async def append_image(self, session: Session, image: Image.Image) -> None:
         """As the session's own, within what all sessions' pictures may have together."""
@@ -288,7 +290,7 @@ class Sessions:
 
     def _reserve(self, pixels: int) -> None:
         if self._pixels + pixels > self.limits.pixels:
-            raise Refused("the sessions' images take all the room there is; try again later", status=503)
+            raise _full("the sessions' images take all the room there is; try again later")
         self._pixels += pixels
 
     def _watch(self, session: Session) -> None:
@@ -304,3 +306,17 @@ class Sessions:
         task = loop.create_task(self.close(session, why))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def gone(why: str) -> Refused:
+    """What is said of a session that is closed."""
+    return Refused(why, status=410, code="session_closed")
+
+
+def under_way() -> Refused:
+    """What is said while the answer is."""
+    return Refused("the answer is under way: wait for its end, or give it up", status=409, code="answer_under_way")
+
+
+def _full(message: str) -> Refused:
+    return Refused(message, status=503, code="server_overloaded")

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 
 from open4ov.engine import session_events as wire
+from open4ov.engine.answer import told
 from open4ov.engine.chat import Refused
-from open4ov.engine.session import Session, Sessions
+from open4ov.engine.gate import Visit
+from open4ov.engine.session import Session
+from open4ov.engine.session_desk import Desk
 
 IDLE = 4408
 """Closed after too long without a message"""
-
-
-class Desk(Protocol):
-    """What it is served by (`session_routes.Desk`)."""
-
-    sessions: Sessions
-
-    async def open(self, owner: str, asked: wire.Open) -> Session: ...
-
-    async def image(self, session: Session, asked: wire.Image) -> None: ...
-
-    async def text(self, session: Session, asked: wire.Text) -> None: ...
-
-    def stream(self, session: Session, asked: wire.Commit) -> AsyncGenerator[str]: ...
-
-    def fault(self, error: Exception) -> JSONResponse: ...
 
 
 class Conversation:
@@ -72,50 +58,65 @@ class Conversation:
             if text is None:
                 raise Refused("messages are text, in JSON")
             asked = wire.event(text)
-            if isinstance(asked, wire.OpenEvent):
-                await self._open(asked)
+            if isinstance(asked, wire.OpenEvent | wire.ImageEvent):
+                with self.desk.door.gate.visit(self.owner) as visit:
+                    visit.hold(len(text))
+                    if isinstance(asked, wire.OpenEvent):
+                        await self._open(asked, visit)
+                    else:
+                        await self._image(asked, visit)
                 return True
             if isinstance(asked, wire.BareEvent):
                 await self._stop()
                 if asked.type == "close":
                     await self.socket.close()
                     return False
-            if self.session is None:
-                raise Refused("open the session first", "type")
-            if isinstance(asked, wire.ImageEvent):
-                await self.desk.image(self.session, asked)
-            elif isinstance(asked, wire.TextEvent):
-                await self.desk.text(self.session, asked)
+            session = self._known()
+            if isinstance(asked, wire.TextEvent):
+                await self.desk.text(session, asked)
             elif isinstance(asked, wire.CommitEvent):
                 if self._answering:
-                    raise Refused("the answer is under way: wait for its end, or cancel it", status=409)
-                self.answer = asyncio.create_task(self._answer(self.session, asked))
+                    raise Refused(
+                        "the answer is under way: wait for its end, or cancel it", status=409, code="answer_under_way"
+                    )
+                self.answer = asyncio.create_task(self._answer(session, asked))
                 return True
-            await self._say("state", session=self.session.state())
+            await self._say("state", session=session.state())
         except Exception as error:
-            await self._say("error", **_content(self.desk.fault(error)))
+            await self._say("error", **_content(told(error)))
         return True
 
-    async def _open(self, asked: wire.OpenEvent) -> None:
+    async def _image(self, asked: wire.ImageEvent, visit: Visit) -> None:
+        session = self._known()
+        await self.desk.image(session, asked, visit)
+        await self._say("state", session=session.state())
+
+    async def _open(self, asked: wire.OpenEvent, visit: Visit) -> None:
         if self.session is not None:
             raise Refused("this socket has its session already", "type", 409)
-        self.session = await self.desk.open(self.owner, asked)
+        self.session = await self.desk.open(self.owner, asked, visit)
         await self._say("opened", session=self.session.state())
 
     async def _answer(self, session: Session, asked: wire.CommitEvent) -> None:
         commit = wire.Commit(stream=True, stream_options=asked.stream_options)
         events = self.desk.stream(session, commit)
         try:
-            async for event in events:
-                content = event.removeprefix("data: ").strip()
-                if content == "[DONE]":
-                    await self._say("done", session=session.state())
-                else:
-                    await self._say("chunk", chunk=json.loads(content))
+            with self.desk.door.gate.visit(self.owner):
+                async for event in events:
+                    content = event.removeprefix("data: ").strip()
+                    if content == "[DONE]":
+                        await self._say("done", session=session.state())
+                    else:
+                        await self._say("chunk", chunk=json.loads(content))
         except Exception as error:
-            await self._say("error", **_content(self.desk.fault(error)))
+            await self._say("error", **_content(told(error)))
         finally:
             await events.aclose()
+
+    def _known(self) -> Session:
+        if self.session is None:
+            raise Refused("open the session first", "type")
+        return self.session
 
     async def _stop(self) -> None:
         """Gives up the answer, if one is under way."""
@@ -128,5 +129,5 @@ class Conversation:
             await self.socket.send_text(json.dumps({"type": kind, **content}, ensure_ascii=False))
 
 
-def _content(response: JSONResponse) -> dict[str, Any]:
+def _content(response: Response) -> dict[str, Any]:
     return json.loads(bytes(response.body))

@@ -190,7 +190,7 @@ class RemoteEncode(_Remote):
         super().__init__("encode", addresses, *args, **options)
         self.cache = engine.vision_cache
 
-    def encode(self, seen: Sequence[Visual], fingerprint: str) -> Features:
+    def encode(self, seen: Sequence[Visual], fingerprint: str, salt: str = "") -> Features:
         layout, pixels = say_visuals(seen)
         digests = [visual_hash(one) for one in seen]
         wanted = [self.cache.shape(grid_of(one, self.cache.processor)) for one in seen]
@@ -201,7 +201,7 @@ class RemoteEncode(_Remote):
             if [(spec.dtype, spec.shape) for spec in specs] != [(self.cache.dtype, shape) for shape in wanted]:
                 raise ValueError("features of another shape or type")
 
-        say, tensors = self.call({"layout": layout, "fingerprint": fingerprint}, pixels, check)
+        say, tensors = self.call({"layout": layout, "fingerprint": fingerprint, "salt": salt}, pixels, check)
         return Features(hear_features(tensors), _size(say))
 
 
@@ -229,6 +229,7 @@ class RemotePrefill(_Remote):
             "prompt": digest,
             "start": start,
             "fingerprint": fingerprint,
+            "salt": request.salt,
         }
         pixels = [pixels_of(image) for image in request.images]
         say, (keys, values) = self.call(head, [*pixels, *say_features(features or [])], check)

@@ -62,7 +62,7 @@ class EncodeHandler:
 
     def handle(self, say: dict[str, Any], tensors: list[Tensor]) -> Answer:
         seen = hear_visuals(say["layout"], tensors)
-        found = self.stage.encode(seen, _word(say["fingerprint"]))
+        found = self.stage.encode(seen, _word(say["fingerprint"]), _word(say["salt"]))
         return {"batch": found.batch, "digests": [visual_hash(one) for one in seen]}, say_features(found.each)
 
 
@@ -85,7 +85,8 @@ class PrefillHandler:
 
     def handle(self, say: dict[str, Any], tensors: list[Tensor]) -> Answer:
         images, start = say["images"], say["start"]
-        request = Request(hear_messages(say["messages"]), [image_from(one) for one in tensors[:images]], max_tokens=1)
+        pictures, salt = [image_from(one) for one in tensors[:images]], _word(say["salt"])
+        request = Request(hear_messages(say["messages"]), pictures, max_tokens=1, salt=salt)
         prompt = self.stage.engine.prompt(request)
         if digest_of(prompt) != say["prompt"]:
             raise StageError("refused", "the prompt reads otherwise here: another tokenizer or other pictures")

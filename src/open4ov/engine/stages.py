@@ -28,7 +28,7 @@ from open4ov.engine.fingerprint import of_features, of_keys
 from open4ov.engine.generate import Engine
 from open4ov.engine.request import Request
 from open4ov.engine.sequence import Prompt
-from open4ov.engine.vision_cache import Grid, VisionCache, visual_hash
+from open4ov.engine.vision_cache import Grid, VisionCache, salted, visual_hash
 from open4ov.model import Processor, Qwen3VL, VisionFeatures
 from open4ov.model.images import image_grid, video_grid
 from open4ov.model.processing import Visual, visuals
@@ -63,8 +63,9 @@ class Keys:
 
 
 class Encoder(Protocol):
-    def encode(self, seen: Sequence[Visual], fingerprint: str) -> Features:
-        """Blocks until they are there. Raises StageError, also when its weights are not those of the fingerprint."""
+    def encode(self, seen: Sequence[Visual], fingerprint: str, salt: str = "") -> Features:
+        """Blocks until they are there; `salt` as in `Request`. Raises StageError, also when its weights are not those
+        of the fingerprint."""
         ...
 
 
@@ -154,9 +155,9 @@ class Encode(_Thread):
         self._under_way: list[_Call] = []
         super().__init__("encode")
 
-    def encode(self, seen: Sequence[Visual], fingerprint: str) -> Features:
+    def encode(self, seen: Sequence[Visual], fingerprint: str, salt: str = "") -> Features:
         now, processor = time.monotonic(), self.cache.processor
-        asked = [(visual, grid_of(visual, processor), visual_hash(visual)) for visual in seen]
+        asked = [(visual, grid_of(visual, processor), salted(salt, visual_hash(visual))) for visual in seen]
         answers = self.ask([_Call(one, fingerprint, now, Future()) for one in asked])
         return Features([features for features, _ in answers], answers[-1][1] if answers else 0)
 
@@ -211,7 +212,7 @@ class Prefill(_Thread):
 
     def prefill(self, prompt: Prompt, features: list[VisionFeatures] | None, start: int, fingerprint: str) -> Keys:
         # read anew: nothing that names a block here comes from elsewhere
-        asked = Request(prompt.request.messages, prompt.request.images, max_tokens=1)
+        asked = Request(prompt.request.messages, prompt.request.images, max_tokens=1, salt=prompt.request.salt)
         own = self.engine.prompt(asked)
         if digest_of(own) != digest_of(prompt):
             raise StageError("refused", "the prompt reads otherwise here: another tokenizer or other pictures")

@@ -155,6 +155,11 @@ def image_hash(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
+def salted(salt: str, digest: str) -> str:
+    """A digest by which only those with that salt find something; "" is no salt."""
+    return f"{salt}:{digest}" if salt else digest
+
+
 def visual_hash(visual: Visual) -> str:
     """What identifies the content of a picture, or of a video's frames."""
     return image_hash(visual) if isinstance(visual, Image.Image) else "+".join(map(image_hash, visual))

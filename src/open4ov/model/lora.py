@@ -29,6 +29,9 @@ LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 
 EXPERTS = "experts"
 TARGETS = (*LINEAR, EXPERTS)
+PLAIN = (nn.Linear, MoE)
+"""What can be adapted: these themselves, since a class made from them may hold its weights in another way."""
+
 LINEAR_PARTS = ("lora_a", "lora_b")
 EXPERT_PARTS = ("gate_up_a", "gate_up_b", "down_a", "down_b")
 
@@ -105,10 +108,12 @@ def add(
     chosen: list[nn.Module] = []
     for name, module in model.text.layers.named_modules():
         wanted = name.rpartition(".")[2] if isinstance(module, nn.Linear) else EXPERTS
-        if isinstance(module, nn.Linear | MoE) and wanted in targets:
+        if type(module) in PLAIN and wanted in targets:
             chosen.append(module)
     if not chosen:
-        raise UserError(f"lora: the model has none of the targets {', '.join(targets) or '(none named)'}")
+        raise UserError(
+            f"lora: the model has none of the targets {', '.join(targets) or '(none named)'} as a plain layer"
+        )
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     trained: list[nn.Parameter] = []
@@ -151,8 +156,8 @@ def load(model: Qwen3VL, path: Path) -> None:
         raise UserError("lora: the model has adapters already; merge them first")
     for owner in sorted(owners):
         module = modules.get(owner)
-        if not isinstance(module, nn.Linear | MoE):
-            raise UserError(f"{path}: is for another model: this one has no layer {owner}")
+        if not isinstance(module, nn.Linear | MoE) or type(module) not in PLAIN:
+            raise UserError(f"{path}: is for another model: this one has no plain layer {owner}")
         parts = EXPERT_PARTS if isinstance(module, MoE) else LINEAR_PARTS
         missing = [f"{owner}.{part}" for part in parts if f"{owner}.{part}" not in state]
         unknown = [key for key in state if key.rpartition(".")[0] == owner and key.rpartition(".")[2] not in parts]

@@ -63,12 +63,16 @@ class MoE(nn.Module):
             routings.append(Routing(counts.float(), probs.mean(0), entropy, len(x)))
         order = experts.argsort(stable=True)
         token = order // self.top_k
+        out = self.products(x[token], counts)
+        out = out * weights.to(x.dtype).flatten()[order, None]
+        return torch.zeros_like(x).index_add(0, token, out.to(x.dtype))
+
+    def products(self, x: Tensor, counts: Tensor) -> Tensor:
+        """SwiGLU of every expert on its own rows: x [A, D] sorted by expert, counts [E] rows of each -> [A, D]."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         gate_up, down = (weight.to(dtype) for weight in self.weights())  # autocast does not know grouped products
-        out = KERNELS[self.kernel](x[token], counts, gate_up, down)
-        out = out * weights.to(x.dtype).flatten()[order, None]
-        return torch.zeros_like(x).index_add(0, token, out.to(x.dtype))
+        return KERNELS[self.kernel](x, counts, gate_up, down)
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """`gate_up` and `down` as the products take them."""

@@ -150,7 +150,7 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> [..., V]."""
-        return F.linear(hidden, self._head_weight)
+        return F.linear(hidden, self._head_weight) if self.head is None else self.head(hidden)
 
     def log_probs(
         self, pack: Pack, vision: VisionFeatures | None = None, temperature: float = 1.0

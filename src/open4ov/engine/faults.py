@@ -1,0 +1,21 @@
+"""Errors as the OpenAI API words them: one shape, fixed texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+OURS = ("internal_error", "server_overloaded", "server_ending", "stage_unavailable")
+
+
+def fault(message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """What stands under `error`."""
+    kind = "server_error" if code in OURS else "rate_limit_error" if code == "rate_limited" else "invalid_request_error"
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+def error(status: int, message: str, code: str, param: str | None = None, retry: int | None = None) -> JSONResponse:
+    """An answer that is an error. `retry`: seconds after which it may be tried again."""
+    headers = None if retry is None else {"retry-after": str(retry)}
+    return JSONResponse({"error": fault(message, code, param)}, status, headers)

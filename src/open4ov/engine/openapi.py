@@ -1,0 +1,58 @@
+"""What the server says of its own routes, as OpenAPI: those that read their bodies themselves are described here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from open4ov.engine.chat import ChatRequest
+
+REFERENCE = "#/components/schemas/{model}"
+ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+FAULTS = {
+    "400": "at fault",
+    "401": "no key",
+    "404": "no such model",
+    "408": "the body came too slowly",
+    "413": "too large",
+    "429": "too many requests of this key",
+    "500": "a fault of the server",
+    "503": "too many requests, or the server is ending",
+}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of an application that has all its routes."""
+    document: dict[str, Any] = app.openapi()
+    schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
+    asked = ChatRequest.model_json_schema(ref_template=REFERENCE)
+    schemas.update(asked.pop("$defs"))
+    schemas.update({"ChatRequest": asked, "Error": ERROR})
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"key": []}]
+    wrong = {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}}
+    for path, ways in document["paths"].items():
+        for way in ways.values():
+            for status, text in FAULTS.items():
+                way["responses"].setdefault(status, {"description": text, "content": wrong})
+            if path == "/health":
+                way["security"] = []
+    body = {"application/json": {"schema": {"$ref": REFERENCE.format(model="ChatRequest")}}}
+    document["paths"]["/v1/chat/completions"]["post"]["requestBody"] = {"required": True, "content": body}
+    return document
