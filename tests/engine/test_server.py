@@ -39,11 +39,13 @@ class Running:
         queue: int = 64,
         watch: Degeneration | None = None,
         serving: dict[str, Any] | None = None,
+        keys: list[str] | None = None,
         **options: int,
     ) -> None:
         self.engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory), **options)
         self.service = Service(self.engine, queue)
-        self.app = create_app(self.service, "tiny", [KEY, "other"], watch, **(serving or {}))
+        known = [KEY, "other"] if keys is None else keys
+        self.app = create_app(self.service, "tiny", known, watch, **(serving or {}))
         self.server = listen.server(self.app, "127.0.0.1", 0)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()

@@ -25,9 +25,11 @@ MAX_PARTS = 1000
 class Refused(Exception):
     """A request that is at fault: `param` names where, `message` says what to do. Never a decoder's own words."""
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, code: str = "invalid_request_error"
+    ) -> None:
         super().__init__(message)
-        self.message, self.param, self.status = message, param, status
+        self.message, self.param, self.status, self.code = message, param, status, code
 
 
 class _Strict(BaseModel):

@@ -13,14 +13,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from open4ov.engine import access
 from open4ov.engine.faults import error
 
 log = logging.getLogger(__name__)
 MAX_HELD = 2**30
 """Bytes of bodies and pixels of all requests under way"""
 OPEN_TO_ALL = "/health"
+PAGE = "/"
 
 
 class Ending(Exception):
@@ -66,11 +70,21 @@ class Gate:
         """What stands for the key in an Authorization header, "" where no keys are set; None: not let in."""
         if not self._keys:
             return ""
-        kind, _, key = authorization.partition(" ")
-        given = key.strip().encode("utf-8", "surrogateescape")
-        if kind.lower() != "bearer" or not sum(hmac.compare_digest(given, known) for known in self._keys):
+        given, _ = access.key_of(authorization)
+        if not sum(hmac.compare_digest(given, known) for known in self._keys):
             return None
         return hashlib.blake2b(given, key=self._secret, digest_size=16).hexdigest()
+
+    def denial(self, connection: HTTPConnection) -> JSONResponse | None:
+        """What is said to those who are not let in; None to all others."""
+        if self.tenant(connection.headers.get("authorization", "")) is None:
+            denied = error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
+            if connection.scope["path"] == PAGE:  # only there a browser shall ask for it
+                denied.headers["www-authenticate"] = 'Basic realm="open4ov: any name, and the key as password"'
+            return denied
+        if access.from_elsewhere(connection, bool(self._keys)):
+            return error(403, "this is for pages of this server only, or with a Bearer key", "foreign_origin")
+        return None
 
     @contextmanager
     def visit(self, tenant: str) -> Iterator[Visit]:
@@ -125,14 +139,14 @@ class Guard:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
-        tenant = "" if path == OPEN_TO_ALL else self.gate.tenant(_authorization(scope))
-        if tenant is None:
-            answer: Any = error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
+        answer: Any = None if path == OPEN_TO_ALL else self.gate.denial(HTTPConnection(scope))
+        if answer is not None:
+            pass
         elif scope["method"] != "POST":
             answer = self.app
         else:
             try:
-                with self.gate.visit(tenant) as visit:
+                with self.gate.visit(self.gate.tenant(_authorization(scope)) or "") as visit:
                     scope.setdefault("state", {})["visit"] = visit
                     await self.app(scope, receive, send)
                 return

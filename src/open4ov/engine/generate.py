@@ -86,7 +86,7 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Queues a request and gives its number. Raises UserError for one that can never be answered: beyond the
-        model's positions, or beyond all blocks."""
+        model's positions, or beyond all blocks. What `request.ahead` computes is held until `abort`."""
         return self.begin(self.prompt(request))
 
     def prompt(self, request: Request) -> Prompt:
@@ -107,8 +107,8 @@ class Engine:
         return number
 
     def abort(self, number: int) -> None:
-        """Gives up what is left of a request; nothing happens when it is finished."""
-        for one in [*self.scheduler.running, *self.scheduler.waiting]:
+        """Gives up what is left of a request, or is held for it; nothing happens when it is finished."""
+        for one in [*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.held.values()]:
             if one.number == number:
                 self._rows.leave(one)
                 self.scheduler.remove(one)
@@ -125,7 +125,8 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[sequence.Sequence]:
-        """One forward pass; the completions that got a token by it, finished ones among them (`finish_reason`)."""
+        """One forward pass; the completions that got a token by it, finished ones among them (`finish_reason`), and
+        those that are computed ahead as far as asked for (`ahead`)."""
         if not self.scheduler.running:
             self.weight_version += self._watch.changed()
             if self._root() != self.scheduler.root:
@@ -136,7 +137,7 @@ class Engine:
         self._store.copy(self.scheduler.copies)
         self.scheduler.copies.clear()
         if not chunks:
-            return []
+            return self.scheduler.take_ready()
         decoded, others = len(self._rows.sequences), set(self._rows.sequences)
         planned = [chunk for chunk in chunks if chunk.sequence not in others]
         fresh = [chunk for chunk in planned if not chunk.sequence.computed]
@@ -155,10 +156,12 @@ class Engine:
             self.scheduler.computed(chunk)
         if logits is not None:
             self._sample(sampled, logits)
-        return sampled
+        return sampled + self.scheduler.take_ready()
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Completion]]:
         """The completions of each request, in order. `progress(done, total)` counts completions."""
+        if any(request.ahead for request in requests):
+            raise ValueError("a request computed ahead has no completion; use add")
         numbers: dict[int, int] = {}
         results: list[dict[int, Completion]] = [{} for _ in requests]
         total, done = sum(request.n for request in requests), 0
@@ -187,8 +190,8 @@ class Engine:
 
         A piece never splits a character, and text that may turn out to begin a stop string is held back.
         """
-        if request.n != 1:
-            raise ValueError(f"stream gives one completion, not n={request.n}")
+        if request.n != 1 or request.ahead:
+            raise ValueError(f"stream gives one completion, not n={request.n} or what is computed ahead")
         text = TextStream(self.processor.decode, request.stop)
         number = self.add(request)
         try:

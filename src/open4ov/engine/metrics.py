@@ -34,12 +34,20 @@ class Histogram:
 
 @dataclass
 class Metrics:
-    """What happened since the start. Written by the engine's thread and, `refused`, by the event loop's."""
+    """What happened since the start. Written by the engine's thread; `refused` and what is of sessions by the event
+    loop's."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
     refused: int = 0
     aborted: int = 0
+    sessions_open: int = 0
+    session_ahead_tokens: int = 0
+    """Computed before the question was whole"""
+    session_found_tokens: int = 0
+    """Of the prompts of sessions' answers: what had been computed"""
+    session_rolled_back_tokens: int = 0
+    """Computed ahead, and then of other words than were meant"""
     finished: Counter[str] = field(default_factory=Counter)
     time_to_first_token: Histogram = field(default_factory=Histogram)
     request_seconds: Histogram = field(default_factory=Histogram)
@@ -52,6 +60,7 @@ class Metrics:
             "num_requests_waiting": len(scheduler.waiting),
             "kv_cache_usage_perc": 1 - pool.available / pool.count,
             "vision_cache_bytes": pictures.bytes,
+            "sessions_open": self.sessions_open,
         }
         counters = {
             "prompt_tokens": self.prompt_tokens,
@@ -64,6 +73,10 @@ class Metrics:
             "vision_cache_evictions": pictures.evicted,
             "requests_refused": self.refused,
             "requests_aborted": self.aborted,
+            "session_tokens_ahead": self.session_ahead_tokens,
+            "session_tokens_found": self.session_found_tokens,
+            "session_tokens_rolled_back": self.session_rolled_back_tokens,
+            "session_tokens_lost": scheduler.lost_tokens,
         }
         lines: list[str] = []
         for name, value in gauges.items():

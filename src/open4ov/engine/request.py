@@ -23,7 +23,8 @@ class Request:
     `ignore_eos` the closing token is one like any other, which measurements want. With
     `grammar` (`grammar.Grammars` makes them) only what it allows is sampled; with `degeneration` a response that has
     become a loop or noise is stopped. What is computed for a `salt` (blocks, features of pictures) is found again only
-    by requests of the same salt.
+    by requests of the same salt. With `ahead` nothing is sampled: the first so many tokens of the prompt are computed
+    and held until it is given up.
     """
 
     messages: list[Message]
@@ -45,6 +46,7 @@ class Request:
     grammar: Grammar | None = None
     degeneration: Degeneration | None = None
     salt: str = ""
+    ahead: int = 0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.n < 1:
@@ -59,6 +61,8 @@ class Request:
                 "min_p must lie in [0, 1], repetition_penalty be above 0 and top_log_probs not negative, got "
                 f"{self.min_p}, {self.repetition_penalty} and {self.top_log_probs}"
             )
+        if self.ahead < 0 or (self.ahead and (self.n > 1 or self.prompt_log_probs)):
+            raise ValueError("ahead must not be negative, and goes neither with n above 1 nor with prompt_log_probs")
         if "" in self.stop:
             raise ValueError("an empty stop string would stop every completion at once")
 

@@ -2,7 +2,7 @@
 
 Sequences that run come first, in the order in which they came; then those that wait, as long as there are rows, tokens
 and blocks. When blocks run out, the youngest gives its own back and waits again: what it has sampled stays, what it had
-computed is found again or computed once more.
+computed is found again or computed once more. Before that, what is held for requests still to come is given up.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ class Scheduler:
         self.root: Key = b""
         self.copies: list[tuple[int, int]] = []
         """Blocks whose content the next step must copy first: (from, to)"""
+        self.held: dict[int, Sequence] = {}
+        """Computed ahead, by request: their blocks stay theirs until the request comes, or until others need them"""
+        self.ready: list[Sequence] = []
+        """Those of `held` that are new since somebody took the list"""
         self.preempted = 0
+        self.lost_tokens = 0
+        """Tokens that were held and given up for want of blocks"""
         self.prompt_tokens = self.found_tokens = 0
         """Of the prompts begun: their tokens, and those whose keys and values were found"""
         self._coming: Counter[Key] = Counter()
@@ -52,6 +58,9 @@ class Scheduler:
             if not self._start(sequence):
                 break
             count = min(sequence.remaining, budget)
+            if not count:  # all of what was to be computed ahead is there
+                self._hold(sequence)
+                continue
             while len(sequence.blocks) < self.pool.blocks_for(sequence.computed + count):
                 sequence.blocks.append(self.pool.take())
             budget -= count
@@ -62,6 +71,8 @@ class Scheduler:
         """Nothing that is held is of use any more: all begin anew, and names begin at `root`."""
         for sequence in reversed(self.running[:]):
             self.preempt(sequence)
+        for sequence in list(self.held.values()):
+            self.remove(sequence)
         for sequence in self.waiting:
             sequence.keys = []
         self.pool.forget()
@@ -79,25 +90,36 @@ class Scheduler:
         if start < prompt <= sequence.computed:
             self.pool.name(sequence.blocks[(prompt - 1) // size], self.end(sequence))
             self._arrived(sequence)
+        if sequence.ahead and not sequence.remaining:
+            self._hold(sequence)
+
+    def take_ready(self) -> list[Sequence]:
+        """What has been computed ahead since the last call."""
+        ready, self.ready = self.ready, []
+        return ready
 
     def remove(self, sequence: Sequence) -> None:
         """A sequence is finished or given up: its blocks are free."""
         if sequence in self.running:
             self.running.remove(sequence)
             self._give_back(sequence)
+        elif sequence.number in self.held:
+            del self.held[sequence.number]
+            self._give_back(sequence)
         else:
             self.waiting.remove(sequence)
 
-    def end(self, sequence: Sequence) -> Key:
-        """The name of the last tokens of the prompt, in a block that may hold more."""
-        size, prompt = self.pool.size, len(sequence.prompt.token_ids)
+    def end(self, sequence: Sequence, tokens: int | None = None) -> Key:
+        """The name of the last of so many tokens (None: the prompt's), in a block that may hold more."""
+        size, tokens = self.pool.size, tokens or len(sequence.prompt.token_ids)
         sequence.name_blocks(self.root, size)
-        return b"end" + sequence.key_of(self.root, (prompt - 1) // size * size, prompt, size)
+        return b"end" + sequence.key_of(self.root, (tokens - 1) // size * size, tokens, size)
 
     def _start(self, sequence: Sequence) -> bool:
         """Lets a waiting sequence run if there is room for all of it; shares what is computed already."""
         pool, size = self.pool, self.pool.size
-        most = len(sequence.tokens) - 1  # the last token is computed in any case: the next one is sampled from it
+        # the last token is computed in any case where the next one is sampled from it
+        most = len(sequence.tokens) - (not sequence.ahead)
         sequence.name_blocks(self.root, size)
         scored = sequence.request.prompt_log_probs  # then every token has to be computed
         for key in [] if scored else sequence.keys[: most // size]:
@@ -107,6 +129,8 @@ class Scheduler:
             sequence.blocks.append(block)
         sequence.computed = len(sequence.blocks) * size
         missing = pool.blocks_for(len(sequence.tokens) + 1) - len(sequence.blocks)
+        while missing + len(self.running) > pool.available and self._lose():
+            pass
         if missing + len(self.running) > pool.available and self.running:
             pool.release(sequence.blocks)
             sequence.blocks, sequence.computed = [], 0
@@ -115,6 +139,8 @@ class Scheduler:
             self._copy_end(sequence, most)
         self.prompt_tokens += len(sequence.tokens)
         self.found_tokens += sequence.computed
+        if sequence.found is None:
+            sequence.found = sequence.computed
         self.waiting.remove(sequence)
         self.running.append(sequence)
         if sequence.computed < len(sequence.prompt.token_ids) - 1:
@@ -123,30 +149,32 @@ class Scheduler:
         return True
 
     def _copy_end(self, sequence: Sequence, most: int) -> None:
-        """The end of an equal prompt shares a block with what was sampled after it: that block is copied."""
-        prompt = len(sequence.prompt.token_ids)
-        if sequence.computed // self.pool.size != (prompt - 1) // self.pool.size or sequence.computed >= most:
+        """The end of an equal prompt, or of one that this one goes on from, shares a block with what comes after it:
+        that block is copied."""
+        start = sequence.computed
+        last = min(len(sequence.prompt.token_ids), start + self.pool.size)
+        for end in range(last, start, -1) if start < most else ():
+            block = self.pool.share(self.end(sequence, end))
+            if block is None:
+                continue
+            if self.pool.available:  # else the very block is needed, as the last one
+                own = self.pool.take()
+                self.copies.append((block, own))
+                sequence.blocks.append(own)
+                sequence.computed = min(end, most)
+            self.pool.release([block])
             return
-        block = self.pool.share(self.end(sequence))
-        if block is None:
-            return
-        if self.pool.available:  # else the very block is needed, as the last one
-            own = self.pool.take()
-            self.copies.append((block, own))
-            sequence.blocks.append(own)
-            sequence.computed = min(prompt, most)
-        self.pool.release([block])
 
     def _make_room(self, sequence: Sequence, tokens: int) -> bool:
         """Takes the blocks that `tokens` need, if need be from younger sequences; False when it gave itself up."""
         while len(sequence.blocks) < self.pool.blocks_for(tokens):
-            if not self.pool.available:
+            if self.pool.available:
+                sequence.blocks.append(self.pool.take())
+            elif not self._lose():
                 youngest = self.running[-1]
                 self.preempt(youngest)
                 if youngest is sequence:
                     return False
-                continue
-            sequence.blocks.append(self.pool.take())
         return True
 
     def preempt(self, sequence: Sequence) -> None:
@@ -155,6 +183,20 @@ class Scheduler:
         self.running.remove(sequence)
         self._give_back(sequence)
         self.waiting.appendleft(sequence)
+
+    def _hold(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.held[sequence.number] = sequence
+        self.ready.append(sequence)
+
+    def _lose(self) -> bool:
+        """Gives up what has been held for longest; False when nothing is."""
+        if not self.held:
+            return False
+        longest = next(iter(self.held.values()))
+        self.lost_tokens += longest.computed
+        self.remove(longest)
+        return True
 
     def _give_back(self, sequence: Sequence) -> None:
         self._arrived(sequence)

@@ -21,6 +21,7 @@ class Prompt:
     document: Encoded
     """Without pixels"""
     token_ids: list[int]
+    """All, or the first `request.ahead`"""
     digests: list[str]
     """What identifies each picture and video, in order"""
     places: Tensor
@@ -34,7 +35,10 @@ class Prompt:
         tokens: list[int] = (document.grids.prod(1) // merge**2).tolist()
         names = [f"{digest}:{i}" for digest, count in zip(digests, tokens, strict=True) for i in range(count)]
         seen = dict(zip(places.tolist(), names, strict=True))
-        return Prompt(request, document, document.input_ids.tolist(), digests, places, seen)
+        ids: list[int] = document.input_ids.tolist()
+        if request.ahead:
+            ids, places = ids[: request.ahead], places[places < request.ahead]
+        return Prompt(request, document, ids, digests, places, seen)
 
 
 @dataclass(eq=False)
@@ -53,6 +57,8 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
     """Tokens whose keys and values are in the blocks"""
+    found: int | None = None
+    """Tokens that were computed already when it first began"""
     features: VisionFeatures | None = None
     """Of the prompt's pictures, while they are needed"""
     finish_reason: str | None = None
@@ -85,6 +91,11 @@ class Sequence:
     @property
     def request(self) -> Request:
         return self.prompt.request
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it is computed and held only, for a request that is still to come."""
+        return self.request.ahead > 0
 
     @property
     def sampled(self) -> list[int]:
@@ -134,5 +145,5 @@ class Chunk:
 
     @property
     def whole(self) -> bool:
-        """Whether a token can be sampled after it."""
-        return self.count == self.sequence.remaining
+        """Whether a token is sampled after it."""
+        return self.count == self.sequence.remaining and not self.sequence.ahead

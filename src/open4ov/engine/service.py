@@ -35,12 +35,14 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Update:
-    """What one step brought to completion `index`: all its tokens so far, and the whole answer once it is finished."""
+    """What one step brought to completion `index`: all its tokens so far, and the whole answer once it is finished.
+    `found_tokens` of the prompt's had been computed before."""
 
     index: int
     token_ids: list[int]
     prompt_tokens: int
     completion: Completion | None
+    found_tokens: int = 0
 
 
 class _Call:
@@ -104,6 +106,9 @@ class Service:
     async def submit(self, request: Request) -> AsyncGenerator[Update]:
         """The request's updates as they come, until all its completions are finished. Leaving early gives it up.
 
+        One computed ahead has a single update, when that is done. It is held until the generator is closed, and has no
+        place in the queue any more.
+
         Raises Busy, UserError for a request that cannot be answered, StageError where a stage is needed, and Failed.
         """
         if self._open >= self.queue_limit or self._stopped:
@@ -111,6 +116,7 @@ class Service:
             raise Busy
         call, left = _Call(request), request.n
         self._open += 1
+        queued = True
         try:
             if self.decode is not None:
                 call.shipment = await self.decode.gather(request)
@@ -120,9 +126,12 @@ class Service:
                 self._begun(call)
                 for update in updates:
                     left -= update.completion is not None
+                    if request.ahead:
+                        self._open -= 1
+                        queued = False
                     yield update
         finally:
-            self._open -= 1
+            self._open -= queued
             if left:
                 call.given_up = True
                 self._send(call)
@@ -174,7 +183,7 @@ class Service:
             if call.given_up:
                 if call.number is not None and self._calls.pop(call.number, None):
                     self.engine.abort(call.number)
-                    self.metrics.aborted += 1
+                    self.metrics.aborted += not call.request.ahead
                 return
             shipment = call.shipment
             if shipment is None or self.decode is None:
@@ -198,18 +207,23 @@ class Service:
 
     def _report(self, one: Sequence) -> None:
         call = self._calls.get(one.number)
+        prompt, found = len(one.prompt.token_ids), one.found or 0
+        if one.ahead:
+            if call is not None:
+                call.tell(Update(one.index, [], prompt, None, found))
+            return
         self.metrics.generated_tokens += 1
         if call is None:
             return
         if call.first:
             call.first = False
-            self.metrics.prompt_tokens += len(one.prompt.token_ids)
+            self.metrics.prompt_tokens += prompt
             self.metrics.time_to_first_token.add(time.monotonic() - call.began)
         completion = self.engine.completion(one) if one.finish_reason is not None else None
         if completion is not None:
             self.metrics.finished[completion.finish_reason] += 1
             self.metrics.request_seconds.add(time.monotonic() - call.began)
-        call.tell(Update(one.index, one.sampled, len(one.prompt.token_ids), completion))
+        call.tell(Update(one.index, one.sampled, prompt, completion, found))
         call.left -= completion is not None
         if not call.left:
             del self._calls[one.number]
