@@ -183,6 +183,16 @@ class RunningRouter:
         ]
         return sum(int(line.rpartition(" ")[2]) for line in found)
 
+    def renew(self) -> None:
+        """As at the start, but for what it counts by affinity."""
+        wait(lambda: all(node.healthy and not node.in_flight for node in self.nodes.all.values()))
+        for fake, node in zip(self.fakes, self.nodes.all.values(), strict=True):
+            fake.asked.clear()
+            fake.health = answer(200, b"ok")
+            fake.behaviour = said("abc"[self.fakes.index(fake)])
+            node.failures.clear()
+            node.requests = node.retries = node.in_row = 0
+
     def close(self) -> None:
         self.server.should_exit = True
         self.thread.join(30)

@@ -11,17 +11,46 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from fake_node import DONE, HEAD, Asked, FakeNode, RunningRouter, answer, break_off, chunk, event, said, streamed, wait
+from fake_node import (
+    DONE,
+    HEAD,
+    Asked,
+    Behaviour,
+    FakeNode,
+    RunningRouter,
+    answer,
+    break_off,
+    chunk,
+    event,
+    said,
+    streamed,
+    wait,
+)
 
+from open4ov import cli
 from open4ov.engine.nodes import Nodes
 from open4ov.errors import UserError
 
 
-@pytest.fixture
-def three() -> Iterator[RunningRouter]:
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[RunningRouter]:
     router = RunningRouter([FakeNode() for _ in range(3)])
-    for name, fake in zip("abc", router.fakes, strict=True):
-        fake.behaviour = said(name)
+    yield router
+    router.close()
+
+
+@pytest.fixture
+def three(lasting: RunningRouter) -> RunningRouter:
+    """A router over nodes that answer a, b and c."""
+    lasting.renew()
+    return lasting
+
+
+@pytest.fixture
+def fresh() -> Iterator[RunningRouter]:
+    """The same, with nodes and counters of its own."""
+    router = RunningRouter([FakeNode() for _ in range(3)])
+    router.renew()
     yield router
     router.close()
 
@@ -38,14 +67,14 @@ def error(answered: tuple[int, object, object], status: int) -> str:
     return found["code"]
 
 
-def test_a_session_keeps_its_node_and_sessions_are_spread(three: RunningRouter) -> None:
-    a, b, c = three.fakes
-    for name, fake in zip("abc", three.fakes, strict=True):
-        session = three.session(fake)
-        assert [text(three.chat(session)) for _ in range(3)] == [name] * 3
+def test_a_session_keeps_its_node_and_sessions_are_spread(fresh: RunningRouter) -> None:
+    a, b, c = fresh.fakes
+    for name, fake in zip("abc", fresh.fakes, strict=True):
+        session = fresh.session(fake)
+        assert [text(fresh.chat(session)) for _ in range(3)] == [name] * 3
     assert [len(fake.asked) for fake in (a, b, c)] == [3, 3, 3]
-    assert three.metric("affinity_total", kind="session", result="hit") == 9
-    assert three.metric("requests_total", node=a.url) == 3
+    assert fresh.metric("affinity_total", kind="session", result="hit") == 9
+    assert fresh.metric("requests_total", node=a.url) == 3
 
 
 def image_body(data: bytes, question: str, spaced: bool = False) -> dict[str, object]:
@@ -58,9 +87,9 @@ def image_body(data: bytes, question: str, spaced: bool = False) -> dict[str, ob
     return {"model": "tiny", "messages": [{"role": "system", "content": question}, {"role": "user", "content": parts}]}
 
 
-def test_pictures_and_conversations_keep_their_nodes(three: RunningRouter) -> None:
+def test_pictures_and_conversations_keep_their_nodes(fresh: RunningRouter) -> None:
     def where(body: object) -> str:
-        return text(three.ask("POST", "/v1/chat/completions", body))
+        return text(fresh.ask("POST", "/v1/chat/completions", body))
 
     pictures = [bytes([i]) * 500 for i in range(12)]
     first = [where(image_body(data, "what?")) for data in pictures]
@@ -73,8 +102,8 @@ def test_pictures_and_conversations_keep_their_nodes(three: RunningRouter) -> No
     more = [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "why?"}]
     assert first == [where({"messages": [*turns, *more]}) for turns in conversations]
     assert set(first) == set("abc")
-    assert three.metric("affinity_total", kind="image", result="hit") == 26
-    assert three.metric("affinity_total", kind="prefix", result="hit") == 24
+    assert fresh.metric("affinity_total", kind="image", result="hit") == 26
+    assert fresh.metric("affinity_total", kind="prefix", result="hit") == 24
 
 
 @pytest.mark.parametrize(
@@ -113,25 +142,28 @@ def test_only_what_is_listed_goes_on(three: RunningRouter) -> None:
     assert sum(len(fake.asked) for fake in three.fakes) == 1
 
 
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[RunningRouter]:
+    router = RunningRouter([FakeNode()], keys=("one", "two"), node_key="inner")
+    yield router
+    router.close()
+
+
 @pytest.mark.parametrize("place", ["/v1/sessions", "/v1/chat/completions", "/v1/models", "/metrics", "/nowhere"])
-def test_keys(place: str) -> None:
-    node = FakeNode()
-    node.behaviour = said("a")
-    router = RunningRouter([node], keys=("one", "two"), node_key="inner")
-    try:
-        method = "GET" if place in ("/v1/models", "/metrics", "/nowhere") else "POST"
-        for key in (None, "Bearer", "Bearer three", "Bearer inner", "Basic one"):
-            headers = {} if key is None else {"authorization": key}
-            refused = router.ask(method, place, headers=headers)
-            assert error(refused, 401) == "invalid_api_key"
-            assert refused[2]["x-request-id"].startswith("req-")
-        assert not node.asked
-        assert router.ask("GET", "/health")[0] == 200
-        assert router.ask(method, place, headers={"authorization": "Bearer two"})[0] == (404 if "no" in place else 200)
-        assert all(asked.headers["authorization"] == "Bearer inner" for asked in node.asked)
-        assert len(node.asked) == (place.startswith("/v1"))
-    finally:
-        router.close()
+def test_keys(keyed: RunningRouter, place: str) -> None:
+    router, (node,) = keyed, keyed.fakes
+    router.renew()
+    method = "GET" if place in ("/v1/models", "/metrics", "/nowhere") else "POST"
+    for key in (None, "Bearer", "Bearer three", "Bearer inner", "Basic one"):
+        headers = {} if key is None else {"authorization": key}
+        refused = router.ask(method, place, headers=headers)
+        assert error(refused, 401) == "invalid_api_key"
+        assert refused[2]["x-request-id"].startswith("req-")
+    assert not node.asked
+    assert router.ask("GET", "/health")[0] == 200
+    assert router.ask(method, place, headers={"authorization": "Bearer two"})[0] == (404 if "no" in place else 200)
+    assert all(asked.headers["authorization"] == "Bearer inner" for asked in node.asked)
+    assert len(node.asked) == (place.startswith("/v1"))
 
 
 BROKEN = {
@@ -168,48 +200,48 @@ def test_a_node_that_breaks_before_its_answer_is_passed_over(three: RunningRoute
     assert three.metric("requests_in_flight") == 0
 
 
-def test_busy_nodes_pass_on_and_all_busy_is_said(three: RunningRouter) -> None:
-    a, b, c = three.fakes
+def test_busy_nodes_pass_on_and_all_busy_is_said(fresh: RunningRouter) -> None:
+    a, b, c = fresh.fakes
     busy = json.dumps({"error": {"message": "wait", "type": "server_error", "param": None, "code": "x"}}).encode()
     a.behaviour = answer(503, busy, "retry-after: 3")
     b.behaviour = answer(429, busy, "retry-after: 9")
-    session = three.session(a, b, c)
-    assert text(three.chat(session)) == "c"
-    assert three.metric("affinity_total", kind="session", result="moved") == 1
+    session = fresh.session(a, b, c)
+    assert text(fresh.chat(session)) == "c"
+    assert fresh.metric("affinity_total", kind="session", result="moved") == 1
     c.behaviour = answer(503, busy, "retry-after: <script>")
-    status, content, headers = three.chat(session)
+    status, content, headers = fresh.chat(session)
     assert (status, content["error"]["message"], headers["retry-after"]) == (503, "wait", "1")
     c.behaviour = answer(429, busy, "retry-after: 7")
-    status, content, headers = three.chat(session)
+    status, content, headers = fresh.chat(session)
     assert (status, headers["retry-after"]) == (429, "7")
-    assert three.metric("node_healthy") == 3, "busy is not sick"
+    assert fresh.metric("node_healthy") == 3, "busy is not sick"
     a.behaviour = answer(500, busy)
-    assert error(three.chat(session), 500) == "x"
+    assert error(fresh.chat(session), 500) == "x"
     assert len(b.asked) == 3
 
 
-def test_refused_connections_and_nodes_that_are_back(three: RunningRouter) -> None:
-    a, b, c = three.fakes
-    session = three.session(a, b)
+def test_refused_connections_and_nodes_that_are_back(fresh: RunningRouter) -> None:
+    a, b, c = fresh.fakes
+    session = fresh.session(a, b)
     a.stop()
-    assert [text(three.chat(session)) for _ in range(5)] == ["b"] * 5
-    wait(lambda: three.metric("node_healthy", node=a.url) == 0)
-    assert three.metric("failures_total", node=a.url) >= 3
+    assert [text(fresh.chat(session)) for _ in range(5)] == ["b"] * 5
+    wait(lambda: fresh.metric("node_healthy", node=a.url) == 0)
+    assert fresh.metric("failures_total", node=a.url) >= 3
     b.health = answer(503, b"")
-    wait(lambda: three.metric("node_healthy") == 1)
-    assert text(three.chat(session)) == "c"
+    wait(lambda: fresh.metric("node_healthy") == 1)
+    assert text(fresh.chat(session)) == "c"
     c.health = break_off
-    wait(lambda: three.metric("node_healthy") == 0)
-    down = three.chat(session)
+    wait(lambda: fresh.metric("node_healthy") == 0)
+    down = fresh.chat(session)
     assert error(down, 503) == "no_node"
     assert down[2]["retry-after"] == "1"
-    assert three.ask("GET", "/health")[0] == 503
+    assert fresh.ask("GET", "/health")[0] == 503
     asked = len(b.asked)
     a.start()
-    wait(lambda: three.metric("node_healthy", node=a.url) == 1)
-    assert text(three.chat(session)) == "a"
+    wait(lambda: fresh.metric("node_healthy", node=a.url) == 1)
+    assert text(fresh.chat(session)) == "a"
     assert len(b.asked) == asked
-    assert three.ask("GET", "/health")[0] == 200
+    assert fresh.ask("GET", "/health")[0] == 200
 
 
 def client(router: RunningRouter) -> openai.OpenAI:
@@ -350,26 +382,82 @@ def test_nobody_waits_for_a_node_that_hangs(begun: bool) -> None:
         router.close()
 
 
-def test_a_node_that_refuses_new_connections_may_finish(three: RunningRouter) -> None:
+def test_a_node_that_refuses_new_connections_may_finish(fresh: RunningRouter) -> None:
     go = threading.Event()
-    a = three.fakes[0]
+    a = fresh.fakes[0]
     a.behaviour = lambda asked: (asked.send(HEAD + chunk(event("one"))), go.wait(60), asked.send(chunk(DONE)))
-    pieces = stream(three, three.session(a))
+    pieces = stream(fresh, fresh.session(a))
     assert next(pieces) == "one"
     a.health = break_off
-    wait(lambda: three.metric("node_healthy", node=a.url) == 0)
+    wait(lambda: fresh.metric("node_healthy", node=a.url) == 0)
     go.set()
     assert list(pieces) == []
 
 
-def test_a_router_that_stops_ends_its_streams_with_an_error(three: RunningRouter) -> None:
-    a = three.fakes[0]
+def test_a_router_that_stops_ends_its_streams_with_an_error(fresh: RunningRouter) -> None:
+    a = fresh.fakes[0]
     a.behaviour = lambda asked: (asked.send(HEAD + chunk(event("one"))), asked.left())
-    pieces = stream(three, three.session(a))
+    pieces = stream(fresh, fresh.session(a))
     assert next(pieces) == "one"
-    three.server.should_exit = True
+    fresh.server.should_exit = True
     with pytest.raises(openai.APIError, match="the router is going down"):
         list(pieces)
+
+
+def test_pages_of_others_reach_no_node(three: RunningRouter) -> None:
+    foreign = {"origin": "http://evil.example", "content-type": "text/plain"}
+    refused = three.ask("POST", "/v1/chat/completions", {"messages": []}, foreign)
+    assert error(refused, 403) == "foreign_origin"
+    assert not any(fake.asked for fake in three.fakes)
+
+
+def opened(name: str) -> Behaviour:
+    return answer(201, json.dumps({"id": name, "object": "session"}).encode())
+
+
+def test_a_session_stays_where_it_was_opened(fresh: RunningRouter) -> None:
+    for place, fake in enumerate(fresh.fakes):
+        fake.behaviour = opened(f"sess-{place}")
+    names = [fresh.ask("POST", "/v1/sessions", {})[1]["id"] for _ in range(3)]
+    assert sorted(names) == ["sess-0", "sess-1", "sess-2"], "the least loaded is asked"
+    for fake in fresh.fakes:
+        fake.asked.clear()
+        fake.behaviour = said("here")
+    for name in names:
+        assert fresh.ask("POST", f"/v1/sessions/{name}/images", {"url": "x"})[0] == 200
+        assert fresh.ask("DELETE", f"/v1/sessions/{name}")[0] == 200
+    for place, fake in enumerate(fresh.fakes):
+        assert [(asked.method, asked.path) for asked in fake.asked] == [
+            ("POST", f"/v1/sessions/sess-{place}/images"), ("DELETE", f"/v1/sessions/sess-{place}"),
+        ]  # fmt: skip
+    fresh.fakes[1].stop()
+    gone = fresh.ask("POST", "/v1/sessions/sess-1/commit", {})
+    assert error(gone, 503) == "no_node"
+    assert gone[2]["retry-after"] == "1"
+    assert [len(fake.asked) for fake in fresh.fakes] == [2, 2, 2], "nobody else is asked for it"
+
+
+def test_a_session_opened_elsewhere_is_looked_for(fresh: RunningRouter) -> None:
+    unknown = answer(
+        404, b'{"error": {"message": "no session", "type": "x", "param": null, "code": "session_not_found"}}'
+    )
+    for fake in fresh.fakes:
+        fake.behaviour = unknown
+    fresh.fakes[2].behaviour = streamed([event("one"), DONE])
+    for _ in range(3):
+        assert fresh.ask("POST", "/v1/sessions/old/commit", {})[0] == 200
+    assert len(fresh.fakes[2].asked) == 3
+    assert sum(len(fake.asked) for fake in fresh.fakes[:2]) <= 2, "once it is found, it is known"
+    fresh.fakes[2].behaviour = unknown
+    assert error(fresh.ask("GET", "/v1/sessions/none"), 404) == "session_not_found"
+
+
+def test_the_command_is_closed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_KEYS", raising=False)
+    with pytest.raises(UserError, match=r"--host 0.0.0.0: others could connect; set NO_KEYS"):
+        cli.route(["http://127.0.0.1:1"], host="0.0.0.0", api_key_env="NO_KEYS")
+    with pytest.raises(UserError, match=r"127.0.0.1:1: not a node's address"):
+        cli.route(["127.0.0.1:1"], api_key_env="NO_KEYS")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ class TooLarge(Exception):
 class Gate:
     """ASGI middleware: lets in who has one of the `keys` (none: everybody; `/health`: always), and numbers requests.
 
+    Without keys a browser is not let in, but for reading: any page can have it ask a server on its own machine.
+
     The number is the client's `x-request-id` where it is a plain word; it stands in the scope's state as `request_id`
     and in the response's header, unless the response has one already.
     """
@@ -55,6 +57,9 @@ class Gate:
             if scope["path"] != "/health" and self.keys and not let_in(headers, self.keys):
                 closed = error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
                 return await closed(scope, receive, numbered)  # a WebSocket is not opened then
+            if not self.keys and "origin" in headers and scope.get("method") not in ("GET", "HEAD"):
+                closed = error(403, "pages of other servers may not ask without a key", "foreign_origin")
+                return await closed(scope, receive, numbered)
             await self.app(scope, receive, numbered)
         except Exception:
             log.exception("request %s failed", number)
