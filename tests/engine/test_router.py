@@ -91,19 +91,19 @@ def test_pictures_and_conversations_keep_their_nodes(fresh: RunningRouter) -> No
     def where(body: object) -> str:
         return text(fresh.ask("POST", "/v1/chat/completions", body))
 
-    pictures = [bytes([i]) * 500 for i in range(12)]
+    pictures = [bytes([i]) * 500 for i in range(40)]
     first = [where(image_body(data, "what?")) for data in pictures]
     assert first == [where(image_body(data, "and now?", spaced=True)) for data in pictures]
     assert set(first) == set("abc")
     large = b"\7" * 600_000
     assert where(image_body(large, "one")) == where(image_body(large, "two"))
-    conversations = [[{"role": "system", "content": "s"}, {"role": "user", "content": f"{i}"}] for i in range(12)]
+    conversations = [[{"role": "system", "content": "s"}, {"role": "user", "content": f"{i}"}] for i in range(40)]
     first = [where({"messages": turns}) for turns in conversations]
     more = [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "why?"}]
     assert first == [where({"messages": [*turns, *more]}) for turns in conversations]
     assert set(first) == set("abc")
-    assert fresh.metric("affinity_total", kind="image", result="hit") == 26
-    assert fresh.metric("affinity_total", kind="prefix", result="hit") == 24
+    assert fresh.metric("affinity_total", kind="image", result="hit") == 82
+    assert fresh.metric("affinity_total", kind="prefix", result="hit") == 80
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_a_session_stays_where_it_was_opened(fresh: RunningRouter) -> None:
     for fake in fresh.fakes:
         fake.asked.clear()
         fake.behaviour = said("here")
-    for name in names:
+    for name in reversed(names):
         assert fresh.ask("POST", f"/v1/sessions/{name}/images", {"url": "x"})[0] == 200
         assert fresh.ask("DELETE", f"/v1/sessions/{name}")[0] == 200
     for place, fake in enumerate(fresh.fakes):

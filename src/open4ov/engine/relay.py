@@ -77,7 +77,7 @@ class Stream:
             except (httpx2.HTTPError, TimeoutError):
                 chunk = None
             if chunk is None:
-                if self._held or not self._last.startswith((b"data: [DONE]", b'data: {"error"')):
+                if not self._last.startswith((b"data: [DONE]", b'data: {"error"')):
                     raise Lost("stream")
                 return None
             if piece := self._whole_events(chunk):

@@ -108,7 +108,7 @@ def create_app(nodes: Nodes, keys: Sequence[str] = (), node_key: str | None = No
 
     async def call_of(request: Request) -> Call:
         body = await gate.body(request) if request.method != "GET" else b""
-        path = request.scope["path"]  # not that of request.url, which a Host header has a say in
+        path = request.scope["path"]
         return Call(request.method, path, router.headers(request.headers, request.state.request_id), body)
 
     @app.get("/health")
