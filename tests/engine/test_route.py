@@ -196,6 +196,10 @@ def test_a_client_that_leaves_frees_the_node(running: Running) -> None:
     ) as chunks:
         next(iter(chunks))
     wait(lambda: aborted() == before + 1)
+    left = running.client().with_options(timeout=2)
+    with pytest.raises(openai.APITimeoutError):
+        left.chat.completions.create(model="tiny", messages=words("long"), max_tokens=2000, temperature=0, n=16)
+    wait(lambda: aborted() == before + 2)
     assert all(node.value("num_requests_running") == 0 for node in running.nodes)
 
 

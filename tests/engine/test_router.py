@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import socket
 import threading
@@ -139,6 +140,10 @@ def test_only_what_is_listed_goes_on(three: RunningRouter) -> None:
         assert error(three.ask("GET", path), 404) == "not_found"
     assert error(three.ask("GET", "/v1/chat/completions"), 405) == "method_not_allowed"
     assert error(three.ask("POST", "/v1/chat/completions", b" " * (33 * 2**20)), 413) == "invalid_request_error"
+    endless = http.client.HTTPConnection("127.0.0.1", three.port, timeout=60)  # one that does not say how long it is
+    endless.request("POST", "/v1/chat/completions", (b" " * 2**20 for _ in range(33)), encode_chunked=True)
+    assert endless.getresponse().status == 413
+    endless.close()
     assert sum(len(fake.asked) for fake in three.fakes) == 1
 
 

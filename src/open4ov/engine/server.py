@@ -6,13 +6,11 @@ texts and numbers have limits, a queue that is full says so (503), and errors ha
 
 from __future__ import annotations
 
-import hmac
 import json
-import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,11 +19,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from pydantic import ValidationError
 
 from open4ov.engine import chat as wire
+from open4ov.engine.gate import Gate
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
 
-log = logging.getLogger(__name__)
 MAX_BODY = 32 * 2**20
 """Bytes of a request's body"""
 
@@ -35,19 +33,7 @@ def create_app(service: Service, name: str, keys: Sequence[str] = ()) -> FastAPI
     app = FastAPI(title="open4ov", docs_url=None, redoc_url=None, openapi_url=None)
     room = service.engine.longest
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        number = f"req-{uuid.uuid4().hex}"
-        try:
-            if request.url.path != "/health" and keys and not _let_in(request, keys):
-                response: Response = _error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
-            else:
-                response = await call_next(request)
-        except Exception:
-            log.exception("request %s failed", number)
-            response = _error(500, "the server made an error", "internal_error")
-        response.headers["x-request-id"] = number
-        return response
+    app.add_middleware(Gate, keys=keys)  # pyright: ignore[reportArgumentType]
 
     @app.get("/health")
     async def health() -> Response:
@@ -196,12 +182,6 @@ async def _body(request: Request) -> bytes:
             raise wire.Refused(f"a body may have at most {MAX_BODY} bytes", status=413)
         parts.append(part)
     return b"".join(parts)
-
-
-def _let_in(request: Request, keys: Sequence[str]) -> bool:
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
-    given = key.strip().encode()
-    return kind.lower() == "bearer" and sum(hmac.compare_digest(given, known.encode()) for known in keys) > 0
 
 
 def _invalid(error: ValidationError) -> JSONResponse:
