@@ -146,9 +146,9 @@ def route(
 
     import uvicorn
 
-    from open4ov.engine.gate import MAX_BODY
     from open4ov.engine.nodes import Nodes
     from open4ov.engine.router import create_app
+    from open4ov.engine.router_gate import MAX_BODY
 
     app = create_app(Nodes(nodes, health_interval), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
     guarded = "with" if keys else "without"

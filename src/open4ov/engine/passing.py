@@ -11,7 +11,7 @@ from typing import Any
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from open4ov.engine import gate
+from open4ov.engine import router_gate as gate
 from open4ov.engine.relay import Lost, Stream, Whole
 
 

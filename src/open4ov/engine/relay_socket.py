@@ -12,9 +12,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from open4ov.engine.gate import MAX_BODY, error, fault
 from open4ov.engine.nodes import Node
 from open4ov.engine.relay import BUSY, CONNECT_SECONDS
+from open4ov.engine.router_gate import MAX_BODY, error, fault
 
 LOST = (1011, "the node was lost")
 

@@ -19,7 +19,8 @@ from fastapi.responses import PlainTextResponse, Response
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 
-from open4ov.engine import gate, relay_socket
+from open4ov.engine import relay_socket
+from open4ov.engine import router_gate as gate
 from open4ov.engine.affinity import Key, key_of
 from open4ov.engine.nodes import Node, Nodes
 from open4ov.engine.passing import Passing

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from pydantic import ValidationError
 
 from open4ov.engine import chat as wire
-from open4ov.engine.gate import Gate
+from open4ov.engine.router_gate import Gate
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
