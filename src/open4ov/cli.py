@@ -143,9 +143,7 @@ def serve(
     drain_seconds: Annotated[float, typer.Option(min=0, help="on SIGTERM: time for requests under way")] = 60.0,
 ) -> None:
     """Serve a model by the OpenAI API (chat completions; pictures as data URLs and, if wanted, https URLs)."""
-    keys = [key.strip() for key in os.environ.get(api_key_env, "").split(",") if key.strip()]
-    if not keys and host not in ("127.0.0.1", "::1", "localhost"):
-        raise UserError(f"--host {host}: others could connect; set {api_key_env} to the keys that are let in")
+    keys = _keys(api_key_env, host)
     if (quantize or adapter) and (prefill_at or prefill_workers):
         raise UserError(
             "prefill stages have the folder's own weights: leave out --quantize and --adapter, or the stages"
@@ -237,6 +235,43 @@ def vllm_plan(
 
 
 @app.command()
+def route(
+    nodes: Annotated[list[str], typer.Argument(metavar="URL...", help="the servers' addresses: http://HOST:PORT")],
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    api_key_env: Annotated[
+        str, typer.Option(help="the environment variable that holds the keys, separated by commas")
+    ] = "OPEN4OV_API_KEYS",
+    health_interval: Annotated[float, typer.Option(min=0.01, help="seconds between two health checks of a node")] = 2.0,
+    drain: Annotated[int, typer.Option(min=0, help="seconds that what is under way may take after SIGTERM")] = 30,
+) -> None:
+    """Serve several servers (open4ov serve) at one address, each session and picture by the same one.
+
+    OPEN4OV_NODE_KEY: the key that the servers want; without it they get the client's.
+    """
+    keys = _keys(api_key_env, host)
+
+    import uvicorn
+
+    from open4ov.engine.body import MAX_BODY
+    from open4ov.engine.nodes import Nodes
+    from open4ov.engine.router import create_app
+
+    app = create_app(Nodes(nodes, health_interval), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
+    guarded = "with" if keys else "without"
+    print(f"open4ov: {len(nodes)} nodes at http://{host}:{port}/v1 ({guarded} keys)", file=sys.stderr)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=drain,
+        ws_max_size=MAX_BODY,
+        server_header=False,
+    )
+
+
+@app.command()
 def table(run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory with a report")]) -> None:
     """Print the evaluation table of a run."""
     from open4ov.report.table import to_text
@@ -319,6 +354,14 @@ def nano_upcycle(
     training = replace(UPCYCLED, items=items, seed=seed)
     build_moe(out, base_dir(start), Upcycling(experts, top_k), training, _every_ten_seconds())
     print(out)
+
+
+def _keys(variable: str, host: str) -> list[str]:
+    """The keys in an environment variable. Raises UserError without any where others than this machine can connect."""
+    keys = [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
+    if not keys and host not in ("127.0.0.1", "::1", "localhost"):
+        raise UserError(f"--host {host}: others could connect; set {variable} to the keys that are let in")
+    return keys
 
 
 def _every_ten_seconds() -> Callable[[dict[str, float]], None]:

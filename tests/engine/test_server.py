@@ -306,6 +306,20 @@ def test_a_full_queue_says_so(tiny_dir: Path) -> None:
         server.close()
 
 
+def test_a_client_that_leaves_before_a_whole_answer_gives_it_up(tiny_dir: Path) -> None:
+    server = Running(tiny_dir)
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        body = json.dumps({"model": "tiny", "messages": ONE, "max_tokens": 2000, "temperature": 0, "n": 16}).encode()
+        connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {KEY}"})
+        wait(lambda: server.engine.scheduler.running)
+        connection.close()
+        wait(lambda: not server.engine.busy)
+        assert server.service.metrics.aborted == 1
+    finally:
+        server.close()
+
+
 def test_a_failing_step_fails_its_requests_only(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Running(tiny_dir)
     try:

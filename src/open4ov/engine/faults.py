@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-OURS = ("internal_error", "server_overloaded", "server_ending", "stage_unavailable")
+NODES = ("node_lost", "bad_gateway", "no_node", "session_unavailable")
+OURS = ("internal_error", "server_overloaded", "server_ending", "stage_unavailable", *NODES)
 
 
 def fault(message: str, code: str, param: str | None = None) -> dict[str, Any]:
