@@ -150,6 +150,12 @@ def test_serving_to_others_needs_keys() -> None:
     assert "set OPEN4OV_API_KEYS to the keys that are let in" in done.stderr
 
 
+def test_stages_of_other_weights_are_refused() -> None:
+    done = open4ov("serve", "nano", "--quantize", "int8", "--prefill-workers", "1")
+    assert done.returncode == 2
+    assert "leave out --quantize and --adapter, or the stages" in done.stderr
+
+
 def test_a_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPEN4OV_API_KEYS": "one, two"}
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -177,7 +183,7 @@ def test_a_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
         turned_away = open4ov("ask", url, "What?", environment={"OPENAI_API_KEY": "three"})
         assert turned_away.returncode == 2
         assert "HTTP 401: a key is needed" in turned_away.stderr
-        assert "no effect on a server" in open4ov("ask", url, "What?", "--quantize", "int8").stderr
+        assert "have no effect on a server" in open4ov("ask", url, "What?", "--quantize", "int8").stderr
     finally:
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=30)

@@ -67,6 +67,7 @@ def ask(
     temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely token")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="of the sampling; another one each time if not given")] = None,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
+    adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="a LoRA adapter to merge in")] = None,
     api_key_env: Annotated[str, typer.Option(help="the environment variable with the server's key")] = "OPENAI_API_KEY",
 ) -> None:
     """Ask a model, or a server, about images or without any."""
@@ -82,8 +83,8 @@ def ask(
     images = [open_image(path) for path in image or ()]
     seed = secrets.randbelow(2**31) if seed is None else seed
     if model.startswith(("http://", "https://")):
-        if quantize is not None:
-            raise UserError("--quantize has no effect on a server's model; give it to open4ov serve")
+        if quantize is not None or adapter is not None:
+            raise UserError("--quantize and --adapter have no effect on a server's model; give them to open4ov serve")
         from open4ov.engine import remote
 
         key = os.environ.get(api_key_env, "")
@@ -97,7 +98,7 @@ def ask(
 
         asked = [user(question, images=len(images))]
         request = Request(asked, images, max_tokens=max_tokens, temperature=temperature, seed=seed)
-        pieces = Engine(load(folder, quantize), Processor.from_pretrained(folder)).stream(request)
+        pieces = Engine(load(folder, quantize, adapter), Processor.from_pretrained(folder)).stream(request)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
@@ -119,6 +120,7 @@ def serve(
         bool, typer.Option("--keep-degenerate", help="do not stop responses that have become loops or noise")
     ] = False,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
+    adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="a LoRA adapter to merge in")] = None,
     encode_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="encode stages (open4ov stage)")] = "",
     prefill_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="prefill stages")] = "",
     encode_workers: Annotated[int, typer.Option(min=0, help="encode stages to start on this machine")] = 0,
@@ -144,6 +146,10 @@ def serve(
     keys = [key.strip() for key in os.environ.get(api_key_env, "").split(",") if key.strip()]
     if not keys and host not in ("127.0.0.1", "::1", "localhost"):
         raise UserError(f"--host {host}: others could connect; set {api_key_env} to the keys that are let in")
+    if (quantize or adapter) and (prefill_at or prefill_workers):
+        raise UserError(
+            "prefill stages have the folder's own weights: leave out --quantize and --adapter, or the stages"
+        )
     folder = _model_dir(model)
 
     from open4ov.engine import Engine
@@ -157,7 +163,8 @@ def serve(
     from open4ov.model import Processor
 
     stages = StageOptions(encode_at, prefill_at, encode_workers, prefill_workers, stage_fallback, stage_memory)
-    engine = Engine(load(folder, quantize), Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
+    loaded = load(folder, quantize, adapter)
+    engine = Engine(loaded, Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
     closing = ExitStack()
     service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:

@@ -175,6 +175,23 @@ def test_the_shipped_models_answers_mostly_stay() -> None:
     assert same >= 18, f"{same} of {len(asked)}"
 
 
+@pytest.mark.parametrize("kind", [None, "int8"])
+def test_an_adapter_is_merged_before(tiny_dir: Path, tmp_path: Path, processor: Processor, kind: str | None) -> None:
+    adapted = Qwen3VL.from_pretrained(tiny_dir)
+    for parameter in lora.add(adapted, rank=2):
+        parameter.data += 0.2
+    lora.save(adapted, tmp_path / "adapter.safetensors")
+    found = Engine(load(tiny_dir, kind, tmp_path / "adapter.safetensors"), processor).generate(mixed_requests())
+    lora.merge(adapted)
+    if kind:
+        quantise_(adapted)
+    assert [one[0].token_ids for one in found] == [
+        one[0].token_ids for one in Engine(adapted, processor).generate(mixed_requests())
+    ]
+    plain = Engine(load(tiny_dir, kind), processor).generate(mixed_requests())
+    assert [one[0].token_ids for one in found] != [one[0].token_ids for one in plain]
+
+
 def test_bytes_go_down(model: Qwen3VL) -> None:
     before = weight_bytes(model)
     held = sum(p.nbytes for name, p in model.text.layers.named_parameters() if p.ndim == 2)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
+from open4ov.engine import session_events
 from open4ov.engine.chat import ChatRequest
 
 REFERENCE = "#/components/schemas/{model}"
@@ -25,11 +27,22 @@ ERROR: dict[str, Any] = {
         }
     },
 }
+BODIES: dict[str, tuple[str, type[BaseModel]]] = {
+    "/v1/chat/completions": ("ChatRequest", ChatRequest),
+    "/v1/sessions": ("SessionRequest", session_events.Open),
+    "/v1/sessions/{number}/images": ("SessionImage", session_events.Image),
+    "/v1/sessions/{number}/text": ("SessionText", session_events.Text),
+    "/v1/sessions/{number}/commit": ("SessionCommit", session_events.Commit),
+}
+"""Routes that read a body, its name there and its form"""
 FAULTS = {
     "400": "at fault",
     "401": "no key",
-    "404": "no such model",
+    "403": "a page of elsewhere",
+    "404": "no such model or session",
     "408": "the body came too slowly",
+    "409": "an answer is under way",
+    "410": "the session is closed",
     "413": "too large",
     "429": "too many requests of this key",
     "500": "a fault of the server",
@@ -41,9 +54,13 @@ def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of an application that has all its routes."""
     document: dict[str, Any] = app.openapi()
     schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
-    asked = ChatRequest.model_json_schema(ref_template=REFERENCE)
-    schemas.update(asked.pop("$defs"))
-    schemas.update({"ChatRequest": asked, "Error": ERROR})
+    for path, (name, model) in BODIES.items():
+        asked = model.model_json_schema(ref_template=REFERENCE)
+        schemas.update(asked.pop("$defs", {}))
+        schemas[name] = asked
+        body = {"application/json": {"schema": {"$ref": REFERENCE.format(model=name)}}}
+        document["paths"][path]["post"]["requestBody"] = {"required": True, "content": body}
+    schemas["Error"] = ERROR
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"key": []}]
     wrong = {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}}
@@ -53,6 +70,4 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 way["responses"].setdefault(status, {"description": text, "content": wrong})
             if path == "/health":
                 way["security"] = []
-    body = {"application/json": {"schema": {"$ref": REFERENCE.format(model="ChatRequest")}}}
-    document["paths"]["/v1/chat/completions"]["post"]["requestBody"] = {"required": True, "content": body}
     return document

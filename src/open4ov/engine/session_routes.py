@@ -50,7 +50,7 @@ def router(door: Door, limits: Limits | None = None) -> APIRouter:
     async def page() -> Response:
         return HTMLResponse(session_page.HTML, headers=session_page.HEADERS)
 
-    @routes.post("/v1/sessions")
+    @routes.post("/v1/sessions", status_code=201)
     async def open_session(request: Request) -> Response:
         async def work(content: bytes) -> Response:
             asked = wire.Open.model_validate_json(content)
