@@ -104,7 +104,7 @@ def one_shot(server: Server, *messages: tuple[str, list[int | str]], **options: 
         {"role": role, "content": [_part(part) for part in parts] if role == "user" else parts[0]}
         for role, parts in messages
     ]
-    status, answer = server.post(messages=content, temperature=0, max_tokens=8, **options)
+    status, answer = server.post(**{"messages": content, "temperature": 0, "max_tokens": 8, **options})
     assert status == 200, answer
     return answer
 
