@@ -55,7 +55,7 @@ def _row(title: str, before: list[float], after: list[float]) -> str:
     return f"| {title} | {1000 * statistics.median(before):.0f} | {1000 * statistics.median(after):.0f} | {found:.2f} |"
 
 
-def stages(folder: Path, clients: int = 16, seconds: float = 60.0) -> str:
+def stages(folder: Path, clients: int = 16, seconds: float = 40.0) -> str:
     """Image-heavy requests at one pace: one process with two threads, and 1 encode, 1 prefill and 1 decode process of a
     thread each, on the same cores."""
     lines = [
