@@ -16,9 +16,9 @@ from typing import Any
 
 import uvicorn
 
-from open4ov.engine.affinity import key_of
-from open4ov.engine.nodes import Nodes
-from open4ov.engine.router import create_app
+from open4ov.engine.routing.affinity import key_of
+from open4ov.engine.routing.nodes import Nodes
+from open4ov.engine.routing.router import create_app
 
 
 @dataclass

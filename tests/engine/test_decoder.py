@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from test_generate import picture
 
-from open4ov.engine.decoder import Decoder, TooLarge, Unreadable
+from open4ov.engine.serving.decoder import Decoder, TooLarge, Unreadable
 from open4ov.images import open_image
 
 
@@ -180,7 +180,7 @@ def test_processes_end_with_a_server_that_is_killed() -> None:
     program = """
 import asyncio, io, time
 from PIL import Image
-from open4ov.engine.decoder import Decoder
+from open4ov.engine.serving.decoder import Decoder
 data = io.BytesIO()
 Image.new("RGB", (8, 8)).save(data, "PNG")
 decoder = Decoder()

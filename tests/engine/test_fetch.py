@@ -19,7 +19,7 @@ from test_decoder import saved
 from test_generate import picture
 from test_server import Running, expected, words
 
-from open4ov.engine.fetch import BadUrl, Fetcher, NotFetched, public
+from open4ov.engine.serving.fetch import BadUrl, Fetcher, NotFetched, public
 
 OUTSIDE, INSIDE, SILENT = "127.0.0.5", "127.0.0.1", "127.0.0.6"
 """What stands for a public address, a private one, and a public one where nothing listens"""

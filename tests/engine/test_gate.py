@@ -20,8 +20,8 @@ from test_decoder import running as process_runs
 from test_generate import picture
 from test_server import KEY, ONE, Running, url, wait, words
 
-from open4ov.engine import body, listen
-from open4ov.engine.gate import Full, Gate
+from open4ov.engine.serving import body, listen
+from open4ov.engine.serving.gate import Full, Gate
 
 
 @pytest.fixture

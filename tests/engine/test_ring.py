@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open4ov.engine.ring import FACTOR, FREE, Ring
+from open4ov.engine.routing.ring import FACTOR, FREE, Ring
 
 NAMES = st.sets(st.integers(0, 65535).map(lambda port: f"http://10.0.0.1:{port}"), min_size=2, max_size=9)
 KEYS = [f"key {i}".encode() for i in range(2000)]

@@ -29,7 +29,7 @@ from fake_node import (
 )
 
 from open4ov import cli
-from open4ov.engine.nodes import Nodes
+from open4ov.engine.routing.nodes import Nodes
 from open4ov.errors import UserError
 
 

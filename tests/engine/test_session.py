@@ -13,7 +13,7 @@ import pytest
 from test_generate import picture
 from test_server import KEY, Running, url, wait
 
-from open4ov.engine.session import Limits
+from open4ov.engine.sessions.session import Limits
 
 OPEN = {"model": "tiny", "temperature": 0, "max_tokens": 8}
 LONG = "What colour is the circle? How many squares are there? one two three "

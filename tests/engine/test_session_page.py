@@ -21,7 +21,7 @@ from test_server import KEY, wait
 from test_session import Server, one_shot
 from websockets.sync.client import connect
 
-from open4ov.engine.session_page import HEADERS, HTML
+from open4ov.engine.sessions.page import HEADERS, HTML
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

@@ -17,7 +17,7 @@ from test_session import LONG, OPEN, Server, one_shot
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from open4ov.engine.session import Limits
+from open4ov.engine.sessions.session import Limits
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,15 @@ import torch
 from test_generate import mixed_requests, picture
 
 from open4ov.engine import Completion, Engine, Request
-from open4ov.engine.decode import Decode, DecodePolicy
+from open4ov.engine.disaggregated.client import CallPolicy, RemoteEncode, RemotePrefill, parse_addresses
+from open4ov.engine.disaggregated.decode import Decode, DecodePolicy
+from open4ov.engine.disaggregated.metrics import StageMetrics
+from open4ov.engine.disaggregated.run import StageOptions, stages_of
+from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
+from open4ov.engine.disaggregated.stages import Encode, EncodePolicy, Keys, Prefill, PrefillPolicy, StageError
+from open4ov.engine.disaggregated.transport import Channel, TransportError
+from open4ov.engine.disaggregated.workers import Workers
 from open4ov.engine.service import Service
-from open4ov.engine.stage_client import CallPolicy, RemoteEncode, RemotePrefill, parse_addresses
-from open4ov.engine.stage_metrics import StageMetrics
-from open4ov.engine.stage_run import StageOptions, stages_of
-from open4ov.engine.stage_server import EncodeHandler, PrefillHandler, StageServer
-from open4ov.engine.stage_workers import Workers
-from open4ov.engine.stages import Encode, EncodePolicy, Keys, Prefill, PrefillPolicy, StageError
-from open4ov.engine.transport import Channel, TransportError
 from open4ov.engine.vision_cache import VisionCache
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
@@ -201,7 +201,7 @@ def test_keys_that_do_not_fit_are_refused_and_computed_here(
 def test_digests_of_other_pictures_are_refused(
     tiny_dir: Path, expected: list[list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("open4ov.engine.stage_server.visual_hash", lambda seen: "0" * 64)
+    monkeypatch.setattr("open4ov.engine.disaggregated.server.visual_hash", lambda seen: "0" * 64)
     with Layout(tiny_dir, "tcp") as layout:
         assert tokens(answers(layout.service, requests())) == expected
         assert layout.metrics.value("stage_fallbacks", stage="encode") > 0

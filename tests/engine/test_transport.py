@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from open4ov.engine import transport
-from open4ov.engine.shared import FOLDER, Reader, Segment, host, sweep
-from open4ov.engine.transport import Channel, TransportError, WrongKey
+from open4ov.engine.disaggregated import transport
+from open4ov.engine.disaggregated.shared import FOLDER, Reader, Segment, host, sweep
+from open4ov.engine.disaggregated.transport import Channel, TransportError, WrongKey
 
 SECRET = b"a secret of these tests"
 

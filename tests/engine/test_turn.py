@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_generate import picture
 
-from open4ov.engine.turn import Turn, settled
+from open4ov.engine.sessions.turn import Turn, settled
 from open4ov.model import Processor
 from open4ov.sample import assistant, user
 

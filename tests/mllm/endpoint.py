@@ -14,8 +14,8 @@ from typing import Any
 import uvicorn
 
 from open4ov.engine import Engine
-from open4ov.engine.server import create_app
 from open4ov.engine.service import Service
+from open4ov.engine.serving.server import create_app
 from open4ov.model import Processor, Qwen3VL
 
 Reply = Callable[[dict[str, Any], int], str | int]

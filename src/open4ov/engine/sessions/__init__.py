@@ -1,0 +1,1 @@
+"""Conversations that are computed while they are still being said (paper §5.2)."""
