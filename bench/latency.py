@@ -21,10 +21,17 @@ AHEAD = 2.0
 """Seconds by which a session's pictures come before its question"""
 
 
-def turns(rounds: int) -> str:
-    """Each round with pictures of its own: first turn and second turn; one-shot and session. Four pictures."""
+def turns(folder: Path, rounds: int) -> str:
+    """First turn and second turn; one-shot and session; four pictures that are new each time."""
+    lines = ["| model | what | one-shot, ms | then, ms | ratio (median of pairs) |", "|---|---|---|---|---|"]
+    for kind in ("nano", "60M"):
+        lines += [f"| {kind} {row}" for row in _turns(build(kind, folder), rounds)]
+    return "\n".join(lines)
+
+
+def _turns(directory: Path, rounds: int) -> list[str]:
     first, second, whole, session = list[float](), list[float](), list[float](), list[float]()
-    with serving("nano") as server:
+    with serving(directory, "--keep-degenerate") as server:
         for number in range(-1, 4 * rounds):
             pictures = [url(1000 + 8 * number + place, 128, 128) for place in range(4)]
             one = message("What do these four have in common?", *pictures)
@@ -40,14 +47,10 @@ def turns(rounds: int) -> str:
                 second.append(again)
                 whole.append(at_once)
                 session.append(early)
-    return "\n".join(
-        [
-            "| what | one-shot, ms | then, ms | ratio (median of pairs) |",
-            "|---|---|---|---|",
-            _row("second turn about the same four pictures", first, second),
-            _row(f"session: pictures {AHEAD:g} s before the question", whole, session),
-        ]
-    )
+    return [
+        _row("second turn about the same four pictures", first, second),
+        _row(f"session: pictures {AHEAD:g} s before the question", whole, session),
+    ]
 
 
 def _row(title: str, before: list[float], after: list[float]) -> str:

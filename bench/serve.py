@@ -140,7 +140,7 @@ def main() -> None:
         parts = {
             "parity": lambda: parity(options.vllm, folder),
             "throughput": lambda: throughput(options.vllm, folder, options.rounds),
-            "turns": lambda: turns(options.rounds),
+            "turns": lambda: turns(folder, options.rounds),
             "stages": lambda: stages(folder),
             "load": lambda: load(options.minutes),
         }
