@@ -13,8 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_AT_ONCE = 2**22
-"""Logits of one chunk: small enough to stay in a cache, large enough for full-speed products."""
+LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**28}
+"""Logits of one chunk: on a CPU they stay in its cache; a GPU needs rows enough for full-speed products (1 GiB)."""
+
+
+def rows_at_once(weight: Tensor) -> int:
+    """Targets of one chunk, for a head weight [V, D]."""
+    return max(1, LOGITS_AT_ONCE.get(weight.device.type, LOGITS_AT_ONCE["cuda"]) // len(weight))
 
 
 def nll_sum(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
@@ -70,7 +75,7 @@ class _NllSum(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         hidden_grad = torch.empty_like(hidden) if need_hidden else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
-        rows = max(1, LOGITS_AT_ONCE // len(weight))
+        rows = rows_at_once(weight)
         for start in range(0, len(ids), rows):
             part, picked = hidden[start : start + rows], ids[start : start + rows, None]
             logits = F.linear(part, weight).float()
