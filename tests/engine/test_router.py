@@ -28,7 +28,7 @@ from fake_node import (
     wait,
 )
 
-from open4ov import cli
+from open4ov import cli_serving
 from open4ov.engine.routing.nodes import Nodes
 from open4ov.errors import UserError
 
@@ -460,9 +460,9 @@ def test_a_session_opened_elsewhere_is_looked_for(fresh: RunningRouter) -> None:
 def test_the_command_is_closed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_KEYS", raising=False)
     with pytest.raises(UserError, match=r"--host 0.0.0.0: others could connect; set NO_KEYS"):
-        cli.route(["http://127.0.0.1:1"], host="0.0.0.0", api_key_env="NO_KEYS")
+        cli_serving.route(["http://127.0.0.1:1"], host="0.0.0.0", api_key_env="NO_KEYS")
     with pytest.raises(UserError, match=r"127.0.0.1:1: not a node's address"):
-        cli.route(["127.0.0.1:1"], api_key_env="NO_KEYS")
+        cli_serving.route(["127.0.0.1:1"], api_key_env="NO_KEYS")
 
 
 @pytest.mark.parametrize(

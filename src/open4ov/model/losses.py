@@ -19,7 +19,7 @@ LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**28}
 
 def rows_at_once(weight: Tensor) -> int:
     """Targets of one chunk, for a head weight [V, D]."""
-    return max(1, LOGITS_AT_ONCE.get(weight.device.type, LOGITS_AT_ONCE["cuda"]) // len(weight))
+    return max(1, LOGITS_AT_ONCE["cpu" if weight.device.type == "cpu" else "cuda"] // len(weight))
 
 
 def nll_sum(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
