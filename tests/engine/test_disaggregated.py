@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -246,6 +247,20 @@ def test_somebody_without_the_secret_and_somebody_who_is_no_stage(tiny_dir: Path
         with pytest.raises(StageError, match="not a stage of kind encode"):
             wrong.encode([picture(1)], "x")
         assert not isinstance(answers(layout.service, requests())[0], Exception)
+
+
+def test_strangers_keep_nobody_out(tiny_dir: Path) -> None:
+    """Many who connect and say nothing: the oldest of them make room, and who knows the secret is served."""
+    with Layout(tiny_dir, "tcp") as layout:
+        silent = [socket.create_connection(layout.servers[0].address) for _ in range(100)]
+        channel = Channel.connect(layout.servers[0].address, SECRET)
+        channel.send({"host": None})
+        assert channel.receive()[0]["kind"] == "encode"
+        assert not isinstance(answers(layout.service, requests())[1], Exception)
+        assert layout.metrics.value("stage_failures") == 0
+        channel.close()
+        for one in silent:
+            one.close()
 
 
 @pytest.mark.parametrize(

@@ -401,6 +401,19 @@ def test_too_many_sessions_and_pictures(server: Server) -> None:
     full.close()
 
 
+def test_one_key_does_not_take_all_sessions(tiny_dir: Path) -> None:
+    server = Server(tiny_dir, limits=Limits(sessions=3, per_key=2))
+    mine = [server.open() for _ in range(2)]
+    status, content, headers = server.call("POST", "", OPEN)
+    assert (status, content["error"]["code"], headers["retry-after"]) == (429, "rate_limited", "1")
+    status, other, _ = server.call("POST", "", OPEN, key="other")
+    assert status == 201
+    mine[0].close()
+    server.open()
+    assert server.call("DELETE", f"/{other['id']}", key="other")[0] == 200
+    server.close()
+
+
 def test_an_idle_session_is_closed_and_says_so(tiny_dir: Path) -> None:
     server = Server(tiny_dir, limits=Limits(idle=1.0))
     try:

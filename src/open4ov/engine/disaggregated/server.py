@@ -31,6 +31,8 @@ from open4ov.engine.vision_cache import visual_hash
 
 log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 256
+MAX_STRANGERS = 32
+"""Connections that have not yet shown the secret; another one ends the oldest of them"""
 IDLE = 900.0
 """Seconds after which a connection that says nothing is closed"""
 
@@ -107,6 +109,7 @@ class StageServer:
         self._listener = socket.create_server(address, family=_family(address), backlog=128)
         self.address: Address = self._listener.getsockname()[:2]
         self._open: set[socket.socket] = set()
+        self._strangers: dict[socket.socket, None] = {}
         self._lock, self._stopped = threading.Lock(), False
         self._thread = threading.Thread(target=self._listen, name="stage server", daemon=True)
         self._thread.start()
@@ -129,15 +132,22 @@ class StageServer:
                     return
                 continue
             with self._lock:
-                if len(self._open) >= MAX_CONNECTIONS or self._stopped:
+                if len(self._open) - len(self._strangers) >= MAX_CONNECTIONS or self._stopped:
                     connection.close()
                     continue
+                if len(self._strangers) >= MAX_STRANGERS:
+                    oldest = next(iter(self._strangers))
+                    del self._strangers[oldest]
+                    _shut(oldest)
                 self._open.add(connection)
+                self._strangers[connection] = None
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
             channel = Channel.accept(connection, self.secret)
+            with self._lock:
+                self._strangers.pop(connection, None)
             try:
                 self._greet(channel)
                 while not self._stopped:
@@ -154,6 +164,7 @@ class StageServer:
         finally:
             with self._lock:
                 self._open.discard(connection)
+                self._strangers.pop(connection, None)
             connection.close()
 
     def _greet(self, channel: Channel) -> None:

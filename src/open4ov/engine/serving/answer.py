@@ -161,7 +161,7 @@ def told(error: Exception) -> Response:
             return _invalid(error)
         case Refused():
             return _error(
-                error.status, error.message, error.code, error.param, retry=1 if error.status == 503 else None
+                error.status, error.message, error.code, error.param, retry=1 if error.status in (429, 503) else None
             )
         case Busy() | Full():
             return _error(503, "too many requests wait; try again", "server_overloaded", retry=1)

@@ -32,10 +32,11 @@ REMEMBERED = 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """`sessions` open at once; `images` and `characters` of a session's conversation; `pixels` of all sessions'
-    pictures together; `idle` seconds without a message, after which a session is closed."""
+    """`sessions` open at once, of one key `per_key`; `images` and `characters` of a session's conversation; `pixels` of
+    all sessions' pictures together; `idle` seconds without a message, after which a session is closed."""
 
     sessions: int = 64
+    per_key: int = 32
     images: int = 16
     characters: int = 100_000
     pixels: int = 256_000_000
@@ -231,6 +232,10 @@ class Sessions:
         """A new session. Raises Refused: too many are open, or what it begins with is too large."""
         if len(self._open) + self._opening >= self.limits.sessions:
             raise _full("too many sessions are open; close one or try again later")
+        if owner and sum(one.owner == owner for one in self._open.values()) >= self.limits.per_key:
+            raise Refused(
+                "too many sessions of this key are open; close one or try again later", status=429, code="rate_limited"
+            )
         session = Session(self.service, owner, options, asked, self.limits)
         if len(session.images) > self.limits.images:
             raise Refused(f"at most {self.limits.images} images in a session", "messages")
