@@ -30,8 +30,8 @@ def decoder() -> Iterator[Decoder]:
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Decoder]:
-    """Two seconds of computing for a picture."""
-    decoder = Decoder(workers=1, processor_seconds=2)
+    """Two seconds of computing for a picture, and more time than it needs: it is the computing that ends."""
+    decoder = Decoder(workers=1, processor_seconds=2, seconds=600)
     yield decoder
     decoder.close()
 
