@@ -4,6 +4,8 @@ DeepGEMM scales blocks: 128 inputs of a row of activations, 128 x 128 of the wei
 multiple of its own block of rows; rows between are marked with -1 and not computed.
 
 Shapes: T rows sorted by expert, P padded rows, K inputs, N outputs, E experts.
+
+Not run on a GPU yet: its layout and arithmetic are tested against a stand-in.
 """
 
 from __future__ import annotations
