@@ -72,7 +72,7 @@ class Running:
     """Three nodes and a router."""
 
     def __init__(self, directory: Path) -> None:
-        self.nodes = [Process("serve", str(directory), "--name", "tiny") for _ in range(3)]
+        self.nodes = [Process("serve", str(directory), "--name", "tiny", "--keep-degenerate") for _ in range(3)]
         self.start_router()
         wait(lambda: all(one.up() for one in self.nodes), 300)
         self.all_healthy()
@@ -198,7 +198,14 @@ def test_a_client_that_leaves_frees_the_node(running: Running) -> None:
     wait(lambda: aborted() == before + 1)
     left = running.client().with_options(timeout=2)
     with pytest.raises(openai.APITimeoutError):
-        left.chat.completions.create(model="tiny", messages=words("long"), max_tokens=2000, temperature=0, n=16)
+        left.chat.completions.create(
+            model="tiny",
+            messages=words("long"),
+            max_tokens=2000,
+            temperature=0,
+            n=16,
+            extra_body={"ignore_eos": True},
+        )
     wait(lambda: aborted() == before + 2)
     assert all(node.value("num_requests_running") == 0 for node in running.nodes)
 
