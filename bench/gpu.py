@@ -24,6 +24,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLMoeForCondition
 
 from bench.engines import picture
 from bench.measure import machine, write
+from bench.steps import NANO
 from open4ov.engine import Engine, Request
 from open4ov.engine.quantize import quantize
 from open4ov.model import Config, Encoded, Processor, Qwen3VL, attention, pack
@@ -34,7 +35,6 @@ from open4ov.sample import assistant, user
 PEAK = {"H100": 989e12, "H200": 989e12}
 """Dense bf16 operations a second, by a word of the GPU's name"""
 LENGTHS = [1024] * 8
-NANO = Path(__file__).parents[1] / "src" / "open4ov" / "assets" / "nano"
 
 
 def shape(name: str, processor: Processor, layers: int | None = None) -> Config:

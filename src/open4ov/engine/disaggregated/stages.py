@@ -14,6 +14,7 @@ import hashlib
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections import deque
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ class _Call:
     answer: Future[Any]
 
 
-class _Thread:
+class _Thread(ABC):
     """Calls wait in `inbox` until the thread's `work` takes them; whatever goes wrong is told to those who wait."""
 
     def __init__(self, name: str) -> None:
@@ -113,9 +114,9 @@ class _Thread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    @abstractmethod
     def work(self) -> None:
         """One round. `stopped` ends it early."""
-        raise NotImplementedError
 
     def abandon(self) -> list[_Call]:
         """Those under way besides the inbox, given up."""
