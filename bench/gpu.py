@@ -5,7 +5,8 @@
 train: a step (forward, backward, AdamW) in bf16 of a 2B-shaped dense model and of a 4-layer model with the experts of
 30B-A3B, both sides with every block compiled and recomputing nothing. Tokens a second, and the share of the GPU's dense
 bf16 peak that the counted operations make (MFU: causal attention counted as causal, vision counted). generate: 64
-requests of 256 new tokens at the 2B shape, our engine in bf16 and FP8 against transformers' generate.
+requests of 256 new tokens at the 2B shape and of 4 layers of 30B-A3B, our engine in bf16 and FP8 against transformers'
+generate.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from open4ov.sample import assistant, user
 PEAK = {"H100": 989e12, "H200": 989e12}
 """Dense bf16 operations a second, by a word of the GPU's name"""
 LENGTHS = [1024] * 8
+SHAPES = {"2B shape, dense": None, "30B-A3B shape, 4 layers": 4}
+"""Title, which begins with a name of SIZES -> decoder layers (None: all)"""
 
 
 def shape(name: str, processor: Processor, layers: int | None = None) -> Config:
@@ -118,10 +121,8 @@ def train(rounds: int, folder: Path) -> str:
     grids = [tuple(grid) for d in docs for grid in d.grids.tolist()]
     peak = next(value for word, value in PEAK.items() if word in torch.cuda.get_device_name())
     lines = ["| model | side | tokens/s | MFU | step, ms | peak memory, GiB |", "|---|---|---|---|---|---|"]
-    for title, config in (
-        ("2B shape, dense", shape("2B", processor)),
-        ("30B-A3B shape, 4 layers", shape("30B-A3B", processor, 4)),
-    ):
+    for title, layers in SHAPES.items():
+        config = shape(title.split()[0], processor, layers)
         directory = save(config, processor, folder / title.replace(" ", "-").replace(",", ""))
         work = count(config, LENGTHS, grids, sum(int(d.targets.sum()) for d in docs)).training()
         for side in ("ours", "theirs"):
@@ -153,27 +154,37 @@ def train(rounds: int, folder: Path) -> str:
 
 def generate(folder: Path) -> str:
     processor = Processor.from_pretrained(NANO)
-    directory = save(shape("2B", processor), processor, folder / "2B")
+    lines = ["| model | who | tokens/s | seconds | peak memory, GiB |", "|---|---|---|---|---|"]
+    for title, layers in SHAPES.items():
+        config = shape(title.split()[0], processor, layers)
+        lines += _answered(title, config, save(config, processor, folder / f"answering-{layers}"), processor)
+    return "\n".join(lines)
+
+
+def _answered(title: str, config: Config, directory: Path, processor: Processor) -> list[str]:
     words = "What does this light on the dashboard mean and what should the driver do? "
     asked = [Request([user(words * 4, 1)], [picture(n, 128, 128)], max_tokens=256, ignore_eos=True) for n in range(64)]
     tokens = sum(one.max_tokens for one in asked)
-    lines = ["| who | tokens/s | seconds | peak memory, GiB |", "|---|---|---|---|"]
+    lines: list[str] = []
     for who in ("ours, bf16", "ours, fp8", "transformers, bf16"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        run = _generator(who, directory, asked, processor)
+        run = _generator(who, config, directory, asked, processor)
         run()
         began = time.perf_counter()
         run()
         torch.cuda.synchronize()
         took = time.perf_counter() - began
         memory = torch.cuda.max_memory_allocated() / 2**30
-        lines.append(f"| {who} | {tokens / took:.0f} | {took:.1f} | {memory:.1f} |")
+        lines.append(f"| {title} | {who} | {tokens / took:.0f} | {took:.1f} | {memory:.1f} |")
         print(lines[-1], flush=True)
-    return "\n".join(lines)
+        del run
+    return lines
 
 
-def _generator(who: str, directory: Path, asked: list[Request], processor: Processor) -> Callable[[], object]:
+def _generator(
+    who: str, config: Config, directory: Path, asked: list[Request], processor: Processor
+) -> Callable[[], object]:
     if who.startswith("ours"):
         model = Qwen3VL.from_pretrained(directory, torch.bfloat16).cuda().requires_grad_(False)
         if "fp8" in who:
@@ -186,7 +197,7 @@ def _generator(who: str, directory: Path, asked: list[Request], processor: Proce
             return engine.generate(asked)
 
         return run
-    model = Qwen3VLForConditionalGeneration.from_pretrained(directory, dtype=torch.bfloat16).cuda().eval()
+    model = family(config).from_pretrained(directory, dtype=torch.bfloat16).cuda().eval()
     model.generation_config.eos_token_id = None
     docs = [processor.encode(one.messages, one.images, generate=True) for one in asked]
     ids = torch.stack([d.input_ids for d in docs])

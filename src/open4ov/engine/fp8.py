@@ -3,16 +3,17 @@
 A value v of a row whose largest is a is held as round(448 v / a) in e4m3, which is 448 at most and has 3 bits after the
 leading one: |error| <= max(|v| / 16, a / (448 * 1024)). Products are summed in float32 and given in bfloat16.
 
-Experts go one by one, or all in one product of DeepGEMM (`deepgemm.py`).
+Experts are one grouped product on a Hopper GPU (or DeepGEMM's, `deepgemm.py`), and go one by one elsewhere.
 
 Shapes: T rows, K inputs, N outputs, E experts.
 
-The products of linear layers have run on an H100; those of experts have not.
+Both have run on an H200 (`tests/engine/test_quantize.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,10 @@ from torch import Tensor
 LARGEST = 448.0
 """The largest number of e4m3"""
 MULTIPLE = 16
-"""K and N must be multiples of this."""
+"""K and N must be multiples of this; T is made one on a GPU."""
 
+HOPPER = (9, 0)
+"""Compute capability of the GPUs whose grouped FP8 products PyTorch has"""
 ROWS = F.ScalingType.RowWise
 
 
@@ -34,28 +37,23 @@ class Fp8Matrix:
         self.nbytes = self.values.nbytes + self.scales.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows, scales = to_fp8(x.flatten(0, -2))
+        rows, scales = rows_to_fp8(x.flatten(0, -2))
         return product(rows, scales, self.values, self.scales).unflatten(0, x.shape[:-1])
 
 
 class Fp8Experts:
     """The weights [E, N, K] of experts; called with x [T, K] sorted by expert and `counts` [E], the rows of each, it
-    gives bfloat16 [T, N]. One product for each expert."""
+    gives bfloat16 [T, N]."""
 
     def __init__(self, weight: Tensor) -> None:
         self.values, self.scales = to_fp8(weight)
+        hopper = weight.is_cuda and torch.cuda.get_device_capability(weight.device) == HOPPER
+        self._products = grouped if hopper else loop
         self.nbytes = self.values.nbytes + self.scales.nbytes
 
     def __call__(self, x: Tensor, counts: Tensor) -> Tensor:
-        rows, scales = to_fp8(x)
-        lengths: Sequence[int] = counts.tolist()
-        out = x.new_empty(len(x), self.values.shape[1], dtype=torch.bfloat16)
-        start = 0
-        for expert, length in enumerate(lengths):
-            part = slice(start, start := start + length)
-            if length:
-                out[part] = product(rows[part], scales[part], self.values[expert], self.scales[expert])
-        return out
+        rows, scales = rows_to_fp8(x)
+        return self._products(rows, scales, self.values, self.scales, counts)
 
 
 def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,6 +63,42 @@ def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / scales).to(torch.float8_e4m3fn), scales
 
 
+def rows_to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`to_fp8`, on a GPU as one kernel: the products are so fast that seven small ones take longer."""
+    return _compiled()(x) if x.is_cuda else to_fp8(x)
+
+
+@cache
+def _compiled() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    return torch.compile(to_fp8, dynamic=True)
+
+
 def product(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor) -> Tensor:
     """x [T, K] and weight [N, K] in e4m3 with scales [T, 1] and [N, 1] -> bfloat16 [T, N]."""
-    return F.scaled_mm(x, weight.t(), x_scales, ROWS, weight_scales.t(), ROWS, output_dtype=torch.bfloat16)
+    count = len(x)
+    if x.is_cuda and count % MULTIPLE:
+        rest = -count % MULTIPLE
+        x = F.pad(x.view(torch.uint8), (0, 0, 0, rest)).view(x.dtype)  # no padding of FP8
+        x_scales = F.pad(x_scales, (0, 0, 0, rest))
+    out = F.scaled_mm(x, weight.t(), x_scales, ROWS, weight_scales.t(), ROWS, output_dtype=torch.bfloat16)
+    return out[:count]
+
+
+def grouped(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, counts: Tensor) -> Tensor:
+    """x [T, K] sorted by expert, of which expert e has `counts[e]` rows, and weight [E, N, K] in e4m3, with scales
+    [T, 1] and [E, N, 1] -> bfloat16 [T, N]. Nobody waits for the counts."""
+    ends = counts.cumsum(0).to(torch.int32)
+    weight, weight_scales = weight.transpose(1, 2), weight_scales[..., 0]
+    return F.scaled_grouped_mm(x, weight, x_scales[:, 0], ROWS, weight_scales, ROWS, offs=ends)
+
+
+def loop(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, counts: Tensor) -> Tensor:
+    """The same, one product for each expert."""
+    lengths: Sequence[int] = counts.tolist()
+    out = x.new_empty(len(x), weight.shape[1], dtype=torch.bfloat16)
+    start = 0
+    for expert, length in enumerate(lengths):
+        part = slice(start, start := start + length)
+        if length:
+            out[part] = product(x[part], x_scales[part], weight[expert], weight_scales[expert])
+    return out

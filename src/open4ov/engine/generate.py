@@ -28,7 +28,7 @@ from open4ov.engine.text import TextStream, cut_at_stop
 from open4ov.engine.vision_cache import VisionCache, digests, salted
 from open4ov.engine.watch import Watch
 from open4ov.errors import UserError
-from open4ov.model import Pack, Processor, Qwen3VL
+from open4ov.model import Pack, Processor, Qwen3VL, attention
 
 Progress = Callable[[int, int], None]
 
@@ -142,8 +142,9 @@ class Engine:
         planned = [chunk for chunk in chunks if chunk.sequence not in others]
         fresh = [chunk for chunk in planned if not chunk.sequence.computed]
         continued = [chunk for chunk in planned if chunk.sequence.computed]
+        kernel = attention.chosen(self.model.text)
         with self._precision():
-            memory = StepMemory(self._store, self._rows, bool(decoded), fresh, continued)
+            memory = StepMemory(self._store, self._rows, bool(decoded), fresh, continued, kernel)
             ordered = [*(Chunk(one, 1) for one in self._rows.sequences), *fresh, *continued]
             packed, vision = self._inputs.pack(ordered, decoded)
             hidden = self.model.hidden_states(packed, vision, memory)

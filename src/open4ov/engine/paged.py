@@ -104,10 +104,18 @@ class Rows:
 
 class StepMemory:
     """The memory of one step (`model.Memory`). Its tokens come as: one for every row of `rows` (or none at all), then
-    the chunks that begin a sequence, then those that continue one."""
+    the chunks that begin a sequence, then those that continue one. `kernel`: what attends in those that begin."""
 
-    def __init__(self, store: KVStore, rows: Rows, decoding: bool, fresh: Many[Chunk], continued: Many[Chunk]) -> None:
-        self.store, self.rows = store, rows
+    def __init__(
+        self,
+        store: KVStore,
+        rows: Rows,
+        decoding: bool,
+        fresh: Many[Chunk],
+        continued: Many[Chunk],
+        kernel: str = "auto",
+    ) -> None:
+        self.store, self.rows, self.kernel = store, rows, kernel
         device = store.keys.device
         decoded = [Chunk(sequence, 1) for sequence in rows.sequences] if decoding else []
         self.ends = [len(decoded), len(decoded) + sum(chunk.count for chunk in fresh)]
@@ -121,7 +129,9 @@ class StepMemory:
             rows.reserve()
             seen = torch.tensor([chunk.sequence.computed for chunk in decoded], device=device)
             self.last = seen
-            self.decode_mask = (torch.arange(int(seen.max()) + 1, device=device) <= seen[:, None])[:, None, None]
+            # a GPU gets the rows' whole room: cuDNN plans anew, for milliseconds, at every new length
+            width = rows.keys.shape[3] if seen.is_cuda else int(seen.max()) + 1
+            self.decode_mask = (torch.arange(width, device=device) <= seen[:, None])[:, None, None]
             self.row = torch.arange(len(decoded), device=device)
             self.decode_documents = Documents.of(torch.arange(len(decoded) + 1, device=device))
         if fresh:
@@ -152,7 +162,8 @@ class StepMemory:
             out.append(self._decode(layer, q[:decoded], k[:decoded], v[:decoded]))
         if begun > decoded:
             part = slice(decoded, begun)
-            out.append(attention.attend(q[part], k[part].to(q.dtype), v[part].to(q.dtype), self.fresh_documents, True))
+            own = (x[part].to(q.dtype) for x in (k, v))
+            out.append(attention.attend(q[part], *own, self.fresh_documents, causal=True, kernel=self.kernel))
         if len(q) > begun:
             before, told = (store[self.context].transpose(1, 2).to(q.dtype) for store in (keys, values))
             out.append(attention.cached(q[begun:], before, told, self.context_mask, self.continued_documents))

@@ -48,8 +48,10 @@ class Scheduler:
             if count and self._make_room(sequence, sequence.computed + count):
                 budget -= count
                 chunks.append(Chunk(sequence, count))
-        # several are started together, as small pieces cost as much as large ones
-        crowded = 4 * len(self.running) > 3 * self.rows
+        # several are started together, as small pieces cost as much as large ones: while more wait than there are rows
+        # for, a few rows are not enough
+        free = self.rows - len(self.running)
+        crowded = 4 * free < self.rows and len(self.waiting) > free
         for sequence in [] if crowded else list(self.waiting)[:LOOK_AHEAD]:
             if not budget or len(self.running) >= self.rows:
                 break

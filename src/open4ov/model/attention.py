@@ -38,7 +38,8 @@ class Attention(nn.Module):
 
 def use(model: nn.Module, kernel: str) -> None:
     """From now on every attention of the model is computed by the kernel of that name (`auto` or one of `KERNELS`). A
-    pass over a `Memory` (generation, shared prefixes) attends as that memory does.
+    pass over a `Memory` (generation, shared prefixes) attends as that memory does; the engine's begins prompts with
+    the decoder's kernel.
 
     Raises UserError for a name that is not known.
     """
@@ -48,6 +49,11 @@ def use(model: nn.Module, kernel: str) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
             module.kernel = kernel
+
+
+def chosen(model: nn.Module) -> str:
+    """The name of the kernel that the first attention of the model computes with."""
+    return next(module.kernel for module in model.modules() if isinstance(module, Attention))
 
 
 class Documents(NamedTuple):
@@ -218,6 +224,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor 
     if q.device.type == "cpu" and q.dtype != torch.float32 and k.shape[2] <= SHORT:
         return _explicit(q, k, v, causal, mask)
     gqa = q.shape[1] != k.shape[1]
+    if gqa and q.is_cuda and q.shape[2] == 1:  # the queries of a key-value head as its rows: a kernel takes the mask then
+        return F.scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, q.shape[3]), k, v, mask).reshape(q.shape)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)
 
 
