@@ -224,7 +224,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor 
     if q.device.type == "cpu" and q.dtype != torch.float32 and k.shape[2] <= SHORT:
         return _explicit(q, k, v, causal, mask)
     gqa = q.shape[1] != k.shape[1]
-    if gqa and q.is_cuda and q.shape[2] == 1:  # the queries of a key-value head as its rows: a kernel takes the mask then
+    if gqa and q.is_cuda and q.shape[2] == 1:  # the queries of a key-value head as its rows: kernels take a mask then
         return F.scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, q.shape[3]), k, v, mask).reshape(q.shape)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)
 
