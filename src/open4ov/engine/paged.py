@@ -162,8 +162,8 @@ class StepMemory:
             out.append(self._decode(layer, q[:decoded], k[:decoded], v[:decoded]))
         if begun > decoded:
             part = slice(decoded, begun)
-            own = (x[part].to(q.dtype) for x in (k, v))
-            out.append(attention.attend(q[part], *own, self.fresh_documents, causal=True, kernel=self.kernel))
+            own_k, own_v = k[part].to(q.dtype), v[part].to(q.dtype)
+            out.append(attention.attend(q[part], own_k, own_v, self.fresh_documents, True, self.kernel))
         if len(q) > begun:
             before, told = (store[self.context].transpose(1, 2).to(q.dtype) for store in (keys, values))
             out.append(attention.cached(q[begun:], before, told, self.context_mask, self.continued_documents))
