@@ -89,7 +89,8 @@ def grouped(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, 
     [T, 1] and [E, N, 1] -> bfloat16 [T, N]. Nobody waits for the counts."""
     ends = counts.cumsum(0).to(torch.int32)
     weight, weight_scales = weight.transpose(1, 2), weight_scales[..., 0]
-    return F.scaled_grouped_mm(x, weight, x_scales[:, 0], ROWS, weight_scales, ROWS, offs=ends)
+    product = F.scaled_grouped_mm  # pyright: ignore[reportAttributeAccessIssue]
+    return product(x, weight, x_scales[:, 0], ROWS, weight_scales, ROWS, offs=ends)
 
 
 def loop(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, counts: Tensor) -> Tensor:
