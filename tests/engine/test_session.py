@@ -13,6 +13,7 @@ import pytest
 from test_generate import picture
 from test_server import KEY, Running, url, wait
 
+from open4ov.engine.sessions import session
 from open4ov.engine.sessions.session import Limits
 
 OPEN = {"model": "tiny", "temperature": 0, "max_tokens": 8}
@@ -257,6 +258,24 @@ def test_a_commit_at_once_and_options_and_an_earlier_conversation(server: Server
     ]
     assert found["choices"][0]["message"] == wanted["choices"][0]["message"]
     one.close()
+
+
+def test_words_wait_a_little_and_are_not_computed_twice(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "PAUSE", 3600.0)
+    spoken = server.open()
+    spoken.image(1)
+    assert spoken.ready()["ahead"]["computed"] > 0  # a picture does not wait
+    metrics = server.service.metrics
+    before = metrics.session_ahead_tokens
+    spoken.say(LONG)
+    assert spoken.state()["ahead"]["settled"] > spoken.state()["ahead"]["computed"] > 0
+    same(spoken.commit(), one_shot(server, ("user", [1, LONG])))
+    assert metrics.session_ahead_tokens == before  # of the words, nothing: the answer's own step computed them
+    words = server.open()
+    words.say(LONG)
+    words.image(2)  # ends the words' pause
+    assert words.ready()["ahead"]["computed"] > 0
+    same(words.commit(), one_shot(server, ("user", [LONG, 2])))
 
 
 def test_a_stream_is_as_one_shots_and_the_turn_is_over_with_its_last_piece(spoken: Spoken) -> None:

@@ -97,7 +97,7 @@ def create_app(
     async def prepare(asked: wire.ChatRequest, visit: Visit) -> wire.Request:
         if asked.model != name:
             raise wire.Refused(f"there is no such model; there is {name!r}", "model", 404, "model_not_found")
-        images = await pictures.load(asked, visit.hold)
+        images = await pictures.load(asked, visit.hold, visit.salt)
         seed = secrets.randbelow(2**31)
         prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, seed, images, visit.salt)
         return replace(prepared, degeneration=watch)

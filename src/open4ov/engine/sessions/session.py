@@ -26,6 +26,8 @@ from open4ov.engine.sessions.turn import Turn, common, settled
 from open4ov.errors import UserError
 from open4ov.sample import Message, assistant
 
+PAUSE = 0.03
+"""Seconds that new words wait before they are computed: with a question that is committed at once, all is one step."""
 REMEMBERED = 1024
 """So many closed sessions are remembered, to say why they are gone."""
 
@@ -69,6 +71,7 @@ class Session:
         self._held: list[int] = []
         self._hold: AsyncGenerator[Update] | None = None
         self._work: asyncio.Task[None] | None = None
+        self._paused = False
 
     @property
     def pixels(self) -> int:
@@ -116,6 +119,8 @@ class Session:
             self.answering = True
         try:
             if self._work is not None:
+                if self._paused:  # what would be computed ahead is a part of what is computed now
+                    self._work.cancel()
                 await asyncio.wait([self._work])
         except BaseException:
             self.give_up()
@@ -158,7 +163,8 @@ class Session:
             said = sum(len(message.text) for message in self.messages) + len(turn.text)
             if said > self.limits.characters:
                 raise Refused(f"a session's text may have at most {self.limits.characters} characters", "text")
-            await self._become(self.messages, turn, [*self.images, image] if image else self.images)
+            images = [*self.images, image] if image else self.images
+            await self._become(self.messages, turn, images, pause=image is None)
 
     def _check(self) -> None:
         if self.closed:
@@ -168,8 +174,11 @@ class Session:
                 "the answer is under way: wait for its end, or give it up", status=409, code="answer_under_way"
             )
 
-    async def _become(self, messages: list[Message], turn: Turn, images: list[Image.Image]) -> None:
-        """Takes over a conversation that there is room for, and computes ahead what is settled of it."""
+    async def _become(
+        self, messages: list[Message], turn: Turn, images: list[Image.Image], pause: bool = False
+    ) -> None:
+        """Takes over a conversation that there is room for, and computes ahead what is settled of it, after a `pause`
+        or at once."""
         processor, room = self.service.engine.processor, self.service.engine.longest
         tokens, known = await asyncio.to_thread(settled, processor, messages, turn, images)
         if self.closed:
@@ -183,13 +192,19 @@ class Session:
         shown = next((end for end in places if tokens[end - 1] == processor.image_id), 0)
         self._prompt, self._wanted = len(tokens), tokens[: max(known // size * size, shown)]
         if self._work is not None and not self._work.done():
-            if self._wanted[: len(self._coming)] == self._coming:
+            if pause if self._paused else self._wanted[: len(self._coming)] == self._coming:
                 return  # it goes on from there
             self._work.cancel()
-        self._work = asyncio.create_task(self._compute())
+        self._work = asyncio.create_task(self._compute(pause))
 
-    async def _compute(self) -> None:
+    async def _compute(self, pause: bool) -> None:
         """Computes what is wanted until that is held; nothing when the queue is full (the next change tries again)."""
+        if pause:
+            self._paused = True
+            try:
+                await asyncio.sleep(PAUSE)
+            finally:
+                self._paused = False
         while self._wanted != self._held:
             self._coming = self._wanted
             lost = len(self._held) - common(self._held, self._coming)
