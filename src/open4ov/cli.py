@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from open4ov import cli_review as review
 from open4ov import cli_serving as serving
 from open4ov.cli_serving import model_dir
 from open4ov.errors import UserError, nearest
@@ -29,6 +30,9 @@ app = typer.Typer(
 nano = typer.Typer(help="The shipped base models, open4ov-nano and open4ov-nano-moe.", no_args_is_help=True)
 app.add_typer(nano, name="nano")
 app.add_typer(serving.app)
+data = typer.Typer(help="Data sets: looking at them, and what experts say.", no_args_is_help=True)
+app.add_typer(data, name="data")
+data.add_typer(review.app)
 
 
 @app.command()

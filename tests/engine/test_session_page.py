@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
-import shutil
-import subprocess
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, Browser, browser
 from test_generate import picture
 from test_server import KEY, wait
 from test_session import Server, one_shot
-from websockets.sync.client import connect
 
 from open4ov.engine.sessions.page import HEADERS, HTML
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+__all__ = ["browser"]
 
 
 class Seen(HTMLParser):
@@ -60,81 +54,6 @@ def test_the_page_is_closed_and_labelled() -> None:
     )
 
 
-class Browser:
-    """A tab of headless Chromium, by its debugging protocol. `complaints`: errors of its console."""
-
-    def __init__(self, profile: Path) -> None:
-        assert CHROMIUM
-        command = [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server",
-            "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank",
-        ]  # fmt: skip
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port = profile / "DevToolsActivePort"
-        wait(lambda: port.is_file() and port.read_text().count("\n") >= 1, 120)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{port.read_text().split()[0]}/json/list", timeout=60) as answer:
-            (tab,) = [one for one in json.load(answer) if one["type"] == "page"]
-        self._open = ExitStack()
-        self.socket = self._open.enter_context(connect(tab["webSocketDebuggerUrl"], max_size=None, proxy=None))
-        self.number, self.complaints = 0, list[str]()
-        for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self.number += 1
-        self.socket.send(json.dumps({"id": self.number, "method": method, "params": params}))
-        while True:
-            told = json.loads(self.socket.recv(120))
-            if told.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.complaints.append(json.dumps(told["params"]))
-            self._asked(told)
-            if told.get("id") == self.number:
-                assert "error" not in told, told
-                return told["result"]
-
-    def _asked(self, told: dict[str, Any]) -> None:
-        """Lets requests go, and gives name and password where they are asked for."""
-        if told.get("method") not in ("Fetch.requestPaused", "Fetch.authRequired"):
-            return
-        params: dict[str, Any] = {"requestId": told["params"]["requestId"]}
-        method = "Fetch.continueRequest"
-        if told["method"] == "Fetch.authRequired":
-            method = "Fetch.continueWithAuth"
-            params["authChallengeResponse"] = {"response": "ProvideCredentials", "username": "me", "password": KEY}
-        self.socket.send(json.dumps({"id": 0, "method": method, "params": params}))
-
-    def run(self, script: str) -> Any:
-        return self.call("Runtime.evaluate", expression=script, awaitPromise=True)["result"].get("value")
-
-    def shows(self, script: str) -> None:
-        """Waits until a script says true."""
-        wait(lambda: self.run(script) is True, 120)
-
-    def type(self, text: str) -> None:
-        self.run("document.getElementById('words').focus()")
-        for character in text:
-            self.call("Input.insertText", text=character)
-
-    def choose(self, file: Path) -> None:
-        root = self.call("DOM.getDocument")["root"]["nodeId"]
-        node = self.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
-        self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
-
-    def close(self) -> None:
-        self._open.close()
-        self.process.terminate()
-        self.process.wait(60)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    browser = Browser(tmp_path / "profile")
-    yield browser
-    browser.close()
-
-
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_picture_and_typed_words_are_answered_as_one_shot(tiny_dir: Path, browser: Browser, tmp_path: Path) -> None:
@@ -142,6 +61,7 @@ def test_a_picture_and_typed_words_are_answered_as_one_shot(tiny_dir: Path, brow
     try:
         file = tmp_path / "a <b>picture.png"
         picture(1).save(file)
+        browser.password = KEY
         browser.call("Fetch.enable", handleAuthRequests=True)
         browser.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
         browser.shows("document.readyState === 'complete' && document.title === 'open4ov session'")

@@ -1,0 +1,115 @@
+"""What experts decide about samples: one file of JSON lines a reviewer, appended to and never rewritten.
+
+The last line about a sample counts. A line is on the disk before the reviewer sees the next sample; one that a kill cut
+short is dropped when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from open4ov.errors import UserError
+
+NAME = re.compile(r"[\w.-]{1,64}")
+Verdict = Literal["accept", "fix", "reject"]
+
+
+class Decision(BaseModel):
+    """One reviewer's word on one sample. A fix has the new question or answer, or both."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sample: str
+    verdict: Verdict
+    comment: str = Field(default="", max_length=10_000)
+    question: str | None = Field(default=None, max_length=100_000)
+    answer: str | None = Field(default=None, max_length=100_000)
+
+    @model_validator(mode="after")
+    def _fixed(self) -> Decision:
+        told = [text for text in (self.question, self.answer) if text is not None]
+        if (self.verdict == "fix") != bool(told):
+            raise ValueError("a fix needs a new question or answer, and nothing else has one")
+        if any(not text.strip() for text in told):
+            raise ValueError("a new question or answer must not be empty; reject the sample instead")
+        return self
+
+
+class Reviewer:
+    """The decisions of one person, in `folder/NAME.jsonl`. Raises UserError for a name that is no file's, and for a
+    file that holds something else, by line."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        if not NAME.fullmatch(name) or name.startswith("."):
+            raise UserError(f"reviewer {name!r}: give a name of letters, digits, '.', '_' and '-'")
+        self.name, self.path = name, folder / f"{name}.jsonl"
+        self._lock = threading.Lock()
+        self.decisions = self._read()
+
+    def decide(self, decision: Decision) -> None:
+        """Keeps a decision; it is on the disk when this returns."""
+        line = json.dumps(decision.model_dump(exclude_none=True), ensure_ascii=False) + "\n"
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            self.decisions[decision.sample] = decision
+
+    def _read(self) -> dict[str, Decision]:
+        if not self.path.exists():
+            return {}
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):  # a kill while it was written
+            os.truncate(self.path, whole)
+        found: dict[str, Decision] = {}
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                decision = Decision.model_validate_json(line)
+            except ValidationError as error:
+                reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+                raise UserError(f"{self.path}:{number}: not a decision of a review ({reason}); mend or remove the line"
+                                ) from None  # fmt: skip
+            found[decision.sample] = decision
+        return found
+
+
+def read(folder: Path) -> dict[str, dict[str, Decision]]:
+    """The decisions of all reviewers of a folder, by their names."""
+    paths = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    return {path.stem: Reviewer(folder, path.stem).decisions for path in paths}
+
+
+def agreement(reviews: Mapping[str, Mapping[str, Decision]]) -> list[dict[str, Any]]:
+    """For each two reviewers: `samples` that both have decided about, the `equal` share of them, and Cohen's `kappa`
+    (None where chance alone would make them agree, or nothing is shared)."""
+    found: list[dict[str, Any]] = []
+    for (a, first), (b, second) in combinations(sorted(reviews.items()), 2):
+        pairs = [(first[sample].verdict, second[sample].verdict) for sample in first.keys() & second.keys()]
+        equal = sum(x == y for x, y in pairs) / len(pairs) if pairs else None
+        found.append(
+            {"reviewers": [a, b], "samples": len(pairs), "equal": equal, "kappa": kappa(pairs) if pairs else None}
+        )
+    return found
+
+
+def kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """Cohen's kappa of two reviewers' verdicts (Cohen 1960): how far they agree beyond chance. None when both always
+    said one and the same."""
+    total = len(pairs)
+    observed = sum(x == y for x, y in pairs) / total
+    first, second = Counter(x for x, _ in pairs), Counter(y for _, y in pairs)
+    chance = sum(first[verdict] * second[verdict] for verdict in first) / total**2
+    return None if chance == 1 else (observed - chance) / (1 - chance)
