@@ -166,7 +166,13 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     digest = fingerprint([labels]) if labels else ""
     providers = recipe.data.providers.values()
     models = [_model(one.model) for one in providers if one.kind == "engine" and one.model]
-    return {**recipe.data.model_dump(mode="json"), "labels_file": digest, **({"models": models} if models else {})}
+    section = recipe.data.model_dump(mode="json", exclude=_PACE)
+    return {**section, "labels_file": digest, **({"models": models} if models else {})}
+
+
+# How fast and for how much an answer comes does not change it: a run goes on with a larger budget.
+_PACE: dict[str, Any] = {"cache": True, "budget": True, "local_only": True, "local_hosts": True, "providers": {
+    "__all__": {"concurrency", "timeout", "retries", "price", "image_tokens", "cache_as", "api_key_env"}}}  # fmt: skip
 
 
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
