@@ -40,7 +40,8 @@ class Transport(httpx2.BaseTransport):
         self._local = local
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         proxy = None if local else _proxy(url or DEFAULT_URL, host)
-        self._inner = httpx2.HTTPTransport(limits=limits, proxy=proxy)
+        secure = (url or DEFAULT_URL).startswith("https:") or proxy is not None
+        self._inner = httpx2.HTTPTransport(verify=secure, limits=limits, proxy=proxy)  # else no certificates to load
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         end = time.monotonic() + self._timeout
