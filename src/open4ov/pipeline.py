@@ -84,6 +84,16 @@ def run(
         reporter.close()
 
 
+def estimate(recipe: Recipe, root: Path, reporter: Reporter) -> dict[str, Any]:
+    """What data construction would ask of endpoints: brings the stage `images` up to date, and sends nothing."""
+    from open4ov.data.construct import estimate
+    from open4ov.store import ImageStore, read_samples
+
+    run(recipe, root, reporter, until="images")
+    images = read_samples(root / "images" / "samples.parquet")
+    return estimate(images, recipe.data, ImageStore(root / "image-store"), recipe.seed)
+
+
 def _unwritable(root: Path, error: OSError) -> UserError:
     return UserError(f"{error.filename or root}: cannot be written: {error.strerror}; give another --out")
 

@@ -15,13 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
-from open4ov.engine import Engine
-from open4ov.engine.service import Service
-from open4ov.engine.serving.server import create_app
-from open4ov.model import Processor, Qwen3VL
-
 
 @dataclass(frozen=True)
 class Raw:
@@ -158,6 +151,13 @@ def endpoint(reply: Reply) -> Iterator[Endpoint]:
 @contextmanager
 def serving(directory: Path, name: str) -> Iterator[str]:
     """Our own server over a model's folder, on a free port; gives its address."""
+    import uvicorn  # here: what asks an endpoint of the test's needs no torch
+
+    from open4ov.engine import Engine
+    from open4ov.engine.service import Service
+    from open4ov.engine.serving.server import create_app
+    from open4ov.model import Processor, Qwen3VL
+
     engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory))
     service = Service(engine)
     server = uvicorn.Server(uvicorn.Config(create_app(service, name), port=0, log_level="error"))

@@ -19,6 +19,7 @@ from open4ov.data.images import collect_images
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.mllm.ask import JUDGES, ROLES, Asker, Picture, Request
+from open4ov.mllm.estimate import figures, guessers
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
 from open4ov.store import ImageStore, read_samples, write_json, write_samples
@@ -48,6 +49,13 @@ def construct(run: StageRun) -> None:
             f"data: none of the {len(images)} images gave a sample. {report.reasons(result.report)} "
             "See docs/data.md for what each provider can answer"
         )
+
+
+def estimate(images: Sequence[Sample], section: DataSection, store: ImageStore, seed: int) -> dict[str, Any]:
+    """What `construct` would ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing."""
+    providers, rows = guessers(section)
+    make(images, section, store, seed, asker=Asker(section, dict(providers)))
+    return figures(section, rows)
 
 
 class Result:
@@ -152,10 +160,10 @@ def make(
         sample.lineage = [*sample.lineage, *origins]
     for sample in through:
         sample.lineage = [*sample.lineage, *asker.origin("verify", "verify")]
-    figures = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
+    told = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
     if asking := asker.report():
-        figures["asking"] = asking
-    return Result(good, bad, figures)
+        told["asking"] = asking
+    return Result(good, bad, told)
 
 
 def _fine(

@@ -71,6 +71,16 @@ class Picture:
         self.image.save(buffer, format="PNG")
         return buffer.getvalue()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, by the first chunk of the PNG where there is one."""
+        return png_size(self.encoded()) if self.encoded is not None else self.image.size
+
+
+def png_size(png: bytes) -> tuple[int, int]:
+    """Width and height by the first chunk of a PNG."""
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
 
 @cache
 def _environment() -> jinja2.Environment:

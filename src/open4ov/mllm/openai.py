@@ -22,7 +22,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from open4ov.mllm import reply, tokens
-from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, version
+from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept, key
 from open4ov.mllm.concurrency import Gate, backoff
@@ -95,6 +95,7 @@ class OpenAIProvider:
         text, prompt, schema = request.prompt.text, version(request.prompt.template), reply.schema(request.schema)
         settings = self._settings
         named = key(
+            role=request.role,  # two judges are two, though one model plays them
             endpoint=settings.cache_as or self._url,
             model=self._model,
             parameters=[settings.temperature, settings.max_tokens],
@@ -123,7 +124,7 @@ class OpenAIProvider:
         content.append({"type": "text", "text": question.text})
         messages: list[Any] = [{"role": "user", "content": content}]
         said = question.text + question.schema.text
-        images = sum(tokens.of_image(self._settings.image_tokens, *_size(png)) for png in pictures)
+        images = sum(tokens.of_image(self._settings.image_tokens, *png_size(png)) for png in pictures)
         usage, fault = Usage(), reply.Misfit("empty", "")
         for repair in (False, True):
             completion, took = self._send(question, messages, said, images, repair)
@@ -231,11 +232,6 @@ def data_url(picture: Picture) -> str:
 
 def _url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _size(png: bytes) -> tuple[int, int]:
-    """Width and height by the first chunk of a PNG."""
-    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
 def _guess(completion: ChatCompletion) -> int:
