@@ -1,9 +1,9 @@
 """Answers that were paid for, kept in SQLite and found again by the content of the question.
 
 The key is a digest of everything that decides an answer: who is asked (role, endpoint, model), parameters, schema,
-prompt version, the messages as they are sent, and the SHA-256 of each image. Only answers that fit their schema are kept;
-errors and refusals never are, so a later run asks again. The idea of refusing poisoned answers is lmms-eval's; its key
-is a task and document id, ours the content.
+prompt version, the messages as they are sent, and the SHA-256 of each image. Only answers that fit their schema are
+kept; errors and refusals never are, so a later run asks again. The idea of refusing poisoned answers is lmms-eval's;
+its key is a task and document id, ours the content.
 """
 
 from __future__ import annotations
