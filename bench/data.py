@@ -87,7 +87,7 @@ def threads(call: Callable[[], object], requests: int, concurrency: int) -> None
             done.result()
 
 
-def overhead(rounds: int, peer: Path | None) -> str:
+def overhead(rounds: int, peer: Path | None, seconds: float) -> str:
     """Milliseconds a request: the bare client, ours, and the difference of each round, by the clock and of processor
     time of the asking process."""
     lines = [
@@ -139,8 +139,8 @@ SCENES: dict[str, tuple[int, dict[str, float], float]] = {
 """What it is called: (concurrency in the recipe, options of the endpoint, requests that are open at once at best)"""
 
 
-def concurrency(rounds: int, peer: Path | None, seconds: float = 30.0) -> str:
-    """Ideal: as many open as the endpoint takes, all the time it takes any."""
+def concurrency(rounds: int, peer: Path | None, seconds: float) -> str:
+    """Ideal: as many open as the endpoint takes, all the time it takes any. One round: each lasts long enough."""
     lines = ["| endpoint | requests | ideal, s | took, s | share of ideal | 429s |", "|---|---|---|---|---|---|"]
     notes: list[str] = []
     for title, (most, options, best) in SCENES.items():
@@ -171,7 +171,7 @@ def _peer(python: Path, name: str, url: str, requests: int, most: int, ideal: fl
     return told + (f", {100 * ideal / found['seconds']:.0f} % of ideal" if ideal else "")
 
 
-def clients(rounds: int, peer: Path | None) -> str:
+def clients(rounds: int, peer: Path | None, seconds: float) -> str:
     """Processor time a request of the official client, in threads and on asyncio."""
     lines = ["| open at once | threads, ms | asyncio, ms |", "|---|---|---|"]
     with endpoint() as url:
@@ -205,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each scene of concurrency, at the ideal")
     parser.add_argument("--peer-python", type=Path, default=None)
     options = parser.parse_args()
     chosen = options.only.split(",")
@@ -212,7 +213,9 @@ def main() -> None:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
     os.environ["OPEN4OV_BENCH_KEY"] = "none-needed-here"
     works = {"overhead": overhead, "concurrency": concurrency, "clients": clients}
-    sections = [f"## {part}\n\n{works[part](options.rounds, options.peer_python)}\n" for part in chosen]
+    sections = [
+        f"## {part}\n\n{works[part](options.rounds, options.peer_python, options.seconds)}\n" for part in chosen
+    ]
     text = "\n".join([f"# Data construction: asking\n\n{machine()}", *sections])
     print(text)
     print(write("data", text))
