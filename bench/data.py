@@ -131,10 +131,10 @@ def overhead(rounds: int, peer: Path | None, seconds: float) -> str:
 
 
 SCENES: dict[str, tuple[int, dict[str, float], float]] = {
-    "no 429s": (64, {}, 64.0),
-    "32 places, Retry-After 1 s": (64, {"places": 32, "retry_after": 1.0}, 32.0),
-    "closed 1 s of every 10 s": (64, {"closed_every": 10.0, "closed_for": 1.0}, 64 * 0.9),
-    "1 % at random, Retry-After 0.1 s": (64, {"refuse": 0.01, "retry_after": 0.1}, 64.0),
+    "no 429s": (32, {}, 32.0),
+    "16 places, Retry-After 1 s": (32, {"places": 16, "retry_after": 1.0}, 16.0),
+    "closed 1 s of every 10 s": (32, {"closed_every": 10.0, "closed_for": 1.0}, 32 * 0.9),
+    "1 % at random, Retry-After 0.1 s": (32, {"refuse": 0.01, "retry_after": 0.1}, 32.0),
 }
 """What it is called: (concurrency in the recipe, options of the endpoint, requests that are open at once at best)"""
 
