@@ -81,6 +81,27 @@ FAULTS: dict[str, Raw] = {
     "refusal_in_chinese": Raw(completion("抱歉，我无法回答这个问题。")),
     "cut": Raw(completion('{"score": 1, "reason": "and so on and', finish="length")),
     "long_text": Raw(completion(json.dumps({"score": 1, "reason": "x" * 200_000}))),
+    "unknown_labels": Raw(completion('{"description": "d", "domain": ["Zoo", "Others"], "ability": ["Others"]}')),
+    "duplicated_ranks": Raw(completion('{"description": "d", "domain": ["Others", "others "], "ability": ["Others"]}')),
+    "wrong_language": Raw(
+        completion(
+            json.dumps(
+                {
+                    "pairs": [
+                        {
+                            "topic": "t",
+                            "task": "naming",
+                            "language": "fr",
+                            "question": "Quoi?",
+                            "answer": "a",
+                            "aliases": [],
+                            "response": "r",
+                        }
+                    ]
+                }
+            )
+        )
+    ),
     "huge": Raw(b" " * (9 * 2**20) + completion(_OK)),
     "gzip": Raw(b"\x1f\x8b" + b"0" * 100, 200, {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
 }

@@ -18,7 +18,9 @@ Refuses = Callable[[float, int], float | None]
 """(time, how many the server has open) → Retry-After of a 429 in seconds, or None: it answers"""
 
 
-def simulate(most: int, answers: int, latency: float, refuses: Refuses, seed: int = 0) -> tuple[float, int, Window]:
+def simulate(
+    most: int, answers: int, latency: float, refuses: Refuses, seed: int = 0, spread: float = 0.05
+) -> tuple[float, int, Window]:
     """An endpoint that answers after `latency` and refuses at once, and a client with always something to ask: seconds
     until so many answers were there, and how many 429s it took."""
     window, rng = Window(most), random.Random(seed)
@@ -29,7 +31,7 @@ def simulate(most: int, answers: int, latency: float, refuses: Refuses, seed: in
         while now >= paused and open_ < window.size:
             open_ += 1
             wait = refuses(now, open_)
-            after = 0.001 if wait is not None else latency * rng.uniform(0.95, 1.05)
+            after = 0.001 if wait is not None else latency * rng.uniform(1 - spread, 1 + spread)
             heapq.heappush(events, (now + after, len(events) + rng.randrange(2**40), Turn(now, open_), wait))
         if not events:
             now = paused
@@ -57,9 +59,12 @@ def test_without_limits_all_that_the_recipe_allows_is_used_soon() -> None:
 
 @pytest.mark.parametrize("capacity", [3, 10, 32, 50])
 @pytest.mark.parametrize("wait", [0.0, 0.2, 1.0])
-def test_a_server_with_fewer_places_is_used_to_nine_tenths(capacity: int, wait: float) -> None:
+@pytest.mark.parametrize("spread", [0.05, 0.5])
+def test_a_server_with_fewer_places_is_used_to_nine_tenths(capacity: int, wait: float, spread: float) -> None:
     answers = 300 * capacity
-    seconds, limited, window = simulate(64, answers, 0.2, lambda now, open_: wait if open_ > capacity else None)
+    seconds, limited, window = simulate(
+        64, answers, 0.2, lambda now, open_: wait if open_ > capacity else None, spread=spread
+    )
     assert answers * 0.2 / capacity / seconds > 0.9
     assert limited < 0.05 * answers
     assert window.size <= capacity + 1

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from endpoint import FAULTS, Raw, completion, endpoint, limited
+from PIL import Image
 
-from open4ov.mllm import AnswerError, Asker, Prompt, ProviderError, Request, openai
+from open4ov.data import labels, match, synthesize
+from open4ov.mllm import AnswerError, Asker, Picture, Prompt, ProviderError, Request, openai
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.concurrency import Gate
 from open4ov.recipe import DataSection, ProviderSection
@@ -56,7 +58,10 @@ EXPECTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS))
+CONTENT = {"unknown_labels", "duplicated_ranks", "wrong_language"}
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS.keys() - CONTENT))
 def test_each_fault_has_its_kind_and_ends_one_question_only(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,6 +177,28 @@ def test_a_check_asks_again_once_and_then_gives_up() -> None:
     assert "'Zoo' is not on the list" in server.bodies[1]["messages"][2]["content"]
     assert isinstance(error, AnswerError)
     assert error.kind == "content"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("unknown_labels", "content", "1 of the labels are not on the list"),
+        ("duplicated_ranks", "content", "a label is given twice"),
+        ("wrong_language", "schema", "language"),
+    ],
+)
+def test_answers_of_the_right_form_that_say_what_cannot_be(name: str, kind: str, said: str) -> None:
+    tree = labels.load()
+    picture = Picture("s", lambda: Image.new("RGB", (4, 4)))
+    rank = match.request(picture, tree, "")
+    write = synthesize.request(picture, tree, [], 3, ["en"], 0)
+    with endpoint(lambda body, number: FAULTS[name]) as server:
+        asking = asker(server.url)
+        error = ask(asking, write if name == "wrong_language" else rank)
+    assert isinstance(error, AnswerError)
+    assert error.kind == kind
+    assert said in str(error)
+    assert said in server.bodies[1]["messages"][2]["content"]  # was told, and asked again
 
 
 def test_a_429_holds_back_every_provider_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:

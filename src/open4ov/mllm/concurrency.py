@@ -5,7 +5,7 @@
 - An answer lets the window grow: by one for each answer below the known limit, near it by one for a whole round.
 - A 429 pauses the whole endpoint for as long as it says (Retry-After). If as many questions as were open have been
   answered since the last 429, their number is not what the endpoint minds, and the window stays. Otherwise the limit is
-  known, and tried again only after 5 to 20 times the pause: trying costs a pause, so little of the time goes into it.
+  known, and tried again only after 10 to 40 times the pause: trying costs a pause, so little of the time goes into it.
 - 429s for a quarter of the last answers, a time-out or a 503 cut the window by a factor, once for all that was sent
   before.
 - Any other 5xx is a fault of one request, and says nothing about how many there may be.
@@ -26,8 +26,10 @@ from typing import Literal
 
 DECREASE = 0.7
 START = 8
-HOLD = (5, 20)
+HOLD = (10, 40)
 """For how many times the pause a limit that was met is not tried again: at first, and when it was met often"""
+HELD = 300.0
+"""Seconds for which a limit is not tried again at most"""
 NEAR = 1.1
 """Within this factor of the known limit the window grows slowly"""
 SHORTEST = 0.1
@@ -53,6 +55,7 @@ class Window:
         self.most = most
         self._size = float(min(most, start))
         self._proven = 0  # as many were open when a question was answered, and none of so many was refused since
+        self._best = 0.0  # as many were open when a question was answered, since the last cut
         self._refused = most + 1  # the fewest that were open when one was refused, of those sent together
         self._last_limit = self._last_cut = self._held_until = float("-inf")
         self._ceiling = float(most)  # the most that is known to be taken; tried again from `_held_until` on
@@ -70,6 +73,7 @@ class Window:
         self._proven = max(
             self._proven, turn.open if turn.sent > self._last_limit else min(turn.open, self._refused - 1)
         )
+        self._best = max(self._best, turn.open)
         if not wanted:  # who never fills the window learns nothing about a larger one
             return
         if self._size >= self._ceiling * NEAR + 1:
@@ -90,11 +94,11 @@ class Window:
             self._cut(self._size * DECREASE, now)
             self._ceiling = min(self._ceiling, self._size)
         elif new and turn.open > proven > 0:
-            self._cut(min(self._size, max(proven, self._size * DECREASE)), now)
+            self._cut(min(self._size, max(proven, turn.open - 1, self._best * DECREASE)), now)
             again = turn.open - 1 <= self._ceiling < self.most
             self._hold = min(HOLD[1], 2 * self._hold) if again else HOLD[0]
             self._ceiling = max(self._size, turn.open - 1.0)
-            self._held_until = now + self._hold * max(pause, SHORTEST)
+            self._held_until = now + min(HELD, self._hold * max(pause, SHORTEST))
 
     def overloaded(self, turn: Turn, now: float) -> None:
         """A time-out or a 503."""
@@ -104,6 +108,7 @@ class Window:
 
     def _cut(self, size: float, now: float) -> None:
         self._size, self._last_cut = max(1.0, size), now
+        self._best = min(self._best, self._size)
         self._recent.clear()
 
 
