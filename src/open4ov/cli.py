@@ -43,6 +43,9 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override an option")] = None,
     json_: Annotated[bool, typer.Option("--json", help="events as JSON lines on stdout")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only say what the endpoints would be asked, and what that would cost")
+    ] = False,
 ) -> None:
     """Run a recipe, from images to the report."""
     from open4ov import pipeline
@@ -52,6 +55,15 @@ def run(
     if json_ and quiet:
         raise UserError("--json and --quiet contradict each other; give one of them")
     reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
+    if dry_run:
+        if until is not None:
+            raise UserError("--until has no effect with --dry-run, which estimates the stage data; give one of them")
+        from open4ov.mllm.estimate import to_text
+
+        chosen = load(recipe, set_ or ())
+        found = pipeline.estimate(chosen, out, reporter)
+        print(json.dumps({"event": "estimate", **found}, ensure_ascii=False) if json_ else to_text(found, chosen.data))
+        return
     try:
         pipeline.run(load(recipe, set_ or ()), out, reporter, until)
     except KeyboardInterrupt:

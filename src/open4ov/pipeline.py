@@ -84,6 +84,16 @@ def run(
         reporter.close()
 
 
+def estimate(recipe: Recipe, root: Path, reporter: Reporter) -> dict[str, Any]:
+    """What data construction would ask of endpoints: brings the stage `images` up to date, and sends nothing."""
+    from open4ov.data.construct import estimate
+    from open4ov.store import ImageStore, read_samples
+
+    run(recipe, root, reporter, until="images")
+    images = read_samples(root / "images" / "samples.parquet")
+    return estimate(images, recipe.data, ImageStore(root / "image-store"), recipe.seed)
+
+
 def _unwritable(root: Path, error: OSError) -> UserError:
     return UserError(f"{error.filename or root}: cannot be written: {error.strerror}; give another --out")
 
@@ -166,7 +176,13 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     digest = fingerprint([labels]) if labels else ""
     providers = recipe.data.providers.values()
     models = [_model(one.model) for one in providers if one.kind == "engine" and one.model]
-    return {**recipe.data.model_dump(mode="json"), "labels_file": digest, **({"models": models} if models else {})}
+    section = recipe.data.model_dump(mode="json", exclude=_PACE)
+    return {**section, "labels_file": digest, **({"models": models} if models else {})}
+
+
+# How fast and for how much an answer comes does not change it: a run goes on with a larger budget.
+_PACE: dict[str, Any] = {"cache": True, "budget": True, "local_only": True, "local_hosts": True, "providers": {
+    "__all__": {"concurrency", "timeout", "retries", "price", "image_tokens", "cache_as", "api_key_env"}}}  # fmt: skip
 
 
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:

@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from open4ov import recipe_rules, yaml_file
 from open4ov.errors import UserError, nearest
+from open4ov.recipe_providers import BudgetSection, PriceSection, ProviderSection
+from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc, dotted
 
-__all__ = ["Recipe", "UserError", "load"]
-
-
-class Section(BaseModel):
-    """A part of the recipe: unknown keys, wrong types and infinities are errors."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+__all__ = ["BudgetSection", "PriceSection", "ProviderSection", "Recipe", "Section", "UserError", "load"]
 
 
 class ImagesSection(Section):
@@ -47,27 +43,22 @@ class ImagesSection(Section):
     )
 
 
-class ProviderSection(Section):
-    """Who answers the prompts of data construction (paper §2.2)."""
-
-    kind: Literal["catalog", "openai", "engine"] = Field(
-        default="catalog",
-        description="catalog: shipped annotations; openai: an endpoint; engine: a model in this process",
-    )
-    base_url: str | None = Field(default=None, description="OpenAI-compatible endpoint; the key comes from api_key_env")
-    model: str | None = Field(
-        default=None, description="openai: the endpoint's name of it; engine: its folder, or a shipped one's name"
-    )
-    api_key_env: str = Field(default="OPENAI_API_KEY", description="name of the environment variable with the key")
-    concurrency: int = Field(default=8, ge=1)
-
-
 class DataSection(Section):
     """Data construction (paper §2)."""
 
     labels: str | None = Field(default=None, description="YAML label tree; the shipped one when empty")
     providers: dict[str, ProviderSection] = Field(default_factory=lambda: {"default": ProviderSection()})
     roles: dict[str, str] = Field(default_factory=dict, description="role -> provider name; 'default' otherwise")
+    cache: str | None = Field(
+        default=None, min_length=1, description="folder where answers of endpoints are kept; the run's own when empty"
+    )
+    budget: BudgetSection = Field(default_factory=BudgetSection)
+    local_only: bool = Field(
+        default=False, description="refuse every endpoint off this machine, but for those on local_hosts"
+    )
+    local_hosts: list[str] = Field(
+        default_factory=list, description="names, addresses or networks (10.1.0.0/16) that local_only lets through"
+    )
     top_l1: int = Field(default=3, ge=1, description="L1 labels kept above Others (§2.2.3)")
     top_topics: int = Field(default=5, ge=1, description="topics kept by fine matching (§2.2.3)")
     density_weights: dict[str, float] = Field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from open4ov import recipe_providers
 from open4ov.errors import nearest
 from open4ov.yaml_file import Loc
 
@@ -50,7 +51,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that were written but that nothing reads in this run: (place, reason, the option that makes it so)."""
     yield from _idle_images(recipe.images)
-    yield from _idle_data(recipe.data)
+    yield from recipe_providers.idle(recipe.data)
     yield from _idle_sft(recipe.sft)
     yield from _idle_rl(recipe.rl)
     if recipe.dpo.pairs == 0:
@@ -72,15 +73,7 @@ def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
             yield ("data", "density_weights", dimension), f"{weight} is negative"
     if not sum(data.density_weights.values()) > 0:
         yield ("data", "density_weights"), "the weights sum to zero; at least one must be above"
-    for role, provider in data.roles.items():
-        if provider not in data.providers:
-            place: Loc = ("data", "roles", role)
-            yield place, f"no provider is called '{provider}'{nearest(provider, data.providers)}"
-    for name, provider in data.providers.items():
-        if provider.kind == "openai" and not provider.model:
-            yield ("data", "providers", name), "kind `openai` needs `model`: the name the endpoint knows it by"
-        if provider.kind == "engine" and not provider.model:
-            yield ("data", "providers", name), "kind `engine` needs `model`: a model's folder, or a shipped one's name"
+    yield from recipe_providers.contradictions(data)
 
 
 def _written(section: BaseModel, loc: Loc, switch: str, reason: str) -> Iterator[tuple[Loc, str, Loc]]:
@@ -105,20 +98,6 @@ def _idle_images(images: ImagesSection) -> Iterator[tuple[Loc, str, Loc]]:
     for name in sorted({"general", "general_questions"} & written):
         if images.general_count == 0:
             yield ("images", name), "images.general_count is 0", ("images", "general_count")
-
-
-def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
-    for name, provider in data.providers.items():
-        loc: Loc = ("data", "providers", name)
-        if provider.kind == "catalog":
-            reason = f"provider '{name}' is of kind `catalog`, which answers offline"
-            yield from _written(provider, loc, "kind", reason)
-        if provider.kind == "engine":
-            for field in sorted({"base_url", "api_key_env"} & provider.model_fields_set):
-                reason = f"provider '{name}' is of kind `engine`, which asks no endpoint"
-                yield (*loc, field), reason, (*loc, "kind")
-        if name != "default" and name not in data.roles.values():
-            yield loc, f"no role in data.roles names provider '{name}'", ("data", "roles")
 
 
 def _idle_sft(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:

@@ -109,8 +109,8 @@ class ImageStore:
                 temporary.write_bytes(data)
         return sha
 
-    def get(self, sha: str) -> Image.Image:
-        """The RGB image. Raises ImageError when it is not there or its bytes have changed."""
+    def png(self, sha: str) -> bytes:
+        """The image's PNG bytes. Raises ImageError when it is not there or its bytes have changed."""
         path, maker = self.path(sha), self.root.parent / "images"
         try:
             data = path.read_bytes()
@@ -121,7 +121,11 @@ class ImageStore:
                 f"{path}: its bytes have changed since it was stored; delete it and {maker}, and the same command "
                 "makes both anew"
             )
-        with Image.open(io.BytesIO(data)) as image:
+        return data
+
+    def get(self, sha: str) -> Image.Image:
+        """The RGB image. Raises ImageError when it is not there or its bytes have changed."""
+        with Image.open(io.BytesIO(self.png(sha))) as image:
             return image.convert("RGB")
 
 

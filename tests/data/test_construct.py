@@ -227,7 +227,11 @@ def test_an_endpoint_builds_data_from_images_without_annotation(
     (kept,) = read_samples(run.out / "samples.parquet")
     assert kept.messages[0].text == "How many dogs?"
     assert kept.budget == 8
-    assert kept.lineage == ["dogs"]
+    assert kept.lineage == [
+        "dogs", "topics = topics@1 by a", "rank = rank@1 by a", "density = density@1 by a",
+        "synthesize = synthesize@1 by a", "judge_1 = judge@1 by a", "judge_2 = judge@1 by b",
+        "judge_3 = judge@1 by c", "verify = verify@1 by a",
+    ]  # fmt: skip
     assert [(vote.judge, vote.score) for vote in kept.votes] == [("judge_1:a", 1), ("judge_2:b", 1), ("judge_3:c", 0)]
     rejected = {s.messages[0].text: s for s in read_samples(run.out / "rejected.parquet")}
     assert rejected["Is it doubtful?"].extra["rejected_by"] == "judges"

@@ -18,7 +18,8 @@ from open4ov.data import defects, density, judge, labels, match, report, synthes
 from open4ov.data.images import collect_images
 from open4ov.errors import UserError
 from open4ov.functions import function
-from open4ov.mllm.ask import Asker, Picture, Request
+from open4ov.mllm.ask import JUDGES, ROLES, Asker, Picture, Request
+from open4ov.mllm.estimate import figures, guessers
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
 from open4ov.store import ImageStore, read_samples, write_json, write_samples
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
 __all__ = ["Result", "collect_images", "construct", "make"]
 
 Progress = Callable[[str, int, int], None]
+TEMPLATES: dict[str, str] = dict.fromkeys(JUDGES, "judge")
+"""Roles whose prompt has another name"""
 Embedder = Callable[[list[str]], NDArray[np.float32]]
 
 
 def construct(run: StageRun) -> None:
     """Reads images/samples.parquet; writes samples.parquet, rejected.parquet and report.json."""
     images = read_samples(run.inputs["images"] / "samples.parquet")
-    result = make(images, run.recipe.data, run.images, run.recipe.seed, run.progress)
+    asker = Asker(run.recipe.data, place=run.inputs["images"].parent)
+    result = make(images, run.recipe.data, run.images, run.recipe.seed, run.progress, asker)
     write_samples(run.out / "samples.parquet", result.samples)
     write_samples(run.out / "rejected.parquet", result.rejected)
     write_json(run.out / "report.json", result.report)
@@ -45,6 +49,13 @@ def construct(run: StageRun) -> None:
             f"data: none of the {len(images)} images gave a sample. {report.reasons(result.report)} "
             "See docs/data.md for what each provider can answer"
         )
+
+
+def estimate(images: Sequence[Sample], section: DataSection, store: ImageStore, seed: int) -> dict[str, Any]:
+    """What `construct` would ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing."""
+    providers, rows = guessers(section)
+    make(images, section, store, seed, asker=Asker(section, dict(providers)))
+    return figures(section, rows)
 
 
 class Result:
@@ -69,10 +80,12 @@ def make(
     embed = cast(Embedder, function(section.embedder, "data.embedder"))
     asker = asker or Asker(section)
     tell = _teller(progress)
+    origins = [line for role in ROLES if role != "verify" for line in asker.origin(role, TEMPLATES.get(role, role))]
     skipped: list[dict[str, str]] = []
 
     def picture(sample: Sample) -> Picture:
-        return Picture(sample.images[0], lambda: store.get(sample.images[0]), sample.scene)
+        sha = sample.images[0]
+        return Picture(sha, lambda: store.get(sha), sample.scene, lambda: store.png(sha))
 
     def answers(step: str, about: Sequence[Sample], requests: list[Request]) -> list[dict[str, Any] | None]:
         found = asker.ask_many(requests, tell(step))
@@ -143,8 +156,14 @@ def make(
             sample.extra["rejected_by"] = "verification"
     good = [s for s in everything if "rejected_by" not in s.extra and "defect" not in s.extra]
     bad = [s for s in everything if "rejected_by" in s.extra or "defect" in s.extra]
-    figures = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
-    return Result(good, bad, figures)
+    for sample in everything:
+        sample.lineage = [*sample.lineage, *origins]
+    for sample in through:
+        sample.lineage = [*sample.lineage, *asker.origin("verify", "verify")]
+    told = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
+    if asking := asker.report():
+        told["asking"] = asking
+    return Result(good, bad, told)
 
 
 def _fine(

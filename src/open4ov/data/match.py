@@ -28,7 +28,22 @@ def request(picture: Picture, tree: LabelTree, annotation: str) -> Request:
     labels = {
         axis: [{"name": l1.name, "tags": [list(l2.tags) for l2 in l1.l2]} for l1 in tree.axis(axis)] for axis in AXES
     }
-    return Request("rank", Prompt("rank", {"labels": labels, "annotation": annotation}), (picture,), Ranking)
+    prompt = Prompt("rank", {"labels": labels, "annotation": annotation})
+    return Request("rank", prompt, (picture,), Ranking, lambda answer: objection(answer, tree))
+
+
+def objection(answer: dict[str, Any], tree: LabelTree) -> str | None:
+    """What is wrong with a ranking: a label that is not on the list, one given twice, no `Others`. None: nothing."""
+    for axis in AXES:
+        known = {name.casefold() for name in (*tree.names(axis), OTHERS)}
+        given = [name.strip().casefold() for name in answer[axis]]
+        if not set(given) <= known:
+            return f"{axis}: {len(set(given) - known)} of the labels are not on the list; use the names as given"
+        if len(set(given)) < len(given):
+            return f"{axis}: a label is given twice; give each once"
+        if OTHERS.casefold() not in given:
+            return f"{axis}: {OTHERS} is missing, which is the boundary"
+    return None
 
 
 def above_others(ranking: Sequence[str], names: Iterable[str], top: int) -> list[str]:

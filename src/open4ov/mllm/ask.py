@@ -7,11 +7,14 @@ reads the values, and both see the same picture.
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jinja2
 from PIL import Image
@@ -19,6 +22,9 @@ from pydantic import BaseModel, ValidationError
 
 from open4ov.errors import UserError
 from open4ov.recipe import DataSection
+
+if TYPE_CHECKING:
+    from open4ov.mllm.desk import Desk
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
 ROLES = ("topics", "rank", "density", "synthesize", *JUDGES, "verify")
@@ -29,23 +35,51 @@ class ProviderError(UserError):
 
 
 class AnswerError(UserError):
-    """One question got no usable answer. The stage skips and lists what it was about."""
+    """One question got no usable answer. The stage skips and lists what it was about; `kind` is for counting."""
+
+    def __init__(self, message: str, kind: str = "unanswered") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Answered(dict[str, Any]):
+    """An answer that its provider has checked against the schema already."""
 
 
 @dataclass(frozen=True)
 class Picture:
     """An image on its way to a model: its digest, how to load its pixels, and the annotation that came with it, if any.
 
-    Pixels are loaded when a provider looks at them, so that a folder of photographs need not fit in memory.
+    Pixels are loaded when a provider looks at them, so that a folder of photographs need not fit in memory. `encoded`
+    gives them as PNG, where they lie in that form already.
     """
 
     sha: str
     load: Callable[[], Image.Image]
     scene: dict[str, Any] | None = None
+    encoded: Callable[[], bytes] | None = None
 
     @property
     def image(self) -> Image.Image:
         return self.load()
+
+    @property
+    def png(self) -> bytes:
+        if self.encoded is not None:
+            return self.encoded()
+        buffer = io.BytesIO()
+        self.image.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, by the first chunk of the PNG where there is one."""
+        return png_size(self.encoded()) if self.encoded is not None else self.image.size
+
+
+def png_size(png: bytes) -> tuple[int, int]:
+    """Width and height by the first chunk of a PNG."""
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
 @cache
@@ -56,7 +90,23 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
+        auto_reload=False,
     )
+
+
+@cache
+def version(template: str) -> str:
+    """`judge@1`: a template of `prompts/` and the version in its first line, `{# version: 1 #}`.
+
+    Whoever changes what a prompt asks counts it up: kept answers are then asked for again, and samples say which they
+    were made with.
+    """
+    environment = _environment()
+    assert environment.loader is not None
+    source = environment.loader.get_source(environment, f"{template}.jinja")[0]
+    found = re.match(r"\{# version: (\d+) #\}\n", source)
+    assert found, f"{template}.jinja: the first line must be {{# version: N #}}"
+    return f"{template}@{found[1]}"
 
 
 @dataclass(frozen=True)
@@ -73,12 +123,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a role, and the schema that its answer must fit."""
+    """One question to a role, and the schema that its answer must fit.
+
+    `check` may say what else is wrong with an answer that fits (None: nothing): an endpoint is asked again once, with
+    what it says.
+    """
 
     role: str
     prompt: Prompt
     images: Sequence[Picture]
     schema: type[BaseModel]
+    check: Callable[[dict[str, Any]], str | None] | None = None
 
 
 class Provider(Protocol):
@@ -94,10 +149,23 @@ class Provider(Protocol):
 
 
 class Asker:
-    """The providers of a recipe behind one call. Raises `UserError` for a role or provider that does not exist."""
+    """The providers of a recipe behind one call. Raises `UserError` for a role or provider that does not exist.
 
-    def __init__(self, section: DataSection, providers: dict[str, Provider] | None = None) -> None:
-        self._providers = _build(section) if providers is None else providers
+    `place`: the folder of a run, where answers of endpoints and what they cost are kept; without it they are forgotten.
+    """
+
+    def __init__(
+        self, section: DataSection, providers: dict[str, Provider] | None = None, place: Path | None = None
+    ) -> None:
+        self._desk: Desk | None = None
+        if providers is None and any(one.kind == "openai" for one in section.providers.values()):
+            from open4ov.mllm.desk import Desk
+
+            self._desk = Desk.open(section, place)
+        self._providers = _build(section, self._desk) if providers is None else providers
+        self._prompted = {
+            name for name, one in section.providers.items() if providers is None and one.kind != "catalog"
+        }
         for role, name in section.roles.items():
             if role != "default" and role not in ROLES:
                 raise UserError(f"data.roles: no role {role!r}; the roles are {', '.join(ROLES)}")
@@ -115,14 +183,31 @@ class Asker:
         """Who plays the role, as votes record it: `judge_1:rules`, `judge_1:gpt-4o`."""
         return f"{role}:{self.provider(role).identity(role)}"
 
+    def origin(self, role: str, template: str) -> list[str]:
+        """For the lineage of a sample: `["rank = rank@1 by gpt-4o"]`; nothing where no model reads the prompt."""
+        name = self._roles.get(role) or self._roles.get("default") or "default"
+        if name not in self._prompted:
+            return []
+        return [f"{role} = {version(template)} by {self.provider(role).identity(role)}"]
+
     def ask(self, role: str, prompt: Prompt, images: Sequence[Picture], schema: type[BaseModel]) -> dict[str, Any]:
         """The answer, checked against `schema`. Raises `AnswerError` or `ProviderError`."""
-        request = Request(role, prompt, images, schema)
-        answer = self.provider(role).answer(request)
+        return self._ask(Request(role, prompt, images, schema))
+
+    def _ask(self, request: Request) -> dict[str, Any]:
+        answer = self.provider(request.role).answer(request)
+        if isinstance(answer, Answered):  # has been checked, to be sent back or kept
+            return answer
         try:
-            return schema.model_validate(answer).model_dump()
+            return request.schema.model_validate(answer).model_dump()
         except ValidationError as error:
-            raise AnswerError(f"{self.identity(role)}: the answer does not fit: {_first(error)}") from None
+            name = self.identity(request.role)
+            raise AnswerError(f"{name}: the answer does not fit: {_first(error)}", "schema") from None
+
+    def report(self) -> dict[str, Any]:
+        """What was asked of endpoints, by role: questions, answers kept from before, requests, retries, faults by kind,
+        and what it cost. Empty when no endpoint is among the providers."""
+        return self._desk.report() if self._desk else {}
 
     def ask_many(
         self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None
@@ -131,7 +216,7 @@ class Asker:
 
         def one(request: Request) -> dict[str, Any] | AnswerError:
             try:
-                return self.ask(request.role, request.prompt, request.images, request.schema)
+                return self._ask(request)
             except AnswerError as error:
                 return error
 
@@ -158,7 +243,7 @@ class Asker:
         return answers
 
 
-def _build(section: DataSection) -> dict[str, Provider]:
+def _build(section: DataSection, desk: Desk | None) -> dict[str, Provider]:
     # Imported here: the catalog loads its symbol library, the client its transport, only where a recipe asks for them.
     providers: dict[str, Provider] = {}
     for name, settings in section.providers.items():
@@ -166,7 +251,7 @@ def _build(section: DataSection) -> dict[str, Provider]:
         if settings.kind == "openai":
             from open4ov.mllm.openai import OpenAIProvider
 
-            providers[name] = OpenAIProvider(settings, where)
+            providers[name] = OpenAIProvider(settings, where, desk)
         elif settings.kind == "engine":
             from open4ov.mllm.engine import EngineProvider
 

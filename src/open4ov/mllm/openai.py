@@ -1,93 +1,244 @@
 """The real provider: any OpenAI-compatible endpoint (a hosted model, vLLM, ...), through the official client.
 
 Images travel as PNG data URLs. The answer is asked for as strict JSON schema; one that does not parse or fit is sent
-back once with what was wrong. Retries of failed requests are the client's own. The key is read from the environment
-variable that the recipe names, and from nowhere else.
+back once with what was wrong. Before a question goes out it is looked up among the kept answers, has a turn at the
+endpoint's gate and its share of the budget set aside. The key is read from the environment variable that the recipe
+names, and from nowhere else. What goes wrong has a kind (`failure.py`, `reply.py`).
+
+The blocking client in threads, since it takes less of the processor than the asyncio one (`python -m bench.data
+--only clients`).
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import os
+import threading
+from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import openai
-from openai.types.chat import ChatCompletionMessageParam
-from pydantic import ValidationError
+from openai.types.chat import ChatCompletion
 
-from open4ov.mllm.ask import AnswerError, Picture, ProviderError, Request
+from open4ov.mllm import reply, tokens
+from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
+from open4ov.mllm.budget import Usage
+from open4ov.mllm.cache import Kept, key
+from open4ov.mllm.concurrency import Gate, backoff
+from open4ov.mllm.desk import Desk
+from open4ov.mllm.failure import Failure, failure
+from open4ov.mllm.local import DEFAULT_URL
+from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
+
+PATIENCE = 50
+"""How often a question may meet a 429"""
+IN_A_ROW = 8
+"""Questions given up one after the other, with no answer between, that mean the endpoint itself does not work"""
+
+
+@dataclass(frozen=True)
+class _Question:
+    request: Request
+    text: str
+    schema: reply.Schema
+    key: bytes
 
 
 class OpenAIProvider:
     """Raises `ProviderError` when built without a model or a key, and when the endpoint refuses to serve."""
 
-    def __init__(self, settings: ProviderSection, where: str) -> None:
+    def __init__(self, settings: ProviderSection, where: str, desk: Desk | None = None) -> None:
         if not settings.model:
             raise ProviderError(f"{where}.model: an openai provider needs a model name")
-        key = os.environ.get(settings.api_key_env)
-        if not key:
+        self._desk = desk or Desk()
+        self._url = settings.base_url or DEFAULT_URL
+        if self._desk.local is not None:
+            self._desk.local.check(self._url, f"{where}.base_url")
+        self._secret = os.environ.get(settings.api_key_env)
+        if not self._secret:
             raise ProviderError(
                 f"{where}.api_key_env: the environment variable {settings.api_key_env} is not set; set it to the "
                 "endpoint's key (any word for an endpoint without keys)"
             )
         self.concurrency = settings.concurrency
-        self._model = settings.model
+        self._settings, self._model, self._name = settings, settings.model, where.rpartition(".")[2]
         self._where = f"{where} ({settings.base_url or 'api.openai.com'})"
-        self._client = openai.OpenAI(api_key=key, base_url=settings.base_url)
+        self._gate = Gate(settings.concurrency, self._desk.pause(self._url))
+        self._given_up, self._lock = 0, threading.Lock()
+        transport = Transport(self._url, settings.concurrency, settings.timeout, self._desk.local)
+        self._client = openai.OpenAI(
+            api_key=self._secret,
+            base_url=self._url,
+            max_retries=0,
+            timeout=httpx2.Timeout(settings.timeout, connect=min(10.0, settings.timeout)),
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=httpx2.Client(transport=transport, follow_redirects=False, trust_env=False),
+        )
 
     def identity(self, role: str) -> str:
         return self._model
 
-    def answer(self, request: Request) -> dict[str, Any]:
-        content: list[Any] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
-        content.append({"type": "text", "text": request.prompt.text})
-        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": content}]
-        fault = ""
-        for _ in range(2):  # the question, then one repair round
-            text = self._complete(messages, request)
+    def answer(self, request: Request) -> Answered:
+        question = self._question(request)
+        found = self._kept(question)
+        if found is None:
             try:
-                return request.schema.model_validate_json(text).model_dump()
-            except ValidationError as error:
-                detail = error.errors(include_url=False, include_input=False)[0]
-                fault = f"{'.'.join(str(part) for part in detail['loc']) or 'JSON'}: {detail['msg']}"
-            complaint = f"That does not fit the schema ({fault}). Answer again with the JSON only."
-            messages.append({"role": "assistant", "content": text})
-            messages.append({"role": "user", "content": complaint})
-        raise AnswerError(
-            f"{self._where}, {request.role}: no answer that fits the schema, even when asked again: {fault}"
-        )
+                found = self._ask(question)
+            except AnswerError as error:
+                self._desk.tally.fault(request.role, error.kind)
+                raise
+        return found
 
-    def _complete(self, messages: list[ChatCompletionMessageParam], request: Request) -> str:
+    def _question(self, request: Request) -> _Question:
+        text, prompt, schema = request.prompt.text, version(request.prompt.template), reply.schema(request.schema)
+        settings = self._settings
+        named = key(
+            role=request.role,  # two judges are two, though one model plays them
+            endpoint=settings.cache_as or self._url,
+            model=self._model,
+            parameters=[settings.temperature, settings.max_tokens],
+            schema=schema.text,
+            prompt=prompt,
+            messages=[["user", [picture.sha for picture in request.images], text]],
+        )
+        return _Question(request, text, schema, named)
+
+    def _kept(self, question: _Question) -> Answered | None:
+        kept = self._desk.cache.get(question.key) if self._desk.cache else None
+        if kept is None:
+            return None
         try:
-            completion = self._client.chat.completions.create(
-                model=self._model,
-                messages=messages,
-                temperature=0,
-                response_format={
-                    "type": "json_schema",
-                    "json_schema": {
-                        "name": request.schema.__name__,
-                        "schema": request.schema.model_json_schema(),
-                        "strict": True,
-                    },
-                },
-            )
-        except openai.APIStatusError as error:
-            raise ProviderError(
-                f"{self._where}: the endpoint answered HTTP {error.status_code} to role {request.role}; "
-                "check base_url, model and key"
-            ) from None
-        except openai.APIError as error:
-            raise ProviderError(f"{self._where}: {type(error).__name__} for role {request.role}; is it up?") from None
-        if not completion.choices:
-            return ""
-        return completion.choices[0].message.content or ""
+            answer = reply.fit(kept.answer, question.request)
+        except reply.Misfit:  # kept by a version that found nothing wrong with it
+            return None
+        usage = Usage(kept.input, kept.output, int(kept.estimated))
+        self._desk.tally.answered(question.request.role, usage, self._settings.price, kept=True)
+        return Answered(answer)
+
+    def _ask(self, question: _Question) -> Answered:
+        request = question.request
+        pictures = [picture.png for picture in request.images]
+        content: list[Any] = [{"type": "image_url", "image_url": {"url": _url(png)}} for png in pictures]
+        content.append({"type": "text", "text": question.text})
+        messages: list[Any] = [{"role": "user", "content": content}]
+        said = question.text + question.schema.text
+        images = sum(tokens.of_image(self._settings.image_tokens, *png_size(png)) for png in pictures)
+        usage, fault = Usage(), reply.Misfit("empty", "")
+        for repair in (False, True):
+            completion, took = self._send(question, messages, said, images, repair)
+            usage += took
+            try:
+                text = reply.text(completion, self._secret or "")
+                answer = reply.fit(text, request)
+            except reply.Misfit as misfit:
+                fault = misfit
+                if not misfit.repair:
+                    break
+                if misfit.text:
+                    complaint = f"That does not fit the schema ({misfit.reason}). Answer again with the JSON only."
+                    messages.append({"role": "assistant", "content": misfit.text})
+                    messages.append({"role": "user", "content": complaint})
+                    said += misfit.text + complaint
+                continue
+            if self._desk.cache is not None:
+                kept = Kept(text, usage.input, usage.output, usage.estimated > 0)
+                self._desk.cache.put(question.key, kept, self._model, version(request.prompt.template))
+            self._desk.tally.answered(request.role, usage, self._settings.price, kept=False)
+            return Answered(answer)
+        where = f"{self._where}, {request.role}"
+        if fault.repair:
+            raise AnswerError(f"{where}: no answer that fits the schema, even when asked again: {fault.reason}",
+                              fault.kind)  # fmt: skip
+        raise AnswerError(f"{where}: {fault.reason}", fault.kind)
+
+    def _send(
+        self, question: _Question, messages: list[Any], said: str, images: int, repair: bool
+    ) -> tuple[ChatCompletion, Usage]:
+        """One reply, after as many tries as the recipe allows."""
+        role, budget, price = question.request.role, self._desk.budget, self._settings.price
+        framing = tokens.MESSAGE * (len(messages) + 1) + images
+        most = Usage(tokens.bound(said) + framing, self._settings.max_tokens)
+        tries = limited = 0
+        while True:
+            turn = self._gate.enter()
+            try:
+                reserved = budget.reserve(role, self._name, most, price)
+            except ProviderError as error:
+                self._gate.leave(turn, "failed")
+                self._gate.close(error)
+                raise
+            self._desk.tally.sent(role, repair and not tries)
+            took, failed = Usage(), None
+            try:
+                completion = self._create(question, messages)
+                took = reply.usage(completion) or Usage(tokens.guess(said) + framing, _guess(completion), 1)
+            except Exception as error:
+                failed = failure(error, self._secret or "")
+                if failed is None:
+                    raise
+                if failed.charged:
+                    took = Usage(tokens.guess(said) + framing, 0, 1)
+            finally:
+                budget.settle(reserved, took)
+                self._gate.leave(turn, failed.outcome if failed else "good", (failed and failed.pause) or 0.0)
+            if failed is None:
+                with self._lock:
+                    self._given_up = 0
+                return completion, took  # pyright: ignore[reportPossiblyUnboundVariable]
+            limited += failed.outcome == "limited"
+            tries += failed.outcome != "limited"
+            self._stop_or_go_on(failed, role, tries, limited)
+            self._desk.tally.retried(role, failed.kind)
+            if failed.outcome != "limited":
+                self._gate.sleep(backoff(tries - 1))
+
+    def _create(self, question: _Question, messages: list[Any]) -> ChatCompletion:
+        # `post`, as `chat.completions.create` calls it: that walks through messages and schema by their types first,
+        # which takes more of the processor than all that this package adds to a request.
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": messages,
+            "max_completion_tokens": self._settings.max_tokens,
+            "response_format": question.schema.response_format,
+        }
+        if self._settings.temperature is not None:
+            body["temperature"] = self._settings.temperature
+        return self._client.post("/chat/completions", cast_to=ChatCompletion, body=body)
+
+    def _stop_or_go_on(self, failed: Failure, role: str, tries: int, limited: int) -> None:
+        """Returns when the question may be tried again. Raises AnswerError for this one, ProviderError for all."""
+        if failed.again and tries <= self._settings.retries and limited <= PATIENCE and not failed.everyone:
+            return
+        message = f"{self._where}, {role}: {failed.reason}"
+        if tries > 1:
+            message += f" (tried {tries} times)"
+        with self._lock:
+            self._given_up += 1
+            row = self._given_up
+        if failed.everyone or failed.kind == "unreachable":
+            error = ProviderError(message)
+        elif row >= IN_A_ROW:
+            error = ProviderError(f"{message}; {row} questions in a row ended like this, so none of the others is sent")
+        else:
+            raise AnswerError(message, failed.kind)
+        self._desk.tally.fault(role, failed.kind)
+        self._gate.close(error)
+        raise error
 
 
 def data_url(picture: Picture) -> str:
     """The picture as a PNG data URL."""
-    buffer = io.BytesIO()
-    picture.image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _url(picture.png)
+
+
+def _url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _guess(completion: ChatCompletion) -> int:
+    try:
+        return tokens.guess(completion.choices[0].message.content or "")
+    except (AttributeError, IndexError, TypeError):
+        return 0

@@ -1,0 +1,148 @@
+"""The dry run: what it counts is what a run with such answers sends, and it sends nothing itself."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint import Raw, completion, endpoint
+from PIL import Image
+from typer.testing import CliRunner
+
+from open4ov.cli import app
+from open4ov.data import construct
+from open4ov.errors import UserError
+from open4ov.mllm import ROLES, Asker, Prompt, Request, estimate
+from open4ov.mllm.answers import Density, Judgement, Pairs, Ranking, Topics, Verification
+from open4ov.mllm.openai import data_url
+from open4ov.recipe import DataSection, PriceSection, ProviderSection
+from open4ov.sample import Sample
+from open4ov.store import ImageStore
+
+SCHEMAS = {"topics": Topics, "rank": Ranking, "density": Density, "synthesize": Pairs, "verify": Verification}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> tuple[ImageStore, list[Sample]]:
+    store = ImageStore(tmp_path / "image-store")
+    shas = [store.put(Image.new("RGB", (320, 64 * (n + 1)), (n, 9, 9))) for n in range(3)]
+    return store, [Sample(id=f"i{n}", source="folder", task="image", images=[sha]) for n, sha in enumerate(shas)]
+
+
+def section(url: str, **more: Any) -> DataSection:
+    settings: dict[str, Any] = {
+        "kind": "openai",
+        "base_url": url,
+        "model": "m",
+        "api_key_env": "TEST_KEY",
+        "retries": 0,
+    }
+    price = PriceSection(input=1.0, output=1000.0)
+    return DataSection(
+        providers={"default": ProviderSection(**settings, price=price), "b": ProviderSection(**settings)},
+        roles={"judge_2": "b"},
+        **more,
+    )
+
+
+def test_made_up_answers_fit_their_schemas() -> None:
+    for role in ROLES:
+        schema = SCHEMAS.get(role, Judgement)
+        axis = {"l1": "X", "l2": "Y", "things": []}
+        picture = type("P", (), {"sha": "ab"})()
+        names = [{"name": name} for name in "ABCDE"]
+        values: dict[str, Any] = {
+            "topics": [{"path": "p"}], "budget": 3, "languages": ["en", "zh"], "limit": 4, "domain": axis,
+            "ability": axis, "labels": {"domain": names, "ability": names},
+        }  # fmt: skip
+        answer = estimate.made_up(Request(role, Prompt(role, values), (picture,), schema))  # type: ignore[arg-type]
+        assert schema.model_validate(answer)
+    with pytest.raises(UserError, match="no estimate"):
+        estimate.made_up(Request("else", Prompt("judge", {}), (), Judgement))
+
+
+def test_it_counts_what_a_run_with_these_answers_sends(
+    images: tuple[ImageStore, list[Sample]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle is an endpoint that gives the same answers, and counts the requests that reach it."""
+    monkeypatch.setenv("TEST_KEY", "a-secret-of-this-test")
+    store, samples = images
+    given: dict[str, str] = {}
+    answer = estimate.Guesser.answer
+
+    def record(self: estimate.Guesser, request: Request) -> dict[str, Any]:
+        found = answer(self, request)
+        shown = [data_url(picture) for picture in request.images]
+        given["".join([*shown, request.prompt.text])] = json.dumps(found)
+        return found
+
+    def reply(body: dict[str, Any], number: int) -> Raw:
+        *shown, text = body["messages"][0]["content"]
+        return Raw(completion(given["".join([*(one["image_url"]["url"] for one in shown), text["text"]])]))
+
+    monkeypatch.setattr(estimate.Guesser, "answer", record)
+    with endpoint(reply) as server:
+        chosen = section(server.url)
+        found = construct.estimate(samples, chosen, store, 0)
+        assert server.bodies == []
+        asker = Asker(chosen, place=tmp_path)
+        result = construct.make(samples, chosen, store, 0, asker=asker)
+    assert len(result.samples) == found["total"]["calls"] - sum(
+        line["calls"] for line in found["lines"] if line["role"] != "verify"
+    )
+    sent = Counter(line["role"] for line in found["lines"] for _ in range(line["calls"]))
+    roles = asker.report()["roles"]
+    assert {role: roles[role]["requests"] for role in roles} == dict(sent)
+    assert set(sent) == set(ROLES)
+    for line in found["lines"]:  # the endpoint counts nothing, so the run estimates by the same rules
+        took = roles[line["role"]]
+        assert took["input"] == pytest.approx(line["input"], rel=0.02)
+        assert took["output"] == pytest.approx(line["output"], rel=0.25)
+        assert line["priced"] == (line["provider"] == "default")
+    total = found["total"]
+    assert total["money"] == pytest.approx(
+        sum((line["input"] + 1000 * line["output"]) / 1e6 for line in found["lines"] if line["priced"])
+    )
+    assert total["image_tokens"] > 0
+    report = result.report["asking"]
+    assert report["spent"]["total"]["requests"] == total["calls"]
+    assert set(report["roles"]) == set(ROLES)
+
+
+def test_the_table_names_its_rules_and_the_budget_that_is_too_small(images: tuple[ImageStore, list[Sample]]) -> None:
+    store, samples = images
+    chosen = section("http://127.0.0.1:9/v1", budget={"tokens": 100})
+    found = construct.estimate(samples, chosen, store, 0)
+    text = estimate.to_text(found, chosen)
+    assert "32 x 32 pixels" in text
+    assert "no price" in text
+    assert "data.budget.tokens is 100" in text
+    assert "nothing would be sent" in estimate.to_text(
+        construct.estimate(samples, DataSection(), store, 0), DataSection()
+    )
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key is set and nobody listens: a dry run needs neither."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "r.yaml").write_text(
+        "name: a\nimages: {vertical: photos, general_count: 0}\ndata:\n  providers:\n"
+        "    default: {kind: openai, base_url: 'http://127.0.0.1:9/v1', model: m, api_key_env: UNSET_KEY}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def run(*more: str) -> Any:
+        return CliRunner().invoke(app, ["run", "r.yaml", "--out", "out", "--dry-run", *more])
+
+    assert "judge_3" in run("--quiet").output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
+        ".work", "image-store", "images",
+    ]  # fmt: skip
+    event = json.loads(run("--json").output.splitlines()[-1])
+    assert event["event"] == "estimate"
+    assert {line["role"] for line in event["lines"]} == set(ROLES)
+    assert "--until has no effect" in str(run("--until", "data").exception)
