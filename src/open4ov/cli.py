@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from open4ov import cli_formats as formats
 from open4ov import cli_serving as serving
 from open4ov.cli_serving import model_dir
 from open4ov.errors import UserError, nearest
@@ -27,7 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 nano = typer.Typer(help="The shipped base models, open4ov-nano and open4ov-nano-moe.", no_args_is_help=True)
+data = typer.Typer(help="Sets of samples: in, out, and where a sample comes from.", no_args_is_help=True)
+data.add_typer(formats.app)
 app.add_typer(nano, name="nano")
+app.add_typer(data, name="data")
 app.add_typer(serving.app)
 
 
