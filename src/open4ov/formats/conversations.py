@@ -54,9 +54,7 @@ class Conversations:
         if count < len(images) and "user" in roles:
             first = roles.index("user")
             texts[first] = "\n".join([tokens.TOKEN] * (len(images) - count) + [texts[first]])
-        elif not texts:
-            return Parsed([], images, {"conversations", *used})
-        parts = tokens.split(texts, len(images))
+        parts = tokens.split(texts, len(images) if "user" in roles else min(count, len(images)))
         messages = [
             Message.model_validate({**other, "role": role, "content": content})
             for role, content, other in zip(roles, parts, others, strict=True)

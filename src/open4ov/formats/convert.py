@@ -138,6 +138,9 @@ def export_set(
     try:
         wanted = (sample for sample in iter_samples(path) if split in (None, sample.split))
         chosen.write(_counted(wanted, progress), writing)
+        if not card.samples:
+            reasons = "; ".join(writing.left_out) or "it holds none"
+            raise UserError(f"{path}: no sample to write as {format}: {reasons}")
         (part / "README.md").write_text(card.text(path.parent, writing.left_out), encoding="utf-8")
         if out.exists():
             out.rmdir()

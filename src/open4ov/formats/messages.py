@@ -51,11 +51,11 @@ class Messages:
 def _with_tokens(turns: Sequence[Any], texts: Sequence[str], images: int) -> list[Message]:
     texts = list(texts)
     missing = images - sum(text.count(tokens.TOKEN) for text in texts)
-    if not texts:
-        return []
     if missing > 0:
         first = next((place for place, turn in enumerate(turns) if turn["role"] == "user"), None)
-        if first is not None:
+        if first is None:
+            images -= missing  # shown by nobody
+        else:
             texts[first] = "\n".join([tokens.TOKEN] * missing + [texts[first]])
     parts = tokens.split(texts, images)
     return [Message.model_validate({**turn, "content": content}) for turn, content in zip(turns, parts, strict=True)]

@@ -87,22 +87,45 @@ def to_row(codec: Codec, sample: Sample, images: Sequence[str]) -> dict[str, Any
         if digest(codec.decode(again).messages) == digest(sample.messages):
             own = again
             extra["as_written"] = written
-    parsed = codec.decode(own)
+    fields = cast("dict[str, Any]", extra.pop("fields", {}))
+    parsed, kept = _with_fields(codec, own, fields, sample, list(images))
     if parsed.messages != sample.messages or parsed.images != list(images):
         record["messages"] = [message.model_dump(exclude_unset=True) for message in sample.messages]
         record["of"] = digest(parsed.messages)
     if parsed.values.get("answer", sample.answer) != sample.answer:
         record["answer_apart"] = True
-    fields = cast("dict[str, Any]", extra.pop("fields", {}))
-    if made := [key for key in own if key not in parsed.used and key not in fields]:
+    if made := [key for key in own if key not in parsed.used and key not in kept]:
         record["made"] = made
-    taken = {key: value for key, value in fields.items() if key in parsed.used or key == RECORD}
+    taken = {key: value for key, value in fields.items() if key not in kept}
     if taken:
         extra["fields"] = taken
     if not extra:
         record.pop("extra", None)
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return {**own, **{key: value for key, value in fields.items() if key not in taken}, RECORD: text}
+    return {**own, **kept, RECORD: text}
+
+
+def _with_fields(
+    codec: Codec, own: dict[str, Any], fields: dict[str, Any], sample: Sample, images: list[str]
+) -> tuple[Parsed, dict[str, Any]]:
+    """The user's fields that can stand beside a row's own, and what the row then reads as.
+
+    A field may have a name that means something in this form (`images`, or `A` in a TSV). All stand in the row if it
+    then reads as the sample; if not, only those do that change nothing.
+    """
+    base = codec.decode(own)
+    free = {key: value for key, value in fields.items() if key not in base.used and key != RECORD}
+    try:
+        read = codec.decode({**own, **free})
+    except RowError:
+        return base, {}
+    if free.keys() & read.used:
+        free = {key: value for key, value in free.items() if key not in read.used}
+        read = codec.decode({**own, **free})
+    if (read.messages, read.images) == (sample.messages, images):
+        return read, free
+    same = (read.messages, read.images) == (base.messages, base.images)
+    return (read, free) if same else (base, {})
 
 
 def into_record(row: dict[str, Any], keys: Iterable[str]) -> None:
@@ -147,7 +170,7 @@ def from_row(
         extra["as_written"] = {"format": codec.name, "row": parsed.as_written}
     if origin.licence is not None:
         extra["licence"] = origin.licence
-    text = "".join(message.text for message in parsed.messages)
+    text = "".join(message.text for message in parsed.messages if message.role != "system")
     given = str(row.get("split", "")).lower()
     values: dict[str, Any] = {
         "id": content_id("import", origin.source, shas, digest(parsed.messages), fields, parsed.values),

@@ -39,7 +39,7 @@ class Table:
     name = "vlmevalkit"
 
     def decode(self, row: Mapping[str, Any]) -> Parsed:
-        if not isinstance(row.get("question"), str):
+        if not isinstance(row.get("question"), str) or not (row["question"] or RECORD in row):
             raise RowError("it has no question")
         images = cast("list[Any]", row.get("images") or [])
         before, after = _around(row)
@@ -123,7 +123,7 @@ def _rows(file: Path, reading: Reading | None) -> Iterator[tuple[str, dict[str, 
                     if reading is not None and cells:
                         reading.refuse(file, place, f"{len(cells)} cells under {len(names)} columns")
                     continue
-                yield place, {name: cell for name, cell in zip(names, cells, strict=True) if cell != ""}
+                yield place, {name: cell for name, cell in zip(names, cells, strict=True) if cell or name == "question"}
     except (csv.Error, UnicodeDecodeError) as error:
         if reading is not None:
             reading.refuse(file, f"row {row + 1}", f"damaged, what follows is lost: {error}")
