@@ -25,6 +25,9 @@ def png(colour: int = 7) -> bytes:
     return buffer.getvalue()
 
 
+Entry = tuple[tarfile.TarInfo, bytes]
+
+
 def member(
     name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = ""
 ) -> tuple[tarfile.TarInfo, bytes]:

@@ -1,8 +1,8 @@
 """Stage `images`: the pictures that data construction starts from (paper §3.1).
 
-A source is a corpus that draws its own annotated pictures, or a folder of image files, each with an optional
-NAME.json beside it: a JSON object, the image's annotation, kept as `Sample.scene`. Files that cannot be used are
-skipped, counted and listed with the reason.
+A source is a corpus that draws its own annotated pictures, a set that `open4ov data import` made (imported.py), or a
+folder of image files, each with an optional NAME.json beside it: a JSON object, the image's annotation, kept as
+`Sample.scene`. Files that cannot be used are skipped, counted and listed with the reason.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from open4ov import corpora
 from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
+from open4ov.data import imported
 from open4ov.errors import UserError
 from open4ov.formats.folder import AnnotationError, annotation, listed
 from open4ov.recipe import ImagesSection
@@ -51,7 +52,11 @@ def _vertical(
     section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, run: StageRun
 ) -> Iterator[Sample]:
     if not section.vertical.startswith(CORPUS):
-        yield from folder(Path(section.vertical), section.max_pixels, store, skipped)
+        path = Path(section.vertical)
+        if imported.is_set(path):
+            yield from imported.vertical(path, store, skipped)
+        else:
+            yield from folder(path, section.max_pixels, store, skipped)
         return
     if section.vertical != "corpus:in_car":
         raise UserError(f"images.vertical: no corpus {section.vertical!r}; use corpus:in_car, or a folder of images")
@@ -66,7 +71,9 @@ def _general(section: ImagesSection, store: ImageStore, seed: int, skipped: Skip
     if section.general_count == 0:
         return
     if not section.general.startswith(CORPUS):
-        annotated = _annotated(Path(section.general), section, store, skipped)
+        path = Path(section.general)
+        known = imported.is_set(path)
+        annotated = imported.general(path, store, skipped) if known else _annotated(path, section, store, skipped)
         first = next(annotated, None)
         if first is None:
             raise UserError(
