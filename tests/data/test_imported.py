@@ -54,7 +54,7 @@ def test_as_the_vertical_it_gives_each_image_once_with_its_questions(open_data: 
     ]}  # fmt: skip
     assert (second.scene or {})["qa"][0]["language"] == "zh"
     assert second.extra["fields"]["license"] == "CC0"
-    assert second.steps[0].place == "line 3"
+    assert second.steps[0].place == "row 2 (line 1)"
     assert {entry["file"] for entry in skipped} == {samples[3].id, samples[4].id}
     assert all(run.images.get(sha) for sample in vertical for sha in sample.images)
     assert not first.messages

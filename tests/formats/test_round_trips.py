@@ -29,27 +29,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
     max_leaves=4,
 )
-names = st.sampled_from(
-    [
-        "id",
-        "index",
-        "foo",
-        "A",
-        "B",
-        "hint",
-        "question",
-        "answer",
-        "messages",
-        "conversations",
-        "image",
-        "images",
-        "txt",
-        "open4ov",
-        "split",
-        "system",
-        "标签",
-    ]
-) | st.text(min_size=1, max_size=6)
+_WORDS = "id index foo A B hint question answer messages conversations image images txt open4ov split system 标签"
+names = st.sampled_from(_WORDS.split()) | st.text(min_size=1, max_size=6)
 
 
 @pytest.fixture(scope="module")

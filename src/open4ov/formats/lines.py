@@ -26,7 +26,7 @@ class Bad:
 
 
 def read(path: Path) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
-    """Place (`line 7`) and object of each row of a file."""
+    """Place (`line 7`, `row 3 (line 7)`) and object of each row of a file."""
     with path.open("rb") as file:
         if file.read(3) != codecs.BOM_UTF8:
             file.seek(0)
@@ -90,7 +90,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
 
 def _array(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
     decoder, scanner = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder(parse_constant=_refuse)
-    text, at, line, ended = "", 0, 1, False
+    text, at, line, row, ended = "", 0, 1, 0, False
     more = _CHUNK
 
     def grow() -> None:
@@ -110,7 +110,10 @@ def _array(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
             line += text.count("\n", start, at)
             if at == len(text):
                 if ended:
-                    yield f"line {line}", Bad("the file ends inside its array; what may have followed is lost")
+                    yield (
+                        f"row {row + 1} (line {line})",
+                        Bad("the file ends inside its array; what may have followed is lost"),
+                    )
                     return
                 grow()
                 continue
@@ -119,21 +122,27 @@ def _array(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
             try:
                 found, end = scanner.raw_decode(text, at)
             except RecursionError:
-                yield f"line {line}", Bad("JSON nested too deeply; the rest of the array cannot be read")
+                yield (
+                    f"row {row + 1} (line {line})",
+                    Bad("JSON nested too deeply; the rest of the array cannot be read"),
+                )
                 return
             except ValueError as error:
                 if not ended and len(text) - at < MAX_ROW:
                     more = max(_CHUNK, len(text) - at)  # twice as much each time: no row is read over and over
                     grow()
                     continue
-                yield f"line {line}", Bad(f"no JSON: {error}; the rest of the array cannot be read")
+                yield f"row {row + 1} (line {line})", Bad(f"no JSON: {error}; the rest of the array cannot be read")
                 return
             more = _CHUNK
-            yield f"line {line}", found if isinstance(found, dict) else Bad("a row that is no JSON object")
-            line += text.count("\n", at, end)
+            yield (
+                f"row {row + 1} (line {line})",
+                found if isinstance(found, dict) else Bad("a row that is no JSON object"),
+            )
+            line, row = line + text.count("\n", at, end), row + 1
             at = end
     except UnicodeDecodeError as error:
-        yield f"line {line}", Bad(f"no UTF-8: {error.reason}; the rest of the array cannot be read")
+        yield f"row {row + 1} (line {line})", Bad(f"no UTF-8: {error.reason}; the rest of the array cannot be read")
 
 
 def _refuse(text: str) -> float:

@@ -15,6 +15,8 @@ from open4ov.formats.row import SPLITS, Decoder, Origin, Reference, RowError, fr
 from open4ov.images import ImageError
 from open4ov.sample import Sample
 
+_MOST_REASONS = 200
+
 
 class Reading:
     """One import. Refused rows go to `report`, as JSON lines of file, place and reason; `strict` stops at the first."""
@@ -53,7 +55,8 @@ class Reading:
         where = f"{name}, {place}" if place else name
         if self.strict:
             raise UserError(f"{where}: {reason}")
-        self.reasons[_kind(reason)] += 1
+        kind = _kind(reason)
+        self.reasons[kind if kind in self.reasons or len(self.reasons) < _MOST_REASONS else "other reasons"] += 1
         if len(self.examples) < 3:
             self.examples.append(f"{where}: {reason}")
         if self.report is not None:
@@ -73,9 +76,11 @@ class Reading:
         origin = Origin(self.name, self.relative(file), place, self.split or split_of(file), self.licence)
         try:
             return from_row(codec, renamed, origin, store or self.pictures.put, name_of)
+        except UnicodeEncodeError:
+            self.refuse(file, place, "holds half of a character (a lone surrogate), which no text file can hold")
         except (RowError, ImageError) as error:
             self.refuse(file, place, str(error))
-            return None
+        return None
 
     def relative(self, file: Path | str) -> str:
         """A file's name as reports and samples have it: below the source, or its own."""
@@ -110,4 +115,4 @@ def files(source: Path, suffixes: Sequence[str]) -> list[Path]:
 def _kind(reason: str) -> str:
     """A reason without what is different in each row, so that equal ones are counted together."""
     head, colon, rest = reason.partition(": ")
-    return rest if colon and rest and len(head) < 200 else reason
+    return rest if colon and rest and " " not in head else reason
