@@ -108,7 +108,8 @@ def references(row: Mapping[str, Any]) -> tuple[list[Reference], set[str]]:
 def _turn(turn: Any, number: int) -> tuple[Role, str]:
     if not isinstance(turn, dict) or not set(cast("dict[str, Any]", turn)) >= _TURN:
         raise RowError(f"conversations[{number}] has no `from` and `value`")
-    said, text = str(turn["from"]), turn["value"]
+    given = cast("dict[str, Any]", turn)
+    said, text = str(given["from"]), given["value"]
     if said not in ROLES:
         raise RowError(f"conversations[{number}]: from {said!r}; known: {', '.join(ROLES)}")
     if not isinstance(text, str):

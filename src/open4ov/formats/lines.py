@@ -68,7 +68,7 @@ def parse(text: str | bytes) -> dict[str, Any] | Bad:
     except ValueError as error:
         return Bad(f"no JSON: {error}")
     if not isinstance(found, dict):
-        return Bad(f"a JSON {_NAMES.get(type(found), 'value')}, not an object")
+        return Bad(f"a JSON {_NAMES.get(type(cast(object, found)), 'value')}, not an object")
     return cast("dict[str, Any]", found)
 
 
@@ -92,6 +92,9 @@ def _array(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
     decoder, scanner = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder(parse_constant=_refuse)
     text, at, line, row, ended = "", 0, 1, 0, False
     more = _CHUNK
+
+    def place() -> str:
+        return f"row {row + 1} (line {line})"
 
     def grow() -> None:
         nonlocal text, at, ended
@@ -132,7 +135,7 @@ def _array(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
                     more = max(_CHUNK, len(text) - at)  # twice as much each time: no row is read over and over
                     grow()
                     continue
-                yield f"row {row + 1} (line {line})", Bad(f"no JSON: {error}; the rest of the array cannot be read")
+                yield place(), Bad(f"no JSON: {error}; the rest of the array cannot be read")
                 return
             more = _CHUNK
             yield (
@@ -142,7 +145,7 @@ def _array(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
             line, row = line + text.count("\n", at, end), row + 1
             at = end
     except UnicodeDecodeError as error:
-        yield f"row {row + 1} (line {line})", Bad(f"no UTF-8: {error.reason}; the rest of the array cannot be read")
+        yield place(), Bad(f"no UTF-8: {error.reason}; the rest of the array cannot be read")
 
 
 def _refuse(text: str) -> float:

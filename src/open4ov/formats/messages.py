@@ -83,7 +83,8 @@ class _Reading:
             return Part(type="text", text=part)
         if not isinstance(part, dict):
             raise RowError(f"{where} is no object")
-        kind, part = str(part.get("type")), dict(cast("dict[str, Any]", part))
+        part = dict(cast("dict[str, Any]", part))
+        kind = str(part.get("type"))
         if kind == "text" and isinstance(part.get("text"), str):
             return Part.model_validate(part)
         if kind == "video" and isinstance(part.get("frames"), list) and isinstance(part.get("times"), list):

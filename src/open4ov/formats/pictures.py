@@ -58,7 +58,7 @@ class Pictures:
         if isinstance(reference, dict):
             given = cast("dict[str, Any]", reference)
             data, path = given.get("bytes"), given.get("path")
-            if isinstance(data, bytes | bytearray | memoryview):
+            if isinstance(data, bytes | bytearray):
                 return self.put_bytes(bytes(data), str(path or "the image"))
             reference = path if path is not None else given.get("url")
         if isinstance(reference, bytes | bytearray):

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
+from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # pyright: ignore
 from typing import BinaryIO, Self, cast
 
 MAX_MEMBER = 2**26
@@ -104,8 +104,8 @@ class _Info(tarfile.TarInfo):
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tarfile)
-        except (InvalidHeaderError, TruncatedHeaderError) as error:
-            raise ReadError(str(error)) from None
+        except (InvalidHeaderError, TruncatedHeaderError):
+            raise ReadError("a broken header") from None
 
 
 class _Bomb(Exception):

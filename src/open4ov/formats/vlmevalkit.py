@@ -116,7 +116,7 @@ def _rows(file: Path, reading: Reading | None) -> Iterator[tuple[str, dict[str, 
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             table = csv.reader(text, delimiter="\t")
-            names = next(table, [])
+            names = next(table, list[str]())
             for row, cells in enumerate(table, start=1):
                 place = f"row {row}"
                 if len(cells) != len(names):
