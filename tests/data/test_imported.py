@@ -61,11 +61,11 @@ def test_as_the_vertical_it_gives_each_image_once_with_its_questions(open_data: 
 
 
 def test_as_the_general_set_it_gives_its_conversations(open_data: Path, tmp_path: Path) -> None:
-    _, general, skipped, _ = collect(tmp_path, per_symbol=1, general=str(open_data), general_count=9)
+    _, general, skipped, _ = collect(tmp_path, vertical=str(open_data), general=str(open_data), general_count=9)
     samples = read_samples(open_data / "samples.parquet")
     assert [sample.messages for sample in general] == [sample.messages for sample in samples]
     assert [sample.answer for sample in general] == ["Dark red. ", "红色", "20", "2", "Hi"]
-    assert skipped == []
+    assert len(skipped) == 2, "both of the vertical"
 
 
 def test_without_an_image_it_is_an_error(tmp_path: Path) -> None:
