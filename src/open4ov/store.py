@@ -165,6 +165,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> int:
                     raise ValueError(f"{path.name}: two samples have the id {sample.id}")
             writer.write_table(pa.Table.from_pylist([_row(sample) for sample in chunk], schema=_SCHEMA))
             written += len(chunk)
+            chunk.clear()  # before the next is read: one group in memory, not two
     return written
 
 
