@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from open4ov import cli_formats as formats
 from open4ov import cli_review as review
 from open4ov import cli_serving as serving
 from open4ov.cli_serving import model_dir
@@ -28,11 +29,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 nano = typer.Typer(help="The shipped base models, open4ov-nano and open4ov-nano-moe.", no_args_is_help=True)
-app.add_typer(nano, name="nano")
-app.add_typer(serving.app)
-data = typer.Typer(help="Data sets: looking at them, and what experts say.", no_args_is_help=True)
-app.add_typer(data, name="data")
+data = typer.Typer(
+    help="Sets of samples: in, out, looked at, reviewed, and where one comes from.", no_args_is_help=True
+)
+data.add_typer(formats.app)
 data.add_typer(review.app)
+app.add_typer(nano, name="nano")
+app.add_typer(data, name="data")
+app.add_typer(serving.app)
 
 
 @app.command()

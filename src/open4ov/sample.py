@@ -67,12 +67,31 @@ class Vote(_Record):
     reason: str = ""
 
 
+class Step(_Record):
+    """One thing that was done to a sample. Only `stage` must be there; what a stage knows beyond these it adds.
+
+    `by`: the model, format or function that did it; `prompt`: the template's name and version; `tokens` and `cost`:
+    this sample's share, the latter in the provider's currency; `file` and `place`: where it was read.
+    """
+
+    stage: str
+    by: str | None = None
+    prompt: str | None = None
+    tokens: int | None = None
+    cost: float | None = None
+    file: str | None = None
+    place: str | None = None
+    note: str | None = None
+
+
 class Sample(_Record):
     """One conversation about zero or more images, and all that is known about it.
 
     `images` are SHA-256 hex digests into an `ImageStore`; image parts of messages index into them.
     `answer` is the short reference a verifier compares with; `aliases` are other right answers.
     `scene` is the annotation that came with the image (None for images without one).
+    `lineage` are the ids of the samples it was made from, `steps` what was done to it in order (`open4ov data trace`).
+    `extra["fields"]` are an imported row's fields that we have no place for; an export writes them back.
     """
 
     id: str
@@ -95,6 +114,7 @@ class Sample(_Record):
     rejected: list[Message] | None = None
     scene: dict[str, Any] | None = None
     lineage: list[str] = Field(default_factory=list)
+    steps: list[Step] = Field(default_factory=list[Step])
     extra: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -14,12 +14,13 @@ import io
 import json
 import os
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -33,8 +34,10 @@ __all__ = [
     "MAX_PIXELS",
     "ImageError",
     "ImageStore",
+    "Seen",
     "atomic",
     "is_disk_full",
+    "iter_samples",
     "open_image",
     "read_samples",
     "write_json",
@@ -46,6 +49,8 @@ TEMPORARY = ".part-"
 
 _ordinals = count()  # two threads may write the same image at once
 
+_BATCH = 256
+_RECENT = 2**15
 _ROWS = 2048  # of one Parquet row group; bounds memory, and fixed so that the bytes are
 
 
@@ -154,17 +159,17 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> int:
     The same samples give the same bytes. Raises ValueError for a sample that JSON cannot hold (NaN, unknown types) or
     whose id came before; nothing is written then.
     """
-    seen: set[str] = set()
+    seen = Seen()
     written = 0
     source = iter(samples)
     with atomic(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         while chunk := list(islice(source, _ROWS)):
             for sample in chunk:
-                if sample.id in seen:
+                if not seen.add(sample.id):
                     raise ValueError(f"{path.name}: two samples have the id {sample.id}")
-                seen.add(sample.id)
             writer.write_table(pa.Table.from_pylist([_row(sample) for sample in chunk], schema=_SCHEMA))
             written += len(chunk)
+            chunk.clear()  # before the next is read: one group in memory, not two
     return written
 
 
@@ -178,6 +183,43 @@ def read_samples(path: Path) -> list[Sample]:
     except (pa.ArrowException, OSError, KeyError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not a readable Parquet file of samples: {reason}") from None
+
+
+def iter_samples(path: Path) -> Iterator[Sample]:
+    """The samples of a Parquet file, in order, a few hundred in memory at a time. Raises as `read_samples` does."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH, columns=["record"]):
+                for record in batch.column("record"):
+                    yield Sample.model_validate_json(record.as_py())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError, KeyError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a readable Parquet file of samples: {reason}") from None
+
+
+class Seen:
+    """Which names came before, in 8 bytes a name: 64 bits of their SHA-256.
+
+    Two of a million different names are taken for one with a probability of 3e-8.
+    """
+
+    def __init__(self) -> None:
+        self._old = np.empty(0, np.uint64)
+        self._recent: set[int] = set()
+
+    def add(self, name: str) -> bool:
+        """Whether the name is new."""
+        key = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8])
+        at = int(np.searchsorted(self._old, np.uint64(key)))
+        if key in self._recent or (at < len(self._old) and int(self._old[at]) == key):
+            return False
+        self._recent.add(key)
+        if len(self._recent) == _RECENT:
+            self._old = np.union1d(self._old, np.fromiter(self._recent, np.uint64, len(self._recent)))
+            self._recent.clear()
+        return True
 
 
 def _row(sample: Sample) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """Stage `images`: the pictures that data construction starts from (paper §3.1).
 
-A source is a corpus that draws its own annotated pictures, or a folder of image files, each with an optional
-NAME.json beside it: a JSON object, the image's annotation, kept as `Sample.scene`. Files that cannot be used are
-skipped, counted and listed with the reason.
+A source is a corpus that draws its own annotated pictures, a set that `open4ov data import` made (imported.py), or a
+folder of image files, each with an optional NAME.json beside it: a JSON object, the image's annotation, kept as
+`Sample.scene`. Files that cannot be used are skipped, counted and listed with the reason.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -19,7 +17,9 @@ from pydantic import ValidationError
 from open4ov import corpora
 from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
+from open4ov.data import imported
 from open4ov.errors import UserError
+from open4ov.formats.folder import AnnotationError, annotation, listed
 from open4ov.recipe import ImagesSection
 from open4ov.sample import Sample, assistant, content_id, user
 from open4ov.store import ImageError, ImageStore, open_image, write_json, write_samples
@@ -52,7 +52,11 @@ def _vertical(
     section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, run: StageRun
 ) -> Iterator[Sample]:
     if not section.vertical.startswith(CORPUS):
-        yield from folder(Path(section.vertical), section.max_pixels, store, skipped)
+        path = Path(section.vertical)
+        if imported.is_set(path):
+            yield from imported.vertical(path, store, skipped)
+        else:
+            yield from folder(path, section.max_pixels, store, skipped)
         return
     if section.vertical != "corpus:in_car":
         raise UserError(f"images.vertical: no corpus {section.vertical!r}; use corpus:in_car, or a folder of images")
@@ -67,7 +71,9 @@ def _general(section: ImagesSection, store: ImageStore, seed: int, skipped: Skip
     if section.general_count == 0:
         return
     if not section.general.startswith(CORPUS):
-        annotated = _annotated(Path(section.general), section, store, skipped)
+        path = Path(section.general)
+        known = imported.is_set(path)
+        annotated = imported.general(path, store, skipped) if known else _annotated(path, section, store, skipped)
         first = next(annotated, None)
         if first is None:
             raise UserError(
@@ -107,7 +113,7 @@ def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> 
     """
     if not path.is_dir():
         raise UserError(f"images: {path} is not a folder; name a folder of images, or corpus:NAME")
-    files = _listed(path, skipped)
+    files = listed(path, lambda name, reason: skipped.append({"file": name, "reason": reason}))
     stems = {file.with_suffix("") for file in files if file.suffix.lower() != ".json"}
     seen: dict[str, str] = {}
     for file in files:
@@ -117,7 +123,7 @@ def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> 
                 skipped.append({"file": name, "reason": "an annotation without an image of its name"})
             continue
         try:
-            scene = _scene(file.with_suffix(".json"))
+            scene = annotation(file.with_suffix(".json"))
             sha = store.put(open_image(file, max_pixels=max_pixels))
         except (ImageError, AnnotationError) as error:
             skipped.append({"file": name, "reason": str(error)})
@@ -135,54 +141,8 @@ def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> 
             extra={"file": name},
         )
     if not seen:
-        listed = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])
-        raise UserError(f"images: no usable image in {path}" + (f" ({listed})" if listed else ": it is empty"))
-
-
-class AnnotationError(UserError):
-    """A NAME.json that is no annotation."""
-
-
-def _listed(path: Path, skipped: Skipped) -> list[Path]:
-    """The files below a folder in order; what is no file, or has a name that cannot be written down, is skipped."""
-    files: list[Path] = []
-    for entry in sorted(path.rglob("*")):
-        reason = None
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if entry.is_symlink():
-                reason = "a link to a folder, which is not followed; put the folder itself here"
-            elif not os.access(entry, os.R_OK | os.X_OK):
-                reason = "a folder that cannot be entered"
-        elif not entry.is_file():
-            reason = "a link that leads nowhere" if entry.is_symlink() else "no regular file"
-        else:
-            try:
-                str(entry).encode()
-                files.append(entry)
-            except UnicodeEncodeError:
-                reason = "its name is not UTF-8; rename it"
-        if reason is not None:
-            name = str(entry.relative_to(path)).encode(errors="backslashreplace").decode()
-            skipped.append({"file": name, "reason": reason})
-    return files
-
-
-def _scene(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise AnnotationError(f"its annotation {path.name} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise AnnotationError(f"its annotation {path.name} is not a JSON object")
-    return cast(dict[str, Any], found)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
+        some = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])
+        raise UserError(f"images: no usable image in {path}" + (f" ({some})" if some else ": it is empty"))
 
 
 def _annotated(path: Path, section: ImagesSection, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:

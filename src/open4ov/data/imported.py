@@ -1,0 +1,105 @@
+"""A set that `open4ov data import` made, as the start of construction: open data managed like the vertical (§3.2.2).
+
+As the vertical it gives an image each, and what was asked about it goes word for word into the `qa` of its annotation,
+each entry with the id of the sample it stood in; so it is labelled, judged and verified like what is newly written. As
+the general set it gives its conversations as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from open4ov.errors import UserError
+from open4ov.formats.convert import SAMPLES, located
+from open4ov.formats.pairs import single_question
+from open4ov.sample import Sample, content_id
+from open4ov.store import ImageError, ImageStore, iter_samples
+
+Skipped = list[dict[str, str]]
+
+
+def is_set(path: Path) -> bool:
+    """Whether a folder holds imported samples and not image files."""
+    return (path / SAMPLES).is_file()
+
+
+def vertical(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
+    """A sample without messages for each image of the set, in the order in which the images come first.
+
+    What `qa` cannot hold (several images, several turns, a system message, no answer) is listed. Raises UserError when
+    no image is left.
+    """
+    file, theirs = located(path)
+    found: dict[str, Sample] = {}
+    for sample in iter_samples(file):
+        if len(sample.images) != 1:
+            skipped.append({"file": sample.id, "reason": f"it has {len(sample.images)} images; construction takes one"})
+            continue
+        asked = single_question(sample)
+        if sample.messages and (asked is None or not asked[0].strip() or not (asked[1] or sample.answer or "").strip()):
+            skipped.append({"file": sample.id, "reason": "its conversation is not one question with one answer"})
+            continue
+        sha = sample.images[0]
+        if sha not in found:
+            try:
+                store.put(theirs.get(sha))
+            except ImageError as error:
+                skipped.append({"file": sample.id, "reason": str(error)})
+                continue
+            found[sha] = sample.model_copy(
+                update={
+                    "id": content_id("imported", sha),
+                    "task": "image",
+                    "messages": [],
+                    "answer": None,
+                    "aliases": [],
+                    "scene": dict(sample.scene) if sample.scene else None,
+                    "lineage": [],
+                }
+            )
+        _add(found[sha], sample, asked)
+    if not found:
+        raise UserError(f"images: no sample of one image in {path}")
+    yield from found.values()
+
+
+def general(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
+    """The conversations of the set that have an answer, as they are."""
+    file, theirs = located(path)
+    for sample in iter_samples(file):
+        answers = [message.text for message in sample.messages if message.role == "assistant"]
+        if not answers or not answers[-1].strip():
+            skipped.append({"file": sample.id, "reason": "no answer in it, which the general set needs"})
+            continue
+        try:
+            for sha in sample.images:
+                store.put(theirs.get(sha))
+        except ImageError as error:
+            skipped.append({"file": sample.id, "reason": str(error)})
+            continue
+        yield sample if sample.answer is not None else sample.model_copy(update={"answer": answers[-1]})
+
+
+def _add(image: Sample, sample: Sample, asked: tuple[str, str | None] | None) -> None:
+    """Links a sample to its image, and puts its question and its annotation there."""
+    image.lineage.append(sample.id)
+    scene: dict[str, Any] = image.scene or {}
+    if sample.scene and any(scene.get(key) != value for key, value in sample.scene.items()):
+        scene.setdefault("also", []).append(sample.scene)
+    if asked is not None:
+        question, response = asked
+        entry: dict[str, Any] = {
+            "question": question,
+            "answer": sample.answer if sample.answer is not None else response,
+            "language": sample.language,
+            "task": sample.task,
+            "sample": sample.id,
+        }
+        if response is not None and response != entry["answer"]:
+            entry["response"] = response
+        if sample.aliases:
+            entry["aliases"] = sample.aliases
+        scene["qa"] = [*scene.get("qa", []), entry]
+    image.scene = scene or None

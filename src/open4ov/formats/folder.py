@@ -1,0 +1,103 @@
+"""A folder of image files, each with an optional NAME.json beside it: the image's annotation, kept as `Sample.scene`.
+
+PNG, JPEG, WebP, TIFF, BMP, GIF and DICOM; a DICOM file gives an image for each of its frames. 16-bit grey is divided
+by 257 (0 is black, 65535 white), which leaves 12-bit values dark: save those with their full range, or as DICOM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from open4ov.errors import UserError
+from open4ov.formats.reading import Reading, split_of
+from open4ov.images import ImageError
+from open4ov.sample import Sample, Step, content_id
+
+Refuse = Callable[[str, str], None]
+
+
+class AnnotationError(UserError):
+    """A NAME.json that is no annotation."""
+
+
+def read(source: Path, reading: Reading) -> Iterator[Sample]:
+    """A sample without messages for each image, in the order of the names."""
+    found = listed(source, lambda name, reason: reading.refuse(name, "", reason))
+    stems = {file.with_suffix("") for file in found if file.suffix.lower() != ".json"}
+    for file in found:
+        name = file.relative_to(source).as_posix()
+        if file.suffix.lower() == ".json":
+            if file.with_suffix("") not in stems:
+                reading.refuse(file, "", "an annotation without an image of its name")
+            continue
+        try:
+            scene = annotation(file.with_suffix(".json"))
+            for sha, about in reading.pictures.frames(file):
+                yield _sample(reading, name, sha, about, scene)
+        except (ImageError, AnnotationError) as error:
+            reading.refuse(file, "", str(error))
+
+
+def _sample(reading: Reading, name: str, sha: str, about: dict[str, Any], scene: dict[str, Any] | None) -> Sample:
+    place = f"frame {about['frame']}" if "frame" in about else None
+    extra: dict[str, Any] = {"file": name, "image_files": [name]}
+    if about:
+        extra["fields"] = about
+    if reading.licence is not None:
+        extra["licence"] = reading.licence
+    return Sample(
+        id=content_id("import", reading.name, name, sha, place),
+        source=reading.name,
+        split=cast(Any, reading.split or split_of(name.split("/")[0] if "/" in name else "")),
+        task="image",
+        images=[sha],
+        scene=scene,
+        steps=[Step(stage="import", by="folder", file=name, place=place)],
+        extra=extra,
+    )
+
+
+def listed(path: Path, refuse: Refuse) -> list[Path]:
+    """The files below a folder in order; what is no file, or has a name that cannot be written down, is refused."""
+    files: list[Path] = []
+    for entry in sorted(path.rglob("*")):
+        reason = None
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry.is_symlink():
+                reason = "a link to a folder, which is not followed; put the folder itself here"
+            elif not os.access(entry, os.R_OK | os.X_OK):
+                reason = "a folder that cannot be entered"
+        elif not entry.is_file():
+            reason = "a link that leads nowhere" if entry.is_symlink() else "no regular file"
+        else:
+            try:
+                str(entry).encode()
+                files.append(entry)
+            except UnicodeEncodeError:
+                reason = "its name is not UTF-8; rename it"
+        if reason is not None:
+            refuse(str(entry.relative_to(path)).encode(errors="backslashreplace").decode(), reason)
+    return files
+
+
+def annotation(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None without one. Raises AnnotationError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"its annotation {path.name} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise AnnotationError(f"its annotation {path.name} is not a JSON object")
+    return cast(dict[str, Any], found)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")

@@ -1,0 +1,185 @@
+"""The life of one sample: every step that the files of a run, or of an import, know of (`open4ov data trace DIR ID`).
+
+A sample's parents (`lineage`) come first, then what was done to it file by file: where it was read, its labels and
+topics, density and budget, votes with reasons, checks, rejection, what training thought of it; and from the reports
+what names it. What an older file does not hold is left out, never made up.
+"""
+
+# pyarrow carries no types:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false, reportAttributeAccessIssue=false
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from open4ov.errors import UserError
+from open4ov.sample import Sample
+
+Event = dict[str, Any]
+"""`stage`, `what` it says in words, `sample` it is about, `file` it stands in, and figures beside."""
+_SHORTEST = 4
+_BATCH = 2048
+
+
+def trace(folder: Path, id: str) -> list[Event]:
+    """All events, the oldest first. `id` may be the beginning of one. Raises UserError when no sample has it."""
+    files = _files(folder)
+    whole = _whole_id(files, id, folder)
+    return list(_life(folder, files, whole, set()))
+
+
+def lines(events: list[Event]) -> Iterator[str]:
+    """The events for people: a heading for each sample, a line for each event."""
+    about = None
+    for event in events:
+        if event["sample"] != about:
+            about = event["sample"]
+            yield f"{event['sample']}:"
+        yield f"  {event['stage']:<10} {event['what']}  [{event['file']}]"
+
+
+def _files(folder: Path) -> list[Path]:
+    """The Parquet files of samples below a folder, in the order in which their stages ended."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name a run directory or an import")
+    found: list[Path] = []
+    for path in sorted(folder.rglob("*.parquet")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        try:
+            schema = pq.read_schema(path)
+        except (pa.ArrowException, OSError):
+            continue
+        if {"id", "record"} <= set(schema.names):
+            found.append(path)
+    if not found:
+        raise UserError(f"{folder}: no file of samples below it; name a run directory or an import")
+    return sorted(found, key=lambda path: (_finished(path), path.name != "samples.parquet", str(path)))
+
+
+def _finished(path: Path) -> int:
+    mark = path.parent / "stage.json"
+    return (mark if mark.exists() else path).stat().st_mtime_ns
+
+
+def _whole_id(files: list[Path], id: str, folder: Path) -> str:
+    found: set[str] = set()
+    for path in files:
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=["id"]):
+            ids = batch.column("id")
+            if pc.any(pc.equal(ids, id)).as_py():
+                return id
+            if len(id) >= _SHORTEST:
+                found.update(ids.filter(pc.starts_with(ids, id)).to_pylist())
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise UserError(f"{id}: {len(found)} ids begin so ({', '.join(sorted(found)[:3])}, ...); give more of it")
+    raise UserError(f"{id}: no sample in {folder} has this id; ids are in the column `id` of its Parquet files")
+
+
+def _life(folder: Path, files: list[Path], id: str, told: set[str]) -> Iterator[Event]:
+    told.add(id)
+    copies = [(path, sample) for path in files for sample in _of(path, id)]
+    for parent in dict.fromkeys(parent for _, sample in copies for parent in sample.lineage):
+        if parent not in told:
+            yield from _life(folder, files, parent, told)
+    if not copies:
+        what = "named as a parent, and in no file here"
+        yield {"sample": id, "stage": "unknown", "what": what, "file": folder.name}
+        return
+    known: set[str] = set()
+    for path, sample in copies:
+        name = path.relative_to(folder).as_posix()
+        for event in _events(sample):
+            if (key := json.dumps(event, sort_keys=True, default=str)) not in known:
+                known.add(key)
+                yield {"sample": id, **event, "file": name}
+    files_of = {str(sample.extra["file"]) for _, sample in copies if "file" in sample.extra}
+    yield from _reported(folder, id, files_of)
+
+
+def _of(path: Path, id: str) -> Iterator[Sample]:
+    for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=["id", "record"]):
+        for record in batch.filter(pc.equal(batch.column("id"), id)).column("record"):
+            yield Sample.model_validate_json(record.as_py())
+
+
+def _events(sample: Sample) -> Iterator[Event]:
+    read = sample.extra.get("file")
+    yield _event(
+        "source", f"{sample.source}{f', file {read}' if read else ''}", split=sample.split, images=sample.images
+    )
+    for step in sample.steps:
+        known = step.model_dump(exclude_none=True, exclude={"stage"})
+        yield _event(step.stage, ", ".join(f"{key} {value}" for key, value in known.items()) or "done", **known)
+    if sample.lineage:
+        yield _event("made from", ", ".join(sample.lineage), parents=sample.lineage)
+    for message in sample.messages:
+        yield _event("text", f"{message.role}: {_shown(message.text)}", role=message.role, text=message.text)
+    if sample.answer is not None:
+        yield _event("text", f"answer: {_shown(sample.answer)}", answer=sample.answer)
+    for label in sample.labels:
+        near = f" ({label.score:g})" if label.score is not None else ""
+        yield _event(
+            "label", f"{label.axis}: {' / '.join(filter(None, (label.l1, label.l2)))}{near}", **label.model_dump()
+        )
+    for topic in sample.topics:
+        yield _event("topic", topic, topic=topic)
+    if sample.density:
+        scores = ", ".join(f"{name} {score:g}" for name, score in sample.density.items())
+        yield _event("density", f"{scores}; budget {sample.budget}", density=sample.density, budget=sample.budget)
+    for vote in sample.votes:
+        said = "abstained" if vote.score is None else f"said {vote.score}"
+        yield _event(
+            "vote", f"{vote.judge} {said}{f': {_shown(vote.reason)}' if vote.reason else ''}", **vote.model_dump()
+        )
+    reasons = cast("dict[str, str]", sample.extra.get("check_reasons") or {})
+    for name, held in sample.checks.items():
+        why = f": {_shown(reasons[name])}" if name in reasons else ""
+        yield _event("check", f"{name} {'holds' if held else 'fails'}{why}", check=name, holds=held)
+    for name, reason in reasons.items():
+        if name not in sample.checks:
+            yield _event("check", f"{name}: {_shown(str(reason))}", check=name, reason=reason)
+    if defect := sample.extra.get("defect"):
+        yield _event("defect", f"a spoilt copy: {defect}", defect=defect)
+    if by := sample.extra.get("rejected_by"):
+        yield _event("rejected", f"by {by}", by=by)
+    if sample.mastery is not None or sample.pass_rate is not None:
+        rate = "" if sample.pass_rate is None else f", pass rate {sample.pass_rate:g}"
+        yield _event(
+            "mastery", f"{sample.mastery or 'not rated'}{rate}", mastery=sample.mastery, pass_rate=sample.pass_rate
+        )
+
+
+def _event(stage: str, what: str, **figures: Any) -> Event:
+    return {"stage": stage, "what": what, **{key: value for key, value in figures.items() if key != "stage"}}
+
+
+def _reported(folder: Path, id: str, files: set[str]) -> Iterator[Event]:
+    """What reports say of the sample, or of the file that it was read from."""
+    for path in sorted((*folder.rglob("report.json"), *folder.rglob("skipped.json"))):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        entries: Any = cast("dict[str, Any]", found).get("skipped", []) if isinstance(found, dict) else found
+        for entry in cast("list[Any]", entries) if isinstance(entries, list) else []:
+            if not isinstance(entry, dict):
+                continue
+            about = cast("dict[str, Any]", entry)
+            if id in (about.get("image"), about.get("sample"), about.get("id")) or about.get("file") in files:
+                what = f"{about.get('step', 'left out')}: {about.get('reason', 'no reason given')}"
+                yield {"sample": id, "stage": "left out", "what": what, "file": path.relative_to(folder).as_posix()}
+
+
+def _shown(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else text[:197] + "..."
