@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from open4ov import cli_labels
 from open4ov import cli_serving as serving
 from open4ov.cli_serving import model_dir
 from open4ov.errors import UserError, nearest
@@ -29,6 +30,7 @@ app = typer.Typer(
 nano = typer.Typer(help="The shipped base models, open4ov-nano and open4ov-nano-moe.", no_args_is_help=True)
 app.add_typer(nano, name="nano")
 app.add_typer(serving.app)
+app.add_typer(cli_labels.app, name="labels")
 
 
 @app.command()

@@ -17,6 +17,21 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class NewLabel(Answer):
+    """An L2 label that a model proposes; domain labels say what they show and which ability L1 ids suit them."""
+
+    name: str
+    description: str
+    things: list[str]
+    abilities: list[str]
+
+
+class Expansion(Answer):
+    """L2 labels proposed under one L1 (paper §2.2.2)."""
+
+    labels: list[NewLabel]
+
+
 class Topics(Answer):
     """L3 topics of one (domain L2, ability L2) pair (paper §2.2.2)."""
 
