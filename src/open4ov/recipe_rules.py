@@ -62,16 +62,9 @@ def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
         yield ("data", "min_pairs"), f"{data.min_pairs} is more than data.max_pairs = {data.max_pairs}"
     if data.quorum > 3:
         yield ("data", "quorum"), f"{data.quorum} votes of three judges cannot be had; use 1, 2 or 3"
-    for dimension, weight in data.density_weights.items():
-        if dimension not in DENSITY_DIMENSIONS:
-            yield (
-                ("data", "density_weights", dimension),
-                f"unknown dimension '{dimension}'{nearest(dimension, DENSITY_DIMENSIONS)}",
-            )
-        elif weight < 0:
-            yield ("data", "density_weights", dimension), f"{weight} is negative"
-    if not sum(data.density_weights.values()) > 0:
-        yield ("data", "density_weights"), "the weights sum to zero; at least one must be above"
+    yield from _weights(data.density_weights, ("data", "density_weights"))
+    for scenario, weights in data.density_scenarios.items():
+        yield from _weights(weights, ("data", "density_scenarios", scenario))
     for role, provider in data.roles.items():
         if provider not in data.providers:
             place: Loc = ("data", "roles", role)
@@ -81,6 +74,16 @@ def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
             yield ("data", "providers", name), "kind `openai` needs `model`: the name the endpoint knows it by"
         if provider.kind == "engine" and not provider.model:
             yield ("data", "providers", name), "kind `engine` needs `model`: a model's folder, or a shipped one's name"
+
+
+def _weights(weights: dict[str, float], loc: Loc) -> Iterator[tuple[Loc, str]]:
+    for dimension, weight in weights.items():
+        if dimension not in DENSITY_DIMENSIONS:
+            yield (*loc, dimension), f"unknown dimension '{dimension}'{nearest(dimension, DENSITY_DIMENSIONS)}"
+        elif weight < 0:
+            yield (*loc, dimension), f"{weight} is negative"
+    if not sum(weights.values()) > 0:
+        yield loc, "the weights sum to zero; at least one must be above"
 
 
 def _written(section: BaseModel, loc: Loc, switch: str, reason: str) -> Iterator[tuple[Loc, str, Loc]]:
@@ -108,6 +111,8 @@ def _idle_images(images: ImagesSection) -> Iterator[tuple[Loc, str, Loc]]:
 
 
 def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
+    if data.language_per_image and len(data.languages) == 1:
+        yield ("data", "language_per_image"), "data.languages names one language", ("data", "languages")
     for name, provider in data.providers.items():
         loc: Loc = ("data", "providers", name)
         if provider.kind == "catalog":
