@@ -21,7 +21,9 @@ from open4ov.errors import UserError
 from open4ov.recipe import DataSection
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
-ROLES = ("labels", "topics", "rank", "density", "synthesize", *JUDGES, "verify")
+TREE_ROLES = ("labels",)
+"""Asked beside the stage, by `open4ov labels review`"""
+ROLES = ("topics", "rank", "density", "synthesize", *JUDGES, "verify")
 
 
 class ProviderError(UserError):
@@ -99,8 +101,8 @@ class Asker:
     def __init__(self, section: DataSection, providers: dict[str, Provider] | None = None) -> None:
         self._providers = _build(section) if providers is None else providers
         for role, name in section.roles.items():
-            if role != "default" and role not in ROLES:
-                raise UserError(f"data.roles: no role {role!r}; the roles are {', '.join(ROLES)}")
+            if role != "default" and role not in (*ROLES, *TREE_ROLES):
+                raise UserError(f"data.roles: no role {role!r}; the roles are {', '.join((*ROLES, *TREE_ROLES))}")
             if name not in self._providers:
                 raise UserError(f"data.roles.{role}: no provider {name!r} under data.providers")
         self._roles = dict(section.roles)
