@@ -156,6 +156,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             "data: {density_weights: {ocr: 0}}",
             "data.density_weights: the weights sum to zero; at least one must be above",
         ),
+        (
+            "data: {density_scenarios: {Nature: {ocr: 1, orc: 1}}}",
+            "data.density_scenarios.Nature.orc: unknown dimension 'orc'; did you mean 'ocr'?",
+        ),
+        (
+            "data: {density_scenarios: {Nature: {}}}",
+            "data.density_scenarios.Nature: the weights sum to zero; at least one must be above",
+        ),
         ("data: {roles: {judge: big}}", "data.roles.judge: no provider is called 'big'; known: default"),
         (
             "sft: {compile: true, recompute: op}",
@@ -173,6 +181,7 @@ def test_contradictions(tmp_path: Path, text: str, fault: str) -> None:
     ("text", "place"),
     [
         ("rl: {pass_k: 4, pass_k_share: 0}", "rl.pass_k"),
+        ("data: {languages: [en], language_per_image: true}", "data.language_per_image"),
         ("rl: {diversity_threshold: 0.3, pass_k_share: 1}", "rl.diversity_threshold"),
         ("rl: {length_max: 40, length_weight: 0}", "rl.length_max"),
         ("rl: {steps: 0, group: 4}", "rl.group"),

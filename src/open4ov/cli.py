@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from open4ov import cli_formats as formats
+from open4ov import cli_labels
 from open4ov import cli_review as review
 from open4ov import cli_serving as serving
 from open4ov.cli_serving import model_dir
@@ -37,6 +38,7 @@ data.add_typer(review.app)
 app.add_typer(nano, name="nano")
 app.add_typer(data, name="data")
 app.add_typer(serving.app)
+app.add_typer(cli_labels.app, name="labels")
 
 
 @app.command()

@@ -65,8 +65,21 @@ class DataSection(Section):
         default_factory=lambda: {"subjects": 0.3, "space": 0.2, "ocr": 0.2, "knowledge": 0.3},
         description="weights of the four IDS dimensions (§2.2.4); normalised to sum 1",
     )
-    min_pairs: int = Field(default=2, ge=1, description="QA pairs for an image of IDS 0")
+    density_scenarios: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="domain L1 name -> weights for images of that domain (the best-ranked one named here)",
+    )
+    density_evidence: int = Field(
+        default=100, ge=0, description="images whose density is also measured from their pixels, to report agreement"
+    )
+    min_pairs: int = Field(default=2, ge=0, description="QA pairs for an image of IDS 0")
     max_pairs: int = Field(default=8, ge=1, description="QA pairs for an image of IDS 1")
+    total_pairs: int | None = Field(
+        default=None, ge=1, description="QA pairs of all images together, shared out by IDS; no total when empty"
+    )
+    topics_per_pair: int = Field(
+        default=12, ge=1, description="L3 topics asked for a pair of a domain L2 and an ability L2 (§2.2.2)"
+    )
     embedder: str = Field(
         default="open4ov.mllm.embedding:embed_texts",
         description="package.module:function of fine matching: a list of N texts -> a float array [N, D]",
@@ -75,6 +88,9 @@ class DataSection(Section):
         default_factory=lambda: list[Literal["en", "zh"]](("en", "zh")),
         min_length=1,
         description="languages of the synthesised questions",
+    )
+    language_per_image: bool = Field(
+        default=False, description="one of the languages for each image (its annotation's `language`, or drawn)"
     )
     quorum: int = Field(default=2, ge=1, description="votes of three that keep a sample (§2.2.4)")
     inject_defects: float = Field(

@@ -52,6 +52,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that were written but that nothing reads in this run: (place, reason, the option that makes it so)."""
     yield from _idle_images(recipe.images)
     yield from recipe_providers.idle(recipe.data)
+    yield from _idle_data(recipe.data)
     yield from _idle_sft(recipe.sft)
     yield from _idle_rl(recipe.rl)
     if recipe.dpo.pairs == 0:
@@ -63,17 +64,20 @@ def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
         yield ("data", "min_pairs"), f"{data.min_pairs} is more than data.max_pairs = {data.max_pairs}"
     if data.quorum > 3:
         yield ("data", "quorum"), f"{data.quorum} votes of three judges cannot be had; use 1, 2 or 3"
-    for dimension, weight in data.density_weights.items():
-        if dimension not in DENSITY_DIMENSIONS:
-            yield (
-                ("data", "density_weights", dimension),
-                f"unknown dimension '{dimension}'{nearest(dimension, DENSITY_DIMENSIONS)}",
-            )
-        elif weight < 0:
-            yield ("data", "density_weights", dimension), f"{weight} is negative"
-    if not sum(data.density_weights.values()) > 0:
-        yield ("data", "density_weights"), "the weights sum to zero; at least one must be above"
+    yield from _weights(data.density_weights, ("data", "density_weights"))
+    for scenario, weights in data.density_scenarios.items():
+        yield from _weights(weights, ("data", "density_scenarios", scenario))
     yield from recipe_providers.contradictions(data)
+
+
+def _weights(weights: dict[str, float], loc: Loc) -> Iterator[tuple[Loc, str]]:
+    for dimension, weight in weights.items():
+        if dimension not in DENSITY_DIMENSIONS:
+            yield (*loc, dimension), f"unknown dimension '{dimension}'{nearest(dimension, DENSITY_DIMENSIONS)}"
+        elif weight < 0:
+            yield (*loc, dimension), f"{weight} is negative"
+    if not sum(weights.values()) > 0:
+        yield loc, "the weights sum to zero; at least one must be above"
 
 
 def _written(section: BaseModel, loc: Loc, switch: str, reason: str) -> Iterator[tuple[Loc, str, Loc]]:
@@ -98,6 +102,11 @@ def _idle_images(images: ImagesSection) -> Iterator[tuple[Loc, str, Loc]]:
     for name in sorted({"general", "general_questions"} & written):
         if images.general_count == 0:
             yield ("images", name), "images.general_count is 0", ("images", "general_count")
+
+
+def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
+    if data.language_per_image and len(data.languages) == 1:
+        yield ("data", "language_per_image"), "data.languages names one language", ("data", "languages")
 
 
 def _idle_sft(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:

@@ -60,11 +60,22 @@ class Label(_Record):
 
 
 class Vote(_Record):
-    """One judge's 0 or 1 on an (image, topic, question) triplet; `score` None is an abstention (paper §2.2.4)."""
+    """One judge's 0 or 1 on an (image, topic, question) triplet (paper §2.2.4).
+
+    `score` None is an abstention: the judge answered that it cannot tell; or, with `missing`, no vote at all: the
+    judge gave no usable answer, and `reason` says why.
+    """
 
     judge: str
     score: Literal[0, 1] | None
     reason: str = ""
+    missing: bool = False
+
+    @property
+    def said(self) -> Literal["yes", "no", "abstain", "missing"]:
+        if self.score is None:
+            return "missing" if self.missing else "abstain"
+        return "yes" if self.score else "no"
 
 
 class Step(_Record):

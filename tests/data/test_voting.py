@@ -67,9 +67,15 @@ def test_agreement_counts_pairs_only_where_both_voted() -> None:
     for one, (a, b) in zip(samples, [(1, 1), (1, 0), (None, 1), (0, 0)], strict=True):
         one.votes = [Vote(judge="a", score=a), Vote(judge="b", score=b)]
     found = judge.agreement(samples)
-    assert found["judges"] == {"a": {"1": 2, "0": 1, "abstained": 1}, "b": {"1": 2, "0": 2, "abstained": 0}}
-    assert found["agreement"] == {"a = b": {"share": pytest.approx(2 / 3), "votes": 3}}
-    assert judge.agreement([]) == {"judges": {}, "agreement": {}}
+    assert found["judges"] == {
+        "a": {"1": 2, "0": 1, "abstained": 1, "missing": 0},
+        "b": {"1": 2, "0": 2, "abstained": 0, "missing": 0},
+    }
+    assert found["agreement"] == {
+        "a = b": {"share": pytest.approx(2 / 3), "votes": 3, "kappa": pytest.approx((2 / 3 - 4 / 9) / (5 / 9))}
+    }
+    nobody = {"value": None, "samples": 0}
+    assert judge.agreement([]) == {"judges": {}, "agreement": {}, "kappa": nobody, "kappa_abstain": nobody}
 
 
 def test_one_failed_dimension_fails_and_no_answer_is_no_pass() -> None:

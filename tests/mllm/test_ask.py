@@ -114,12 +114,20 @@ def test_every_prompt_renders_with_and_without_an_annotation() -> None:
         assert "Counting; Others" in rank
         density = Prompt("density", {"annotation": note}).text
         values = {"topics": [topic], "budget": 3, "languages": ["en", "zh"], "annotation": note, "seed": 0}
-        write = Prompt("synthesize", values).text
-        assert "- A ~ B ~ C\n" in write
+        plan = [{"topic": topic["path"], "type": "open", "language": "zh"}]
+        asked = {"plan": plan, "types": {"open": "an open question"}, "annotated": ["谁?"] if note else []}
+        write = Prompt("synthesize", values | asked).text
+        assert "1. topic: A ~ B ~ C | type: open | language: zh\n" in write
+        assert ("- 谁?\n" in write) == bool(note)
         assert "at most 3" in write
         assert all((note in text) == bool(note) or not note for text in (rank, density, write))
         assert all(("annotation" in text) == bool(note) for text in (rank, density, write))
     assert "X ~ Y" in Prompt("topics", {"domain": axis, "ability": axis, "limit": 4}).text
+    branch = {"axis": "domain", "l1": "X", "present": ["{Y}"], "others": [], "abilities": ["see"], "limit": 4}
+    grow = Prompt("labels", branch).text
+    assert "so far: {Y}" in grow
+    assert "exercise: see" in grow
+    assert "stay empty" in Prompt("labels", branch | {"axis": "ability"}).text
     verify = Prompt("verify", {"topic": "t", "question": "q", "answer": "a", "response": "r"}).text
     assert all(word in verify for word in ("accuracy", "completeness", "authenticity", "relevance", "plausibility"))
 

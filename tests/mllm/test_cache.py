@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -230,8 +231,11 @@ def test_nothing_of_the_key_is_anywhere_in_a_run(tmp_path: Path) -> None:
 
 
 def test_prompts_have_a_version_and_say_so_nowhere_else() -> None:
-    for template in ("topics", "rank", "density", "synthesize", "judge", "verify"):
-        assert ask.version(template) == f"{template}@1"
+    folder = Path(ask.__file__).parent / "prompts"
+    templates = sorted(path.stem for path in folder.glob("*.jinja"))
+    assert set(templates) >= {"topics", "rank", "density", "synthesize", "judge", "verify", "labels"}
+    for template in templates:
+        assert re.fullmatch(rf"{template}@[1-9]\d*", ask.version(template))
     text = Prompt("verify", {"topic": "{# t #}", "question": "{{ 左 }}", "answer": "a", "response": "r"}).text
     assert text.startswith("Verify a response")
     assert "version" not in text

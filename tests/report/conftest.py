@@ -78,7 +78,16 @@ def finished_run(tmp_path: Path) -> Any:
         return inputs[name]
 
     caught = {"samples": 10, "rejected": 9, "by_judges": 7, "by_verification": 2, "share": 0.9}
+    share = {"hits": 7, "of": 10, "share": 0.7, "low": 0.3968, "high": 0.8922}
+    nothing = {"hits": 0, "of": 0, "share": None, "low": None, "high": None}
+    skill = {"precision": share, "recall": nothing}
     report = {
+        "panel": {
+            "rate": 0.05,
+            "judges": {"judge_1:<rules>": {**skill, "abstained": 3, "missing": 1}},
+            "vote": skill,
+            "all": skill,
+        },
         "counts": {"images": 40, "made": 200, "kept": 180, "defects": 10},
         "defects": {"wrong_answer": caught, "wrong_image": {**caught, "samples": 0, "share": None}},
         "false_rejections": {**caught, "samples": 200, "share": 0.045},

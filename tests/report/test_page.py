@@ -49,6 +49,12 @@ def test_words_of_answers_are_escaped(reported: Path) -> None:
     assert "a &lt;test&gt; run" in html
 
 
+def test_the_judges_skill_is_shown_with_its_interval(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    assert "<th>judge_1:&lt;rules&gt;</th><td>70.0 %<small>39.7 to 89.2 %, 7 of 10</small></td><td></td>" in html
+    assert "5.0 % of the samples judged are defective" in html
+
+
 def test_gallery_has_right_and_wrong_answers_and_missing_pictures(reported: Path) -> None:
     html = (reported / "report.html").read_text()
     assert html.count('<div class="card">') == 27

@@ -8,13 +8,27 @@ Whatever does not get through is listed with the reason: an image in report.json
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from open4ov.data import defects, density, judge, labels, match, report, synthesize, topics, verify
+from open4ov.data import (
+    coverage,
+    defects,
+    density,
+    density_evidence,
+    judge,
+    labels,
+    match,
+    panel,
+    report,
+    synthesize,
+    topics,
+    verify,
+)
 from open4ov.data.images import collect_images
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -36,12 +50,13 @@ Embedder = Callable[[list[str]], NDArray[np.float32]]
 
 
 def construct(run: StageRun) -> None:
-    """Reads images/samples.parquet; writes samples.parquet, rejected.parquet and report.json."""
+    """Reads images/samples.parquet; writes samples.parquet, rejected.parquet, topics.parquet and report.json."""
     images = read_samples(run.inputs["images"] / "samples.parquet")
     asker = Asker(run.recipe.data, place=run.inputs["images"].parent)
     result = make(images, run.recipe.data, run.images, run.recipe.seed, run.progress, asker)
     write_samples(run.out / "samples.parquet", result.samples)
     write_samples(run.out / "rejected.parquet", result.rejected)
+    topics.write(run.out / "topics.parquet", result.topics, labels.load(run.recipe.data.labels))
     write_json(run.out / "report.json", result.report)
     write_json(run.out / "summary.json", result.report["counts"])
     if not result.samples:
@@ -59,11 +74,14 @@ def estimate(images: Sequence[Sample], section: DataSection, store: ImageStore, 
 
 
 class Result:
-    """What construction made: kept samples, rejected ones with their votes and reasons, and the figures."""
+    """What construction made: kept samples, rejected ones with their votes and reasons, topics, and the figures."""
 
-    def __init__(self, samples: list[Sample], rejected: list[Sample], figures: dict[str, Any]) -> None:
+    def __init__(
+        self, samples: list[Sample], rejected: list[Sample], tree_topics: list[topics.Topic], figures: dict[str, Any]
+    ) -> None:
         self.samples = samples
         self.rejected = rejected
+        self.topics = tree_topics
         self.report = figures
 
 
@@ -77,6 +95,7 @@ def make(
 ) -> Result:
     """All steps in order. `images`: one sample an image, without messages. Raises `UserError`."""
     tree = labels.load(section.labels)
+    density.check_scenarios(section, tree)
     embed = cast(Embedder, function(section.embedder, "data.embedder"))
     asker = asker or Asker(section)
     tell = _teller(progress)
@@ -96,10 +115,14 @@ def make(
 
     ranked = answers("matching labels", images, [match.request(picture(i), tree, _note(i)) for i in images])
     matched: list[tuple[Sample, dict[Axis, list[str]], str]] = []
+    coarse: list[tuple[str, dict[Axis, list[str]]]] = []
+    ranking_faults: Counter[str] = Counter()
     for image, answer in zip(images, ranked, strict=True):
         if answer is None:
             continue
+        ranking_faults.update(match.faults(answer, tree))
         kept = match.coarse(answer, tree, section.top_l1)
+        coarse.append((image.id, kept))
         if kept["domain"] and kept["ability"]:
             matched.append((image, kept, answer["description"]))
         else:
@@ -112,34 +135,52 @@ def make(
         tree,
         {name for _, kept, _ in matched for name in kept["domain"]},
         {name for _, kept, _ in matched for name in kept["ability"]},
+        section.topics_per_pair,
     )
     nearest = _fine(embed, tree_topics, matched, section.top_topics)
 
     live = [image for image, _, _ in matched]
-    weights = density.weights(section)
     scored = answers("scoring density", live, [density.request(picture(i), _note(i)) for i in live])
     ready: list[tuple[Sample, list[tuple[topics.Topic, float]]]] = []
-    for image, near, scores in zip(live, nearest, scored, strict=True):
+    for (image, kept, _), near, scores in zip(matched, nearest, scored, strict=True):
         if scores is None:
             continue
-        ids = density.fuse(scores, weights)
+        ids = density.fuse(scores, density.weights(section, kept["domain"]))
         dense = image.model_copy()
         dense.density = {**scores, "ids": round(ids, 6)}
         dense.budget = density.budget(ids, section.min_pairs, section.max_pairs)
         ready.append((dense, near))
+    if section.total_pairs is not None:
+        shares = [image.density["ids"] for image, _ in ready]
+        pairs = density.allocate(shares, section.min_pairs, section.max_pairs, section.total_pairs)
+        for (image, _), budget in zip(ready, pairs, strict=True):
+            image.budget = budget
+    looked = _evenly([image for image, _ in ready], section.density_evidence)
+    second = [density_evidence.measure(store.get(image.images[0]), image.scene) for image in looked]
 
     dense_images = [image for image, _ in ready]
+    asked = [(image, near) for image, near in ready if image.budget]
+    skipped += [{"image": image.id, "step": "writing questions", "reason": "its budget is 0"}
+                for image in dense_images if not image.budget]  # fmt: skip
     written = answers(
         "writing questions",
-        dense_images,
+        [image for image, _ in asked],
         [
-            synthesize.request(picture(i), tree, [topic for topic, _ in near], i.budget or 0, section.languages, seed)
-            for i, near in ready
+            synthesize.request(
+                picture(i),
+                tree,
+                [topic for topic, _ in near],
+                i.budget or 0,
+                synthesize.languages_of(i, section.languages, section.language_per_image),
+                seed,
+            )
+            for i, near in asked
         ],
     )
     made: list[Sample] = []
-    for (image, near), answer in zip(ready, written, strict=True):
-        pairs = synthesize.samples(image, near, answer["pairs"]) if answer else []
+    dropped: Counter[str] = Counter()
+    for (image, near), answer in zip(asked, written, strict=True):
+        pairs = synthesize.samples(image, near, answer["pairs"], dropped) if answer else []
         if answer and not pairs:
             skipped.append({"image": image.id, "step": "writing questions", "reason": "no question fits its topics"})
         made += pairs
@@ -161,9 +202,16 @@ def make(
     for sample in through:
         sample.lineage = [*sample.lineage, *asker.origin("verify", "verify")]
     told = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
+    told["labels"]["ranking_faults"] = dict(sorted(ranking_faults.items()))
+    told["coverage"] = coverage.coverage(tree, coarse, tree_topics, good)
+    told["density"]["second_opinion"] = density_evidence.agreement([i.density for i in looked], second)
+    told["synthesis"] = report.synthesis(made, dropped)
+    told["panel"] = panel.measured(everything, section.quorum)
+    told["undecided"] = sum(judge.verdict(s.votes, section.quorum).outcome == "undecided" for s in everything)
     if asking := asker.report():
         told["asking"] = asking
-    return Result(good, bad, told)
+    told["cost_per_kept"] = report.cost_per_kept(asking, len(good))
+    return Result(good, bad, tree_topics, told)
 
 
 def _fine(
@@ -173,6 +221,12 @@ def _fine(
         return [[] for _ in matched]
     images = embed([description for _, _, description in matched])
     return match.fine(images, found, embed([topic.text for topic in found]), [kept for _, kept, _ in matched], k)
+
+
+def _evenly(images: Sequence[Sample], most: int) -> list[Sample]:
+    """At most `most` of the images, spread evenly over their order."""
+    step = max(1, -(-len(images) // most)) if most else len(images) + 1
+    return list(images[::step]) if most else []
 
 
 def _note(image: Sample) -> str:

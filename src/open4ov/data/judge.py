@@ -1,21 +1,26 @@
 """Quality evaluation by judge voting (paper §2.2.4).
 
-Three judges score every sample 0 or 1; a sample stays when at least `quorum` votes are 1. A judge that cannot tell,
-or that gave no usable answer, abstains: its vote is recorded as missing and counts for nothing. The paper's judges
-see (image, topic, question); ours see the answer too, since a wrong image under a general question shows in the
-answer only.
+Three judges score every sample 0 or 1; a sample stays when at least `quorum` votes are 1. A vote is yes, no, abstain
+(the judge answers that it cannot tell) or missing (it gave no usable answer; the reason is kept). Only a yes helps a
+sample; `verdict` tells what was refused from what is undecided for want of votes. The paper's judges see (image, topic,
+question); ours see the answer too, since a wrong image under a general question shows in the answer only.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
+from open4ov.data.agreement import cohen_kappa, fleiss_kappa
 from open4ov.data.labels import LabelTree
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.ask import JUDGES, Asker, Picture, Prompt, Request
 from open4ov.sample import Sample, Vote
+
+SAYS = ("yes", "no", "abstain", "missing")
 
 
 def vote(
@@ -38,7 +43,7 @@ def vote(
         sample.votes = [
             Vote(judge=name, score=answer["score"], reason=answer["reason"])
             if isinstance(answer, dict)
-            else Vote(judge=name, score=None, reason=f"no usable answer: {answer}")
+            else Vote(judge=name, score=None, reason=f"no usable answer: {answer}", missing=True)
             for name, answer in zip(names, given, strict=True)
         ]
 
@@ -54,23 +59,71 @@ def triplet(sample: Sample, tree: LabelTree) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a panel's votes come to. `undecided`: short of the quorum, but the votes that are missing could still have
+    made it; asking those judges again may keep the sample. `refused`: they could not."""
+
+    outcome: Literal["kept", "refused", "undecided"]
+    yes: int
+    no: int
+    abstain: int
+    missing: int
+
+
+def verdict(votes: Sequence[Vote], quorum: int) -> Verdict:
+    """Counts the votes against the quorum. An abstention is an answer: it never becomes a yes."""
+    counts = Counter(one.said for one in votes)
+    yes, missing = counts["yes"], counts["missing"]
+    outcome = "kept" if yes >= quorum else "undecided" if yes + missing >= quorum else "refused"
+    return Verdict(outcome, yes, counts["no"], counts["abstain"], missing)
+
+
 def kept(votes: Sequence[Vote], quorum: int) -> bool:
-    """At least `quorum` judges said 1. Abstentions never help."""
-    return sum(vote.score == 1 for vote in votes) >= quorum
+    """At least `quorum` judges said yes. Abstentions and missing votes never help."""
+    return verdict(votes, quorum).outcome == "kept"
 
 
 def agreement(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Per judge: votes of 0, 1 and abstentions; per pair of judges: share of equal votes where both voted."""
+    """How the judges voted and agreed.
+
+    `judges`: votes of 0, 1, abstentions and missing ones by judge; `agreement`: by pair of judges the share of equal
+    votes and Cohen's kappa where both said yes or no; `kappa`: Fleiss' kappa of the panel over the samples on which all
+    said yes or no, and `kappa_abstain` with abstention as a third answer, over those without missing votes, each with
+    the number of samples it rests on.
+    """
     judges = [vote.judge for vote in samples[0].votes] if samples else []
-    counts = {judge: {"1": 0, "0": 0, "abstained": 0} for judge in judges}
-    both = {pair: [0, 0] for pair in combinations(judges, 2)}
+    counts = {judge: {"1": 0, "0": 0, "abstained": 0, "missing": 0} for judge in judges}
+    names = {"yes": "1", "no": "0", "abstain": "abstained", "missing": "missing"}
+    both: dict[tuple[str, str], tuple[list[int], list[int]]] = {pair: ([], []) for pair in combinations(judges, 2)}
+    said: list[list[str]] = []
     for sample in samples:
-        scores = {vote.judge: vote.score for vote in sample.votes}
-        for judge, score in scores.items():
-            counts[judge]["abstained" if score is None else str(score)] += 1
-        for (a, b), tally in both.items():
-            if scores[a] is not None and scores[b] is not None:
-                tally[0] += scores[a] == scores[b]
-                tally[1] += 1
-    pairs = {f"{a} = {b}": {"share": equal / n if n else None, "votes": n} for (a, b), (equal, n) in both.items()}
-    return {"judges": counts, "agreement": pairs}
+        scores = {vote.judge: vote for vote in sample.votes}
+        said.append([vote.said for vote in sample.votes])
+        for judge, vote in scores.items():
+            counts[judge][names[vote.said]] += 1
+        for (a, b), (left, right) in both.items():
+            x, y = scores[a].score, scores[b].score
+            if x is not None and y is not None:
+                left.append(x)
+                right.append(y)
+    pairs = {
+        f"{a} = {b}": {
+            "share": sum(x == y for x, y in zip(left, right, strict=True)) / len(left) if left else None,
+            "votes": len(left),
+            "kappa": cohen_kappa(left, right),
+        }
+        for (a, b), (left, right) in both.items()
+    }
+    return {
+        "judges": counts,
+        "agreement": pairs,
+        "kappa": _kappa(said, ("yes", "no")),
+        "kappa_abstain": _kappa(said, ("yes", "no", "abstain")),
+    }
+
+
+def _kappa(said: Sequence[Sequence[str]], categories: Sequence[str]) -> dict[str, Any]:
+    rows = [[votes.count(name) for name in categories] for votes in said if len(votes) > 1 and
+            set(votes) <= set(categories)]  # fmt: skip
+    return {"value": fleiss_kappa(rows), "samples": len(rows)}

@@ -1,7 +1,8 @@
 """The dual-axis label tree: domain × ability, L1 ~ L2 (paper §2.2.1).
 
 A tree is YAML with frozen ids and a version; the shipped one is `labels.yaml`. `load` checks all of it at once and says
-where each fault is.
+where each fault is. Two forms are read: nested (L2 under its L1), and flat rows that name a parent (labels_flat.py).
+How a tree grows: labels_expand.py proposes L2 labels, labels_review.py has a person decide about them.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from open4ov.data import labels_flat
 from open4ov.errors import UserError
-from open4ov.sample import Axis, Label
+from open4ov.sample import Axis, Label, content_id
 
 OTHERS = "Others"
 AXES: tuple[Axis, Axis] = ("domain", "ability")
+QUESTION_TYPES = ("open", "choice", "yes_no", "counting", "reading", "reasoning", "description")
 _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?")
 
 
@@ -43,16 +47,24 @@ class L2(_Node):
 
 
 class L1(_Node):
-    """A first-level label with its second level."""
+    """A first-level label with its second level. An ability's `types` are the question types that exercise it
+    (question_types.py); none given leaves all open."""
 
+    types: tuple[str, ...] = ()
     l2: tuple[L2, ...] = Field(min_length=1)
 
 
 class LabelTree(BaseModel):
-    """`version` changes whenever the set of ids does."""
+    """`version` changes whenever the set of ids does.
+
+    `frozen` maps each version to the digest of its ids, so that a change without a new version is found in the file
+    itself. `retired` maps ids of earlier versions, as `axis:id`, to what took their place, or to "" for nothing.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: int = Field(ge=1)
+    frozen: dict[int, str] = Field(default_factory=dict)
+    retired: dict[str, str] = Field(default_factory=dict)
     domain: tuple[L1, ...] = Field(min_length=1)
     ability: tuple[L1, ...] = Field(min_length=1)
 
@@ -65,6 +77,14 @@ class LabelTree(BaseModel):
     def ids(self) -> list[str]:
         """Every id as `axis:id`, in the tree's order."""
         return [f"{axis}:{node.id}" for axis in AXES for l1 in self.axis(axis) for node in (l1, *l1.l2)]
+
+    def digest(self) -> str:
+        """Of the set of ids: what `frozen` holds for a version."""
+        return content_id(sorted(self.ids()))
+
+    def find(self, axis: Axis, l1: str, l2: str) -> L2 | None:
+        """The L2 label of these names."""
+        return next((low for top in self.axis(axis) if top.name == l1 for low in top.l2 if low.name == l2), None)
 
     def tags(self, labels: Sequence[Label]) -> dict[str, list[str]]:
         """Axis → the tags of the L2 labels given."""
@@ -98,18 +118,81 @@ def load(path: str | Path | None = None) -> LabelTree:
         raise LabelError(f"data.labels: cannot read {where}: {error}") from None
     except yaml.YAMLError as error:
         raise LabelError(f"data.labels: {where} is not YAML: {str(error).replace(chr(10), ' ')}") from None
+    cycle = _alias_cycle(raw, "file", ())
+    faults = [cycle] if cycle else []
+    if not faults and labels_flat.is_flat(raw):
+        raw, faults = labels_flat.nest(raw)
+    if faults:
+        raise LabelError(f"data.labels: {where}: " + "; ".join(faults))
+    return checked(raw, f"data.labels: {where}")
+
+
+def checked(raw: object, where: str) -> LabelTree:
+    """A tree from its nested form. Raises `LabelError` with every fault found, after `where`."""
     try:
         tree = LabelTree.model_validate(raw)
     except ValidationError as error:
         faults = [f"{'.'.join(str(part) for part in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise LabelError(f"data.labels: {where}: " + "; ".join(faults)) from None
+        raise LabelError(f"{where}: " + "; ".join(faults)) from None
     faults = list(_faults(tree))
     if faults:
-        raise LabelError(f"data.labels: {where}: " + "; ".join(faults))
+        raise LabelError(f"{where}: " + "; ".join(faults))
     return tree
 
 
+def dump(tree: LabelTree) -> str:
+    """The tree as YAML, nested form; `load` reads the same tree again."""
+    bare = tree.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(bare, allow_unicode=True, sort_keys=False, width=120)
+
+
+def check_successor(old: LabelTree, new: LabelTree, where: str) -> None:
+    """Raises `LabelError` when `new` has other ids than `old` without a higher version, or an id that was retired."""
+    changed = set(old.ids()) ^ set(new.ids())
+    if changed and new.version <= old.version:
+        raise LabelError(
+            f"{where}: {len(changed)} ids differ from version {old.version} ({', '.join(sorted(changed)[:5])}) and the "
+            f"version is {new.version}; ids are frozen: give the changed tree version {old.version + 1}"
+        )
+    back = sorted(set(old.retired) & set(new.ids()))
+    if back:
+        raise LabelError(f"{where}: retired ids are never used again: {', '.join(back)}; choose new ones")
+
+
+def _alias_cycle(node: object, place: str, above: tuple[int, ...]) -> str:
+    """Where an alias of the YAML makes a label lie below itself; empty if nowhere."""
+    if id(node) in above:
+        return f"{place}: is below itself (an alias in the YAML makes a cycle)"
+    below = (*above, id(node))
+    entries: list[tuple[Any, Any]] = []
+    if isinstance(node, dict):
+        entries = list(cast("dict[Any, Any]", node).items())
+    elif isinstance(node, list):
+        entries = list(enumerate(cast("list[Any]", node)))
+    found = (_alias_cycle(value, f"{place}.{name}", below) for name, value in entries)
+    return next((fault for fault in found if fault), "")
+
+
+def _frozen_faults(tree: LabelTree) -> Iterator[str]:
+    digest = tree.digest()
+    if tree.frozen and tree.frozen.get(tree.version) != digest:
+        if tree.version in tree.frozen:
+            yield (
+                f"the ids are not those of version {tree.version}, and ids are frozen: set version: "
+                f"{max(tree.frozen) + 1} and add {max(tree.frozen) + 1}: {digest} under frozen"
+            )
+        else:
+            yield f"frozen has no digest for version {tree.version}: add {tree.version}: {digest}"
+    ids = set(tree.ids())
+    for old, new in tree.retired.items():
+        if old in ids:
+            yield f"retired: {old!r} is still in the tree; a retired id is never used again"
+        if new and new not in ids:
+            yield f"retired: {old!r} leads to {new!r}, which is not in the tree"
+
+
 def _faults(tree: LabelTree) -> Iterator[str]:
+    yield from _frozen_faults(tree)
     for axis in AXES:
         nodes = [node for l1 in tree.axis(axis) for node in (l1, *l1.l2)]
         for what, values in (("id", [node.id for node in nodes]), ("name", [node.name.casefold() for node in nodes])):
@@ -124,6 +207,11 @@ def _faults(tree: LabelTree) -> Iterator[str]:
             if node.name.casefold() == OTHERS.casefold():
                 yield f"{axis}.{node.id}: {OTHERS!r} is the matcher's boundary and cannot be a label"
         for l1 in tree.axis(axis):
+            if axis == "domain" and l1.types:
+                yield f"domain.{l1.id}: 'types' belongs to ability labels"
+            for kind in l1.types:
+                if kind not in QUESTION_TYPES:
+                    yield f"{axis}.{l1.id}: no question type {kind!r}; the types are {', '.join(QUESTION_TYPES)}"
             if "." in l1.id:
                 yield f"{axis}.{l1.id}: an L1 id has no dot"
             for l2 in l1.l2:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
-from open4ov.data import judge
+from open4ov.data import judge, verify
 from open4ov.data.defects import KINDS
 from open4ov.data.labels import LabelTree
 from open4ov.data.topics import Topic
 from open4ov.sample import Sample
+
+_SAID = {"no": "said 0", "abstain": "abstained", "missing": "gave no usable answer"}
 
 
 def figures(
@@ -47,6 +49,7 @@ def figures(
         "languages": dict(sorted(Counter(sample.language for sample in kept).items())),
         "topics_used": dict(sorted(Counter(sample.topics[0] for sample in kept).items())),
         "votes": judge.agreement(clean),
+        "verification": verify.scores(clean),
         "votes_on_defects": {
             kind: judge.agreement([s for s in everything if s.extra.get("defect") == kind])["judges"] for kind in KINDS
         },
@@ -54,6 +57,35 @@ def figures(
         "false_rejections": {**_caught(clean), "reasons": _why(clean)},
         "skipped": list(skipped),
     }
+
+
+def synthesis(made: Sequence[Sample], dropped: Mapping[str, int]) -> dict[str, Any]:
+    """What was written: samples by question type and language, those that are an annotation's own, and the pairs left
+    out with the reason."""
+    return {
+        "types": dict(sorted(Counter(str(sample.extra.get("type", "of the corpus")) for sample in made).items())),
+        "languages": dict(sorted(Counter(sample.language for sample in made).items())),
+        "annotated": sum("annotation" in sample.extra for sample in made),
+        "dropped": dict(sorted(dropped.items())),
+    }
+
+
+def cost_per_kept(asked: Mapping[str, Any], kept: int) -> dict[str, Any]:
+    """Money and tokens for each kept sample, in all and by role, from what the asker says it spent
+    (`asked["spent"]["by"]`: rows with role, money, input and output tokens).
+
+    None where nothing was kept, or no cost was recorded: the catalog costs nothing that could be counted.
+    """
+    rows = cast("list[dict[str, Any]]", asked.get("spent", {}).get("by", []) if kept else [])
+    if not rows:
+        return {"money": None, "tokens": None, "roles": {}}
+
+    def each(some: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        tokens = sum(row.get("input", 0) + row.get("output", 0) for row in some)
+        return {"money": sum(row.get("money", 0.0) for row in some) / kept, "tokens": tokens / kept}
+
+    roles = sorted({str(row.get("role", "")) for row in rows})
+    return {**each(rows), "roles": {role: each([row for row in rows if row.get("role", "") == role]) for role in roles}}
 
 
 def reasons(report: dict[str, Any]) -> str:
@@ -81,7 +113,7 @@ def _why(samples: Sequence[Sample]) -> dict[str, int]:
     for sample in samples:
         if sample.extra.get("rejected_by") == "judges":
             # counted over judges by verdict, not by wording: a reason may quote the sample
-            verdicts = sorted(f"{vote.judge} {'abstained' if vote.score is None else 'said 0'}"
+            verdicts = sorted(f"{vote.judge} {_SAID[vote.said]}"
                               for vote in sample.votes if vote.score != 1)  # fmt: skip
             counted["; ".join(verdicts)] += 1
         elif "rejected_by" in sample.extra:

@@ -1,24 +1,43 @@
 """The topic tree: L3 topics that fuse a domain with an ability (paper §2.2.2).
 
 Asked per (domain L2, ability L2) pair, and only for pairs under L1 labels that some image was matched to: the tree
-grows where there is data. Topics equal up to case and punctuation are kept once. Each is traceable as `L1 ~ L2 ~ L3`.
+grows where there is data. Topics that say the same are kept once. Each is traceable as `L1 ~ L2 ~ L3`, and to the ids
+of both parents.
 """
 
+# pyarrow carries no types:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
-from open4ov.data.labels import LabelTree
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from open4ov.data.labels import L1, L2, LabelTree
+from open4ov.data.wording import key
+from open4ov.errors import UserError
 from open4ov.mllm.answers import Topics
 from open4ov.mllm.ask import Asker, Prompt, Request
 from open4ov.sample import Label
+from open4ov.store import atomic
 
 LIMIT = 12  # topics asked for a pair
+BATCH = 512  # pairs asked at once
+_ROWS = 8192  # of one Parquet row group
+_SCHEMA = pa.schema([
+    pa.field(name, pa.string(), nullable=False)
+    for name in ("name", "path", "domain_l1", "domain_l2", "ability_l1", "ability_l2", "domain_id", "ability_id")
+])  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Topic:
     """An L3 topic and the two branches it joins; names as in the tree."""
 
@@ -45,43 +64,98 @@ class Topic:
 
 
 def generate(
-    asker: Asker, tree: LabelTree, domains: set[str], abilities: set[str]
+    asker: Asker, tree: LabelTree, domains: set[str], abilities: set[str], limit: int = LIMIT
 ) -> tuple[list[Topic], list[dict[str, str]]]:
-    """Topics under the given L1 names in the tree's order, and the pairs that got none with the reason."""
-    pairs = list(tree.pairs(domains, abilities))
-    requests = [
-        Request(
-            "topics",
-            Prompt(
-                "topics",
-                {
-                    "domain": {"l1": domain.name, "l2": domain2.name, "things": list(domain2.things)},
-                    "ability": {"l1": ability.name, "l2": ability2.name, "patterns": list(ability2.patterns)},
-                    "limit": LIMIT,
-                },
-            ),
-            (),
-            Topics,
-        )
-        for domain, domain2, ability, ability2 in pairs
-    ]
-    topics: list[Topic] = []
+    """Topics under the given L1 names in the tree's order, and the pairs that got none with the reason.
+
+    `limit` topics are asked for a pair of L2 labels. Pairs are asked in batches, so that only topics are held.
+    """
     skipped: list[dict[str, str]] = []
-    for (domain, domain2, ability, ability2), answer in zip(pairs, asker.ask_many(requests), strict=True):
-        if not isinstance(answer, dict):
-            skipped.append({"pair": f"{domain2.name} × {ability2.name}", "reason": str(answer)})
-            continue
-        branch = (domain.name, domain2.name), (ability.name, ability2.name)
-        topics += [Topic(_clean(name), *branch) for name in answer["topics"][:LIMIT] if _clean(name)]
-    return unique(topics), skipped
+    return list(unique(_asked(asker, tree.pairs(domains, abilities), limit, skipped))), skipped
 
 
-def unique(topics: Iterable[Topic]) -> list[Topic]:
-    """The first of topics whose names are equal up to case, spaces and punctuation, within one ability L2."""
-    seen: dict[tuple[str, str, str], Topic] = {}
+def _asked(
+    asker: Asker, pairs: Iterator[tuple[L1, L2, L1, L2]], limit: int, skipped: list[dict[str, str]]
+) -> Iterator[Topic]:
+    while batch := list(islice(pairs, BATCH)):
+        requests = [
+            Request(
+                "topics",
+                Prompt(
+                    "topics",
+                    {
+                        "domain": {"l1": domain.name, "l2": domain2.name, "things": list(domain2.things)},
+                        "ability": {"l1": ability.name, "l2": ability2.name, "patterns": list(ability2.patterns)},
+                        "limit": limit,
+                    },
+                ),
+                (),
+                Topics,
+            )
+            for domain, domain2, ability, ability2 in batch
+        ]
+        for (domain, domain2, ability, ability2), answer in zip(batch, asker.ask_many(requests), strict=True):
+            if not isinstance(answer, dict):
+                skipped.append({"pair": f"{domain2.name} × {ability2.name}", "reason": str(answer)})
+                continue
+            branch = (domain.name, domain2.name), (ability.name, ability2.name)
+            names = (_clean(name) for name in answer["topics"][:limit])
+            yield from (Topic(name, *branch) for name in names if name)
+
+
+def unique(topics: Iterable[Topic]) -> Iterator[Topic]:
+    """The first of topics that say the same within one ability L2: equal up to case, punctuation, function words,
+    plural and word order (wording.py). Holds 64 bits of each name."""
+    seen: set[int] = set()
     for topic in topics:
-        seen.setdefault((*topic.ability, re.sub(r"\W+", " ", topic.name).strip().casefold()), topic)
-    return list(seen.values())
+        said = "\0".join((*topic.ability, key(topic.name)))
+        mark = int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big")
+        if mark not in seen:
+            seen.add(mark)
+            yield topic
+
+
+def parents(topic: Topic, tree: LabelTree) -> tuple[str, str]:
+    """The ids of the domain L2 and the ability L2 that a topic joins. Raises `UserError` for one not of this tree."""
+    domain, ability = tree.find("domain", *topic.domain), tree.find("ability", *topic.ability)
+    if domain is None or ability is None:
+        lost = " ~ ".join(topic.domain if domain is None else topic.ability)
+        raise UserError(f"the topic {topic.name!r} is under {lost!r}, which version {tree.version} of the labels lacks")
+    return domain.id, ability.id
+
+
+def write(path: Path, topics: Iterable[Topic], tree: LabelTree) -> int:
+    """Writes topics as Parquet, each with names and ids of both parents, and gives their number. Streams."""
+    written, source = 0, iter(topics)
+    schema = _SCHEMA.with_metadata({"open4ov": "topics-1", "labels": str(tree.version)})
+    known: dict[tuple[tuple[str, str], tuple[str, str]], tuple[str, str]] = {}
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        while chunk := list(islice(source, _ROWS)):
+            rows: list[tuple[str, ...]] = []
+            for topic in chunk:
+                branch = topic.domain, topic.ability
+                if branch not in known:
+                    known[branch] = parents(topic, tree)
+                rows.append((topic.name, topic.path, *topic.domain, *topic.ability, *known[branch]))
+            columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            written += len(chunk)
+    return written
+
+
+def read(path: Path) -> Iterator[Topic]:
+    """The topics of a file, in order, a batch at a time. Raises `UserError` when it is not one."""
+    names = ["name", "domain_l1", "domain_l2", "ability_l1", "ability_l2"]
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=names):
+            for name, *branch in zip(*(batch.column(column).to_pylist() for column in names), strict=True):
+                yield Topic(name, (branch[0], branch[1]), (branch[2], branch[3]))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a readable Parquet file of topics: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _clean(name: str) -> str:

@@ -1,20 +1,42 @@
 """What each role of data construction must answer: one pydantic model a role.
 
 The model is the contract: its JSON schema goes to the endpoint, and every answer, from whatever provider, is read by
-it. All fields are required and unknown ones refused, as strict structured output wants.
+it. To an endpoint all fields are required and unknown ones refused, as strict structured output wants.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+def _all_required(schema: dict[str, Any]) -> None:
+    """What an endpoint is told: every field is required, also those that the catalog may leave at their default."""
+    schema["required"] = list(schema.get("properties", ()))
+    for field in schema.get("properties", {}).values():
+        field.pop("default", None)
 
 
 class Answer(BaseModel):
     """What a role may say: these fields and no others."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_all_required)
+
+
+class NewLabel(Answer):
+    """An L2 label that a model proposes; domain labels say what they show and which ability L1 ids suit them."""
+
+    name: str
+    description: str
+    things: list[str]
+    abilities: list[str]
+
+
+class Expansion(Answer):
+    """L2 labels proposed under one L1 (paper §2.2.2)."""
+
+    labels: list[NewLabel]
 
 
 class Topics(Answer):
@@ -44,14 +66,19 @@ class Density(Answer):
 
 
 class Pair(Answer):
-    """One question with its answer: `answer` is what a verifier compares, `response` the full assistant text."""
+    """One question with its answer: `answer` is what a verifier compares, `response` the full assistant text.
+
+    `type` is one of `data.question_types`; "" from the catalog, whose questions are as their corpus has them.
+    """
 
     topic: str
     task: str
+    type: Literal["", "open", "choice", "yes_no", "counting", "reading", "reasoning", "description"] = ""
     language: Literal["en", "zh"]
     question: str
     answer: str
     aliases: list[str]
+    options: list[str] = Field(default_factory=list)
     response: str
 
 
@@ -69,9 +96,11 @@ class Judgement(Answer):
 
 
 class Check(Answer):
-    """One dimension of response verification."""
+    """One dimension of response verification. `score` is 1 (fails) to 5 (beyond doubt) by the prompt's anchors; None
+    from the catalog, whose evidence has no degrees."""
 
     ok: bool
+    score: int | None = Field(default=None, ge=1, le=5)
     reason: str
 
 
