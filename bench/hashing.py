@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     source = Image.open(options.photo).convert("RGB")
     lines = [
-        "| Pixels | imagehash.phash, ms a picture | ours (hash, mirrored hash, colours) | times as fast | decoding JPEG |",
+        "| Pixels | imagehash.phash, ms | ours (hash, mirrored, colours), ms | times as fast | decoding JPEG, ms |",
         "|---|---|---|---|---|",
     ]
     for size in SIZES:

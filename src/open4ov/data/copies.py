@@ -1,4 +1,6 @@
-"""Finds pictures again that were copied, re-encoded, resized, tinted, mirrored or cropped: hashes propose, pixels decide.
+"""Finds pictures again that were copied, re-encoded, resized, tinted, mirrored or cropped.
+
+Hashes propose, pixels decide.
 
 Proposals: hashes of the whole picture and of overlapping windows, within a generous Hamming radius. Decision: the two
 thumbnails are laid over each other where the windows say and near it, and the correlation of their grey levels must be
@@ -99,7 +101,8 @@ class Gallery:
     ) -> Iterator[tuple[int, int, int, Kind, tuple[float, float, float, float]]]:
         prints = hashing.prints(thumbnails)
         whole = (0.0, 1.0, 0.0, 1.0)
-        for kind, hashes in (("copy", prints.hashes), ("mirrored", prints.mirrored)):
+        proposed: tuple[tuple[Kind, NDArray[np.uint64]], ...] = (("copy", prints.hashes), ("mirrored", prints.mirrored))
+        for kind, hashes in proposed:
             for query, known, distance in zip(*self._whole.near(hashes, PROPOSED), strict=True):
                 yield int(query), int(known), int(distance), kind, whole
         queries, places, distances = self._parts.near(prints.hashes, PROPOSED)
@@ -177,7 +180,7 @@ def _correlations(
     rows: list[tuple[int, int]],
     columns: list[tuple[int, int]],
 ) -> NDArray[np.float32]:
-    """[rows, columns] correlations of the piece with these windows of the whole. A flat picture correlates with none."""
+    """[rows, columns] correlations of the piece with these windows of the whole; 0 where either is flat."""
     small = _resampling(0, hashing.SIDE)
     aim = (small @ piece @ small.T).ravel()
     aim -= aim.mean()

@@ -74,10 +74,10 @@ def grams(text: str, size: int = GRAM) -> frozenset[str]:
     return frozenset(plain[at : at + size] for at in range(len(plain) - size + 1))
 
 
-def keep(count: int, pairs: Sequence[Pair], rank: Sequence[object]) -> dict[int, tuple[int, float]]:
+def keep(count: int, pairs: Sequence[Pair], rank: Sequence[tuple[int, str]]) -> dict[int, tuple[int, float]]:
     """Which of `count` things go: {number: (the one that stays for it, their distance or likeness)}.
 
-    The one with the lowest rank stays (ranks must be comparable and different), and takes away all that are near
+    The one with the lowest rank stays (a number, then a name), and takes away all that are near
     itself. What is near only to something that goes stays: nothing is dropped for a likeness at second hand.
     """
     near: dict[int, list[tuple[int, float]]] = defaultdict(list)
@@ -85,7 +85,7 @@ def keep(count: int, pairs: Sequence[Pair], rank: Sequence[object]) -> dict[int,
         near[i].append((j, value))
         near[j].append((i, value))
     gone: dict[int, tuple[int, float]] = {}
-    order: list[int] = sorted(range(count), key=lambda at: rank[at])  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportUnknownLambdaType]
+    order = [at for _, at in sorted(zip(rank, range(count), strict=True))]
     for at in order:
         if at in gone:
             continue

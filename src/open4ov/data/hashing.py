@@ -46,7 +46,7 @@ class Print:
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    """The RGB picture as [S, S, 3], its sides squeezed to the same length. Averages over whole blocks of pixels first."""
+    """The RGB picture as [S, S, 3], its sides squeezed to one length. Averages whole blocks first."""
     width, height = image.size
     blocks = max(1, width // SIDE), max(1, height // SIDE)
     small = image.reduce(blocks) if max(blocks) > 1 else image

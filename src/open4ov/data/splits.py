@@ -2,7 +2,7 @@
 
 A group's side comes from a hash of its name and the seed, never from the other groups: when samples are added, those
 that were there stay where they are. What that costs: shares are met on average, by the number of groups and not of
-samples; `deviation` says how far off they are. Two groups that share a sample (a patient in two documents) are one group.
+samples; `deviation` says how far off they are. Two groups that share a sample (a patient in two documents) are one.
 """
 
 from __future__ import annotations
@@ -55,10 +55,8 @@ def assign(keys: Sequence[Sequence[str]], shares: Mapping[str, float], seed: int
 def figures(sides: Sequence[Split], shares: Mapping[str, float]) -> dict[str, Any]:
     """Counts, shares reached, and how far each is from what was asked (in parts of 1)."""
     counts = Counter(sides)
-    asked = {
-        "train": 1 - sum(shares.get(split, 0.0) for split in ("val", "test")),
-        **{s: shares.get(s, 0.0) for s in ("val", "test")},
-    }
+    held_out: dict[Split, float] = {"val": shares.get("val", 0.0), "test": shares.get("test", 0.0)}
+    asked: dict[Split, float] = {"train": 1 - sum(held_out.values()), **held_out}
     reached = {split: counts[split] / len(sides) if sides else 0.0 for split in asked}
     return {
         "samples": {split: counts[split] for split in asked},
