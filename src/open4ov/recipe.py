@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from open4ov import recipe_rules, yaml_file
 from open4ov.errors import UserError, nearest
+from open4ov.recipe_hygiene import HygieneSection
+from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc, dotted
 
 __all__ = ["Recipe", "UserError", "load"]
-
-
-class Section(BaseModel):
-    """A part of the recipe: unknown keys, wrong types and infinities are errors."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class ImagesSection(Section):
@@ -89,6 +85,7 @@ class DataSection(Section):
     inject_defects: float = Field(
         default=0.0, ge=0, le=1, description="share of wrong samples added to measure the judges"
     )
+    hygiene: HygieneSection = Field(default_factory=HygieneSection)
 
 
 class SftStage(Section):

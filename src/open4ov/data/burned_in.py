@@ -25,7 +25,7 @@ MARGIN = 2
 
 
 def masked(
-    image: Image.Image, reader: Reader, kinds: Mapping[str, personal.Action]
+    image: Image.Image, reader: Reader, kinds: Mapping[personal.Kind, personal.Action]
 ) -> tuple[Image.Image, Counter[str]]:
     """The image with its personal boxes painted in their mean colour (the same image when there are none), and counts.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from open4ov.data import defects, density, judge, labels, match, report, synthesize, topics, verify
+from open4ov.data import defects, density, hygiene, judge, labels, match, report, synthesize, topics, verify
 from open4ov.data.images import collect_images
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -70,6 +70,8 @@ def make(
     asker = asker or Asker(section)
     tell = _teller(progress)
     skipped: list[dict[str, str]] = []
+    clean = hygiene.Hygiene(section.hygiene, store, seed, tell)
+    given, images = len(images), clean.images(images, skipped)
 
     def picture(sample: Sample) -> Picture:
         return Picture(sample.images[0], lambda: store.get(sample.images[0]), sample.scene)
@@ -131,6 +133,7 @@ def make(
             skipped.append({"image": image.id, "step": "writing questions", "reason": "no question fits its topics"})
         made += pairs
 
+    made, unclean = clean.samples(made)
     spoilt = defects.inject(made, tree_topics, section.inject_defects, seed)
     everything = [*made, *spoilt]
     judge.vote(asker, everything, tree, picture, tell("judging"))
@@ -143,8 +146,10 @@ def make(
             sample.extra["rejected_by"] = "verification"
     good = [s for s in everything if "rejected_by" not in s.extra and "defect" not in s.extra]
     bad = [s for s in everything if "rejected_by" in s.extra or "defect" in s.extra]
+    clean.split(good)
     figures = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
-    return Result(good, bad, figures)
+    report.add_hygiene(figures, clean.report, given, unclean)
+    return Result(good, [*bad, *unclean], figures)
 
 
 def _fine(

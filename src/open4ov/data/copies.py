@@ -4,7 +4,8 @@ Hashes propose, pixels decide.
 
 Proposals: hashes of the whole picture and of overlapping windows, within a generous Hamming radius. Decision: the two
 thumbnails are laid over each other where the windows say and near it, and the correlation of their grey levels must be
-high at the best place. A crop must leave at least half of each side; a smaller piece is not found.
+high at the best place. A crop must leave about six tenths of each side; a smaller piece is
+not found, nor one of a fine even texture (grass, gravel).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from open4ov import corpora
 from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
+from open4ov.data import metadata
 from open4ov.errors import UserError
 from open4ov.recipe import ImagesSection
 from open4ov.sample import Sample, assistant, content_id, user
@@ -132,7 +133,7 @@ def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> 
             task="image",
             images=[sha],
             scene=scene,
-            extra={"file": name},
+            extra={"file": name, **({"metadata_removed": removed} if (removed := metadata.kinds(file)) else {})},
         )
     if not seen:
         listed = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])

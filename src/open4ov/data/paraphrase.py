@@ -1,10 +1,10 @@
 """Do two questions ask the same thing in other words? By rules, in English and Chinese, without a model.
 
 A question becomes a bag of what it is about: words without endings and fillers, numbers as digits, Chinese characters
-without particles; a few dozen common ways to ask (how many, number of, 几个) are one token each (`paraphrase.yaml`). Two bags
-are compared by their weighted overlap (Dice). How much is needed depends on the answers: equal answers are evidence of their own,
-different ones ask for nearly the same wording. Two things are never overruled: different numbers, and words that turn a
-question round (left for right, 最大 for 最小, a "not" on one side).
+without particles; a few dozen common ways to ask (how many, number of, 几个) are one token each (`paraphrase.yaml`).
+Two bags are compared by their weighted overlap (Dice). How much is needed depends on the answers: equal answers are
+evidence of their own, different ones ask for nearly the same wording. Two things are never overruled: different
+numbers, and words that turn a question round (left for right, 最大 for 最小, a "not" on one side).
 
 What it cannot see: synonyms outside its list. See docs/data.md for what it catches and what not.
 """
@@ -27,6 +27,12 @@ from open4ov.answers import number, same
 SAME_ANSWER, UNKNOWN_ANSWER, OTHER_ANSWER = 0.45, 0.62, 0.9
 """Overlap from which two questions are one, by what is known of their answers."""
 
+EXCHANGED = 0.7
+"""Overlap from which two questions are one although each has a word of content that the other has not."""
+
+LONG = 5
+"""Words of content from which equal wording is enough."""
+
 _WORDS: dict[str, Any] = yaml.safe_load(files("open4ov.data").joinpath("paraphrase.yaml").read_text("utf-8"))
 _LIGHT: dict[str, float] = _WORDS["light"]
 _TURNS: list[list[str]] = _WORDS["turns"]
@@ -35,6 +41,8 @@ _PARTICLES = frozenset(_WORDS["particles"])
 _ENGLISH = {token: re.compile(rf"\b(?:{'|'.join(ways['en'])})\b") for token, ways in _WORDS["ways"].items()}
 _CHINESE = {token: re.compile("|".join(ways["zh"])) for token, ways in _WORDS["ways"].items()}
 _NEGATED = re.compile(r"n't\b")
+_WHETHER = re.compile(r"有没有|有无|是不是|能不能|会不会|是否|\bwhether or not\b")  # no negations
+_POSSESSIVE = re.compile(r"(?<=\w)'s?\b")
 _PIECES = re.compile(r"<[a-z ]+>|\d+(?:[.,]\d+)*(?:/\d+)?|[㐀-鿿]|[^\W\d_]+")
 
 
@@ -51,7 +59,8 @@ class Question:
 @lru_cache(maxsize=1 << 16)
 def _read(text: str) -> tuple[dict[str, int], tuple[str, ...], str]:
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("’", "'").split())
-    marked = _NEGATED.sub(" not", plain)
+    plain_form = _WHETHER.sub("", plain)
+    marked = _POSSESSIVE.sub("", _NEGATED.sub(" not", plain_form))
     for token in _ENGLISH:
         marked = _ENGLISH[token].sub(f" {token} ", marked)
         marked = _CHINESE[token].sub(f" {token} ", marked)
@@ -77,13 +86,13 @@ def question(text: str, answer: str | None = None, options: Sequence[str] = ()) 
     return Question(bag, numbers, answer, plain)
 
 
-def alike(left: Question, right: Question, weights: Mapping[str, float] | None = None) -> tuple[bool, float]:
-    """Whether they ask the same, and the overlap of their bags in [0, 1]. `weights`: of words, rare more than common."""
+def alike(left: Question, right: Question) -> tuple[bool, float]:
+    """Whether they ask the same, and the overlap of their bags in [0, 1]; equal long ones need no equal answers."""
     if left.plain and left.plain == right.plain:
-        return _answers(left, right) is not False, 1.0
+        return len(left.bag) >= LONG or _answers(left, right) is not False, 1.0
     shared = total = 0.0
     for token in left.bag.keys() | right.bag.keys():
-        weight = weights.get(token, 1.0) if weights else _LIGHT.get(token, 1.0)
+        weight = _LIGHT.get(token, 1.0)
         a, b = left.bag.get(token, 0), right.bag.get(token, 0)
         shared += 2 * weight * min(a, b)
         total += weight * (a + b)
@@ -92,6 +101,8 @@ def alike(left: Question, right: Question, weights: Mapping[str, float] | None =
         return False, overlap
     agreed = _answers(left, right)
     needed = UNKNOWN_ANSWER if agreed is None else SAME_ANSWER if agreed else OTHER_ANSWER
+    if _own(left.bag, right.bag) and _own(right.bag, left.bag):
+        needed = max(needed, EXCHANGED)
     return overlap >= needed, overlap
 
 
@@ -99,6 +110,11 @@ def _answers(left: Question, right: Question) -> bool | None:
     if not left.answer or not right.answer:
         return None
     return same(left.answer, right.answer)
+
+
+def _own(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Whether it has a word of full weight that the other has not."""
+    return any(token not in other and _LIGHT.get(token, 1.0) == 1.0 for token in one)
 
 
 def _turned(left: Mapping[str, int], right: Mapping[str, int]) -> bool:

@@ -22,9 +22,11 @@ _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _ID_CHECKS = "10X98765432"
 
 _PATTERNS: dict[Kind, re.Pattern[str]] = {
-    "email": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])"),
+    "email": re.compile(
+        r"(?<![A-Za-z0-9_.+-])[A-Za-z0-9_.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![A-Za-z0-9_-])"
+    ),
     "id_number": re.compile(r"(?<![0-9A-Za-z])[1-9]\d{16}[\dXx](?![0-9A-Za-z])"),
-    "card": re.compile(r"(?<![\d.-])(?:\d[ -]?){12,18}\d(?![\d-])"),
+    "card": re.compile(r"(?<![\d.+-])(?:\d[ -]?){12,18}\d(?![\d-])"),
     "phone": re.compile(
         r"(?<![\d.+-])(?:"
         r"(?:\+?86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}"  # a Chinese mobile number
@@ -66,7 +68,7 @@ def found(text: str) -> Iterator[tuple[Kind, int, int]]:
                 yield kind, begin, end
 
 
-def mask(text: str, kinds: Mapping[str, Action]) -> tuple[str, Counter[str]]:
+def mask(text: str, kinds: Mapping[Kind, Action]) -> tuple[str, Counter[str]]:
     """The text with personal data of these kinds replaced by `[kind]`, and how many of each were there."""
     counts: Counter[str] = Counter()
     pieces = [(begin, end, kind) for kind, begin, end in found(text) if kind in kinds]
@@ -76,7 +78,7 @@ def mask(text: str, kinds: Mapping[str, Action]) -> tuple[str, Counter[str]]:
     return text, counts
 
 
-def clean(value: Any, kinds: Mapping[str, Action]) -> tuple[Any, Counter[str]]:
+def clean(value: Any, kinds: Mapping[Kind, Action]) -> tuple[Any, Counter[str]]:
     """`mask` for whatever JSON holds: the texts in it, and the values of tags that name a person or a device."""
     if isinstance(value, str):
         return mask(value, kinds)
