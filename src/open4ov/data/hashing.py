@@ -46,9 +46,14 @@ class Print:
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    """The RGB picture as [S, S, 3], its sides squeezed to one length. Averages whole blocks first."""
-    width, height = image.size
-    blocks = max(1, width // SIDE), max(1, height // SIDE)
+    """The RGB picture as [S, S, 3], its sides squeezed to one length: means over blocks of pixels.
+
+    Of a large picture every second, third, ... pixel counts, so that a block has at least 8 x 8 of them.
+    """
+    steps = max(1, image.width // (8 * SIDE)), max(1, image.height // (8 * SIDE))
+    if max(steps) > 1:
+        image = image.resize((image.width // steps[0], image.height // steps[1]), Image.Resampling.NEAREST)
+    blocks = max(1, image.width // SIDE), max(1, image.height // SIDE)
     small = image.reduce(blocks) if max(blocks) > 1 else image
     return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
