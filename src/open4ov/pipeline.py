@@ -176,7 +176,7 @@ def _data(recipe: Recipe) -> dict[str, Any]:
 
 
 def _evaluation_files(recipe: Recipe) -> dict[str, str]:
-    """A digest of the evaluation sets that data are kept clean of, and of the pictures beside them."""
+    """A digest of the evaluation sets that data are kept clean of (not of pictures that they name by path)."""
     hygiene = recipe.data.hygiene
     if hygiene.burned_in:
         function(hygiene.burned_in, "data.hygiene.burned_in")
