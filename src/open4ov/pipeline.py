@@ -174,10 +174,23 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     if labels and not labels.is_file():
         raise UserError(f"data.labels: no such file: {labels}")
     digest = fingerprint([labels]) if labels else ""
+    evaluation = _evaluation_files(recipe)
     providers = recipe.data.providers.values()
     models = [_model(one.model) for one in providers if one.kind == "engine" and one.model]
     section = recipe.data.model_dump(mode="json", exclude=_PACE)
-    return {**section, "labels_file": digest, **({"models": models} if models else {})}
+    return {**section, "labels_file": digest, **evaluation, **({"models": models} if models else {})}
+
+
+def _evaluation_files(recipe: Recipe) -> dict[str, str]:
+    """A digest of the evaluation sets that data are kept clean of (not of pictures that they name by path)."""
+    hygiene = recipe.data.hygiene
+    if hygiene.burned_in:
+        function(hygiene.burned_in, "data.hygiene.burned_in")
+    paths = [Path(name) for name in hygiene.decontaminate]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"data.hygiene.decontaminate: no such file: {path}")
+    return {"evaluation_files": fingerprint(paths)} if paths else {}
 
 
 # How fast and for how much an answer comes does not change it: a run goes on with a larger budget.

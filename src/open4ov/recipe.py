@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from open4ov import recipe_rules, yaml_file
 from open4ov.errors import UserError, nearest
+from open4ov.recipe_hygiene import HygieneSection
 from open4ov.recipe_providers import BudgetSection, PriceSection, ProviderSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc, dotted
@@ -96,6 +97,7 @@ class DataSection(Section):
     inject_defects: float = Field(
         default=0.0, ge=0, le=1, description="share of wrong samples added to measure the judges"
     )
+    hygiene: HygieneSection = Field(default_factory=HygieneSection)
 
 
 class SftStage(Section):

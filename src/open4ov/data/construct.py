@@ -20,6 +20,7 @@ from open4ov.data import (
     defects,
     density,
     density_evidence,
+    hygiene,
     judge,
     labels,
     match,
@@ -101,6 +102,8 @@ def make(
     tell = _teller(progress)
     origins = [line for role in ROLES if role != "verify" for line in asker.origin(role, TEMPLATES.get(role, role))]
     skipped: list[dict[str, str]] = []
+    clean = hygiene.Hygiene(section.hygiene, store, seed, tell)
+    given, images = len(images), clean.images(images, skipped)
 
     def picture(sample: Sample) -> Picture:
         sha = sample.images[0]
@@ -185,6 +188,7 @@ def make(
             skipped.append({"image": image.id, "step": "writing questions", "reason": "no question fits its topics"})
         made += pairs
 
+    made, unclean = clean.samples(made)
     spoilt = defects.inject(made, tree_topics, section.inject_defects, seed)
     everything = [*made, *spoilt]
     judge.vote(asker, everything, tree, picture, tell("judging"))
@@ -201,6 +205,7 @@ def make(
         sample.lineage = [*sample.lineage, *origins]
     for sample in through:
         sample.lineage = [*sample.lineage, *asker.origin("verify", "verify")]
+    clean.split(good)
     told = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
     told["labels"]["ranking_faults"] = dict(sorted(ranking_faults.items()))
     told["coverage"] = coverage.coverage(tree, coarse, tree_topics, good)
@@ -211,7 +216,8 @@ def make(
     if asking := asker.report():
         told["asking"] = asking
     told["cost_per_kept"] = report.cost_per_kept(asking, len(good))
-    return Result(good, bad, tree_topics, told)
+    report.add_hygiene(told, clean.report, given, unclean)
+    return Result(good, [*bad, *unclean], tree_topics, told)
 
 
 def _fine(

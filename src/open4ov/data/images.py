@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from open4ov import corpora
 from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
-from open4ov.data import imported
+from open4ov.data import imported, metadata
 from open4ov.errors import UserError
 from open4ov.formats.folder import AnnotationError, annotation, listed
 from open4ov.recipe import ImagesSection
@@ -138,7 +138,7 @@ def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> 
             task="image",
             images=[sha],
             scene=scene,
-            extra={"file": name},
+            extra={"file": name, **({"metadata_removed": removed} if (removed := metadata.kinds(file)) else {})},
         )
     if not seen:
         some = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])

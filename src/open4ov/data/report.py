@@ -88,6 +88,14 @@ def cost_per_kept(asked: Mapping[str, Any], kept: int) -> dict[str, Any]:
     return {**each(rows), "roles": {role: each([row for row in rows if row.get("role", "") == role]) for role in roles}}
 
 
+def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unclean: Sequence[Sample]) -> None:
+    """Adds what hygiene did, if it was asked for: `images` given to it, and the samples it took out."""
+    if found:
+        figures["counts"] |= {"images": images, "hygiene_rejected": len(unclean)}
+        why = Counter(str(sample.extra["rejected_by"]) for sample in unclean)
+        figures["hygiene"] = {**found, "samples_rejected": dict(sorted(why.items()))}
+
+
 def reasons(report: dict[str, Any]) -> str:
     """The commonest reasons why images and samples fell out, in a line for a person."""
     counted = Counter(entry["reason"] for entry in report["skipped"])

@@ -1,0 +1,134 @@
+"""Perceptual hashes of images: 64 bits that stay nearly the same when a picture is re-encoded, resized or tinted.
+
+A picture becomes a thumbnail of 64 x 64 pixels; the 8 x 8 lowest frequencies of its grey levels (a type-II discrete
+cosine transform) are compared with their median, one bit each: the well-known pHash. The bits of any window of the
+thumbnail come from the same two matrix products as those of the whole, so the hashes of 256 overlapping windows, which
+find a picture that was cropped, cost one product more.
+
+Dim letters: N pictures, S side of a thumbnail (64), K frequencies a direction (8), V windows a direction (16).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 64
+"""Pixels of a thumbnail's side."""
+
+FREQUENCIES = 8
+"""Lowest frequencies of each direction that make the hash: 8 x 8 = 64 bits."""
+
+FLAT = 1.0
+"""Coefficients below this (in grey levels times 64) are noise of the rounding and count as 0."""
+
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601, as Pillow converts to "L"
+
+_LENGTHS = {1.0: 1, 0.87: 4, 0.74: 5, 0.62: 6}  # length of a window as a share of the side -> how many starts
+WINDOWS = np.array(
+    [(start * (1 - length), length) for length, count in _LENGTHS.items() for start in np.linspace(0, 1, count)]
+)
+"""[V, 2]: start and length of the windows along one direction, as shares of the side; the first is the whole."""
+
+
+@dataclass(frozen=True)
+class Print:
+    """What is kept of a picture for comparing: `hashes` [N] of the whole, `mirrored` [N], `colours` [N, 4, 4, 3]."""
+
+    hashes: NDArray[np.uint64]
+    mirrored: NDArray[np.uint64]
+    colours: NDArray[np.uint8]
+
+
+def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    """The RGB picture as [S, S, 3], its sides squeezed to one length: means over blocks of pixels.
+
+    Of a large picture every second, third, ... pixel counts, so that a block has at least 8 x 8 of them.
+    """
+    steps = max(1, image.width // (8 * SIDE)), max(1, image.height // (8 * SIDE))
+    if max(steps) > 1:
+        image = image.resize((image.width // steps[0], image.height // steps[1]), Image.Resampling.NEAREST)
+    blocks = max(1, image.width // SIDE), max(1, image.height // SIDE)
+    small = image.reduce(blocks) if max(blocks) > 1 else image
+    return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def grey(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """[N, S, S, 3] -> grey levels [N, S, S]."""
+    return thumbnails.astype(np.float32) @ _GREY
+
+
+def prints(thumbnails: NDArray[np.uint8]) -> Print:
+    """The hashes and the colours of thumbnails [N, S, S, 3]."""
+    found = _frequencies(grey(thumbnails), 1)[:, 0, :, 0, :]  # [N, K, K]
+    quarter = SIDE // 4
+    rows = thumbnails.reshape(-1, 4, quarter, SIDE * 3).sum(axis=2, dtype=np.uint16)  # 16 * 255 fits
+    sums = rows.reshape(-1, 4, 4, quarter, 3).sum(axis=3, dtype=np.uint32)
+    return Print(_bits(found), _bits(_mirrored(found)), (sums // quarter**2).astype(np.uint8))
+
+
+def phash(image: Image.Image) -> int:
+    """The 64-bit hash of one RGB picture."""
+    return int(prints(thumbnail(image)[None]).hashes[0])
+
+
+def window_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """[N, S, S, 3] -> [N, V * V]: the hash of every window, rows of windows first; the first is the whole picture."""
+    count = len(WINDOWS)
+    found = _frequencies(grey(thumbnails), count).transpose(0, 1, 3, 2, 4)  # [N, V, V, K, K]
+    return _bits(found.reshape(-1, FREQUENCIES, FREQUENCIES)).reshape(len(thumbnails), count * count)
+
+
+def windows() -> NDArray[np.float64]:
+    """[V * V, 4]: top, height, left, width of the windows in the order of `window_hashes`, as shares of the sides."""
+    return np.array([[*rows, *columns] for rows, columns in product(WINDOWS, WINDOWS)])
+
+
+def resampling(start: float, length: float, pixels: int) -> NDArray[np.float32]:
+    """[pixels, S]: averages (or, going up, interpolates) a thumbnail's rows from `start` on, `length` of the side."""
+    edges = (start + length * np.arange(pixels + 1) / pixels) * SIDE
+    width = max(1.0, edges[1] - edges[0])
+    centres = (edges[1:] + edges[:-1]) / 2
+    low = np.clip(centres - width / 2, 0, SIDE - width)[:, None]
+    cells = np.arange(SIDE)
+    overlap = np.clip(np.minimum(low + width, cells + 1) - np.maximum(low, cells), 0, None)
+    return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def cosines(pixels: int) -> NDArray[np.float32]:
+    """[K, pixels]: the lowest rows of the type-II cosine transform, c[k, n] = 2 cos(π k (2 n + 1) / 2 pixels)."""
+    k, n = np.arange(FREQUENCIES)[:, None], np.arange(pixels)[None]
+    return (2 * np.cos(np.pi * k * (2 * n + 1) / (2 * pixels))).astype(np.float32)
+
+
+@cache
+def _basis(count: int) -> NDArray[np.float32]:
+    """[count * K, S]: the frequencies of the first `count` windows, straight from a thumbnail's rows."""
+    if count == 1:
+        return cosines(SIDE)
+    inner = SIDE // 2
+    return np.concatenate([cosines(inner) @ resampling(start, length, inner) for start, length in WINDOWS[:count]])
+
+
+def _frequencies(levels: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """[N, S, S] -> [N, V, K, V, K]."""
+    basis = _basis(count)
+    found = np.matmul(np.matmul(basis, levels), basis.T)
+    return found.reshape(len(levels), count, FREQUENCIES, count, FREQUENCIES)
+
+
+def _mirrored(found: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The frequencies [..., K] of the pictures seen in a mirror: the odd horizontal ones change sign."""
+    return found * np.where(np.arange(FREQUENCIES) % 2, -1, 1).astype(np.float32)
+
+
+def _bits(found: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """[M, K, K] -> [M]: bit by bit, above the median or not; the lowest frequency is the most significant bit."""
+    flat = np.where(np.abs(found) < FLAT, 0, found).reshape(-1, FREQUENCIES * FREQUENCIES)
+    middle = np.median(flat, axis=1, keepdims=True)
+    return np.packbits(flat > middle, axis=1).view(">u8")[:, 0].astype(np.uint64)
