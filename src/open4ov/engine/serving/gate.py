@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from open4ov.engine.serving import access
 from open4ov.engine.serving.faults import error
+from open4ov.engine.serving.room import Room
 
 log = logging.getLogger(__name__)
 MAX_HELD = 2**30
@@ -35,22 +36,19 @@ class TooMany(Exception):
     """A key has as many requests under way as it may have."""
 
 
-class Full(Exception):
-    """What all requests hold together would be too much."""
-
-
 class Visit:
     """A request under way: whose it is, and what it holds."""
 
-    def __init__(self, gate: Gate, salt: str) -> None:
-        self.salt, self._gate, self.held = salt, gate, 0
+    def __init__(self, room: Room, key: str, salt: str) -> None:
+        self.salt, self._room, self._key, self.held = salt, room, key, 0
 
     def hold(self, size: int) -> None:
-        """So many more bytes are kept until the request is over. Raises Full."""
-        if self._gate.held + size > self._gate.max_held:
-            raise Full
-        self._gate.held += size
+        """So many more bytes are kept until the request is over. Raises Full and TooMuch."""
+        self._room.take(self._key, size)
         self.held += size
+
+    def end(self) -> None:
+        self._room.give_back(self._key, self.held)
 
 
 class Gate:
@@ -60,8 +58,8 @@ class Gate:
     def __init__(
         self, keys: Sequence[str] = (), max_per_key: int = 0, share_cache: bool = False, max_held: int = MAX_HELD
     ) -> None:
-        self.max_per_key, self.share_cache, self.max_held = max_per_key, share_cache, max_held
-        self.ending, self.held = False, 0
+        self.max_per_key, self.share_cache, self.room = max_per_key, share_cache, Room(max_held)
+        self.ending = False
         self._keys = [key.encode() for key in keys]
         self._secret = secrets.token_bytes(32)
         self._under_way: Counter[str] = Counter()
@@ -93,12 +91,13 @@ class Gate:
             raise Ending
         if self.max_per_key and self._under_way[tenant] >= self.max_per_key:
             raise TooMany
-        visit = Visit(self, "" if self.share_cache else tenant)
+        alone = len(self._keys) < 2
+        visit = Visit(self.room, "" if alone else tenant, "" if self.share_cache else tenant)
         self._under_way[tenant] += 1
         try:
             yield visit
         finally:
-            self.held -= visit.held
+            visit.end()
             self._under_way[tenant] -= 1
             if not self._under_way[tenant]:
                 del self._under_way[tenant]
