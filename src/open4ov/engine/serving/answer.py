@@ -20,7 +20,7 @@ from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.request import Completion
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.serving import chat as wire
-from open4ov.engine.serving.chat import Refused
+from open4ov.engine.serving.faults import Refused
 from open4ov.engine.serving.faults import error as _error
 from open4ov.engine.serving.gate import Ending, TooMany
 from open4ov.engine.serving.room import Full, TooMuch
