@@ -175,24 +175,14 @@ def route(
     """
     keys = _keys(api_key_env, host)
 
-    import uvicorn
-
+    from open4ov.engine.routing.listen import run
     from open4ov.engine.routing.nodes import Nodes
     from open4ov.engine.routing.router import create_app
-    from open4ov.engine.serving.body import MAX_BODY
 
     app = create_app(Nodes(nodes, health_interval), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
     guarded = "with" if keys else "without"
     print(f"open4ov: {len(nodes)} nodes at http://{host}:{port}/v1 ({guarded} keys)", file=sys.stderr)
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=drain,
-        ws_max_size=MAX_BODY,
-        server_header=False,
-    )
+    run(app, host, port, drain)
 
 
 def model_dir(path: Path) -> Path:

@@ -21,9 +21,8 @@ def loaded_by(code: str) -> set[str]:
 def test_a_router_starts_without_pytorch() -> None:
     """The command itself, up to where it would listen."""
     code = (
-        "import uvicorn\n"
-        "uvicorn.run = lambda app, **options: None\n"
-        "uvicorn.Server.run = lambda self, **options: None\n"
+        "from open4ov.engine.routing import listen\n"
+        "listen.run = lambda app, *options: None\n"
         "from open4ov.cli_serving import app\n"
         "app(['route', 'http://127.0.0.1:1'], standalone_mode=False)"
     )
@@ -34,7 +33,6 @@ def test_a_router_starts_without_pytorch() -> None:
 
 def test_the_engine_is_there_when_it_is_asked_for() -> None:
     assert "torch" not in loaded_by("import open4ov.engine")
-    assert "torch" in loaded_by("from open4ov.engine import Request")
     for name in engine.__all__:
         assert getattr(engine, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Motor'"):
