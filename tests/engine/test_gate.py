@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ from test_decoder import running as process_runs
 from test_generate import picture
 from test_server import KEY, ONE, Running, url, wait, words
 
+from open4ov.engine.routing.nodes import Nodes
+from open4ov.engine.routing.router import create_app
 from open4ov.engine.serving import body, listen
 from open4ov.engine.serving.gate import Gate
 from open4ov.engine.serving.room import Full, Room, TooMuch
@@ -114,6 +117,19 @@ def test_a_salt_is_of_the_key_and_of_this_server() -> None:
     assert gate.tenant("Bearer c") is gate.tenant("Basic a") is gate.tenant("") is gate.tenant("Bearer é") is None
     assert Gate(["a"]).tenant("Bearer a") != a
     assert Gate().tenant("") == Gate().tenant("Bearer what") == ""
+
+
+@pytest.mark.parametrize("keys", [[""], ["a", " "]])
+def test_an_empty_key_is_none(keys: list[str]) -> None:
+    """Whoever sends nothing would have it."""
+    with pytest.raises(ValueError, match="a key is empty"):
+        Gate(keys)
+    with pytest.raises(ValueError, match="a key is empty"):
+        create_app(Nodes(["http://127.0.0.1:1"]), keys)
+    gate = Gate(["a"])
+    nothing = base64.b64encode(b"name:").decode()
+    for sent in ("", "Bearer", "Bearer ", "bearer  ", "Basic", f"Basic {nothing}"):
+        assert gate.tenant(sent) is None
 
 
 def test_a_key_may_have_so_many_requests_under_way(tiny_dir: Path) -> None:

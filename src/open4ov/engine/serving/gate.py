@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
-import logging
 import secrets
 import uuid
 from collections import Counter
@@ -12,16 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from open4ov.engine.serving import access
 from open4ov.engine.serving.faults import error
+from open4ov.engine.serving.keys import Keys, numbered
 from open4ov.engine.serving.room import Room
 
-log = logging.getLogger(__name__)
 MAX_HELD = 2**30
 """Bytes of bodies and pixels of all requests under way"""
 OPEN_TO_ALL = "/health"
@@ -52,7 +48,7 @@ class Visit:
 
 
 class Gate:
-    """`keys`: those that are let in (none: everybody); `max_per_key`: requests of a key under way (0: no limit). Keys
+    """`keys`: as of `Keys`; `max_per_key`: requests of a key under way (0: no limit). Keys
     do not find what was computed for others, unless `share_cache`."""
 
     def __init__(
@@ -60,29 +56,24 @@ class Gate:
     ) -> None:
         self.max_per_key, self.share_cache, self.room = max_per_key, share_cache, Room(max_held)
         self.ending = False
-        self._keys = [key.encode() for key in keys]
+        self._keys = Keys(keys)
         self._secret = secrets.token_bytes(32)
         self._under_way: Counter[str] = Counter()
 
     def tenant(self, authorization: str) -> str | None:
         """What stands for the key in an Authorization header, "" where no keys are set; None: not let in."""
-        if not self._keys:
-            return ""
-        given, _ = access.key_of(authorization)
-        if not sum(hmac.compare_digest(given, known) for known in self._keys):
-            return None
+        given = self._keys.given(authorization)
+        if not given:
+            return None if given is None else ""
         return hashlib.blake2b(given, key=self._secret, digest_size=16).hexdigest()
 
     def denial(self, connection: HTTPConnection) -> JSONResponse | None:
         """What is said to those who are not let in; None to all others."""
-        if self.tenant(connection.headers.get("authorization", "")) is None:
-            denied = error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
-            if connection.scope["path"] == PAGE:  # only there a browser shall ask for it
-                denied.headers["www-authenticate"] = 'Basic realm="open4ov: any name, and the key as password"'
-            return denied
-        if access.from_elsewhere(connection, bool(self._keys)):
-            return error(403, "this is for pages of this server only, or with a Bearer key", "foreign_origin")
-        return None
+        denied = self._keys.denial(connection)
+        if denied is not None and denied.status_code == 401 and connection.scope["path"] == PAGE:
+            # only there a browser shall ask for it
+            denied.headers["www-authenticate"] = 'Basic realm="open4ov: any name, and the key as password"'
+        return denied
 
     @contextmanager
     def visit(self, tenant: str) -> Iterator[Visit]:
@@ -119,22 +110,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        number, begun = f"req-{uuid.uuid4().hex}", False
-
-        async def numbered(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                MutableHeaders(scope=message)["x-request-id"] = number
-            await send(message)
-
-        try:
-            await self._admit(scope, receive, numbered)
-        except Exception:
-            log.exception("request %s failed", number)
-            if begun:
-                raise
-            await error(500, "the server made an error", "internal_error")(scope, receive, numbered)
+        await numbered(f"req-{uuid.uuid4().hex}", scope, receive, send, self._admit)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
