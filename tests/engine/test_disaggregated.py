@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -330,6 +332,48 @@ def workers(tiny_dir: Path) -> Iterator[tuple[Service, StageMetrics, list[Worker
         one.close() if isinstance(one, (RemoteEncode, RemotePrefill)) else one.stop()
 
 
+STAND_IN = """
+import os, sys
+print("listening at 127.0.0.1:" + str(int(os.environ["OPEN4OV_STAGE_KEY"]) + 1), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_dies_is_started_again_and_all_end_with_the_server(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in that loads no model; of real stages see below."""
+    metrics, popen = StageMetrics(), subprocess.Popen
+
+    def stand_in(command: list[str], **options: Any) -> Any:
+        assert command[2:6] == ["open4ov.cli", "stage", "encode", str(tiny_dir)]
+        return popen([sys.executable, "-c", STAND_IN], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", stand_in)
+    kept = Workers("encode", tiny_dir, 2, "6000", metrics)
+    try:
+        assert kept.wait(60)
+        assert kept.addresses() == [("127.0.0.1", 6001)] * 2
+        first = kept.processes[0].pid
+        os.kill(first, signal.SIGKILL)
+        until(lambda: metrics.value("stage_restarts", stage="encode") == 1)
+        until(lambda: len(kept.addresses()) == 2)
+        pids = [process.pid for process in kept.processes.values()]
+        assert first not in pids
+    finally:
+        kept.stop()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert kept.addresses() == []
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
 def test_processes_and_one_that_is_killed_under_load(
     workers: tuple[Service, StageMetrics, list[Workers]], expected: list[list[list[int]]]
 ) -> None:
