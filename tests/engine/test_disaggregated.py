@@ -25,7 +25,8 @@ from open4ov.engine.disaggregated.decode import Decode, DecodePolicy
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.run import StageOptions, stages_of
 from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
-from open4ov.engine.disaggregated.stages import Encode, EncodePolicy, Keys, Prefill, PrefillPolicy, StageError
+from open4ov.engine.disaggregated.stages import EncodePolicy, Keys, PrefillPolicy, StageError
+from open4ov.engine.disaggregated.threads import Encode, Prefill
 from open4ov.engine.disaggregated.transport import Channel, TransportError
 from open4ov.engine.disaggregated.workers import Workers
 from open4ov.engine.service import Service

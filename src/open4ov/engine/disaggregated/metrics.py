@@ -42,7 +42,7 @@ class StageMetrics:
             self.batches.setdefault(stage, Counter())[batch] += 1
 
     def loaded(self, stage: str, address: str, load: object) -> None:
-        """What a stage has said of itself (`stages.py`, `load`); what is no such thing is left alone."""
+        """What a stage has said of itself (`threads.py`, `load`); what is no such thing is left alone."""
         if not isinstance(load, dict) or not all(_number(load.get(key)) for key in LOADS):
             return
         with self._lock:

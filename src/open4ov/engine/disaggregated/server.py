@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from open4ov.engine.disaggregated.shared import host
-from open4ov.engine.disaggregated.stages import Encode, Prefill, StageError, digest_of
+from open4ov.engine.disaggregated.stages import StageError, digest_of
+from open4ov.engine.disaggregated.threads import Encode, Prefill
 from open4ov.engine.disaggregated.transport import Address, Channel, Spec, TransportError, WrongKey
 from open4ov.engine.disaggregated.wire import (
     check_features,

@@ -161,9 +161,7 @@ class Session:
         if self.closed:
             raise gone(self.closed)
         if self.answering:
-            raise Refused(
-                "the answer is under way: wait for its end, or give it up", status=409, code="answer_under_way"
-            )
+            raise under_way()
 
     async def _become(self, messages: list[Message], turn: Turn, images: list[Image.Image]) -> None:
         """Takes over a conversation that there is room for, and computes ahead what is settled of it."""
