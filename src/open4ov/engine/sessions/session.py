@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from PIL import Image
 from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.request import Request
 from open4ov.engine.service import Busy, Failed, Service, Update
-from open4ov.engine.serving.chat import Refused
+from open4ov.engine.serving.faults import Refused
 from open4ov.engine.sessions.events import Open
 from open4ov.engine.sessions.turn import Turn, common, settled
 from open4ov.errors import UserError
@@ -28,20 +27,19 @@ from open4ov.sample import Message, assistant
 
 PAUSE = 0.03
 """Seconds that new words wait before they are computed: with a question that is committed at once, all is one step."""
-REMEMBERED = 1024
-"""So many closed sessions are remembered, to say why they are gone."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`sessions` open at once, of one key `per_key`; `images` and `characters` of a session's conversation; `pixels` of
-    all sessions' pictures together; `idle` seconds without a message, after which a session is closed."""
+    """`sessions` open at once, of one key `per_key`; `images` and `characters` of a session's conversation;
+    `picture_bytes` of all sessions' pictures together, which keys share as `Room` has it; `idle` seconds without a
+    message, after which a session is closed."""
 
     sessions: int = 64
     per_key: int = 32
     images: int = 16
     characters: int = 100_000
-    pixels: int = 256_000_000
+    picture_bytes: int = 2**30
     idle: float = 300.0
 
 
@@ -74,8 +72,8 @@ class Session:
         self._paused = False
 
     @property
-    def pixels(self) -> int:
-        return sum(image.width * image.height for image in self.images)
+    def picture_bytes(self) -> int:
+        return sum(map(bytes_of, self.images))
 
     def state(self) -> dict[str, Any]:
         """What a client may know. Computed ahead are `ahead.computed` of the `ahead.settled` tokens."""
@@ -170,9 +168,7 @@ class Session:
         if self.closed:
             raise gone(self.closed)
         if self.answering:
-            raise Refused(
-                "the answer is under way: wait for its end, or give it up", status=409, code="answer_under_way"
-            )
+            raise under_way()
 
     async def _become(
         self, messages: list[Message], turn: Turn, images: list[Image.Image], pause: bool = False
@@ -233,99 +229,9 @@ class Session:
         return replace(self.options, messages=messages, images=list(self.images), max_tokens=max_tokens)
 
 
-class Sessions:
-    """The sessions of a server. Ids cannot be guessed, and are good for the one who opened the session only."""
-
-    def __init__(self, service: Service, limits: Limits | None = None) -> None:
-        self.service, self.limits = service, limits or Limits()
-        self._open: dict[str, Session] = {}
-        self._gone: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._opening = self._pixels = 0
-        self._closing: set[asyncio.Task[None]] = set()
-
-    async def open(self, owner: str, options: Request, asked: Open) -> Session:
-        """A new session. Raises Refused: too many are open, or what it begins with is too large."""
-        if len(self._open) + self._opening >= self.limits.sessions:
-            raise _full("too many sessions are open; close one or try again later")
-        if owner and sum(one.owner == owner for one in self._open.values()) >= self.limits.per_key:
-            raise Refused(
-                "too many sessions of this key are open; close one or try again later", status=429, code="rate_limited"
-            )
-        session = Session(self.service, owner, options, asked, self.limits)
-        if len(session.images) > self.limits.images:
-            raise Refused(f"at most {self.limits.images} images in a session", "messages")
-        self._opening += 1
-        try:
-            self._reserve(session.pixels)
-            try:
-                await session.begin()
-            except BaseException:
-                self._pixels -= session.pixels
-                raise
-        finally:
-            self._opening -= 1
-        self._open[session.id] = session
-        self.service.metrics.sessions_open += 1
-        self._watch(session)
-        return session
-
-    def get(self, number: str, owner: str) -> Session:
-        """The session of that id. Raises Refused: there is none (any more)."""
-        if (session := self._open.get(number)) and session.owner == owner:
-            return session
-        whose, why = self._gone.get(number, (None, ""))
-        if whose == owner:
-            raise gone(why)
-        raise Refused("there is no such session", status=404, code="session_not_found")
-
-    async def append_image(self, session: Session, image: Image.Image) -> None:
-        """As the session's own, within what all sessions' pictures may have together."""
-        pixels = image.width * image.height
-        self._reserve(pixels)
-        try:
-            await session.append_image(image)
-        except BaseException:
-            self._pixels -= pixels
-            raise
-
-    async def answered(self, session: Session, text: str, found: int) -> None:
-        """The session's answer joins its conversation. `found`: tokens of the prompt that had been computed before. A
-        session that has no room for it, or that was closed meanwhile, ends here."""
-        self.service.metrics.session_found_tokens += found
-        try:
-            await session.answered(text)
-        except Refused:
-            await self.close(session, "the conversation has no room for another turn; open another session")
-
-    async def close(self, session: Session, why: str = "the session is closed; open another") -> None:
-        """Closes a session, if it is open still."""
-        if self._open.pop(session.id, None) is None:
-            return
-        self.service.metrics.sessions_open -= 1
-        self._pixels -= session.pixels
-        self._gone[session.id] = (session.owner, why)
-        if len(self._gone) > REMEMBERED:
-            self._gone.popitem(last=False)
-        await session.close(why)
-
-    def _reserve(self, pixels: int) -> None:
-        if self._pixels + pixels > self.limits.pixels:
-            raise _full("the sessions' images take all the room there is; try again later")
-        self._pixels += pixels
-
-    def _watch(self, session: Session) -> None:
-        """Closes the session once it has been idle for too long."""
-        if session.closed:
-            return
-        loop = asyncio.get_running_loop()
-        left = self.limits.idle if session.answering else session.touched + self.limits.idle - loop.time()
-        if left > 0:
-            loop.call_later(left, self._watch, session)
-            return
-        why = f"the session was closed after {self.limits.idle:g} s without a message; open another"
-        task = loop.create_task(self.close(session, why))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+def bytes_of(image: Image.Image) -> int:
+    """In memory, where Pillow keeps a pixel in four bytes."""
+    return 4 * image.width * image.height
 
 
 def gone(why: str) -> Refused:
@@ -336,7 +242,3 @@ def gone(why: str) -> Refused:
 def under_way() -> Refused:
     """What is said while the answer is."""
     return Refused("the answer is under way: wait for its end, or give it up", status=409, code="answer_under_way")
-
-
-def _full(message: str) -> Refused:
-    return Refused(message, status=503, code="server_overloaded")
