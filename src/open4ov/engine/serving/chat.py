@@ -147,6 +147,8 @@ def to_request(
         raise Refused("stream_options needs stream: true", "stream_options")
     if chat.messages[-1].role != "user":
         raise Refused("the last message must be the user's", "messages")
+    if sum(map(_characters, chat.messages)) > room * processor.longest_token:  # tokenizing it would take minutes
+        raise Refused(f"the text of all messages is more than the {room} tokens that there is room for", "messages")
     places = iter(range(len(images)))
     messages = [_message(message, places) for message in chat.messages]
     stop = (chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ())
@@ -206,6 +208,12 @@ def _grammar(chat: ChatRequest, grammars: Grammars) -> Grammar | None:
         return grammars.json_object() if wanted is not None and wanted.type == "json_object" else None
     except UserError as error:
         raise Refused(str(error), param) from None
+
+
+def _characters(message: ChatMessage) -> int:
+    if isinstance(message.content, str):
+        return len(message.content)
+    return sum(len(part.text) for part in message.content if isinstance(part, TextPart))
 
 
 def _message(message: ChatMessage, places: Iterator[int]) -> Message:
