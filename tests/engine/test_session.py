@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
+import itertools
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from test_generate import picture
 from test_server import KEY, Running, url, wait
 
 from open4ov.engine.sessions import session
-from open4ov.engine.sessions.session import Limits
+from open4ov.engine.sessions.session import Limits, Session
 
 OPEN = {"model": "tiny", "temperature": 0, "max_tokens": 8}
 LONG = "What colour is the circle? How many squares are there? one two three "
@@ -430,6 +434,32 @@ def test_one_key_does_not_take_all_sessions(tiny_dir: Path) -> None:
     mine[0].close()
     server.open()
     assert server.call("DELETE", f"/{other['id']}", key="other")[0] == 200
+    server.close()
+
+
+def test_sessions_that_one_key_opens_at_the_same_time_are_counted(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(tiny_dir, limits=Limits(sessions=20, per_key=3))
+    begin, refused, tried = Session.begin, threading.Event(), itertools.count(1)
+
+    async def slow(session: Session) -> None:
+        if next(tried) > 3:
+            refused.set()  # more are let in than may be
+        await asyncio.to_thread(refused.wait, 60)
+        await begin(session)
+
+    monkeypatch.setattr(Session, "begin", slow)
+
+    def one(_: int) -> int:
+        status = server.call("POST", "", OPEN)[0]
+        if status != 201:
+            refused.set()
+        return status
+
+    with ThreadPoolExecutor(8) as threads:
+        statuses = list(threads.map(one, range(8)))
+    assert sorted(statuses) == [201] * 3 + [429] * 5
     server.close()
 
 
