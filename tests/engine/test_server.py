@@ -22,6 +22,7 @@ from test_generate import picture
 
 from open4ov.engine import Engine, Request
 from open4ov.engine.degeneration import Degeneration
+from open4ov.engine.sequence import Prompt
 from open4ov.engine.service import Service
 from open4ov.engine.serving import listen
 from open4ov.engine.serving.server import create_app
@@ -280,6 +281,30 @@ def test_many_at_once_answer_as_one_by_one(server: Running) -> None:
     for place, text in enumerate(found):
         images = [picture(place % 5)] if place % 2 else []
         assert [text] == expected(server, texts[place], *images, max_tokens=6 + place % 5)
+
+
+def test_a_conversation_that_takes_long_to_read_holds_up_nobody(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt, go_on, threads = Engine.prompt, threading.Event(), set[str]()
+
+    def slow(engine: Engine, request: Request) -> Prompt:
+        threads.add(threading.current_thread().name)
+        if request.messages[-1].text == "long":
+            assert go_on.wait(60)
+        return prompt(engine, request)
+
+    monkeypatch.setattr(Engine, "prompt", slow)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(server.post, messages=[{"role": "user", "content": "long"}], max_tokens=2)
+        wait(lambda: threads)
+        try:
+            assert server.post(messages=ONE, max_tokens=2)[0] == 200  # the long one is being read still
+            assert not long.done()
+        finally:
+            go_on.set()
+        assert long.result()[0] == 200
+    assert "engine" not in threads
 
 
 def test_a_full_queue_says_so(tiny_dir: Path) -> None:

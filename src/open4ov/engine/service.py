@@ -1,7 +1,8 @@
 """An engine in a thread of its own, asked by many at once from an event loop.
 
-Only that thread touches the engine. A fault of one request is that request's; a fault of a step ends those under way,
-and the next ones are answered.
+Only that thread computes and changes what the engine holds; conversations are read (tokens, hashes of pictures) in
+others, so that a long one holds up nobody. A fault of one request is that request's; a fault of a step ends those under
+way, and the next ones are answered.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.generate import Engine
 from open4ov.engine.metrics import Metrics
 from open4ov.engine.request import Completion, Request
-from open4ov.engine.sequence import Sequence
+from open4ov.engine.sequence import Prompt, Sequence
 from open4ov.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class _Call:
         self._fault: Exception | None = None
         self._news = asyncio.Event()
         self.number: int | None = None
+        self.prompt: Prompt | None = None
         self.shipment: Shipment | None = None
         self.left = request.n
         self.given_up = False
@@ -118,8 +120,7 @@ class Service:
         self._open += 1
         queued = True
         try:
-            if self.decode is not None:
-                call.shipment = await self.decode.gather(request)
+            await self._read(call)
             self._send(call)
             while left:
                 updates = await call.told()
@@ -138,6 +139,19 @@ class Service:
             self._begun(call)
             if self.decode is not None:
                 self.decode.look()
+
+    async def _read(self, call: _Call) -> None:
+        """Reads the conversation, and asks the stages where there are any."""
+        try:
+            if self.decode is not None:
+                call.shipment = await self.decode.gather(call.request)
+            else:
+                call.prompt = await asyncio.to_thread(self.engine.prompt, call.request)
+        except (UserError, ValueError, StageError):
+            raise
+        except Exception:
+            log.exception("a request could not be read")
+            raise Failed from None
 
     def stop(self) -> None:
         """Ends the thread; what is under way fails."""
@@ -185,11 +199,11 @@ class Service:
                     self.engine.abort(call.number)
                     self.metrics.aborted += not call.request.ahead
                 return
-            shipment = call.shipment
-            if shipment is None or self.decode is None:
-                call.number = self.engine.add(call.request)
+            if call.shipment is not None and self.decode is not None:
+                call.number = self.decode.begin(call.shipment)
             else:
-                call.number = self.decode.begin(shipment)
+                assert call.prompt is not None
+                call.number = self.engine.begin(call.prompt)
             self._calls[call.number] = call
         except (UserError, ValueError, StageError) as error:
             call.tell(error)
