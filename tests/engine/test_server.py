@@ -166,6 +166,37 @@ def test_log_probs(server: Running) -> None:
         assert len(token.top_logprobs) == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 1e-45, 5e-324])
+def test_the_coldest_answers_are_the_greedy_ones(server: Running, temperature: float, stream: bool) -> None:
+    options: dict[str, Any] = {"messages": ONE, "max_tokens": 4, "logprobs": True, "top_logprobs": 1, "seed": 1}
+    wanted = server.post(**options, temperature=0)[1]["choices"][0]
+    if not stream:
+        status, found = server.post(**options, temperature=temperature)
+        assert status == 200, found
+        assert found["choices"][0]["message"] == wanted["message"]
+        numbers = [token["logprob"] for token in found["choices"][0]["logprobs"]["content"]]
+    else:
+        text, numbers = "", list[float]()
+        for chunk in server.client.chat.completions.create(  # type: ignore[call-overload]
+            model="tiny", stream=True, temperature=temperature, **options
+        ):
+            choice = chunk.choices[0]
+            text += choice.delta.content or ""
+            numbers += [token.logprob for token in choice.logprobs.content] if choice.logprobs else []
+        assert text == wanted["message"]["content"]
+    assert numbers == pytest.approx([token["logprob"] for token in wanted["logprobs"]["content"]], abs=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [0.01, 10])
+def test_penalties_at_their_ends_leave_numbers(server: Running, penalty: float) -> None:
+    options: dict[str, Any] = {"messages": ONE, "max_tokens": 4, "logprobs": True, "repetition_penalty": penalty}
+    for temperature in (0, 1e-5, 10):
+        status, found = server.post(**options, temperature=temperature)
+        assert status == 200, found
+        assert found["choices"][0]["logprobs"]["content"]
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/metrics", "/v1/chat/completions", "/nowhere", "/docs", "/openapi.json"]
 )
@@ -208,6 +239,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a prompt beyond all": ({"messages": [{"role": "user", "content": "two " * 200_000}]}, "more than the"),
     "too many completions": ({"messages": ONE, "n": 10_000}, "n: "),
     "a heat": ({"messages": ONE, "temperature": 1e9}, "temperature"),
+    "a penalty that leaves no numbers": ({"messages": ONE, "repetition_penalty": 1e-300}, "repetition_penalty"),
     "not a number": ({"messages": ONE, "temperature": "warm"}, "temperature"),
     "an empty stop": ({"messages": ONE, "stop": [""]}, "stop"),
     "top without log-probs": ({"messages": ONE, "top_logprobs": 3}, "logprobs: true"),

@@ -195,4 +195,4 @@ def _usage(prompt: int, given: int, found: int) -> dict[str, Any]:
 
 
 def _sse(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(content, ensure_ascii=False, allow_nan=False)}\n\n"

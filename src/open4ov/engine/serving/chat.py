@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from open4ov.engine.grammar import Grammar, Grammars
-from open4ov.engine.request import Completion, Request
+from open4ov.engine.request import LEAST_REPETITION, Completion, Request
 from open4ov.errors import UserError
 from open4ov.model import Processor
 from open4ov.sample import Message, Part
@@ -99,7 +99,7 @@ class ChatRequest(_Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=LEAST_REPETITION, le=10)] = 1.0
     n: Annotated[int, Field(ge=1, le=64)] = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
