@@ -248,7 +248,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a secure URL": ({"messages": words("x", "https://example.com/a.png")}, "URLs are not fetched"),
     "not base64": ({"messages": words("x", "data:image/png;base64,%%%")}, "not a readable"),
     "no picture": ({"messages": words("x", "data:image/png;base64,AAAA")}, "not a readable"),
-    "a bomb": ({"messages": words("x", bomb())}, "not a readable"),
+    "a bomb": ({"messages": words("x", bomb())}, "at most 16000000 pixels"),
     "a large picture": ({"messages": words("x", url(Image.new("RGB", (4001, 4000))))}, "at most 16000000 pixels"),
     "another format": ({"messages": words("x", url(Image.new("RGB", (64, 64)), "tiff"))}, "not a readable"),
     "a thin picture": ({"messages": words("x", url(Image.new("RGB", (1, 900))))}, "not a readable"),
