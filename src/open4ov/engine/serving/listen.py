@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from open4ov.engine.serving.body import MAX_BODY
 from open4ov.engine.serving.faults import fault
 from open4ov.engine.serving.gate import Gate
 
@@ -127,6 +128,7 @@ def server(app: FastAPI, host: str, port: int, drain_seconds: float = DRAIN_SECO
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=5,
+        ws_max_size=MAX_BODY,
         **options,
     )
     return Server(config, app.state.gate, drain_seconds)
