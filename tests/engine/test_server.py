@@ -166,6 +166,30 @@ def test_log_probs(server: Running) -> None:
         assert len(token.top_logprobs) == 2
 
 
+@pytest.mark.parametrize("stop", [None, ["zzzz", "ab"]])
+def test_streamed_log_probs_come_with_the_text_of_their_tokens(server: Running, stop: list[str] | None) -> None:
+    options: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "one"}], "temperature": 1, "seed": 3, "max_tokens": 30, "stop": stop,
+        "logprobs": True, "top_logprobs": 2,
+    }  # fmt: skip
+    options["structured_outputs"] = {"regex": "[a-z ]{60}"}
+    wanted = server.post(**options)[1]["choices"][0]
+    body = json.dumps({"model": "tiny", "stream": True, **options}).encode()
+    events = [line.removeprefix("data: ") for line in server.ask("POST", "/v1/chat/completions", body)[1].split("\n\n")]
+    choices = [json.loads(event)["choices"][0] for event in events if event.startswith("{")]
+    tokens = list[Any]()
+    for choice in choices:
+        text = choice["delta"].get("content")
+        assert bool(choice["logprobs"]) == (bool(text) or choice["finish_reason"] is not None)
+        if not choice["logprobs"]:
+            continue
+        tokens += (given := choice["logprobs"]["content"])
+        if stop is None and choice["finish_reason"] is None:
+            assert "".join(token["token"] for token in given) == (text or "")
+    assert [token["token"] for token in tokens] == [token["token"] for token in wanted["logprobs"]["content"]]
+    assert all(len(token["top_logprobs"]) == 2 for token in tokens)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("temperature", [1e-6, 1e-40, 1e-45, 5e-324])
 def test_the_coldest_answers_are_the_greedy_ones(server: Running, temperature: float, stream: bool) -> None:
@@ -234,6 +258,30 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an option nothing reads": ({"messages": ONE, "parallel_tool_calls": True}, "unknown option"),
     "a template": ({"messages": ONE, "chat_template": "{{ 1 }}"}, "unknown option"),
     "processor options": ({"messages": ONE, "mm_processor_kwargs": {"max_pixels": 1}}, "unknown option"),
+    "a picture's detail": (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
+                    ],
+                }
+            ]
+        },
+        "leave detail out",
+    ),
+    "a speaker's name": ({"messages": [{**ONE[0], "name": "Ann"}]}, "messages.0.name"),
+    "a loose schema": (
+        {
+            "messages": ONE,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "integer"}, "strict": False},
+            },
+        },
+        "strict",
+    ),
     "no tokens": ({"messages": ONE, "max_tokens": 0}, "max_tokens"),
     "tokens beyond all": ({"messages": ONE, "max_tokens": 10**9}, "more than the"),
     "a prompt beyond all": ({"messages": [{"role": "user", "content": "two " * 200_000}]}, "more than the"),

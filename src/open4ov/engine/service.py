@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from open4ov.engine.disaggregated.decode import Decode, Shipment
 from open4ov.engine.disaggregated.stages import StageError
@@ -44,6 +44,9 @@ class Update:
     prompt_tokens: int
     completion: Completion | None
     found_tokens: int = 0
+    log_probs: list[float] = field(default_factory=list)
+    top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """As a completion has them, of the tokens so far"""
 
 
 class _Call:
@@ -237,7 +240,7 @@ class Service:
         if completion is not None:
             self.metrics.finished[completion.finish_reason] += 1
             self.metrics.request_seconds.add(time.monotonic() - call.began)
-        call.tell(Update(one.index, one.sampled, prompt, completion, found))
+        call.tell(Update(one.index, one.sampled, prompt, completion, found, one.log_probs[:], one.top[:]))
         call.left -= completion is not None
         if not call.left:
             del self._calls[one.number]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from open4ov.engine.grammar import Grammar, Grammars
 from open4ov.engine.request import LEAST_REPETITION, Completion, Request
+from open4ov.engine.service import Update
 from open4ov.errors import UserError
 from open4ov.model import Processor
 from open4ov.sample import Message, Part
@@ -57,7 +58,6 @@ class ChatMessage(_Strict):
         Annotated[str, Field(max_length=1_000_000)]
         | Annotated[list[TextPart | ImagePart], Field(max_length=MAX_PARTS, fail_fast=True)]
     )
-    name: str | None = None
 
 
 class StreamOptions(_Strict):
@@ -68,7 +68,7 @@ class JsonSchema(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "schema"
     description: str | None = None
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
+    strict: Literal[True] | None = None
 
 
 class ResponseFormat(_Strict):
@@ -87,7 +87,8 @@ class StructuredOutputs(_Strict):
 
 
 class ChatRequest(_Strict):
-    """The options that are read, and a few that change nothing here (`user`, `metadata`, `store`)."""
+    """The options that are read, and a few that change nothing here (`user`, `metadata`, `store`,
+    a schema's `description`)."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
@@ -126,6 +127,9 @@ def image_urls(chat: ChatRequest) -> list[tuple[str, str]]:
             param = f"messages.{number}.content.{place}.image_url.url"
             if message.role != "user":
                 raise Refused("only user messages may hold images", param)
+            if part.image_url.detail != "auto":
+                where = param.removesuffix("url") + "detail"
+                raise Refused("images are read as the model's processor has it: leave detail out", where)
             if len(found) == MAX_IMAGES:
                 raise Refused(f"at most {MAX_IMAGES} images", param)
             found.append((part.image_url.url, param))
@@ -226,8 +230,10 @@ def _message(message: ChatMessage, places: Iterator[int]) -> Message:
     return Message(role=message.role, content=parts)
 
 
-def log_probs(processor: Processor, completion: Completion, top: int, start: int = 0) -> dict[str, Any]:
-    """`choices[].logprobs` of a completion's tokens from `start` on."""
+def log_probs(
+    processor: Processor, completion: Completion | Update, top: int, start: int = 0, end: int | None = None
+) -> dict[str, Any]:
+    """`choices[].logprobs` of a completion's tokens from `start` to `end`."""
 
     def entry(token: int, value: float) -> dict[str, Any]:
         text = processor.tokenizer.decode([token], skip_special_tokens=False)
@@ -239,7 +245,7 @@ def log_probs(processor: Processor, completion: Completion, top: int, start: int
             "top_logprobs": [entry(t, v) for t, v in completion.top_log_probs[start + place]] if top else [],
         }
         for place, (token, value) in enumerate(
-            zip(completion.token_ids[start:], completion.log_probs[start:], strict=True)
+            zip(completion.token_ids[start:end], completion.log_probs[start:end], strict=True)
         )
     ]
     return {"content": content, "refusal": None}
