@@ -283,7 +283,8 @@ def test_messages_that_an_encode_stage_cannot_read(tiny_dir: Path, say: dict[str
         channel.send({"host": None})
         assert channel.receive()[0]["kind"] == "encode"
         channel.send(say, [torch.zeros(32, 32, 3, dtype=torch.uint8)])
-        assert channel.receive()[0] == {"error": "refused", "message": "the stage cannot read the request"}
+        told = channel.receive()[0]
+        assert (told["error"], told["message"]) == ("refused", "the stage cannot read the request")
         channel.send({"layout": [], "fingerprint": layout.encode.fingerprint.now(), "salt": ""})
         assert channel.receive()[0] == {"batch": 0, "digests": []}, "it lives on"
         channel.close()
@@ -310,6 +311,28 @@ def test_pictures_are_encoded_together(tiny_dir: Path) -> None:
     encode.stop()
     with pytest.raises(StageError, match="stopped"):
         encode.encode([picture(1)], "x")
+
+
+def test_stages_say_how_busy_they_are(tiny_dir: Path) -> None:
+    """Queue, batches and seconds of each address, in the metrics of the server that asks them."""
+    with Layout(tiny_dir, "tcp") as layout:
+        assert "stage_queue_length" not in layout.metrics.text()
+        answers(layout.service, requests()[:4])
+        text = layout.metrics.text()
+        for kind, server, stage in zip(
+            ("encode", "prefill"), layout.servers, (layout.encode, layout.prefill), strict=True
+        ):
+            of = f'{{stage="{kind}",address="127.0.0.1:{server.address[1]}"}}'
+            assert f"open4ov:stage_queue_length{of} 0" in text
+            batches = int(text.partition(f"open4ov:stage_batches_total{of} ")[2].split()[0])
+            seconds = float(text.partition(f"open4ov:stage_busy_seconds_total{of} ")[2].split()[0])
+            assert 0 < batches <= stage.batches
+            assert 0 < seconds <= stage.busy * 1.001
+            layout.metrics.gone(kind, f"127.0.0.1:{server.address[1]}")
+        assert "stage_queue_length" not in layout.metrics.text()
+        for nonsense in (None, [], {"queue": 1}, {"queue": "1", "batches": 1, "busy": 1.0}, {"queue": float("nan")}):
+            layout.metrics.loaded("encode", "a:1", nonsense)
+        assert "stage_queue_length" not in layout.metrics.text()
 
 
 @pytest.fixture

@@ -50,6 +50,10 @@ class Handler(Protocol):
         """Raises StageError, and ValueError for a message that is at fault."""
         ...
 
+    def load(self) -> dict[str, float]:
+        """How busy the stage is; it goes with every answer."""
+        ...
+
 
 class EncodeHandler:
     """In: `layout` and the pictures' pixels; out: their features, and the digests of what was encoded."""
@@ -57,7 +61,7 @@ class EncodeHandler:
     kind = "encode"
 
     def __init__(self, stage: Encode) -> None:
-        self.stage = stage
+        self.stage, self.load = stage, stage.load
 
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         check_pictures(specs)
@@ -75,7 +79,7 @@ class PrefillHandler:
     kind = "prefill"
 
     def __init__(self, stage: Prefill) -> None:
-        self.stage = stage
+        self.stage, self.load = stage, stage.load
 
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         cache, images = self.stage.engine.vision_cache, say["images"]
@@ -154,7 +158,8 @@ class StageServer:
                 self._greet(channel)
                 while not self._stopped:
                     say, tensors = channel.receive(self.handler.check, self.limit, idle=IDLE)
-                    channel.send(*self._answer(say, tensors))
+                    head, answer = self._answer(say, tensors)
+                    channel.send({**head, "load": self.handler.load()}, answer)
             finally:
                 channel.close()
         except WrongKey:
