@@ -86,6 +86,7 @@ class _Remote:
                 wrong = StageError("refused" if isinstance(error, WrongKey) else "unreachable", f"{self.kind}: {error}")
                 continue
             self._fine(address)
+            self.metrics.loaded(self.kind, f"{address[0]}:{address[1]}", answer[0].get("load"))
             if "error" not in answer[0]:
                 return answer
             reason = answer[0]["error"] if answer[0]["error"] in REASONS else "failed"
@@ -107,6 +108,7 @@ class _Remote:
             now, known = time.monotonic(), list(self.addresses())
             with self._lock:
                 for gone in [address for address in self._places if address not in known]:
+                    self.metrics.gone(self.kind, f"{gone[0]}:{gone[1]}")
                     for channel in self._places.pop(gone).idle:
                         channel.close()
                 places = {address: self._places.setdefault(address, _Place()) for address in known}
@@ -230,6 +232,7 @@ class RemotePrefill(_Remote):
             "start": start,
             "fingerprint": fingerprint,
             "salt": request.salt,
+            "ahead": request.ahead,
         }
         pixels = [pixels_of(image) for image in request.images]
         say, (keys, values) = self.call(head, [*pixels, *say_features(features or [])], check)

@@ -50,6 +50,10 @@ class Handler(Protocol):
         """Raises StageError, and ValueError for a message that is at fault."""
         ...
 
+    def load(self) -> dict[str, float]:
+        """How busy the stage is; it goes with every answer."""
+        ...
+
 
 class EncodeHandler:
     """In: `layout` and the pictures' pixels; out: their features, and the digests of what was encoded."""
@@ -57,7 +61,7 @@ class EncodeHandler:
     kind = "encode"
 
     def __init__(self, stage: Encode) -> None:
-        self.stage = stage
+        self.stage, self.load = stage, stage.load
 
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         check_pictures(specs)
@@ -70,12 +74,12 @@ class EncodeHandler:
 
 class PrefillHandler:
     """In: `messages`, `images` pictures and after them features of all visuals, or none; `start` and the `prompt`'s
-    digest. Out: keys and values from `start` to the `end` of the prompt."""
+    digest; `ahead` as in `Request`. Out: keys and values from `start` to the `end` of the prompt."""
 
     kind = "prefill"
 
     def __init__(self, stage: Prefill) -> None:
-        self.stage = stage
+        self.stage, self.load = stage, stage.load
 
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         cache, images = self.stage.engine.vision_cache, say["images"]
@@ -86,9 +90,11 @@ class PrefillHandler:
         check_features(specs[images:], cache.dtype, layers, width)
 
     def handle(self, say: dict[str, Any], tensors: list[Tensor]) -> Answer:
-        images, start = say["images"], say["start"]
+        images, start, ahead = say["images"], say["start"], say["ahead"]
         pictures, salt = [image_from(one) for one in tensors[:images]], _word(say["salt"])
-        request = Request(hear_messages(say["messages"]), pictures, max_tokens=1, salt=salt)
+        if type(ahead) is not int:
+            raise ValueError("a number of tokens is expected")
+        request = Request(hear_messages(say["messages"]), pictures, max_tokens=1, salt=salt, ahead=ahead)
         prompt = self.stage.engine.prompt(request)
         if digest_of(prompt) != say["prompt"]:
             raise StageError("refused", "the prompt reads otherwise here: another tokenizer or other pictures")
@@ -152,7 +158,8 @@ class StageServer:
                 self._greet(channel)
                 while not self._stopped:
                     say, tensors = channel.receive(self.handler.check, self.limit, idle=IDLE)
-                    channel.send(*self._answer(say, tensors))
+                    head, answer = self._answer(say, tensors)
+                    channel.send({**head, "load": self.handler.load()}, answer)
             finally:
                 channel.close()
         except WrongKey:

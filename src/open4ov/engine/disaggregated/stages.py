@@ -111,12 +111,22 @@ class _Thread(ABC):
         self.inbox: deque[_Call] = deque()
         self.wake = threading.Condition()
         self.stopped = False
+        self.batches, self.busy = 0, 0.0
+        """Rounds in which something was computed, and the seconds that they took"""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @abstractmethod
     def work(self) -> None:
         """One round. `stopped` ends it early."""
+
+    def load(self) -> dict[str, float]:
+        """What whoever asks may know: calls that wait, batches so far and the seconds that they took."""
+        return {"queue": len(self.inbox), "batches": self.batches, "busy": self.busy}
+
+    def computed(self, since: float) -> None:
+        self.batches += 1
+        self.busy += time.monotonic() - since
 
     def abandon(self) -> list[_Call]:
         """Those under way besides the inbox, given up."""
@@ -174,8 +184,10 @@ class Encode(_Thread):
             if self.stopped:
                 return
             self._under_way = [self.inbox.popleft() for _ in range(min(len(self.inbox), self.policy.batch))]
+        began = time.monotonic()
         seen, grids, names = zip(*(call.asked for call in self._under_way), strict=True)
         found = self.cache.of(grids, seen, names)
+        self.computed(began)
         own = self.fingerprint.now()
         for call, features in zip(self.abandon(), found, strict=True):
             if call.fingerprint == own:
@@ -213,8 +225,10 @@ class Prefill(_Thread):
 
     def prefill(self, prompt: Prompt, features: list[VisionFeatures] | None, start: int, fingerprint: str) -> Keys:
         # read anew: nothing that names a block here comes from elsewhere
-        asked = Request(prompt.request.messages, prompt.request.images, max_tokens=1, salt=prompt.request.salt)
-        own = self.engine.prompt(asked)
+        given = prompt.request
+        own = self.engine.prompt(
+            Request(given.messages, given.images, max_tokens=1, salt=given.salt, ahead=given.ahead)
+        )
         if digest_of(own) != digest_of(prompt):
             raise StageError("refused", "the prompt reads otherwise here: another tokenizer or other pictures")
         return self.compute(own, features, start, fingerprint)
@@ -231,10 +245,15 @@ class Prefill(_Thread):
             self.inbox.clear()
         for call in arrived:
             self._receive(call)
-        under_way = len(self._calls)
-        for one in self.engine.step() if self.engine.busy else []:
+        under_way, began = len(self._calls), time.monotonic()
+        stepped = self.engine.step() if self.engine.busy else None
+        if stepped is not None:
+            self.computed(began)
+        for one in stepped or []:
             if (call := self._calls.pop(one.number, None)) is not None:
                 self._finish(call, one.prompt, under_way)
+            if one.ahead:  # it is held where it is needed, not here
+                self.engine.abort(one.number)
 
     def abandon(self) -> list[_Call]:
         calls, self._calls = self._calls, {}
