@@ -7,6 +7,8 @@ elsewhere.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
@@ -28,7 +30,7 @@ from open4ov.engine.routing.passing import Passing
 from open4ov.engine.routing.relay import CONNECT_SECONDS, Call, Relay, Stream, Whole
 from open4ov.engine.serving.body import MAX_BODY
 from open4ov.engine.serving.faults import error
-from open4ov.engine.serving.keys import Keys
+from open4ov.engine.serving.keys import TENANT, Keys
 
 HEADERS = ("accept", "content-type", "x-session-id")
 """What of a client's headers goes on, besides its key and the request's number"""
@@ -42,9 +44,13 @@ ACTION = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,3}")
 
 
 class Router:
-    """Where a request goes. `node_key`: the key of the nodes; without one they get the client's."""
+    """Where a request goes. `node_key`: the key of the nodes, which are told whose a request is beside it (a digest of
+    the client's key among `keys`); without one they get the client's."""
 
-    def __init__(self, nodes: Nodes, client: httpx2.AsyncClient, node_key: str | None = None) -> None:
+    def __init__(
+        self, nodes: Nodes, client: httpx2.AsyncClient, node_key: str | None = None, keys: Keys | None = None
+    ) -> None:
+        self.keys = keys or Keys(())
         self.nodes, self.relay, self.node_key = nodes, Relay(client), node_key
         self.metrics = RouterMetrics()
         self._sessions: OrderedDict[str, Node] = OrderedDict()
@@ -52,8 +58,13 @@ class Router:
     def headers(self, given: Headers, number: str) -> dict[str, str]:
         """Those of a request to a node."""
         found = {name: given[name] for name in HEADERS if name in given}
-        if key := f"Bearer {self.node_key}" if self.node_key else given.get("authorization"):
-            found["authorization"] = key
+        authorization = given.get("authorization", "")
+        if self.node_key:
+            found["authorization"] = f"Bearer {self.node_key}"
+            client = self.keys.given(authorization) or b""
+            found[TENANT] = hmac.new(self.node_key.encode(), client, hashlib.sha256).hexdigest()
+        elif authorization:
+            found["authorization"] = authorization
         return {**found, "x-request-id": number, "accept-encoding": "identity"}
 
     async def ask(self, call: Call, key: Key | None) -> Whole | Stream:
@@ -100,7 +111,8 @@ def create_app(nodes: Nodes, keys: Sequence[str] = (), node_key: str | None = No
     timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)  # who waits too long for an answer: see Node.hangs
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
     client = httpx2.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout, limits=limits)
-    router = Router(nodes, client, node_key)
+    known = Keys(keys)
+    router = Router(nodes, client, node_key, known)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -108,7 +120,7 @@ def create_app(nodes: Nodes, keys: Sequence[str] = (), node_key: str | None = No
             yield
 
     app = FastAPI(title="open4ov router", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_middleware(gate.Gate, keys=Keys(keys))  # pyright: ignore[reportArgumentType]
+    app.add_middleware(gate.Gate, keys=known)  # pyright: ignore[reportArgumentType]
 
     async def call_of(request: Request) -> Call:
         body = await gate.body(request) if request.method != "GET" else b""
