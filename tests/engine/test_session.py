@@ -514,6 +514,15 @@ def test_a_pool_too_small_for_all_gives_up_what_is_held_and_answers_all(tiny_dir
         server.close()
 
 
+def test_what_was_given_up_for_others_is_not_said_to_be_computed(spoken: Spoken) -> None:
+    spoken.say(LONG)
+    ahead = spoken.ready()["ahead"]
+    assert ahead["computed"] == ahead["settled"] > 0
+    assert spoken.server.engine.scheduler._lose()  # as when others need the blocks
+    assert spoken.state()["ahead"] == {"settled": ahead["settled"], "computed": 0}
+    same(spoken.commit(), one_shot(spoken.server, ("user", [LONG])))
+
+
 def test_a_failing_step_ends_neither_session_nor_server(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(tiny_dir)
     try:

@@ -47,6 +47,8 @@ class Update:
     log_probs: list[float] = field(default_factory=list)
     top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
     """As a completion has them, of the tokens so far"""
+    number: int = -1
+    """The request's, where it is computed ahead (see `Service.holds`)"""
 
 
 class _Call:
@@ -107,6 +109,10 @@ class Service:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    def holds(self, number: int) -> bool:
+        """Whether what was computed ahead for a request is held still; others may have needed its blocks."""
+        return number in self.engine.scheduler.held
 
     async def submit(self, request: Request) -> AsyncGenerator[Update]:
         """The request's updates as they come, until all its completions are finished. Leaving early gives it up.
@@ -227,7 +233,7 @@ class Service:
         prompt, found = len(one.prompt.token_ids), one.found or 0
         if one.ahead:
             if call is not None:
-                call.tell(Update(one.index, [], prompt, None, found))
+                call.tell(Update(one.index, [], prompt, None, found, number=one.number))
             return
         self.metrics.generated_tokens += 1
         if call is None:
