@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -74,6 +73,10 @@ def serve(
         )
     folder = model_dir(model)
 
+    from open4ov.engine.serving.bound import bound, url
+
+    listener = bound(host, port)  # before a model is loaded for nothing
+
     from open4ov.engine import Engine
     from open4ov.engine.degeneration import Degeneration
     from open4ov.engine.disaggregated.run import StageOptions, stages_of
@@ -91,10 +94,6 @@ def serve(
     closing = ExitStack()
     service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:
-        print(
-            f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys or router_keys else 'without'} keys)",
-            file=sys.stderr,
-        )
         app = create_app(
             service,
             name,
@@ -111,7 +110,10 @@ def serve(
                 idle=session_idle,
             ),
         )
-        server(app, host, port, drain_seconds).run()
+        running = server(app, host, port, drain_seconds)
+        guarded = "with" if keys or router_keys else "without"
+        running.said = f"open4ov: {name} at {url(listener)} ({guarded} keys)"
+        running.run([listener])
     finally:
         service.stop()
         closing.close()
@@ -189,11 +191,12 @@ def route(
     from open4ov.engine.routing.listen import run
     from open4ov.engine.routing.nodes import Nodes
     from open4ov.engine.routing.router import create_app
+    from open4ov.engine.serving.bound import bound, url
 
     app = create_app(Nodes(nodes, health_interval), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
     guarded = "with" if keys else "without"
-    print(f"open4ov: {len(nodes)} nodes at http://{host}:{port}/v1 ({guarded} keys)", file=sys.stderr)
-    run(app, host, port, drain)
+    listener = bound(host, port)
+    run(app, listener, drain, f"open4ov: {len(nodes)} nodes at {url(listener)} ({guarded} keys)")
 
 
 def model_dir(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -26,7 +27,13 @@ class Server(uvicorn.Server):
         self.drain = drain
         self.cut_off = False
         """Whether something was under way still at the end"""
+        self.said = ""
         self.signal: int | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.said:
+            print(self.said, file=sys.stderr, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:
@@ -68,10 +75,13 @@ def server(app: FastAPI, host: str, port: int, drain: float) -> Server:
     return Server(config, drain)
 
 
-def run(app: FastAPI, host: str, port: int, drain: float) -> None:
-    """Serves until a signal comes. `drain`: seconds for what is under way then."""
+def run(app: FastAPI, listener: socket.socket, drain: float, said: str = "") -> None:
+    """Serves until a signal comes. `drain`: seconds for what is under way then; `said`: on standard error once it
+    listens."""
+    host, port = listener.getsockname()[:2]
     running = server(app, host, port, drain)
-    running.run()
+    running.said = said
+    running.run([listener])
     if not running.started:
         raise SystemExit(3)  # uvicorn has said why
     if running.cut_off and running.signal is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import sys
 import time
 from types import FrameType
 from typing import Any
@@ -103,6 +105,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.gate, self.drain_seconds = gate, drain_seconds
         self._end: float | None = None
+        self.said = ""
+        """What is said on standard error once it listens"""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._end is None:
@@ -111,6 +115,11 @@ class Server(uvicorn.Server):
         else:
             self.should_exit = True
             super().handle_exit(signal.SIGINT, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.said:
+            print(self.said, file=sys.stderr, flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         if self._end is not None and (not self.gate.under_way or time.monotonic() > self._end):
