@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +13,8 @@ import typer
 from open4ov.errors import UserError
 
 app = typer.Typer()
+ROUTER_KEYS = "OPEN4OV_ROUTER_KEYS"
+"""Holds the keys of routers, which say whose each request is"""
 
 
 @app.command()
@@ -59,13 +61,21 @@ def serve(
     ] = 1024,
     drain_seconds: Annotated[float, typer.Option(min=0, help="on SIGTERM: time for requests under way")] = 60.0,
 ) -> None:
-    """Serve a model by the OpenAI API (chat completions; pictures as data URLs and, if wanted, https URLs)."""
-    keys = _keys(api_key_env, host)
+    """Serve a model by the OpenAI API (chat completions; pictures as data URLs and, if wanted, https URLs).
+
+    OPEN4OV_ROUTER_KEYS: keys of routers (their OPEN4OV_NODE_KEY), whose clients are then kept apart.
+    """
+    router_keys = _split(ROUTER_KEYS)
+    keys = _keys(api_key_env, host, router_keys)
     if (quantize or adapter) and (prefill_at or prefill_workers):
         raise UserError(
             "prefill stages have the folder's own weights: leave out --quantize and --adapter, or the stages"
         )
     folder = model_dir(model)
+
+    from open4ov.engine.serving.bound import bound, url
+
+    listener = bound(host, port)  # before a model is loaded for nothing
 
     from open4ov.engine import Engine
     from open4ov.engine.degeneration import Degeneration
@@ -84,7 +94,6 @@ def serve(
     closing = ExitStack()
     service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:
-        print(f"open4ov: {name} at http://{host}:{port}/v1 ({'with' if keys else 'without'} keys)", file=sys.stderr)
         app = create_app(
             service,
             name,
@@ -93,6 +102,7 @@ def serve(
             max_per_key=max_per_key,
             share_cache=share_cache,
             fetcher=Fetcher(image_host) if fetch_images or image_host else None,
+            router_keys=router_keys,
             limits=Limits(
                 sessions=sessions,
                 per_key=sessions_per_key,
@@ -100,7 +110,10 @@ def serve(
                 idle=session_idle,
             ),
         )
-        server(app, host, port, drain_seconds).run()
+        running = server(app, host, port, drain_seconds)
+        guarded = "with" if keys or router_keys else "without"
+        running.said = f"open4ov: {name} at {url(listener)} ({guarded} keys)"
+        running.run([listener])
     finally:
         service.stop()
         closing.close()
@@ -171,18 +184,19 @@ def route(
 ) -> None:
     """Serve several servers (open4ov serve) at one address, each session and picture by the same one.
 
-    OPEN4OV_NODE_KEY: the key that the servers want; without it they get the client's.
+    OPEN4OV_NODE_KEY: the key that the servers want (in their OPEN4OV_ROUTER_KEYS); without it they get the client's.
     """
     keys = _keys(api_key_env, host)
 
     from open4ov.engine.routing.listen import run
     from open4ov.engine.routing.nodes import Nodes
     from open4ov.engine.routing.router import create_app
+    from open4ov.engine.serving.bound import bound, url
 
     app = create_app(Nodes(nodes, health_interval), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
     guarded = "with" if keys else "without"
-    print(f"open4ov: {len(nodes)} nodes at http://{host}:{port}/v1 ({guarded} keys)", file=sys.stderr)
-    run(app, host, port, drain)
+    listener = bound(host, port)
+    run(app, listener, drain, f"open4ov: {len(nodes)} nodes at {url(listener)} ({guarded} keys)")
 
 
 def model_dir(path: Path) -> Path:
@@ -198,9 +212,14 @@ def model_dir(path: Path) -> Path:
     return base_dir(str(path))
 
 
-def _keys(variable: str, host: str) -> list[str]:
-    """The keys in an environment variable. Raises UserError without any where others than this machine can connect."""
-    keys = [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
-    if not keys and host not in ("127.0.0.1", "::1", "localhost"):
+def _split(variable: str) -> list[str]:
+    return [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
+
+
+def _keys(variable: str, host: str, others: Sequence[str] = ()) -> list[str]:
+    """The keys in an environment variable. Raises UserError without any (nor `others`) where others than this machine
+    can connect."""
+    keys = _split(variable)
+    if not keys and not others and host not in ("127.0.0.1", "::1", "localhost"):
         raise UserError(f"--host {host}: others could connect; set {variable} to the keys that are let in")
     return keys

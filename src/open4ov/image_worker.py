@@ -31,7 +31,9 @@ def decode(content: bytes, max_pixels: int) -> tuple[int, Image.Image | None]:
             if probe.width * probe.height > max_pixels:
                 return TOO_LARGE, None
         return OK, open_image(content, max_pixels=max_pixels)
-    except (ImageError, OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:  # Pillow's own limit, beyond any of ours
+        return TOO_LARGE, None
+    except (ImageError, OSError, ValueError, SyntaxError, MemoryError):
         return REFUSED, None
 
 

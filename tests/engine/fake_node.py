@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
+from open4ov.engine.routing import listen
 from open4ov.engine.routing.affinity import key_of
 from open4ov.engine.routing.nodes import Nodes
 from open4ov.engine.routing.router import create_app
@@ -138,8 +137,8 @@ class RunningRouter:
         self.fakes = fakes
         self.nodes = Nodes([fake.url for fake in fakes], interval=0.2, timeout=timeout)
         app = create_app(self.nodes, keys, node_key)
-        config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
-        self.server = uvicorn.Server(config)
+        self.app = app
+        self.server = listen.server(app, "127.0.0.1", 0, 1)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         wait(lambda: self.server.started)

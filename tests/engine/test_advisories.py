@@ -18,6 +18,7 @@ from test_server import ONE, Running, url, words
 from open4ov.engine.serving import body as bodies
 from open4ov.engine.serving import chat
 from open4ov.engine.vision_cache import image_hash
+from open4ov.model import Processor
 from open4ov.sample import user
 
 
@@ -242,6 +243,23 @@ def test_texts_of_ten_megabytes(server: Running) -> None:
     for text in ("word " * 2_000_000, "\U0001f600" * 2_500_000, ", " * 5_000_000, '\\"' * 3_000_000):
         body = {"model": "tiny", "messages": [{"role": "user", "content": text}]}
         refused(server, json.dumps(body, ensure_ascii=False).encode(), "messages")
+
+
+def test_long_conversations_of_texts_that_are_not_too_long(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty texts within the limit of one are refused before any of them is tokenized."""
+    tokenized: list[int] = []
+
+    def tokenize(processor: Processor, text: str) -> list[int]:
+        tokenized.append(len(text))
+        return [5] * len(text[:50])
+
+    monkeypatch.setattr(Processor, "tokenize", tokenize)
+    text = "a" * 999_000
+    parts = [{"type": "text", "text": text}] * 15
+    for messages in ([{"role": "user", "content": text}] * 30, [{"role": "user", "content": parts}] * 2):
+        said = refused(server, json.dumps({"model": "tiny", "messages": messages}).encode(), "messages")
+        assert "more than the" in said
+    assert max(tokenized) < 100
 
 
 @pytest.mark.parametrize(

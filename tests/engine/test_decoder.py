@@ -89,6 +89,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a picture one pixel wide": lambda: png(size=(1, 900)),
 }
 
+LARGE = ("a PNG of 400 megapixels", "a PNG of two billion rows")
+
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_pixels_are_those_of_open_image(decoder: Decoder, kind: str) -> None:
@@ -101,7 +103,7 @@ def test_pixels_are_those_of_open_image(decoder: Decoder, kind: str) -> None:
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_files_are_refused_and_the_next_is_decoded(strict: Decoder, case: str) -> None:
-    with pytest.raises(Unreadable) as caught:
+    with pytest.raises(TooLarge if case in LARGE else Unreadable) as caught:
         decoded(strict, HOSTILE[case]())
     assert str(caught.value) == ""
     assert decoded(strict, saved(picture(1), "PNG")).tobytes() == picture(1).tobytes()

@@ -15,7 +15,24 @@ from hypothesis import strategies as st
 from test_generate import picture
 from test_server import ONE, Running, url, wait
 
-ODD: list[Any] = [None, True, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 1e308, -0.5, math.nan, math.inf, [], [[]], {}]
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    -(2**63) - 1,
+    1e308,
+    1e-40,
+    -0.5,
+    math.nan,
+    math.inf,
+    [],
+    [[]],
+    {},
+]
 ODD += ["", "x", "\0", "é" * 99, "<|im_end|>", {"type": "text"}, {"": None}, [None], "data:image/png;base64,AAAA"]
 PICTURE = url(picture(1))
 KNOWN: dict[str, Any] = {"model": "tiny", "url": PICTURE, "role": "user", "content": "what is it?"}

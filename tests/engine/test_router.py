@@ -110,7 +110,7 @@ def test_pictures_and_conversations_keep_their_nodes(fresh: RunningRouter) -> No
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"messages": 7}', b'{"messages": [3, null]}', b"\xff"]
+    "body", [b"", b"{", b"[]", b"null", b"[" * 10_000, b'{"messages": 7}', b'{"messages": [3, null]}', b"\xff"]
 )
 def test_what_is_no_request_is_the_nodes_to_refuse(three: RunningRouter, body: bytes) -> None:
     for fake in three.fakes:

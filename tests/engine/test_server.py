@@ -22,6 +22,7 @@ from test_generate import picture
 
 from open4ov.engine import Engine, Request
 from open4ov.engine.degeneration import Degeneration
+from open4ov.engine.sequence import Prompt
 from open4ov.engine.service import Service
 from open4ov.engine.serving import listen
 from open4ov.engine.serving.server import create_app
@@ -168,6 +169,61 @@ def test_log_probs(server: Running) -> None:
         assert len(token.top_logprobs) == 2
 
 
+@pytest.mark.parametrize("stop", [None, ["zzzz", "ab"]])
+def test_streamed_log_probs_come_with_the_text_of_their_tokens(server: Running, stop: list[str] | None) -> None:
+    options: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "one"}], "temperature": 1, "seed": 3, "max_tokens": 30, "stop": stop,
+        "logprobs": True, "top_logprobs": 2,
+    }  # fmt: skip
+    options["structured_outputs"] = {"regex": "[a-z ]{60}"}
+    wanted = server.post(**options)[1]["choices"][0]
+    body = json.dumps({"model": "tiny", "stream": True, **options}).encode()
+    events = [line.removeprefix("data: ") for line in server.ask("POST", "/v1/chat/completions", body)[1].split("\n\n")]
+    choices = [json.loads(event)["choices"][0] for event in events if event.startswith("{")]
+    tokens = list[Any]()
+    for choice in choices:
+        text = choice["delta"].get("content")
+        assert bool(choice["logprobs"]) == (bool(text) or choice["finish_reason"] is not None)
+        if not choice["logprobs"]:
+            continue
+        tokens += (given := choice["logprobs"]["content"])
+        if stop is None and choice["finish_reason"] is None:
+            assert "".join(token["token"] for token in given) == (text or "")
+    assert [token["token"] for token in tokens] == [token["token"] for token in wanted["logprobs"]["content"]]
+    assert all(len(token["top_logprobs"]) == 2 for token in tokens)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 1e-45, 5e-324])
+def test_the_coldest_answers_are_the_greedy_ones(server: Running, temperature: float, stream: bool) -> None:
+    options: dict[str, Any] = {"messages": ONE, "max_tokens": 4, "logprobs": True, "top_logprobs": 1, "seed": 1}
+    wanted = server.post(**options, temperature=0)[1]["choices"][0]
+    if not stream:
+        status, found = server.post(**options, temperature=temperature)
+        assert status == 200, found
+        assert found["choices"][0]["message"] == wanted["message"]
+        numbers = [token["logprob"] for token in found["choices"][0]["logprobs"]["content"]]
+    else:
+        text, numbers = "", list[float]()
+        for chunk in server.client.chat.completions.create(  # type: ignore[call-overload]
+            model="tiny", stream=True, temperature=temperature, **options
+        ):
+            choice = chunk.choices[0]
+            text += choice.delta.content or ""
+            numbers += [token.logprob for token in choice.logprobs.content] if choice.logprobs else []
+        assert text == wanted["message"]["content"]
+    assert numbers == pytest.approx([token["logprob"] for token in wanted["logprobs"]["content"]], abs=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [0.01, 10])
+def test_penalties_at_their_ends_leave_numbers(server: Running, penalty: float) -> None:
+    options: dict[str, Any] = {"messages": ONE, "max_tokens": 4, "logprobs": True, "repetition_penalty": penalty}
+    for temperature in (0, 1e-5, 10):
+        status, found = server.post(**options, temperature=temperature)
+        assert status == 200, found
+        assert found["choices"][0]["logprobs"]["content"]
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/metrics", "/v1/chat/completions", "/nowhere", "/docs", "/openapi.json"]
 )
@@ -205,11 +261,36 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an option nothing reads": ({"messages": ONE, "parallel_tool_calls": True}, "unknown option"),
     "a template": ({"messages": ONE, "chat_template": "{{ 1 }}"}, "unknown option"),
     "processor options": ({"messages": ONE, "mm_processor_kwargs": {"max_pixels": 1}}, "unknown option"),
+    "a picture's detail": (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
+                    ],
+                }
+            ]
+        },
+        "leave detail out",
+    ),
+    "a speaker's name": ({"messages": [{**ONE[0], "name": "Ann"}]}, "messages.0.name"),
+    "a loose schema": (
+        {
+            "messages": ONE,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "integer"}, "strict": False},
+            },
+        },
+        "strict",
+    ),
     "no tokens": ({"messages": ONE, "max_tokens": 0}, "max_tokens"),
     "tokens beyond all": ({"messages": ONE, "max_tokens": 10**9}, "more than the"),
     "a prompt beyond all": ({"messages": [{"role": "user", "content": "two " * 200_000}]}, "more than the"),
     "too many completions": ({"messages": ONE, "n": 10_000}, "n: "),
     "a heat": ({"messages": ONE, "temperature": 1e9}, "temperature"),
+    "a penalty that leaves no numbers": ({"messages": ONE, "repetition_penalty": 1e-300}, "repetition_penalty"),
     "not a number": ({"messages": ONE, "temperature": "warm"}, "temperature"),
     "an empty stop": ({"messages": ONE, "stop": [""]}, "stop"),
     "top without log-probs": ({"messages": ONE, "top_logprobs": 3}, "logprobs: true"),
@@ -218,7 +299,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a secure URL": ({"messages": words("x", "https://example.com/a.png")}, "URLs are not fetched"),
     "not base64": ({"messages": words("x", "data:image/png;base64,%%%")}, "not a readable"),
     "no picture": ({"messages": words("x", "data:image/png;base64,AAAA")}, "not a readable"),
-    "a bomb": ({"messages": words("x", bomb())}, "not a readable"),
+    "a bomb": ({"messages": words("x", bomb())}, "at most 16000000 pixels"),
     "a large picture": ({"messages": words("x", url(Image.new("RGB", (4001, 4000))))}, "at most 16000000 pixels"),
     "another format": ({"messages": words("x", url(Image.new("RGB", (64, 64)), "tiff"))}, "not a readable"),
     "a thin picture": ({"messages": words("x", url(Image.new("RGB", (1, 900))))}, "not a readable"),
@@ -283,6 +364,30 @@ def test_many_at_once_answer_as_one_by_one(server: Running) -> None:
     for place, text in enumerate(found):
         images = [picture(place % 5)] if place % 2 else []
         assert [text] == expected(server, texts[place], *images, max_tokens=6 + place % 5)
+
+
+def test_a_conversation_that_takes_long_to_read_holds_up_nobody(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt, go_on, threads = Engine.prompt, threading.Event(), set[str]()
+
+    def slow(engine: Engine, request: Request) -> Prompt:
+        threads.add(threading.current_thread().name)
+        if request.messages[-1].text == "long":
+            assert go_on.wait(60)
+        return prompt(engine, request)
+
+    monkeypatch.setattr(Engine, "prompt", slow)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(server.post, messages=[{"role": "user", "content": "long"}], max_tokens=2)
+        wait(lambda: threads)
+        try:
+            assert server.post(messages=ONE, max_tokens=2)[0] == 200  # the long one is being read still
+            assert not long.done()
+        finally:
+            go_on.set()
+        assert long.result()[0] == 200
+    assert "engine" not in threads
 
 
 def test_a_full_queue_says_so(tiny_dir: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
+import itertools
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from test_generate import picture
 from test_server import KEY, Running, url, wait
 
 from open4ov.engine.sessions import session
-from open4ov.engine.sessions.session import Limits
+from open4ov.engine.sessions.session import Limits, Session
 
 OPEN = {"model": "tiny", "temperature": 0, "max_tokens": 8}
 LONG = "What colour is the circle? How many squares are there? one two three "
@@ -433,6 +437,32 @@ def test_one_key_does_not_take_all_sessions(tiny_dir: Path) -> None:
     server.close()
 
 
+def test_sessions_that_one_key_opens_at_the_same_time_are_counted(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(tiny_dir, limits=Limits(sessions=20, per_key=3))
+    begin, refused, tried = Session.begin, threading.Event(), itertools.count(1)
+
+    async def slow(session: Session) -> None:
+        if next(tried) > 3:
+            refused.set()  # more are let in than may be
+        await asyncio.to_thread(refused.wait, 60)
+        await begin(session)
+
+    monkeypatch.setattr(Session, "begin", slow)
+
+    def one(_: int) -> int:
+        status = server.call("POST", "", OPEN)[0]
+        if status != 201:
+            refused.set()
+        return status
+
+    with ThreadPoolExecutor(8) as threads:
+        statuses = list(threads.map(one, range(8)))
+    assert sorted(statuses) == [201] * 3 + [429] * 5
+    server.close()
+
+
 def test_one_key_does_not_take_all_the_room_for_pictures(tiny_dir: Path) -> None:
     server = Server(tiny_dir, limits=Limits(picture_bytes=4 * 40_000))
     mine = server.open()
@@ -482,6 +512,15 @@ def test_a_pool_too_small_for_all_gives_up_what_is_held_and_answers_all(tiny_dir
         wait(lambda: server.free, 60)
     finally:
         server.close()
+
+
+def test_what_was_given_up_for_others_is_not_said_to_be_computed(spoken: Spoken) -> None:
+    spoken.say(LONG)
+    ahead = spoken.ready()["ahead"]
+    assert ahead["computed"] == ahead["settled"] > 0
+    assert spoken.server.engine.scheduler._lose()  # as when others need the blocks
+    assert spoken.state()["ahead"] == {"settled": ahead["settled"], "computed": 0}
+    same(spoken.commit(), one_shot(spoken.server, ("user", [LONG])))
 
 
 def test_a_failing_step_ends_neither_session_nor_server(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

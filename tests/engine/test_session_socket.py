@@ -17,6 +17,7 @@ from test_session import LONG, OPEN, Server, one_shot
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from open4ov.engine.serving.body import MAX_BODY
 from open4ov.engine.sessions.session import Limits
 
 
@@ -208,6 +209,20 @@ def test_without_keys_no_page_of_elsewhere_reaches_this_machine(tiny_dir: Path) 
             assert talk.ask("open", **OPEN)["type"] == "opened"
     finally:
         server.close()
+
+
+def test_messages_may_be_as_large_as_bodies(server: Server) -> None:
+    with Talk(server) as talk:
+        talk.ask("open", **OPEN)
+        for size, append in ((17 * 2**20, "one"), (MAX_BODY, " two")):
+            message = json.dumps({"type": "text", "append": append})
+            talk.socket.send(message + " " * (size - len(message)))
+            assert talk.next()["type"] == "state"
+        talk.socket.send(message + " " * (MAX_BODY + 1 - len(message)))
+        with pytest.raises(ConnectionClosed) as caught:
+            talk.next()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1009  # too big
 
 
 def test_silence_ends_it(tiny_dir: Path) -> None:

@@ -34,3 +34,10 @@ def test_what_may_begin_a_stop_string_waits() -> None:
 
 def test_the_first_of_several_stops_counts() -> None:
     assert cut_at_stop("abcd", ("d", "b")) == "a"
+
+
+def test_tokens_are_shown_when_all_their_text_is() -> None:
+    words = ["a", "bE", "N", "x"]
+    stream = TextStream(lambda ids: "".join(words[one] for one in ids), ("END",))
+    found = [(stream.push(list(range(end)), last=end == 4), stream.shown(list(range(end)))) for end in range(1, 5)]
+    assert found == [("a", 1), ("b", 1), ("", 1), ("ENx", 4)]

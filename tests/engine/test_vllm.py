@@ -88,6 +88,19 @@ def test_a_plan_says_only_what_was_asked() -> None:
         plan("m", tensor_parallel=0)
 
 
+def test_a_plan_for_others_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    for host in ("0.0.0.0", "::", "10.0.0.2"):
+        with pytest.raises(UserError, match="VLLM_API_KEY"):
+            plan("m", host=host)
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert plan("m", host=host)
+    monkeypatch.setenv("VLLM_API_KEY", "a secret")
+    (one,) = plan("m", host="0.0.0.0")
+    assert "--host 0.0.0.0" in one.shell()
+    assert "a secret" not in one.shell()
+
+
 def test_without_vllm_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(PYTHON, raising=False)
     monkeypatch.chdir(tmp_path)

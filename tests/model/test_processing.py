@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as reference_resize
 
-from open4ov.model import Processor
+from open4ov.model import Processor, processing
 from open4ov.model.images import ImageSettings, batch_patches, patches, smart_resize
 from open4ov.model.processing import SPECIAL_TOKENS, visuals
 from open4ov.recipe import UserError
@@ -201,3 +201,13 @@ def test_without_pixels_all_else_is_the_same(processor: Processor) -> None:
     assert torch.equal(bare.grids, whole.grids)
     assert torch.equal(bare.input_ids, whole.input_ids)
     assert torch.equal(processor.pixels(visuals(messages, images)), whole.pixels)
+
+
+@pytest.mark.parametrize("length", [processing.LONG - 1, processing.LONG, 40 * processing.LONG])
+def test_long_texts_are_the_same_tokens_and_no_fewer_than_their_length_says(processor: Processor, length: int) -> None:
+    longest = max(processor.tokenizer.get_vocab(with_added_tokens=False), key=len).replace("\u0120", " ")
+    for unit in ("a", " ", "word, ", "\u4e2d\u6587", "<|im_end|>", "e\u0301", "\u1100\u1161\u11a8", longest):
+        text = (unit * length)[:length]
+        ids = processor.tokenize(text)
+        assert ids == processor.tokenizer.encode(text, add_special_tokens=False).ids
+        assert length <= len(ids) * processor.longest_token

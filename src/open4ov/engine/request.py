@@ -10,12 +10,18 @@ from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.grammar import Grammar
 from open4ov.sample import Message
 
+COLDEST = 1e-5
+"""Below that temperature only the likeliest token is left, and logits divided by it are no numbers any more"""
+LEAST_REPETITION = 0.01
+"""Logits that are divided by less are none, either"""
+
 
 @dataclass(frozen=True)
 class Request:
     """What to generate: `n` completions of one conversation that ends with the user's turn.
 
-    `images` are those the messages' image parts index. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not cut.
+    `images` are those the messages' image parts index. `temperature` 0 (or below
+    COLDEST) is greedy; `top_k` 0 and `top_p` 1 do not cut.
     `max_tokens` counts the closing token. Completion i of a request samples from its own stream (seed, i). `min_p`
     leaves out what is less than that share as likely as the likeliest. The penalties are those of the OpenAI API
     (presence, frequency: of sampled tokens) and of transformers (repetition: of the prompt's too). With `top_log_probs`
@@ -56,9 +62,12 @@ class Request:
                 "temperature and top_k must not be negative and top_p must lie in (0, 1], "
                 f"got {self.temperature}, {self.top_k} and {self.top_p}"
             )
-        if not 0 <= self.min_p <= 1 or self.repetition_penalty <= 0 or self.top_log_probs < 0:
+        if self.temperature < COLDEST:
+            object.__setattr__(self, "temperature", 0.0)
+        if not 0 <= self.min_p <= 1 or self.repetition_penalty < LEAST_REPETITION or self.top_log_probs < 0:
             raise ValueError(
-                "min_p must lie in [0, 1], repetition_penalty be above 0 and top_log_probs not negative, got "
+                f"min_p must lie in [0, 1], repetition_penalty be at least {LEAST_REPETITION} and top_log_probs not "
+                "negative, got "
                 f"{self.min_p}, {self.repetition_penalty} and {self.top_log_probs}"
             )
         if self.ahead < 0 or (self.ahead and (self.n > 1 or self.prompt_log_probs)):

@@ -1,7 +1,8 @@
 """An engine in a thread of its own, asked by many at once from an event loop.
 
-Only that thread touches the engine. A fault of one request is that request's; a fault of a step ends those under way,
-and the next ones are answered.
+Only that thread computes and changes what the engine holds; conversations are read (tokens, hashes of pictures) in
+others, so that a long one holds up nobody. A fault of one request is that request's; a fault of a step ends those under
+way, and the next ones are answered.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from open4ov.engine.disaggregated.decode import Decode, Shipment
 from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.generate import Engine
 from open4ov.engine.metrics import Metrics
 from open4ov.engine.request import Completion, Request
-from open4ov.engine.sequence import Sequence
+from open4ov.engine.sequence import Prompt, Sequence
 from open4ov.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ class Update:
     prompt_tokens: int
     completion: Completion | None
     found_tokens: int = 0
+    log_probs: list[float] = field(default_factory=list)
+    top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """As a completion has them, of the tokens so far"""
+    number: int = -1
+    """The request's, where it is computed ahead (see `Service.holds`)"""
 
 
 class _Call:
@@ -56,6 +62,7 @@ class _Call:
         self._fault: Exception | None = None
         self._news = asyncio.Event()
         self.number: int | None = None
+        self.prompt: Prompt | None = None
         self.shipment: Shipment | None = None
         self.left = request.n
         self.given_up = False
@@ -103,6 +110,10 @@ class Service:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def holds(self, number: int) -> bool:
+        """Whether what was computed ahead for a request is held still; others may have needed its blocks."""
+        return number in self.engine.scheduler.held
+
     async def submit(self, request: Request) -> AsyncGenerator[Update]:
         """The request's updates as they come, until all its completions are finished. Leaving early gives it up.
 
@@ -118,8 +129,7 @@ class Service:
         self._open += 1
         queued = True
         try:
-            if self.decode is not None:
-                call.shipment = await self.decode.gather(request)
+            await self._read(call)
             self._send(call)
             while left:
                 updates = await call.told()
@@ -138,6 +148,19 @@ class Service:
             self._begun(call)
             if self.decode is not None:
                 self.decode.look()
+
+    async def _read(self, call: _Call) -> None:
+        """Reads the conversation, and asks the stages where there are any."""
+        try:
+            if self.decode is not None:
+                call.shipment = await self.decode.gather(call.request)
+            else:
+                call.prompt = await asyncio.to_thread(self.engine.prompt, call.request)
+        except (UserError, ValueError, StageError):
+            raise
+        except Exception:
+            log.exception("a request could not be read")
+            raise Failed from None
 
     def stop(self) -> None:
         """Ends the thread; what is under way fails."""
@@ -185,11 +208,11 @@ class Service:
                     self.engine.abort(call.number)
                     self.metrics.aborted += not call.request.ahead
                 return
-            shipment = call.shipment
-            if shipment is None or self.decode is None:
-                call.number = self.engine.add(call.request)
+            if call.shipment is not None and self.decode is not None:
+                call.number = self.decode.begin(call.shipment)
             else:
-                call.number = self.decode.begin(shipment)
+                assert call.prompt is not None
+                call.number = self.engine.begin(call.prompt)
             self._calls[call.number] = call
         except (UserError, ValueError, StageError) as error:
             call.tell(error)
@@ -210,7 +233,7 @@ class Service:
         prompt, found = len(one.prompt.token_ids), one.found or 0
         if one.ahead:
             if call is not None:
-                call.tell(Update(one.index, [], prompt, None, found))
+                call.tell(Update(one.index, [], prompt, None, found, number=one.number))
             return
         self.metrics.generated_tokens += 1
         if call is None:
@@ -223,7 +246,7 @@ class Service:
         if completion is not None:
             self.metrics.finished[completion.finish_reason] += 1
             self.metrics.request_seconds.add(time.monotonic() - call.began)
-        call.tell(Update(one.index, one.sampled, prompt, completion, found))
+        call.tell(Update(one.index, one.sampled, prompt, completion, found, one.log_probs[:], one.top[:]))
         call.left -= completion is not None
         if not call.left:
             del self._calls[one.number]

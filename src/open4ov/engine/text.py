@@ -35,6 +35,13 @@ class TextStream:
         self.given += len(piece)
         return piece
 
+    def shown(self, token_ids: list[int]) -> int:
+        """How many of the tokens (all so far) have had all their text given."""
+        count = len(token_ids)
+        while count and len(self.decode(token_ids[:count])) > self.given:
+            count -= 1
+        return count
+
     def _may_begin_stop(self, text: str) -> int:
         """Characters at the end of `text` that are the beginning of a stop string."""
         longest = max(map(len, self.stop), default=0) - 1

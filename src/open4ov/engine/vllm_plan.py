@@ -7,6 +7,7 @@ plan read by vLLM's own parser.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from open4ov.errors import UserError
 MODULE = "vllm.entrypoints.openai.api_server"
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 """vLLM asks no hub for files and reports to nobody"""
+KEY = "VLLM_API_KEY"
+HERE = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,14 @@ def plan(
     (`port`) to the language model (`port` + 1). A client, or a proxy, sends a request with pictures first to the
     encoder (with max_tokens 1), then to the language model.
 
-    No URL is fetched for a client, and keys come from VLLM_API_KEY. Raises UserError for sizes that are not.
+    No URL is fetched for a client, and keys come from VLLM_API_KEY, which is not printed. Raises UserError for sizes
+    that are not, and without keys where others than this machine can connect.
     """
     for option, value in (("tensor_parallel", tensor_parallel), ("images", images), ("step_tokens", step_tokens)):
         if value is not None and value < 1:
             raise UserError(f"{option} must be at least 1, not {value}")
+    if not os.environ.get(KEY) and host not in HERE:
+        raise UserError(f"--host {host}: others could connect; set {KEY}, here and where the command is run")
     shared = [
         *("--model", str(model), "--served-model-name", name, "--host", host),
         *("--limit-mm-per-prompt", json.dumps({"image": images, "video": 0})),

@@ -48,13 +48,16 @@ FILES = (
     "merges.txt",
 )
 """What `save_pretrained` hands on unchanged."""
+LONG = 1000
+"""Characters from which a text is tokenized the way that is cheap for long ones"""
 _REQUIRED = ("tokenizer.json", "preprocessor_config.json")
 
 
 class Processor:
     """The tokenizer, chat format and image processor of a model directory.
 
-    `tokenizer` treats special tokens in text as text; get their ids from `token_id`.
+    `tokenizer` treats special tokens in text as text; get their ids from `token_id`. A text of more than n times
+    `longest_token` characters has more than n tokens, whatever it says.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Processor:
         self.images = images
         self.videos = videos or VideoSettings()
         self.files = files
+        self.longest_token = _longest_token(tokenizer)
         self.special = {token: self.token_id(token) for token in SPECIAL_TOKENS}
         self.eos_id = self.special["<|im_end|>"]
         self.pad_id = self.special["<|endoftext|>"]
@@ -227,11 +231,21 @@ class Processor:
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; what spells a special token stays text."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        if len(text) < LONG:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+        # no offsets, a sixth of the time and of the memory, and other threads go on meanwhile
+        return self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def _longest_token(tokenizer: Tokenizer) -> int:
+    """Characters of text that one token may stand for. A token of a byte-level vocabulary has a character for each of
+    its bytes; a normalizer (NFC) may make four characters of text one of three bytes."""
+    longest = max(map(len, tokenizer.get_vocab(with_added_tokens=False)), default=1)
+    return longest if tokenizer.normalizer is None else 2 * longest
 
 
 def visuals(messages: Sequence[Message], images: Sequence[Image.Image]) -> list[Visual]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -57,6 +58,10 @@ def run_stage(
     """Loads the model of a folder and answers at `listen` (HOST:PORT; port 0: a free one) until a signal comes, or,
     with `until_closed`, standard input closes. Raises UserError."""
     secret, address = _secret(), _addresses("--listen", listen)[0]
+    try:  # before a model is loaded for nothing
+        socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET).close()
+    except OSError as error:
+        raise UserError(f"--listen {listen}: {error.strerror}") from None
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())

@@ -1,23 +1,20 @@
-"""What stands before a router's every route: keys, request ids and bounded bodies."""
+"""What stands before a router's every route: keys, request ids, and how much all bodies may hold."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 
-from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from open4ov.engine.serving.body import MAX_BODY
+from open4ov.engine.serving.gate import Visit
 from open4ov.engine.serving.keys import Keys, numbered
+from open4ov.engine.serving.room import Room
 
 _NUMBER = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
-class TooLarge(Exception):
-    """A body of more than MAX_BODY bytes."""
 
 
 class Gate:
@@ -26,11 +23,12 @@ class Gate:
     Pages of elsewhere may only read (`access.py`).
 
     The number is the client's `x-request-id` where it is a plain word; it stands in the scope's state as `request_id`
-    and in the response's header, unless the response has one already.
+    and in the response's header, unless the response has one already. What a request holds of the `room` (`visit` in
+    the scope's state) is given back when it is over.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: Keys, room: Room) -> None:
+        self.app, self.keys, self.room = app, keys, room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -42,18 +40,12 @@ class Gate:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         denied = None if scope["path"] == "/health" else self.keys.denial(HTTPConnection(scope))
-        await (denied or self.app)(scope, receive, send)  # a WebSocket is not opened when it is denied
-
-
-async def body(request: Request) -> bytes:
-    """The request's body, read no further than the limit. Raises TooLarge."""
-    stated = request.headers.get("content-length", "0")
-    parts, size = list[bytes](), 0
-    if not stated.isdigit() or int(stated) > MAX_BODY:
-        raise TooLarge
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise TooLarge
-        parts.append(part)
-    return b"".join(parts)
+        if denied is not None:
+            return await denied(scope, receive, send)  # a WebSocket is not opened then
+        key = self.keys.given(Headers(scope=scope).get("authorization", "")) if len(self.keys) > 1 else b""
+        visit = Visit(self.room, hashlib.sha256(key).hexdigest() if key else "", "")
+        scope["state"]["visit"] = visit
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            visit.end()

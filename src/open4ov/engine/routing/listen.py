@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from open4ov.engine.serving.body import MAX_BODY
+from open4ov.engine.serving.listen import Connection
+
+LAST_SECONDS = 2.0
+"""In which a stream that is cut off can say so"""
 
 
 class Server(uvicorn.Server):
@@ -22,7 +27,13 @@ class Server(uvicorn.Server):
         self.drain = drain
         self.cut_off = False
         """Whether something was under way still at the end"""
+        self.said = ""
         self.signal: int | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.said:
+            print(self.said, file=sys.stderr, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:
@@ -30,25 +41,48 @@ class Server(uvicorn.Server):
         self.should_exit, self.signal = True, sig
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        timer = asyncio.get_running_loop().call_later(self.drain, self._cut)
+        loop = asyncio.get_running_loop()
+        timers = [
+            loop.call_later(self.drain, self._cut),
+            loop.call_later(self.drain + LAST_SECONDS, self._abort),
+        ]
         await super().shutdown(sockets)
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
     def _cut(self) -> None:
         state = self.server_state
         self.cut_off = self.cut_off or bool(state.tasks or state.connections)
         for task in state.tasks:
             task.cancel()
-        for connection in state.connections:
+
+    def _abort(self) -> None:
+        for connection in self.server_state.connections:
             connection.transport.abort()
 
 
-def run(app: FastAPI, host: str, port: int, drain: float) -> None:
-    """Serves until a signal comes. `drain`: seconds for what is under way then."""
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", ws_max_size=MAX_BODY, server_header=False)
-    server = Server(config, drain)
-    server.run()
-    if not server.started:
+def server(app: FastAPI, host: str, port: int, drain: float) -> Server:
+    """The router's server, with the limits that a server's connections have."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=Connection,
+        log_level="warning",
+        ws_max_size=MAX_BODY,
+        server_header=False,
+    )
+    return Server(config, drain)
+
+
+def run(app: FastAPI, listener: socket.socket, drain: float, said: str = "") -> None:
+    """Serves until a signal comes. `drain`: seconds for what is under way then; `said`: on standard error once it
+    listens."""
+    host, port = listener.getsockname()[:2]
+    running = server(app, host, port, drain)
+    running.said = said
+    running.run([listener])
+    if not running.started:
         raise SystemExit(3)  # uvicorn has said why
-    if server.cut_off and server.signal is not None:
-        signal.raise_signal(server.signal)
+    if running.cut_off and running.signal is not None:
+        signal.raise_signal(running.signal)

@@ -7,6 +7,8 @@ elsewhere.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
@@ -18,6 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 from pydantic_core import from_json
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
 from open4ov.engine.routing import gate as gate
 from open4ov.engine.routing import relay_socket
@@ -26,9 +29,11 @@ from open4ov.engine.routing.metrics import RouterMetrics
 from open4ov.engine.routing.nodes import Node, Nodes
 from open4ov.engine.routing.passing import Passing
 from open4ov.engine.routing.relay import CONNECT_SECONDS, Call, Relay, Stream, Whole
-from open4ov.engine.serving.body import MAX_BODY
-from open4ov.engine.serving.faults import error
-from open4ov.engine.serving.keys import Keys
+from open4ov.engine.serving import body
+from open4ov.engine.serving.faults import Refused, error
+from open4ov.engine.serving.gate import MAX_HELD
+from open4ov.engine.serving.keys import TENANT, Keys
+from open4ov.engine.serving.room import Full, Room, TooMuch
 
 HEADERS = ("accept", "content-type", "x-session-id")
 """What of a client's headers goes on, besides its key and the request's number"""
@@ -42,9 +47,13 @@ ACTION = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,3}")
 
 
 class Router:
-    """Where a request goes. `node_key`: the key of the nodes; without one they get the client's."""
+    """Where a request goes. `node_key`: the key of the nodes, which are told whose a request is beside it (a digest of
+    the client's key among `keys`); without one they get the client's."""
 
-    def __init__(self, nodes: Nodes, client: httpx2.AsyncClient, node_key: str | None = None) -> None:
+    def __init__(
+        self, nodes: Nodes, client: httpx2.AsyncClient, node_key: str | None = None, keys: Keys | None = None
+    ) -> None:
+        self.keys = keys or Keys(())
         self.nodes, self.relay, self.node_key = nodes, Relay(client), node_key
         self.metrics = RouterMetrics()
         self._sessions: OrderedDict[str, Node] = OrderedDict()
@@ -52,8 +61,13 @@ class Router:
     def headers(self, given: Headers, number: str) -> dict[str, str]:
         """Those of a request to a node."""
         found = {name: given[name] for name in HEADERS if name in given}
-        if key := f"Bearer {self.node_key}" if self.node_key else given.get("authorization"):
-            found["authorization"] = key
+        authorization = given.get("authorization", "")
+        if self.node_key:
+            found["authorization"] = f"Bearer {self.node_key}"
+            client = self.keys.given(authorization) or b""
+            found[TENANT] = hmac.new(self.node_key.encode(), client, hashlib.sha256).hexdigest()
+        elif authorization:
+            found["authorization"] = authorization
         return {**found, "x-request-id": number, "accept-encoding": "identity"}
 
     async def ask(self, call: Call, key: Key | None) -> Whole | Stream:
@@ -84,8 +98,10 @@ class Router:
                 self.remember(name, answer.node)
             return answer
         self._sessions.move_to_end(name)
-        self.metrics.affinity["session", "hit"] += 1
-        return await self.relay.ask(call, [node])
+        answer = await self.relay.ask(call, [node])
+        if answer.node is not None:
+            self.metrics.affinity["session", "hit"] += 1
+        return answer
 
     def remember(self, name: str, node: Node) -> None:
         """Where a session is."""
@@ -100,7 +116,8 @@ def create_app(nodes: Nodes, keys: Sequence[str] = (), node_key: str | None = No
     timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)  # who waits too long for an answer: see Node.hangs
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
     client = httpx2.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout, limits=limits)
-    router = Router(nodes, client, node_key)
+    known = Keys(keys)
+    router = Router(nodes, client, node_key, known)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -108,12 +125,13 @@ def create_app(nodes: Nodes, keys: Sequence[str] = (), node_key: str | None = No
             yield
 
     app = FastAPI(title="open4ov router", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_middleware(gate.Gate, keys=Keys(keys))  # pyright: ignore[reportArgumentType]
+    app.state.room = Room(MAX_HELD)
+    app.add_middleware(gate.Gate, keys=known, room=app.state.room)  # pyright: ignore[reportArgumentType]
 
     async def call_of(request: Request) -> Call:
-        body = await gate.body(request) if request.method != "GET" else b""
+        content = await body.read(request, request.state.visit) if request.method != "GET" else b""
         path = request.scope["path"]
-        return Call(request.method, path, router.headers(request.headers, request.state.request_id), body)
+        return Call(request.method, path, router.headers(request.headers, request.state.request_id), content)
 
     @app.get("/health")
     async def health() -> Response:
@@ -155,9 +173,22 @@ def create_app(nodes: Nodes, keys: Sequence[str] = (), node_key: str | None = No
             return error(404, "there is no such route", "not_found")
         return Passing(router.ask_session(await call_of(request), name), "the session's node is not up; try again")
 
-    @app.exception_handler(gate.TooLarge)
-    async def too_large(request: Request, _error_: Exception) -> Response:
-        return error(413, f"a body may have at most {MAX_BODY} bytes", "invalid_request_error")
+    @app.exception_handler(Refused)
+    async def refused(request: Request, fault: Refused) -> Response:
+        return error(fault.status, fault.message, fault.code, fault.param)
+
+    @app.exception_handler(Full)
+    async def full(request: Request, _error_: Exception) -> Response:
+        return error(503, "too many requests wait; try again", "server_overloaded", retry=1)
+
+    @app.exception_handler(TooMuch)
+    async def too_much(request: Request, _error_: Exception) -> Response:
+        said = "the requests of this key under way hold too much; try again when they are over"
+        return error(429, said, "rate_limited", retry=1)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, _error_: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
 
     @app.exception_handler(404)
     async def unknown(request: Request, _error_: Exception) -> Response:

@@ -74,8 +74,10 @@ class Answer:
         }
 
     async def stream(self) -> AsyncGenerator[str]:
-        """Server-sent events; the last is [DONE]. Log-probabilities come with a choice's last piece."""
+        """Server-sent events; the last is [DONE]. Log-probabilities come with the text of their tokens."""
         texts = [TextStream(self.processor.decode, self.prepared.stop) for _ in range(self.prepared.n)]
+        known = [0] * self.prepared.n
+        """Tokens of each choice whose log-probabilities have been given"""
         usage = self.asked.stream_options is not None and self.asked.stream_options.include_usage
         prompt = given = 0
         updates = self.service.submit(self.prepared)
@@ -93,8 +95,10 @@ class Answer:
                 if done is not None:
                     given += len(done.token_ids)
                     self.completions[update.index] = done
-                    if self.asked.logprobs:
-                        told = wire.log_probs(self.processor, done, self.asked.top_logprobs)
+                if self.asked.logprobs and (piece or done is not None):
+                    ids, start = update.token_ids, known[update.index]
+                    end = known[update.index] = len(ids) if done is not None else texts[update.index].shown(ids)
+                    told = wire.log_probs(self.processor, update, self.asked.top_logprobs, start, end)
                 if piece or done is not None:
                     delta = {"content": piece} if piece else {}
                     yield self._event(update.index, delta, done.finish_reason if done else None, told, usage)
@@ -199,4 +203,4 @@ def _usage(prompt: int, given: int, found: int) -> dict[str, Any]:
 
 
 def _sse(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(content, ensure_ascii=False, allow_nan=False)}\n\n"

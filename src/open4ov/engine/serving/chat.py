@@ -13,7 +13,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from open4ov.engine.grammar import Grammar, Grammars
-from open4ov.engine.request import Completion, Request
+from open4ov.engine.request import LEAST_REPETITION, Completion, Request
+from open4ov.engine.service import Update
 from open4ov.engine.serving.faults import Refused
 from open4ov.errors import UserError
 from open4ov.model import Processor
@@ -48,7 +49,6 @@ class ChatMessage(_Strict):
         Annotated[str, Field(max_length=1_000_000)]
         | Annotated[list[TextPart | ImagePart], Field(max_length=MAX_PARTS, fail_fast=True)]
     )
-    name: str | None = None
 
 
 class StreamOptions(_Strict):
@@ -59,7 +59,7 @@ class JsonSchema(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "schema"
     description: str | None = None
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
+    strict: Literal[True] | None = None
 
 
 class ResponseFormat(_Strict):
@@ -78,7 +78,8 @@ class StructuredOutputs(_Strict):
 
 
 class ChatRequest(_Strict):
-    """The options that are read, and a few that change nothing here (`user`, `metadata`, `store`)."""
+    """The options that are read, and a few that change nothing here (`user`, `metadata`, `store`,
+    a schema's `description`)."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
@@ -90,7 +91,7 @@ class ChatRequest(_Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=LEAST_REPETITION, le=10)] = 1.0
     n: Annotated[int, Field(ge=1, le=64)] = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
@@ -117,6 +118,9 @@ def image_urls(chat: ChatRequest) -> list[tuple[str, str]]:
             param = f"messages.{number}.content.{place}.image_url.url"
             if message.role != "user":
                 raise Refused("only user messages may hold images", param)
+            if part.image_url.detail != "auto":
+                where = param.removesuffix("url") + "detail"
+                raise Refused("images are read as the model's processor has it: leave detail out", where)
             if len(found) == MAX_IMAGES:
                 raise Refused(f"at most {MAX_IMAGES} images", param)
             found.append((part.image_url.url, param))
@@ -138,6 +142,8 @@ def to_request(
         raise Refused("stream_options needs stream: true", "stream_options")
     if chat.messages[-1].role != "user":
         raise Refused("the last message must be the user's", "messages")
+    if sum(map(_characters, chat.messages)) > room * processor.longest_token:  # tokenizing it would take minutes
+        raise Refused(f"the text of all messages is more than the {room} tokens that there is room for", "messages")
     places = iter(range(len(images)))
     messages = [_message(message, places) for message in chat.messages]
     stop = (chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ())
@@ -199,6 +205,12 @@ def _grammar(chat: ChatRequest, grammars: Grammars) -> Grammar | None:
         raise Refused(str(error), param) from None
 
 
+def _characters(message: ChatMessage) -> int:
+    if isinstance(message.content, str):
+        return len(message.content)
+    return sum(len(part.text) for part in message.content if isinstance(part, TextPart))
+
+
 def _message(message: ChatMessage, places: Iterator[int]) -> Message:
     if isinstance(message.content, str):
         return Message(role=message.role, content=[Part(type="text", text=message.content)])
@@ -209,8 +221,10 @@ def _message(message: ChatMessage, places: Iterator[int]) -> Message:
     return Message(role=message.role, content=parts)
 
 
-def log_probs(processor: Processor, completion: Completion, top: int, start: int = 0) -> dict[str, Any]:
-    """`choices[].logprobs` of a completion's tokens from `start` on."""
+def log_probs(
+    processor: Processor, completion: Completion | Update, top: int, start: int = 0, end: int | None = None
+) -> dict[str, Any]:
+    """`choices[].logprobs` of a completion's tokens from `start` to `end`."""
 
     def entry(token: int, value: float) -> dict[str, Any]:
         text = processor.tokenizer.decode([token], skip_special_tokens=False)
@@ -222,7 +236,7 @@ def log_probs(processor: Processor, completion: Completion, top: int, start: int
             "top_logprobs": [entry(t, v) for t, v in completion.top_log_probs[start + place]] if top else [],
         }
         for place, (token, value) in enumerate(
-            zip(completion.token_ids[start:], completion.log_probs[start:], strict=True)
+            zip(completion.token_ids[start:end], completion.log_probs[start:end], strict=True)
         )
     ]
     return {"content": content, "refusal": None}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import logging
 import secrets
 import uuid
 from collections import Counter
@@ -15,9 +17,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from open4ov.engine.serving.faults import error
-from open4ov.engine.serving.keys import Keys, numbered
+from open4ov.engine.serving.keys import TENANT, Keys, numbered
 from open4ov.engine.serving.room import Room
 
+log = logging.getLogger(__name__)
 MAX_HELD = 2**30
 """Bytes of bodies and pixels of all requests under way"""
 OPEN_TO_ALL = "/health"
@@ -48,23 +51,36 @@ class Visit:
 
 
 class Gate:
-    """`keys`: as of `Keys`; `max_per_key`: requests of a key under way (0: no limit). Keys
-    do not find what was computed for others, unless `share_cache`."""
+    """`keys`: as of `Keys`; `max_per_key`: requests of a key under way (0: no limit). Keys do not find what was
+    computed for others, unless `share_cache`. `router_keys` are let in, too: they are routers', which say whose each
+    request is (`TENANT`), and then that one counts as a key of its own."""
 
     def __init__(
-        self, keys: Sequence[str] = (), max_per_key: int = 0, share_cache: bool = False, max_held: int = MAX_HELD
+        self,
+        keys: Sequence[str] = (),
+        max_per_key: int = 0,
+        share_cache: bool = False,
+        max_held: int = MAX_HELD,
+        router_keys: Sequence[str] = (),
     ) -> None:
         self.max_per_key, self.share_cache, self.room = max_per_key, share_cache, Room(max_held)
         self.ending = False
-        self._keys = Keys(keys)
+        self._keys, self._routers = Keys([*keys, *router_keys]), [key.encode() for key in router_keys]
+        self._warned = False
         self._secret = secrets.token_bytes(32)
         self._under_way: Counter[str] = Counter()
 
-    def tenant(self, authorization: str) -> str | None:
-        """What stands for the key in an Authorization header, "" where no keys are set; None: not let in."""
+    def tenant(self, authorization: str, told: str = "") -> str | None:
+        """What stands for the key in an Authorization header, "" where no keys are set; None: not let in. `told`: whose
+        the request is by its header TENANT, which is believed beside a router's key only."""
         given = self._keys.given(authorization)
         if not given:
             return None if given is None else ""
+        if told and sum(hmac.compare_digest(given, one) for one in self._routers):
+            given += b"\0" + told.encode()
+        elif told and not self._warned:
+            self._warned = True
+            log.warning("%s came with a key that is not a router's: all its requests count as one key's", TENANT)
         return hashlib.blake2b(given, key=self._secret, digest_size=16).hexdigest()
 
     def denial(self, connection: HTTPConnection) -> JSONResponse | None:
@@ -82,7 +98,7 @@ class Gate:
             raise Ending
         if self.max_per_key and self._under_way[tenant] >= self.max_per_key:
             raise TooMany
-        alone = len(self._keys) < 2
+        alone = len(self._keys) < 2 and not self._routers
         visit = Visit(self.room, "" if alone else tenant, "" if self.share_cache else tenant)
         self._under_way[tenant] += 1
         try:
@@ -121,7 +137,9 @@ class Guard:
             answer = self.app
         else:
             try:
-                with self.gate.visit(self.gate.tenant(_authorization(scope)) or "") as visit:
+                with self.gate.visit(
+                    self.gate.tenant(_header(scope, b"authorization"), _header(scope, TENANT.encode())) or ""
+                ) as visit:
                     scope.setdefault("state", {})["visit"] = visit
                     await self.app(scope, receive, send)
                 return
@@ -132,5 +150,5 @@ class Guard:
         await answer(scope, receive, send)
 
 
-def _authorization(scope: Scope) -> str:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
+def _header(scope: Scope, wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")

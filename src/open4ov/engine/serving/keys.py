@@ -15,6 +15,8 @@ from open4ov.engine.serving import access
 from open4ov.engine.serving.faults import error
 
 log = logging.getLogger(__name__)
+TENANT = "x-open4ov-tenant"
+"""The header by which a router says whose a request is"""
 
 
 class Keys:

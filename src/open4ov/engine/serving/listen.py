@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import sys
 import time
 from types import FrameType
 from typing import Any
@@ -18,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from open4ov.engine.serving.body import MAX_BODY
 from open4ov.engine.serving.faults import fault
 from open4ov.engine.serving.gate import Gate
 
@@ -102,6 +105,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.gate, self.drain_seconds = gate, drain_seconds
         self._end: float | None = None
+        self.said = ""
+        """What is said on standard error once it listens"""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._end is None:
@@ -110,6 +115,11 @@ class Server(uvicorn.Server):
         else:
             self.should_exit = True
             super().handle_exit(signal.SIGINT, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.said:
+            print(self.said, file=sys.stderr, flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         if self._end is not None and (not self.gate.under_way or time.monotonic() > self._end):
@@ -127,6 +137,7 @@ def server(app: FastAPI, host: str, port: int, drain_seconds: float = DRAIN_SECO
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=5,
+        ws_max_size=MAX_BODY,
         **options,
     )
     return Server(config, app.state.gate, drain_seconds)

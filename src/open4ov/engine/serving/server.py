@@ -42,12 +42,12 @@ def create_app(
     share_cache: bool = False,
     fetcher: Fetcher | None = None,
     limits: Limits | None = None,
+    router_keys: Sequence[str] = (),
 ) -> FastAPI:
     """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody); `watch`: when
-    a response is stopped because it has degenerated (None: never); `max_per_key` and `share_cache`: see `Gate`;
-    `fetcher`: by which pictures at https URLs are fetched (None: they are not); `limits`: of
-    sessions."""
-    gate, pictures = Gate(keys, max_per_key, share_cache), Pictures(Decoder(), fetcher)
+    a response is stopped because it has degenerated (None: never); `max_per_key`, `share_cache` and `router_keys`: see
+    `Gate`; `fetcher`: by which pictures at https URLs are fetched (None: they are not); `limits`: of sessions."""
+    gate, pictures = Gate(keys, max_per_key, share_cache, router_keys=router_keys), Pictures(Decoder(), fetcher)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

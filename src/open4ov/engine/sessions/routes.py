@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from open4ov.engine.serving import body
 from open4ov.engine.serving.answer import Events, told, while_there
+from open4ov.engine.serving.keys import TENANT
 from open4ov.engine.sessions import events as wire
 from open4ov.engine.sessions import page as session_page
 from open4ov.engine.sessions.desk import Desk, Door
@@ -26,7 +27,8 @@ def router(door: Door, limits: Limits | None = None) -> APIRouter:
     routes, desk = APIRouter(), Desk(door, limits)
 
     def owner(connection: Request | WebSocket) -> str:
-        return door.gate.tenant(connection.headers.get("authorization", "")) or ""
+        headers = connection.headers
+        return door.gate.tenant(headers.get("authorization", ""), headers.get(TENANT, "")) or ""
 
     def found(request: Request, number: str) -> Session:
         return desk.sessions.get(number, owner(request))

@@ -67,6 +67,8 @@ class Session:
         self._coming: list[int] = []
         """Those that are being computed"""
         self._held: list[int] = []
+        self._number = -1
+        """The request by which those are held"""
         self._hold: AsyncGenerator[Update] | None = None
         self._work: asyncio.Task[None] | None = None
         self._paused = False
@@ -76,7 +78,9 @@ class Session:
         return sum(map(bytes_of, self.images))
 
     def state(self) -> dict[str, Any]:
-        """What a client may know. Computed ahead are `ahead.computed` of the `ahead.settled` tokens."""
+        """What a client may know. Computed ahead are `ahead.computed` of the `ahead.settled` tokens; none when others
+        have needed the blocks."""
+        held = self._held if self.service.holds(self._number) else []
         return {
             "id": self.id,
             "object": "session",
@@ -84,7 +88,7 @@ class Session:
             "text": self.turn.text,
             "images": len(self.turn.pictures),
             "prompt_tokens": self._prompt,
-            "ahead": {"settled": len(self._wanted), "computed": common(self._held, self._wanted)},
+            "ahead": {"settled": len(self._wanted), "computed": common(held, self._wanted)},
             "answering": self.answering,
         }
 
@@ -215,7 +219,7 @@ class Session:
             except (Busy, Failed, UserError, StageError):
                 return
             await self._release()  # only now: the new one shares its blocks
-            self._hold, self._held = updates, self._coming
+            self._hold, self._held, self._number = updates, self._coming, update.number
             self.service.metrics.session_rolled_back_tokens += lost
             self.service.metrics.session_ahead_tokens += update.prompt_tokens - update.found_tokens
 

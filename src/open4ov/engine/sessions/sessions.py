@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 from PIL import Image
 
@@ -25,21 +25,24 @@ class Sessions:
         self.service, self.limits = service, limits or Limits()
         self._open: dict[str, Session] = {}
         self._gone: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._opening, self._room = 0, Room(self.limits.picture_bytes)
+        self._opening: Counter[str] = Counter()
+        """Sessions that are being opened, by owner"""
+        self._room = Room(self.limits.picture_bytes)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self, owner: str, options: Request, asked: Open) -> Session:
         """A new session. Raises Refused: too many are open, or what it begins with is too large."""
-        if len(self._open) + self._opening >= self.limits.sessions:
+        if len(self._open) + self._opening.total() >= self.limits.sessions:
             raise _full("too many sessions are open; close one or try again later")
-        if owner and sum(one.owner == owner for one in self._open.values()) >= self.limits.per_key:
+        own = sum(one.owner == owner for one in self._open.values()) + self._opening[owner]
+        if owner and own >= self.limits.per_key:
             raise Refused(
                 "too many sessions of this key are open; close one or try again later", status=429, code="rate_limited"
             )
         session = Session(self.service, owner, options, asked, self.limits)
         if len(session.images) > self.limits.images:
             raise Refused(f"at most {self.limits.images} images in a session", "messages")
-        self._opening += 1
+        self._opening[owner] += 1
         try:
             self._reserve(owner, session.picture_bytes)
             try:
@@ -48,7 +51,9 @@ class Sessions:
                 self._room.give_back(owner, session.picture_bytes)
                 raise
         finally:
-            self._opening -= 1
+            self._opening[owner] -= 1
+            if not self._opening[owner]:
+                del self._opening[owner]
         self._open[session.id] = session
         self.service.metrics.sessions_open += 1
         self._watch(session)
