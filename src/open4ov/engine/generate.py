@@ -265,7 +265,8 @@ class Engine:
         if watched is None or len(one.log_probs) % EVERY:
             return None
         likely = [] if one.request.grammar else one.log_probs  # what a grammar dictates may well be unlikely
-        return watched.reason(one.sampled, likely, self.model.config.text.vocab_size, self.processor.decode)
+        dictated = one.sampling.grammar.dictated if one.sampling.grammar is not None else []
+        return watched.reason(one.sampled, likely, self.model.config.text.vocab_size, self.processor.decode, dictated)
 
     def _check(self, request: Request, tokens: int) -> None:
         most = self.model.config.text.max_position_embeddings
