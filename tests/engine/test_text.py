@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from open4ov.engine.text import TextStream, cut_at_stop
+import pytest
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from open4ov.engine.text import TextStream, TokenBytes, cut_at_stop
+from open4ov.model import Processor
+
+
+NANO = Processor.from_pretrained(Path(__file__).parents[2] / "src" / "open4ov" / "assets" / "nano")
 
 
 def pieces(data: bytes, stop: tuple[str, ...] = ()) -> list[str]:
@@ -34,3 +43,19 @@ def test_what_may_begin_a_stop_string_waits() -> None:
 
 def test_the_first_of_several_stops_counts() -> None:
     assert cut_at_stop("abcd", ("d", "b")) == "a"
+
+
+@settings(max_examples=50, deadline=None)
+@drawn(text=st.text())
+def test_bytes_of_tokens_are_those_of_the_text(text: str) -> None:
+    spelled = TokenBytes(NANO.tokenizer)
+    ids = NANO.tokenize(text)
+    assert b"".join(map(spelled.of, ids)) == NANO.decode(ids).encode()
+
+
+def test_every_token_has_the_bytes_that_it_decodes_to() -> None:
+    spelled = TokenBytes(NANO.tokenizer)
+    for token in range(NANO.tokenizer.get_vocab_size()):
+        assert spelled.of(token).decode(errors="replace") == NANO.decode([token])
+    assert spelled.of(NANO.eos_id) == b""
+    assert spelled.of(10**6) == b""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from open4ov.engine.grammar import Grammar, Grammars
 from open4ov.engine.request import Completion, Request
+from open4ov.engine.text import TokenBytes
 from open4ov.errors import UserError
 from open4ov.model import Processor
 from open4ov.sample import Message, Part
@@ -219,11 +220,12 @@ def _message(message: ChatMessage, places: Iterator[int]) -> Message:
 
 
 def log_probs(processor: Processor, completion: Completion, top: int, start: int = 0) -> dict[str, Any]:
-    """`choices[].logprobs` of a completion's tokens from `start` on."""
+    """`choices[].logprobs` of a completion's tokens from `start` on. All `bytes` together are the content's."""
+    spelled = TokenBytes(processor.tokenizer)
 
     def entry(token: int, value: float) -> dict[str, Any]:
         text = processor.tokenizer.decode([token], skip_special_tokens=False)
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+        return {"token": text, "logprob": value, "bytes": list(spelled.of(token))}
 
     content = [
         {
