@@ -187,6 +187,7 @@ def test_a_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=30)
+    assert process.returncode == 0
     assert "open4ov: small at http://127.0.0.1" in told
     assert "Traceback" not in told
     gone = open4ov("ask", f"http://127.0.0.1:{port}/v1", "What?")

@@ -51,6 +51,12 @@ def serve(
     image_host: Annotated[
         list[str] | None, typer.Option(metavar="HOST", help="fetch pictures at https URLs, from these hosts only")
     ] = None,
+    sessions: Annotated[int, typer.Option(min=0, help="sessions open at once; 0: none")] = 64,
+    sessions_per_key: Annotated[int, typer.Option(min=1, help="sessions of one key open at once")] = 32,
+    session_idle: Annotated[float, typer.Option(min=0.1, help="seconds without a message that end a session")] = 300.0,
+    session_picture_mb: Annotated[
+        int, typer.Option(min=1, help="MiB of all sessions' pictures; a key may hold as much as it leaves free")
+    ] = 1024,
     drain_seconds: Annotated[float, typer.Option(min=0, help="on SIGTERM: time for requests under way")] = 60.0,
 ) -> None:
     """Serve a model by the OpenAI API (chat completions; pictures as data URLs and, if wanted, https URLs)."""
@@ -69,6 +75,7 @@ def serve(
     from open4ov.engine.serving.fetch import Fetcher
     from open4ov.engine.serving.listen import server
     from open4ov.engine.serving.server import create_app
+    from open4ov.engine.sessions.session import Limits
     from open4ov.model import Processor
 
     stages = StageOptions(encode_at, prefill_at, encode_workers, prefill_workers, stage_fallback, stage_memory)
@@ -86,6 +93,12 @@ def serve(
             max_per_key=max_per_key,
             share_cache=share_cache,
             fetcher=Fetcher(image_host) if fetch_images or image_host else None,
+            limits=Limits(
+                sessions=sessions,
+                per_key=sessions_per_key,
+                picture_bytes=session_picture_mb * 2**20,
+                idle=session_idle,
+            ),
         )
         server(app, host, port, drain_seconds).run()
     finally:
@@ -162,24 +175,14 @@ def route(
     """
     keys = _keys(api_key_env, host)
 
-    import uvicorn
-
+    from open4ov.engine.routing.listen import run
     from open4ov.engine.routing.nodes import Nodes
     from open4ov.engine.routing.router import create_app
-    from open4ov.engine.serving.body import MAX_BODY
 
     app = create_app(Nodes(nodes, health_interval), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
     guarded = "with" if keys else "without"
     print(f"open4ov: {len(nodes)} nodes at http://{host}:{port}/v1 ({guarded} keys)", file=sys.stderr)
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=drain,
-        ws_max_size=MAX_BODY,
-        server_header=False,
-    )
+    run(app, host, port, drain)
 
 
 def model_dir(path: Path) -> Path:

@@ -47,6 +47,16 @@ def test_the_request_finds_it_and_answers_alike(parts: tuple[Qwen3VL, Processor]
     assert engine.pool.available == engine.pool.count
 
 
+@pytest.mark.parametrize("tokens", [8, 24, 60])
+def test_what_is_held_keeps_no_features(parts: tuple[Qwen3VL, Processor], tokens: int) -> None:
+    """They would be beside the cache's limit, for as long as a session stays open."""
+    engine = Engine(*parts, block_size=4, step_tokens=5, max_batch=2)
+    number = ahead(engine, replace(ASKED, images=[picture(3)]), tokens)
+    held = engine.scheduler.held[number]
+    assert held.features is None
+    engine.abort(number)
+
+
 def test_nothing_is_computed_twice_nor_sampled(
     parts: tuple[Qwen3VL, Processor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,7 @@ def fuzz(server: Running, examples: int) -> None:
     assert server.engine.pool.available == server.engine.pool.count
     gate = server.app.state.gate
     wait(lambda: gate.under_way == 0, 60)  # an answer is there a moment before its visit is over
-    assert gate.held == 0
+    assert gate.room.held == 0
     assert server.post(messages=ONE, temperature=0, max_tokens=5)[1]["choices"] == expected
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -20,8 +21,11 @@ from test_decoder import running as process_runs
 from test_generate import picture
 from test_server import KEY, ONE, Running, url, wait, words
 
+from open4ov.engine.routing.nodes import Nodes
+from open4ov.engine.routing.router import create_app
 from open4ov.engine.serving import body, listen
-from open4ov.engine.serving.gate import Full, Gate
+from open4ov.engine.serving.gate import Gate
+from open4ov.engine.serving.room import Full, Room, TooMuch
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def closed(connection: socket.socket) -> bytes:
 
 def free(server: Running) -> bool:
     gate, pool = server.app.state.gate, server.engine.pool
-    return not server.engine.busy and not gate.under_way and not gate.held and pool.available == pool.count
+    return not server.engine.busy and not gate.under_way and not gate.room.held and pool.available == pool.count
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,19 @@ def test_a_salt_is_of_the_key_and_of_this_server() -> None:
     assert Gate().tenant("") == Gate().tenant("Bearer what") == ""
 
 
+@pytest.mark.parametrize("keys", [[""], ["a", " "]])
+def test_an_empty_key_is_none(keys: list[str]) -> None:
+    """Whoever sends nothing would have it."""
+    with pytest.raises(ValueError, match="a key is empty"):
+        Gate(keys)
+    with pytest.raises(ValueError, match="a key is empty"):
+        create_app(Nodes(["http://127.0.0.1:1"]), keys)
+    gate = Gate(["a"])
+    nothing = base64.b64encode(b"name:").decode()
+    for sent in ("", "Bearer", "Bearer ", "bearer  ", "Basic", f"Basic {nothing}"):
+        assert gate.tenant(sent) is None
+
+
 def test_a_key_may_have_so_many_requests_under_way(tiny_dir: Path) -> None:
     server = Running(tiny_dir, serving={"max_per_key": 1})
     try:
@@ -142,18 +159,63 @@ def test_a_key_may_have_so_many_requests_under_way(tiny_dir: Path) -> None:
 
 def test_what_requests_hold_together_has_a_limit(server: Running) -> None:
     gate: Gate = server.app.state.gate
-    gate.max_held = 100_000
+    gate.room.limit = 100_000
     large = json.dumps({"model": "tiny", "messages": ONE, "user": "x" * 100_000}).encode()
     status, content, headers = server.ask("POST", "/v1/chat/completions", large)
     assert (status, content["error"]["code"], headers["retry-after"]) == (503, "server_overloaded", "1")
     assert ask(server, KEY, words("x", url(picture(1, (400, 400)).convert("L"))))[0] == 503  # pixels count, too
     assert ask(server, KEY, words("x", url(picture(1))))[0] == 200
-    wait(lambda: not gate.held, 60)  # an answer is there a moment before its visit is over
+    wait(lambda: not gate.room.held, 60)  # an answer is there a moment before its visit is over
     with gate.visit("") as visit:
         visit.hold(60_000)
         with pytest.raises(Full):
             visit.hold(60_000)
-    assert (gate.held, gate.under_way) == (0, 0)
+    assert (gate.room.held, gate.under_way) == (0, 0)
+
+
+def test_no_key_takes_all_the_room() -> None:
+    room = Room(1000)
+    room.take("a", 500)
+    with pytest.raises(TooMuch):
+        room.take("a", 1)
+    room.take("b", 250)
+    for key in ("a", "b"):
+        with pytest.raises(TooMuch):
+            room.take(key, 1)
+    room.take("c", 125)
+    with pytest.raises(Full):
+        room.take("d", 126)
+    room.take("", 125)
+    for key, size in (("a", 500), ("b", 250), ("c", 125), ("", 125)):
+        room.give_back(key, size)
+    assert room.held == 0
+    room.take("", 1000)
+
+
+def test_what_one_key_holds_leaves_room_for_others() -> None:
+    gate = Gate(["a", "b"], max_held=1000)
+    a, b = gate.tenant("Bearer a") or "", gate.tenant("Bearer b") or ""
+    with gate.visit(a) as one, gate.visit(a) as two, gate.visit(b) as other:
+        one.hold(400)
+        with pytest.raises(TooMuch):
+            two.hold(150)
+        two.hold(100)
+        other.hold(200)
+    assert gate.room.held == 0
+    only = Gate(["a"], max_held=1000)
+    with only.visit(only.tenant("Bearer a") or "") as visit:
+        visit.hold(1000)
+
+
+def test_what_is_too_much_is_said_to_the_key(server: Running) -> None:
+    gate: Gate = server.app.state.gate
+    before, gate.room.limit = gate.room.limit, 300_000
+    try:
+        large = json.dumps({"model": "tiny", "messages": ONE, "user": "x" * 200_000}).encode()
+        status, content, headers = server.ask("POST", "/v1/chat/completions", large)
+        assert (status, content["error"]["code"], headers["retry-after"]) == (429, "rate_limited", "1")
+    finally:
+        gate.room.limit = before
 
 
 @pytest.mark.parametrize("stream", [False, True])

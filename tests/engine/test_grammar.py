@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llguidance import LLParserLimits
 
 from open4ov.engine import Engine, Request
 from open4ov.engine.grammar import MAX_SOURCE, Grammar, Grammars
@@ -111,6 +112,84 @@ def test_a_grammar_that_cannot_be(grammars: Grammars, make: Callable[[Grammars],
         make(grammars)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g, word: g.regex(f"({word}"),
+        lambda g, word: g.regex(f"{word}{{1000000000}}"),
+        lambda g, word: g.json_schema({"type": word}),
+        lambda g, word: g.json_schema({"$ref": f"#/{word}"}),
+        lambda g, word: g.json_schema({"type": "string", "pattern": f"({word}"}),
+        lambda g, word: g.json_schema({"type": "string", word: 1, "format": word}),
+        lambda g, word: g.json_schema({"type": "object", "properties": {word: {"$ref": f"https://{word}.example"}}}),
+        lambda g, word: g.choice([word, ""]),
+    ],
+)
+def test_what_is_wrong_is_said_in_fixed_words(grammars: Grammars, make: Callable[[Grammars, str], Grammar]) -> None:
+    said = set[str]()
+    for word in ("zebracrossing", "gnu"):
+        with pytest.raises(UserError) as error:
+            make(grammars, word)
+        assert word not in str(error.value)
+        said.add(str(error.value))
+    assert len(said) == 1
+
+
+FAR = [
+    "a{1000000000}",
+    "a{0,1000000}",
+    "a{10000,}b{3}",
+    "((a{1000}){1000}){1000}",
+    "((a{1,100}b?){1,100}c?){1,100}",
+    "(a{100}){0000000101}",
+    "a{101}{101}",
+    "(a{9" + "9" * 5000 + "})",
+    r"[\]a]{20000}",
+    "[]a]{20000}",
+    r"([(\[]a{200}[)]){200}",
+    r"(\(a{200}){200}",
+    r"\p{Greek}{20000}",
+    "(?x)[a] # [\n a{1000000}",
+    "(?:(?P<x>a{200})){200}",
+]
+
+
+@pytest.mark.parametrize("expression", FAR)
+def test_repetitions_that_come_to_too_much(grammars: Grammars, expression: str) -> None:
+    """Refused before anything is built, be it alone or in a schema."""
+    with pytest.raises(UserError, match="repetitions may come to"):
+        grammars.regex(expression)
+    for schema in ({"type": "string", "pattern": expression}, {"patternProperties": {expression: {"type": "null"}}}):
+        with pytest.raises(UserError, match="repetitions may come to"):
+            grammars.json_schema({"type": "object", "properties": {"a": {"anyOf": [schema]}}})
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "[a-z]{1,255}@[a-z]{1,255}",
+        r"(\d{4}-){500}x",
+        r"\{99999\}",
+        "[{]a[}]",
+        r"[a{99999}]",
+        "(a|b{9}){9}",
+        "x" * 20_000,
+    ],
+)
+def test_repetitions_that_are_in_order(grammars: Grammars, expression: str) -> None:
+    grammars.regex(expression)
+
+
+def test_one_that_is_too_large_for_its_first_token_never_reaches_the_engine(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open4ov.engine import grammar
+
+    monkeypatch.setattr(grammar, "_LIMITS", LLParserLimits(verbose_errors=False, step_lexer_fuel=10))
+    with pytest.raises(UserError, match="cannot be followed"):
+        grammars.regex("(a|b|c)*a{9000}")
+
+
 EXPLODING = {
     "nested alternatives": lambda g: g.json_schema(
         {
@@ -118,7 +197,8 @@ EXPLODING = {
             "$ref": "#/$defs/d0",
         }
     ),
-    "counted repetition": lambda g: g.regex("((a{1,1000}b?){1,1000}c?){1,1000}"),
+    "counted repetition": lambda g: g.regex("((a{1,20}b?){1,20}c?){1,20}"),
+    "much optional": lambda g: g.regex("(a?){5000}a{4000}"),
     "many patterns": lambda g: g.json_schema(
         {"type": "object", "properties": {f"p{i}": {"type": "string", "pattern": f"^(.*{i}.*)+$"} for i in range(300)}}
     ),

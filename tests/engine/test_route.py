@@ -258,7 +258,7 @@ def test_a_router_finishes_what_is_under_way_and_without_nodes_it_says_so(runnin
     router.process.send_signal(signal.SIGTERM)
     reasons = [chunk.choices[0].finish_reason for chunk in chunks]
     assert reasons[-1] in ("stop", "length")
-    router.process.wait(60)
+    assert router.process.wait(60) == 0
     with pytest.raises(OSError, match="refused"):
         router.get("/health")
 

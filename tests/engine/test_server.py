@@ -44,7 +44,7 @@ class Running:
         **options: int,
     ) -> None:
         self.engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory), **options)
-        self.service = Service(self.engine, queue)
+        self.service = self.serve(queue)
         known = [KEY, "other"] if keys is None else keys
         self.app = create_app(self.service, "tiny", known, watch, **(serving or {}))
         self.server = listen.server(self.app, "127.0.0.1", 0)
@@ -53,6 +53,9 @@ class Running:
         wait(lambda: self.server.started)
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
         self.client = openai.OpenAI(api_key=KEY, base_url=f"http://127.0.0.1:{self.port}/v1", max_retries=0)
+
+    def serve(self, queue: int) -> Service:
+        return Service(self.engine, queue)
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, key: str | None = KEY

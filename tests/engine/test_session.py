@@ -80,7 +80,7 @@ class Spoken:
 
 @pytest.fixture(scope="module")
 def running(tiny_dir: Path) -> Iterator[Server]:
-    running = Server(tiny_dir, limits=Limits(sessions=3, images=3, characters=3000, pixels=100_000))
+    running = Server(tiny_dir, limits=Limits(sessions=3, images=3, characters=3000, picture_bytes=400_000))
     yield running
     running.close()
 
@@ -416,7 +416,7 @@ def test_too_many_sessions_and_pictures(server: Server) -> None:
     wait(lambda: server.free, 60)
     full = server.open()  # the closed ones' pictures are forgotten
     for seed in range(3):
-        full.image(seed, (160, 160))
+        full.image(seed, (128, 128))
     full.close()
 
 
@@ -430,6 +430,21 @@ def test_one_key_does_not_take_all_sessions(tiny_dir: Path) -> None:
     mine[0].close()
     server.open()
     assert server.call("DELETE", f"/{other['id']}", key="other")[0] == 200
+    server.close()
+
+
+def test_one_key_does_not_take_all_the_room_for_pictures(tiny_dir: Path) -> None:
+    server = Server(tiny_dir, limits=Limits(picture_bytes=4 * 40_000))
+    mine = server.open()
+    mine.image(1, (120, 120))
+    again = {"url": url(picture(2, (120, 120)))}
+    status, content, headers = server.call("POST", f"/{server.open().number}/images", again)
+    assert (status, content["error"]["code"], headers["retry-after"]) == (429, "rate_limited", "1")
+    status, other, _ = server.call("POST", "", OPEN, key="other")
+    assert server.call("POST", f"/{other['id']}/images", {"url": url(picture(3, (100, 100)))}, key="other")[0] == 200
+    assert server.call("POST", f"/{other['id']}/images", again, key="other")[0] == 429
+    mine.close()
+    assert server.call("POST", f"/{server.open().number}/images", again)[0] == 200
     server.close()
 
 

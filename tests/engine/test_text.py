@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from open4ov.engine.text import TextStream, TokenBytes, cut_at_stop
 from open4ov.model import Processor
 
-
 NANO = Processor.from_pretrained(Path(__file__).parents[2] / "src" / "open4ov" / "assets" / "nano")
 
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from open4ov.engine import sequence
+from open4ov.engine import sequence, weights
 from open4ov.engine.blocks import BlockPool, Key, root_key
 from open4ov.engine.degeneration import EVERY
 from open4ov.engine.disaggregated.handover import Handover
@@ -70,18 +70,29 @@ class Engine:
         self._inputs = Inputs(model, self.vision_cache)
         self._watch = Watch(lambda: self.model.parameters(), watch)
         self._next = 0
+        self._whole = True
         self.scheduler.root = self._root()
 
     def update_weights(self, state: Mapping[str, Tensor] | None = None) -> int:
         """Take over a state dict (None: the model was changed in place); returns the new weight version. Completions
-        under way go on with the new weights, and what they have seen is computed anew."""
+        under way go on with the new weights, and what they have seen is computed anew.
+
+        Raises UserError for weights that do not fit: nothing has changed then. After any other error the weights may be
+        partly others: nothing is computed until an update succeeds.
+        """
         if state is not None:
-            self.model.load_state_dict(state)
-        self._watch.changed()
-        if not self._watch.on:
-            self.vision_cache.clear()
-        self.weight_version += 1
-        self._begin_anew()
+            weights.check(self.model, state)
+        self._whole = False
+        try:
+            if state is not None:
+                self.model.load_state_dict(state)
+            self._whole = True
+        finally:
+            self._watch.changed()
+            if not self._watch.on:
+                self.vision_cache.clear()
+            self.weight_version += 1
+            self._begin_anew()
         return self.weight_version
 
     def add(self, request: Request) -> int:
@@ -127,6 +138,8 @@ class Engine:
     def step(self) -> list[sequence.Sequence]:
         """One forward pass; the completions that got a token by it, finished ones among them (`finish_reason`), and
         those that are computed ahead as far as asked for (`ahead`)."""
+        if not self._whole:
+            raise RuntimeError("the last update of weights failed half-way: update them again")
         if not self.scheduler.running:
             self.weight_version += self._watch.changed()
             if self._root() != self.scheduler.root:

@@ -1,8 +1,9 @@
 """Structured output: what a response may be, by JSON schema, regular expression or choice.
 
-llguidance does the work. A grammar is compiled before a request reaches the engine, within limits of its own; in the
-engine it only says, token by token, which ones may come next. One that turns out too large on the way ends its own
-response (`finish_reason` "error") and nothing else.
+llguidance does the work. A grammar is compiled before a request reaches the engine, within limits of its own, and says
+there what may come first; in the engine it only says, token by token, which ones may come next. One that turns out too
+large on the way ends its own response (`finish_reason` "error") and nothing else. What is wrong with a grammar is told
+in fixed words: nothing of it is repeated.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
+from open4ov.engine.repeats import MOST, schema_too_many, too_many
 from open4ov.errors import UserError
 from open4ov.model import Processor
 
@@ -26,6 +28,15 @@ MAX_SOURCE = 100_000
 """Characters of a schema, an expression or all choices"""
 KEPT = 64
 """Compiled grammars that are kept"""
+_LIMITS = LLParserLimits(verbose_errors=False)
+_REPEATS = (
+    "the {} cannot be followed: counted repetitions may come to " + f"{MOST} places at most, and no flag x is known"
+)
+_ALLOWED = {
+    "schema": "it must be a JSON schema of keywords that llguidance knows, referring to itself only, and not too large",
+    "regular expression": "it must be of Rust's syntax (no look-around, no references back), and not too large",
+    "choice": "its texts are too many or too long",
+}
 
 
 class Grammar:
@@ -90,6 +101,8 @@ class Grammars:
         """JSON that fits a schema. One way of writing only: `, ` and `: `, no other spaces."""
         text = json.dumps(schema)
         _limit(text)
+        if schema_too_many(schema):
+            raise UserError(_REPEATS.format("schema's patterns"))
         options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         try:
             source = LLMatcher.grammar_from_json_schema(text, overrides=cast(Any, options))
@@ -104,6 +117,8 @@ class Grammars:
     def regex(self, expression: str) -> Grammar:
         """Text that an expression matches as a whole (Rust's syntax: no look-around, no references back)."""
         _limit(expression)
+        if too_many(expression):
+            raise UserError(_REPEATS.format("regular expression"))
         return self._compile(LLMatcher.grammar_from_regex(expression), "regular expression")
 
     def choice(self, texts: Sequence[str]) -> Grammar:
@@ -122,14 +137,20 @@ class Grammars:
             if self._tokens is None:
                 tokens = self.processor.tokenizer.to_str()
                 self._tokens = LLTokenizer(tokens, n_vocab=self._vocabulary, eos_token=self.processor.eos_id)
-            matcher = LLMatcher(self._tokens, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
-            if matcher.is_error():
-                first = cast(str, matcher.get_error()).split("\n")[0][:200]
-                raise UserError(f"the {what} cannot be followed: {first}")
+            matcher = LLMatcher(self._tokens, source, log_level=0, limits=_LIMITS)
+            if matcher.is_error() or not _begins(matcher, self._vocabulary):
+                raise UserError(f"the {what} cannot be followed: {_ALLOWED[what]}")
             grammar = self._kept[source] = Grammar(matcher, self.processor, self._tokens)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             return grammar
+
+
+def _begins(matcher: LLMatcher, vocabulary: int) -> bool:
+    """Whether it can say what may come first, which is the largest piece of work."""
+    first = matcher.deep_copy()
+    fill_next_token_bitmask(first, allocate_token_bitmask(1, vocabulary), 0)
+    return not first.is_error()
 
 
 def _limit(text: str) -> None:

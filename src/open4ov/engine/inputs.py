@@ -41,7 +41,7 @@ class Inputs:
                 assert one.features is not None
                 parts.append(_cut(one.features, first, last))
                 places.append(one.prompt.places[first:last] - start + borders[-1])
-            if start + count >= len(one.prompt.token_ids):
+            if last == len(one.prompt.places):  # beyond the cache's limit they are kept for no longer than needed
                 one.features = None
             borders.append(borders[-1] + count)
         packed = Pack(

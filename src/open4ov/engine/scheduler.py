@@ -188,6 +188,7 @@ class Scheduler:
 
     def _hold(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
+        sequence.features = None  # what is held may be held for long: blocks, not features
         self.held[sequence.number] = sequence
         self.ready.append(sequence)
 

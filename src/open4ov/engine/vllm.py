@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from open4ov.engine import vllm_sync
+from open4ov.engine import vllm_sync, weights
 from open4ov.engine.generate import Progress
 from open4ov.engine.request import Completion, Request
 from open4ov.engine.text import cut_at_stop
@@ -160,10 +160,11 @@ class VLLM:
         """Take over a state dict (None: the model was changed in place); returns the new weight version.
 
         vLLM reads the weights again and forgets what it has computed; then its log-probabilities are compared with the
-        model's own. Raises WeightsDiffer when they are others: nothing is generated until an update succeeds.
+        model's own. Raises WeightsDiffer when they are others: nothing is generated until an update succeeds. Raises
+        UserError for weights that do not fit: nothing has changed then.
         """
         if state is not None:
-            self.model.load_state_dict(state)
+            weights.load(self.model, state)
         self._watch.changed()
         self._trusted = False
         vllm_sync.save_untied(self.model, self.processor, self._checkpoint, self.dtype)

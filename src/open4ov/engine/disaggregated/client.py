@@ -230,6 +230,7 @@ class RemotePrefill(_Remote):
             "start": start,
             "fingerprint": fingerprint,
             "salt": request.salt,
+            "ahead": request.ahead,
         }
         pixels = [pixels_of(image) for image in request.images]
         say, (keys, values) = self.call(head, [*pixels, *say_features(features or [])], check)

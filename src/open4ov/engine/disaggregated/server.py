@@ -70,7 +70,7 @@ class EncodeHandler:
 
 class PrefillHandler:
     """In: `messages`, `images` pictures and after them features of all visuals, or none; `start` and the `prompt`'s
-    digest. Out: keys and values from `start` to the `end` of the prompt."""
+    digest; `ahead` as in `Request`. Out: keys and values from `start` to the `end` of the prompt."""
 
     kind = "prefill"
 
@@ -86,9 +86,11 @@ class PrefillHandler:
         check_features(specs[images:], cache.dtype, layers, width)
 
     def handle(self, say: dict[str, Any], tensors: list[Tensor]) -> Answer:
-        images, start = say["images"], say["start"]
+        images, start, ahead = say["images"], say["start"], say["ahead"]
         pictures, salt = [image_from(one) for one in tensors[:images]], _word(say["salt"])
-        request = Request(hear_messages(say["messages"]), pictures, max_tokens=1, salt=salt)
+        if type(ahead) is not int:
+            raise ValueError("a number of tokens is expected")
+        request = Request(hear_messages(say["messages"]), pictures, max_tokens=1, salt=salt, ahead=ahead)
         prompt = self.stage.engine.prompt(request)
         if digest_of(prompt) != say["prompt"]:
             raise StageError("refused", "the prompt reads otherwise here: another tokenizer or other pictures")

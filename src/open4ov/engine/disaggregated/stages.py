@@ -213,8 +213,10 @@ class Prefill(_Thread):
 
     def prefill(self, prompt: Prompt, features: list[VisionFeatures] | None, start: int, fingerprint: str) -> Keys:
         # read anew: nothing that names a block here comes from elsewhere
-        asked = Request(prompt.request.messages, prompt.request.images, max_tokens=1, salt=prompt.request.salt)
-        own = self.engine.prompt(asked)
+        given = prompt.request
+        own = self.engine.prompt(
+            Request(given.messages, given.images, max_tokens=1, salt=given.salt, ahead=given.ahead)
+        )
         if digest_of(own) != digest_of(prompt):
             raise StageError("refused", "the prompt reads otherwise here: another tokenizer or other pictures")
         return self.compute(own, features, start, fingerprint)
@@ -235,6 +237,8 @@ class Prefill(_Thread):
         for one in self.engine.step() if self.engine.busy else []:
             if (call := self._calls.pop(one.number, None)) is not None:
                 self._finish(call, one.prompt, under_way)
+            if one.ahead:  # it is held where it is needed, not here
+                self.engine.abort(one.number)
 
     def abandon(self) -> list[_Call]:
         calls, self._calls = self._calls, {}

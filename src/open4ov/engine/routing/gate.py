@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
-import logging
 import re
 import uuid
-from collections.abc import Sequence
 
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from open4ov.engine.serving import access
 from open4ov.engine.serving.body import MAX_BODY
-from open4ov.engine.serving.faults import error
+from open4ov.engine.serving.keys import Keys, numbered
 
-log = logging.getLogger(__name__)
 _NUMBER = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -26,7 +21,7 @@ class TooLarge(Exception):
 
 
 class Gate:
-    """ASGI middleware: lets in who has one of the `keys` (none: everybody; `/health`: always), and numbers requests.
+    """ASGI middleware: lets in who has one of the `keys` (to `/health` everybody), and numbers requests.
 
     Pages of elsewhere may only read (`access.py`).
 
@@ -34,42 +29,20 @@ class Gate:
     and in the response's header, unless the response has one already.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app, self.keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        given = Headers(scope=scope).get("x-request-id", "")
         number = given if _NUMBER.fullmatch(given) else f"req-{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = number
-        begun = False
+        await numbered(number, scope, receive, send, self._admit)
 
-        async def numbered(message: Message) -> None:
-            nonlocal begun
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                begun = True
-                MutableHeaders(scope=message).setdefault("x-request-id", number)
-            await send(message)
-
-        try:
-            if scope["path"] != "/health" and not self._known(headers):
-                closed = error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
-                return await closed(scope, receive, numbered)  # a WebSocket is not opened then
-            if access.from_elsewhere(HTTPConnection(scope), bool(self.keys)):
-                closed = error(403, "this is for pages of this server only, or with a Bearer key", "foreign_origin")
-                return await closed(scope, receive, numbered)
-            await self.app(scope, receive, numbered)
-        except Exception:
-            log.exception("request %s failed", number)
-            if begun or scope["type"] != "http":
-                raise
-            await error(500, "the server made an error", "internal_error")(scope, receive, numbered)
-
-    def _known(self, headers: Headers) -> bool:
-        given, _ = access.key_of(headers.get("authorization", ""))
-        return not self.keys or sum(hmac.compare_digest(given, known.encode()) for known in self.keys) > 0
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        denied = None if scope["path"] == "/health" else self.keys.denial(HTTPConnection(scope))
+        await (denied or self.app)(scope, receive, send)  # a WebSocket is not opened when it is denied
 
 
 async def body(request: Request) -> bytes:

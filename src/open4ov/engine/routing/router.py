@@ -28,6 +28,7 @@ from open4ov.engine.routing.passing import Passing
 from open4ov.engine.routing.relay import CONNECT_SECONDS, Call, Relay, Stream, Whole
 from open4ov.engine.serving.body import MAX_BODY
 from open4ov.engine.serving.faults import error
+from open4ov.engine.serving.keys import Keys
 
 HEADERS = ("accept", "content-type", "x-session-id")
 """What of a client's headers goes on, besides its key and the request's number"""
@@ -107,7 +108,7 @@ def create_app(nodes: Nodes, keys: Sequence[str] = (), node_key: str | None = No
             yield
 
     app = FastAPI(title="open4ov router", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_middleware(gate.Gate, keys=keys)  # pyright: ignore[reportArgumentType]
+    app.add_middleware(gate.Gate, keys=Keys(keys))  # pyright: ignore[reportArgumentType]
 
     async def call_of(request: Request) -> Call:
         body = await gate.body(request) if request.method != "GET" else b""

@@ -20,9 +20,10 @@ from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.request import Completion
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.serving import chat as wire
-from open4ov.engine.serving.chat import Refused
+from open4ov.engine.serving.faults import Refused
 from open4ov.engine.serving.faults import error as _error
-from open4ov.engine.serving.gate import Ending, Full, TooMany
+from open4ov.engine.serving.gate import Ending, TooMany
+from open4ov.engine.serving.room import Full, TooMuch
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
 
@@ -169,6 +170,9 @@ def told(error: Exception) -> Response:
             return _error(503, "the server is ending; ask another", "server_ending", retry=5)
         case TooMany():
             return _error(429, "too many requests of this key are under way", "rate_limited", retry=1)
+        case TooMuch():
+            said = "the requests of this key under way hold too much; try again when they are over"
+            return _error(429, said, "rate_limited", retry=1)
         case StageError():
             said = "a stage that this answer needs does not answer; try again"
             return _error(503, said, "stage_unavailable", retry=1)

@@ -7,7 +7,7 @@ import re
 
 from fastapi import Request
 
-from open4ov.engine.serving.chat import Refused
+from open4ov.engine.serving.faults import Refused
 from open4ov.engine.serving.gate import Visit
 
 MAX_BODY = 32 * 2**20

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from open4ov.engine.grammar import Grammar, Grammars
 from open4ov.engine.request import Completion, Request
+from open4ov.engine.serving.faults import Refused
 from open4ov.engine.text import TokenBytes
 from open4ov.errors import UserError
 from open4ov.model import Processor
@@ -21,16 +22,6 @@ from open4ov.sample import Message, Part
 
 MAX_IMAGES = 16
 MAX_PARTS = 1000
-
-
-class Refused(Exception):
-    """A request that is at fault: `param` names where, `message` says what to do. Never a decoder's own words."""
-
-    def __init__(
-        self, message: str, param: str | None = None, status: int = 400, code: str = "invalid_request_error"
-    ) -> None:
-        super().__init__(message)
-        self.message, self.param, self.status, self.code = message, param, status, code
 
 
 class _Strict(BaseModel):

@@ -10,6 +10,16 @@ NODES = ("node_lost", "bad_gateway", "no_node", "session_unavailable")
 OURS = ("internal_error", "server_overloaded", "server_ending", "stage_unavailable", *NODES)
 
 
+class Refused(Exception):
+    """A request that is at fault: `param` names where, `message` says what to do. Never a decoder's own words."""
+
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, code: str = "invalid_request_error"
+    ) -> None:
+        super().__init__(message)
+        self.message, self.param, self.status, self.code = message, param, status, code
+
+
 def fault(message: str, code: str, param: str | None = None) -> dict[str, Any]:
     """What stands under `error`."""
     kind = "server_error" if code in OURS else "rate_limit_error" if code == "rate_limited" else "invalid_request_error"

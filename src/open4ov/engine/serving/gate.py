@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
-import logging
 import secrets
 import uuid
 from collections import Counter
@@ -12,15 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from open4ov.engine.serving import access
 from open4ov.engine.serving.faults import error
+from open4ov.engine.serving.keys import Keys, numbered
+from open4ov.engine.serving.room import Room
 
-log = logging.getLogger(__name__)
 MAX_HELD = 2**30
 """Bytes of bodies and pixels of all requests under way"""
 OPEN_TO_ALL = "/health"
@@ -35,56 +32,48 @@ class TooMany(Exception):
     """A key has as many requests under way as it may have."""
 
 
-class Full(Exception):
-    """What all requests hold together would be too much."""
-
-
 class Visit:
     """A request under way: whose it is, and what it holds."""
 
-    def __init__(self, gate: Gate, salt: str) -> None:
-        self.salt, self._gate, self.held = salt, gate, 0
+    def __init__(self, room: Room, key: str, salt: str) -> None:
+        self.salt, self._room, self._key, self.held = salt, room, key, 0
 
     def hold(self, size: int) -> None:
-        """So many more bytes are kept until the request is over. Raises Full."""
-        if self._gate.held + size > self._gate.max_held:
-            raise Full
-        self._gate.held += size
+        """So many more bytes are kept until the request is over. Raises Full and TooMuch."""
+        self._room.take(self._key, size)
         self.held += size
+
+    def end(self) -> None:
+        self._room.give_back(self._key, self.held)
 
 
 class Gate:
-    """`keys`: those that are let in (none: everybody); `max_per_key`: requests of a key under way (0: no limit). Keys
+    """`keys`: as of `Keys`; `max_per_key`: requests of a key under way (0: no limit). Keys
     do not find what was computed for others, unless `share_cache`."""
 
     def __init__(
         self, keys: Sequence[str] = (), max_per_key: int = 0, share_cache: bool = False, max_held: int = MAX_HELD
     ) -> None:
-        self.max_per_key, self.share_cache, self.max_held = max_per_key, share_cache, max_held
-        self.ending, self.held = False, 0
-        self._keys = [key.encode() for key in keys]
+        self.max_per_key, self.share_cache, self.room = max_per_key, share_cache, Room(max_held)
+        self.ending = False
+        self._keys = Keys(keys)
         self._secret = secrets.token_bytes(32)
         self._under_way: Counter[str] = Counter()
 
     def tenant(self, authorization: str) -> str | None:
         """What stands for the key in an Authorization header, "" where no keys are set; None: not let in."""
-        if not self._keys:
-            return ""
-        given, _ = access.key_of(authorization)
-        if not sum(hmac.compare_digest(given, known) for known in self._keys):
-            return None
+        given = self._keys.given(authorization)
+        if not given:
+            return None if given is None else ""
         return hashlib.blake2b(given, key=self._secret, digest_size=16).hexdigest()
 
     def denial(self, connection: HTTPConnection) -> JSONResponse | None:
         """What is said to those who are not let in; None to all others."""
-        if self.tenant(connection.headers.get("authorization", "")) is None:
-            denied = error(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
-            if connection.scope["path"] == PAGE:  # only there a browser shall ask for it
-                denied.headers["www-authenticate"] = 'Basic realm="open4ov: any name, and the key as password"'
-            return denied
-        if access.from_elsewhere(connection, bool(self._keys)):
-            return error(403, "this is for pages of this server only, or with a Bearer key", "foreign_origin")
-        return None
+        denied = self._keys.denial(connection)
+        if denied is not None and denied.status_code == 401 and connection.scope["path"] == PAGE:
+            # only there a browser shall ask for it
+            denied.headers["www-authenticate"] = 'Basic realm="open4ov: any name, and the key as password"'
+        return denied
 
     @contextmanager
     def visit(self, tenant: str) -> Iterator[Visit]:
@@ -93,12 +82,13 @@ class Gate:
             raise Ending
         if self.max_per_key and self._under_way[tenant] >= self.max_per_key:
             raise TooMany
-        visit = Visit(self, "" if self.share_cache else tenant)
+        alone = len(self._keys) < 2
+        visit = Visit(self.room, "" if alone else tenant, "" if self.share_cache else tenant)
         self._under_way[tenant] += 1
         try:
             yield visit
         finally:
-            self.held -= visit.held
+            visit.end()
             self._under_way[tenant] -= 1
             if not self._under_way[tenant]:
                 del self._under_way[tenant]
@@ -120,22 +110,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        number, begun = f"req-{uuid.uuid4().hex}", False
-
-        async def numbered(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                MutableHeaders(scope=message)["x-request-id"] = number
-            await send(message)
-
-        try:
-            await self._admit(scope, receive, numbered)
-        except Exception:
-            log.exception("request %s failed", number)
-            if begun:
-                raise
-            await error(500, "the server made an error", "internal_error")(scope, receive, numbered)
+        await numbered(f"req-{uuid.uuid4().hex}", scope, receive, send, self._admit)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
-from open4ov.engine.serving.chat import ChatRequest, Refused, image_urls
+from open4ov.engine.serving.chat import ChatRequest, image_urls
 from open4ov.engine.serving.decoder import Decoder, TooLarge, Unreadable
+from open4ov.engine.serving.faults import Refused
 from open4ov.engine.serving.fetch import BadUrl, Fetcher, NotFetched
 
 FETCHES = 32

@@ -22,7 +22,7 @@ from open4ov.engine.serving import body
 from open4ov.engine.serving import chat as wire
 from open4ov.engine.serving.answer import Answer, Events, told, while_there
 from open4ov.engine.serving.decoder import Decoder
-from open4ov.engine.serving.faults import error
+from open4ov.engine.serving.faults import Refused, error
 from open4ov.engine.serving.fetch import Fetcher
 from open4ov.engine.serving.gate import Gate, Guard, Visit
 from open4ov.engine.serving.openapi import describe
@@ -96,7 +96,7 @@ def create_app(
 
     async def prepare(asked: wire.ChatRequest, visit: Visit) -> wire.Request:
         if asked.model != name:
-            raise wire.Refused(f"there is no such model; there is {name!r}", "model", 404, "model_not_found")
+            raise Refused(f"there is no such model; there is {name!r}", "model", 404, "model_not_found")
         images = await pictures.load(asked, visit.hold, visit.salt)
         seed = secrets.randbelow(2**31)
         prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, seed, images, visit.salt)

@@ -9,7 +9,8 @@ from typing import Any
 from open4ov.engine.request import Request
 from open4ov.engine.service import Service
 from open4ov.engine.serving.answer import Answer
-from open4ov.engine.serving.chat import ChatRequest, Refused
+from open4ov.engine.serving.chat import ChatRequest
+from open4ov.engine.serving.faults import Refused
 from open4ov.engine.serving.gate import Gate, Visit
 from open4ov.engine.sessions import events as wire
 from open4ov.engine.sessions.session import Limits, Session, Sessions, gone

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from open4ov.engine.request import Request
-from open4ov.engine.serving.chat import ChatMessage, ChatRequest, ImagePart, ImageUrl, Refused, StreamOptions
+from open4ov.engine.serving.chat import ChatMessage, ChatRequest, ImagePart, ImageUrl, StreamOptions
+from open4ov.engine.serving.faults import Refused
 
 STAND_IN = ChatMessage(role="user", content="?")
 """Instead of the question that is still to come"""

@@ -20,7 +20,8 @@ from PIL import Image
 from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.request import Request
 from open4ov.engine.service import Busy, Failed, Service, Update
-from open4ov.engine.serving.chat import Refused
+from open4ov.engine.serving.faults import Refused
+from open4ov.engine.serving.room import Full, Room, TooMuch
 from open4ov.engine.sessions.events import Open
 from open4ov.engine.sessions.turn import Turn, common, settled
 from open4ov.errors import UserError
@@ -34,14 +35,15 @@ REMEMBERED = 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """`sessions` open at once, of one key `per_key`; `images` and `characters` of a session's conversation; `pixels` of
-    all sessions' pictures together; `idle` seconds without a message, after which a session is closed."""
+    """`sessions` open at once, of one key `per_key`; `images` and `characters` of a session's conversation;
+    `picture_bytes` of all sessions' pictures together, which keys share as `Room` has it; `idle` seconds without a
+    message, after which a session is closed."""
 
     sessions: int = 64
     per_key: int = 32
     images: int = 16
     characters: int = 100_000
-    pixels: int = 256_000_000
+    picture_bytes: int = 2**30
     idle: float = 300.0
 
 
@@ -74,8 +76,8 @@ class Session:
         self._paused = False
 
     @property
-    def pixels(self) -> int:
-        return sum(image.width * image.height for image in self.images)
+    def picture_bytes(self) -> int:
+        return sum(map(bytes_of, self.images))
 
     def state(self) -> dict[str, Any]:
         """What a client may know. Computed ahead are `ahead.computed` of the `ahead.settled` tokens."""
@@ -240,7 +242,7 @@ class Sessions:
         self.service, self.limits = service, limits or Limits()
         self._open: dict[str, Session] = {}
         self._gone: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._opening = self._pixels = 0
+        self._opening, self._room = 0, Room(self.limits.picture_bytes)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self, owner: str, options: Request, asked: Open) -> Session:
@@ -256,11 +258,11 @@ class Sessions:
             raise Refused(f"at most {self.limits.images} images in a session", "messages")
         self._opening += 1
         try:
-            self._reserve(session.pixels)
+            self._reserve(owner, session.picture_bytes)
             try:
                 await session.begin()
             except BaseException:
-                self._pixels -= session.pixels
+                self._room.give_back(owner, session.picture_bytes)
                 raise
         finally:
             self._opening -= 1
@@ -280,12 +282,11 @@ class Sessions:
 
     async def append_image(self, session: Session, image: Image.Image) -> None:
         """As the session's own, within what all sessions' pictures may have together."""
-        pixels = image.width * image.height
-        self._reserve(pixels)
+        self._reserve(session.owner, bytes_of(image))
         try:
             await session.append_image(image)
         except BaseException:
-            self._pixels -= pixels
+            self._room.give_back(session.owner, bytes_of(image))
             raise
 
     async def answered(self, session: Session, text: str, found: int) -> None:
@@ -302,16 +303,20 @@ class Sessions:
         if self._open.pop(session.id, None) is None:
             return
         self.service.metrics.sessions_open -= 1
-        self._pixels -= session.pixels
+        self._room.give_back(session.owner, session.picture_bytes)
         self._gone[session.id] = (session.owner, why)
         if len(self._gone) > REMEMBERED:
             self._gone.popitem(last=False)
         await session.close(why)
 
-    def _reserve(self, pixels: int) -> None:
-        if self._pixels + pixels > self.limits.pixels:
-            raise _full("the sessions' images take all the room there is; try again later")
-        self._pixels += pixels
+    def _reserve(self, owner: str, size: int) -> None:
+        try:
+            self._room.take(owner, size)
+        except Full:
+            raise _full("the sessions' images take all the room there is; try again later") from None
+        except TooMuch:
+            said = "the images of this key's sessions take all the room that one key may have; close a session first"
+            raise Refused(said, status=429, code="rate_limited") from None
 
     def _watch(self, session: Session) -> None:
         """Closes the session once it has been idle for too long."""
@@ -326,6 +331,11 @@ class Sessions:
         task = loop.create_task(self.close(session, why))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def bytes_of(image: Image.Image) -> int:
+    """In memory, where Pillow keeps a pixel in four bytes."""
+    return 4 * image.width * image.height
 
 
 def gone(why: str) -> Refused:

@@ -11,7 +11,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from fastapi.responses import Response
 
 from open4ov.engine.serving.answer import told
-from open4ov.engine.serving.chat import Refused
+from open4ov.engine.serving.faults import Refused
 from open4ov.engine.serving.gate import Visit
 from open4ov.engine.sessions import events as wire
 from open4ov.engine.sessions.desk import Desk
