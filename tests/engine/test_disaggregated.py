@@ -223,6 +223,65 @@ def test_other_weights_are_never_used(tiny_dir: Path) -> None:
         assert found == [[one.token_ids for one in each] for each in Engine(other, processor).generate(asked)]
 
 
+def test_an_encode_stage_of_other_weights_is_asked_once_and_encodes_nothing(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Layout(tiny_dir, "tcp") as layout:
+        policy = CallPolicy(attempts=3, rest=60.0, longest=60.0, patience=0.0)
+        address = layout.servers[0].address
+        remote = RemoteEncode(layout.engine, lambda: [address], SECRET, layout.metrics, policy)
+        asked: list[int] = []
+        handle = layout.servers[0].handler.handle
+        monkeypatch.setattr(layout.servers[0].handler, "handle", lambda *args: asked.append(1) or handle(*args))
+        for _ in range(2):  # the second time the address rests, and it is told why
+            with pytest.raises(StageError, match="other weights") as found:
+                remote.encode([picture(1)], "of others")
+            assert found.value.reason == "weights"
+        assert len(asked) == 1
+        assert layout.encode.cache.statistics.misses == 0
+        remote.close()
+
+
+def test_what_an_address_refuses_is_asked_of_the_next_one_only(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Layout(tiny_dir, "tcp") as layout, ExitStack() as closing:
+        other = Encode(VisionCache(*model(tiny_dir), watch=False), EncodePolicy(4, 0.01))
+        second = StageServer(EncodeHandler(other), SECRET, ("127.0.0.1", 0))
+        policy = CallPolicy(attempts=5, rest=60.0, longest=60.0)
+        addresses = [layout.servers[0].address, second.address]
+        remote = RemoteEncode(layout.engine, lambda: addresses, SECRET, layout.metrics, policy)
+        for end in (other.stop, second.stop, remote.close):
+            closing.callback(end)
+        fingerprint, asked = layout.encode.fingerprint.now(), list[int]()
+
+        def refuse(*_: Any) -> Any:
+            asked.append(1)
+            raise ValueError("not this one")
+
+        monkeypatch.setattr(layout.servers[0].handler, "handle", refuse)
+        assert len(remote.encode([picture(1)], fingerprint).each) == 1
+        monkeypatch.setattr(second.handler, "handle", refuse)
+        for count in (3, 5):  # both again: a request that is refused does not make an address rest
+            with pytest.raises(StageError) as found:
+                remote.encode([picture(2)], fingerprint)
+            assert found.value.reason == "refused"
+            assert len(asked) == count
+
+
+def test_another_secret_is_tried_once(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Layout(tiny_dir, "tcp") as layout:
+        tried: list[int] = []
+        connect = Channel.connect
+        monkeypatch.setattr(Channel, "connect", lambda *args: tried.append(1) or connect(*args))
+        policy = CallPolicy(attempts=3, rest=0.01, patience=5.0)
+        address = layout.servers[0].address
+        remote = RemoteEncode(layout.engine, lambda: [address], b"another secret!!", layout.metrics, policy)
+        with pytest.raises(StageError, match="another secret") as found:
+            remote.encode([picture(1)], "x")
+        assert found.value.reason == "refused"
+        assert len(tried) == 1
+        remote.close()
+
+
 def test_without_fallback_the_request_fails_alone(tiny_dir: Path, expected: list[list[list[int]]]) -> None:
     with Layout(tiny_dir, "tcp", DecodePolicy(fallback=False)) as layout:
         layout.servers[1].stop()

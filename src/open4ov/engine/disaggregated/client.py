@@ -2,7 +2,8 @@
 
 A call goes to the address with the fewest calls under way. When it breaks there the call is made again, elsewhere if
 there is an elsewhere, and the address is left alone for a while that doubles each time. Calls change nothing in a
-stage, so making them twice does no harm.
+stage, so making them twice does no harm. What an address refuses, or cannot do for its key or its weights, is not asked
+of it twice; with another key or other weights it is left alone too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from open4ov.model import VisionFeatures
 from open4ov.model.processing import Visual
 
 REASONS = ("weights", "refused", "failed", "unreachable")
+FINAL = ("weights", "refused")
+"""What an address would say again"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class _Place:
     under_way: int = 0
     faults: int = 0
     until: float = 0.0
+    fault: StageError | None = None
+    """Why it is left alone"""
 
 
 class _Remote:
@@ -71,9 +76,10 @@ class _Remote:
     def call(self, say: dict[str, Any], tensors: Sequence[Tensor], check: Check) -> tuple[dict[str, Any], list[Tensor]]:
         """The stage's answer. `check` looks at its head before tensors are read. Raises StageError."""
         tried: set[Address] = set()
+        final: set[Address] = set()
         wrong: StageError | None = None
         for attempt in range(self.policy.attempts):
-            address = self._choose(tried)
+            address = self._choose(tried, final)
             if address is None:
                 break
             tried.add(address)
@@ -82,15 +88,21 @@ class _Remote:
             try:
                 answer = self._once(address, say, tensors, check)
             except (TransportError, OSError) as error:
-                self._rest(address)
                 wrong = StageError("refused" if isinstance(error, WrongKey) else "unreachable", f"{self.kind}: {error}")
+                self._rest(address, wrong)
+                final |= {address} if isinstance(error, WrongKey) else set()
                 continue
-            self._fine(address)
             if "error" not in answer[0]:
+                self._fine(address)
                 return answer
             reason = answer[0]["error"] if answer[0]["error"] in REASONS else "failed"
             wrong = StageError(reason, f"{self.kind}: {str(answer[0].get('message'))[:200]}")
-        raise wrong or StageError("unreachable", f"no {self.kind} stage is there")
+            final |= {address} if reason in FINAL else set()
+            if reason == "weights":  # of every request; what is refused may be this one's fault
+                self._rest(address, wrong)
+            else:
+                self._fine(address)
+        raise wrong or self._known_fault() or StageError("unreachable", f"no {self.kind} stage is there")
 
     def close(self) -> None:
         with self._lock:
@@ -100,8 +112,15 @@ class _Remote:
         for channel in channels:
             channel.close()
 
-    def _choose(self, tried: set[Address]) -> Address | None:
-        """An address to call; those not tried yet come first, those that rest are left out."""
+    def _known_fault(self) -> StageError | None:
+        """Why one of the addresses is left alone."""
+        with self._lock:
+            found = next((place.fault for place in self._places.values() if place.fault is not None), None)
+        return None if found is None else StageError(found.reason, str(found))
+
+    def _choose(self, tried: set[Address], final: set[Address]) -> Address | None:
+        """An address to call; those not tried yet come first, those that rest or have said their last word are left
+        out."""
         end = time.monotonic() + self.policy.patience
         while True:
             now, known = time.monotonic(), list(self.addresses())
@@ -110,10 +129,11 @@ class _Remote:
                     for channel in self._places.pop(gone).idle:
                         channel.close()
                 places = {address: self._places.setdefault(address, _Place()) for address in known}
-                ready = [address for address in known if places[address].until <= now]
+                open_ = [address for address in known if address not in final]
+                ready = [address for address in open_ if places[address].until <= now]
                 if ready:
                     return min(ready, key=lambda address: (address in tried, places[address].under_way))
-            if now >= end or self._closed:
+            if now >= end or self._closed or (known and not open_):
                 return None
             time.sleep(0.05)
 
@@ -164,16 +184,16 @@ class _Remote:
         with self._lock:
             return self._places.setdefault(address, _Place())
 
-    def _rest(self, address: Address) -> None:
+    def _rest(self, address: Address, fault: StageError) -> None:
         place = self._place(address)
         with self._lock:
-            place.faults += 1
+            place.faults, place.fault = place.faults + 1, fault
             place.until = time.monotonic() + min(self.policy.rest * 2 ** (place.faults - 1), self.policy.longest)
 
     def _fine(self, address: Address) -> None:
         place = self._place(address)
         with self._lock:
-            place.faults, place.until = 0, 0.0
+            place.faults, place.until, place.fault = 0, 0.0, None
 
     def _count(self, channel: Channel, before: dict[str, int]) -> None:
         for name, value in vars(channel.traffic).items():

@@ -174,6 +174,13 @@ class Encode(_Thread):
             if self.stopped:
                 return
             self._under_way = [self.inbox.popleft() for _ in range(min(len(self.inbox), self.policy.batch))]
+        own = self.fingerprint.now()
+        for call in self._under_way:
+            if call.fingerprint != own:  # nothing is encoded for those
+                call.answer.set_exception(other_weights())
+        self._under_way = [call for call in self._under_way if call.fingerprint == own]
+        if not self._under_way:
+            return
         seen, grids, names = zip(*(call.asked for call in self._under_way), strict=True)
         found = self.cache.of(grids, seen, names)
         own = self.fingerprint.now()
