@@ -431,3 +431,49 @@ def test_options_that_cannot_be(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch)
         stages_of(engine, tiny_dir, StageOptions(prefill_at="127.0.0.1:1")),
     ):
         pass
+
+
+def test_a_server_meets_its_stages_before_it_begins(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(*model(tiny_dir), watch=False)
+
+    def begin(**options: Any) -> Decode:
+        with stages_of(engine, tiny_dir, StageOptions(**options)) as decode:
+            return decode
+
+    with Layout(tiny_dir, "tcp") as layout:
+        encode, prefill = (f"127.0.0.1:{server.address[1]}" for server in layout.servers)
+        monkeypatch.setenv("OPEN4OV_STAGE_KEY", SECRET.decode())
+        assert isinstance(begin(encode_at=encode, prefill_at=prefill), Decode)
+        assert isinstance(begin(encode_at="127.0.0.1:1"), Decode), "one that is not there yet may come"
+        with pytest.raises(UserError, match=f"--encode-at {prefill}: .* not a stage of kind encode"):
+            begin(encode_at=prefill)
+        monkeypatch.setenv("OPEN4OV_STAGE_KEY", "another secret of these tests")
+        with pytest.raises(UserError, match=f"--prefill-at {prefill}: .* another OPEN4OV_STAGE_KEY"):
+            begin(prefill_at=prefill)
+        monkeypatch.setenv("OPEN4OV_STAGE_KEY", SECRET.decode())
+        engine.update_weights({name: value * 1.5 for name, value in engine.model.state_dict().items()})
+        for options in ({"encode_at": encode}, {"prefill_at": prefill}):
+            with pytest.raises(UserError, match="other weights or options than this server"):
+                begin(**options)
+
+
+def test_an_address_that_begins_to_fail_is_told_of_once_and_when_it_is_well_again(
+    tiny_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Layout(tiny_dir, "tcp") as layout:
+        policy = CallPolicy(attempts=2, rest=0.0)
+        address = layout.servers[0].address
+        remote = RemoteEncode(layout.engine, lambda: [address], SECRET, layout.metrics, policy)
+        layout.servers[0].stop()
+        for number in range(2):
+            with pytest.raises(StageError):
+                remote.encode([picture(number)], layout.encode.fingerprint.now())
+        again = StageServer(EncodeHandler(layout.encode), SECRET, address)
+        for number in range(2):
+            remote.encode([picture(number)], layout.encode.fingerprint.now())
+        told = [one.getMessage() for one in caplog.records if one.name.endswith("disaggregated.client")]
+        assert len(told) == 2, told
+        assert told[0].startswith(f"the stage at 127.0.0.1:{address[1]} begins to fail: encode: ")
+        assert told[1] == f"the encode stage at 127.0.0.1:{address[1]} answers again"
+        remote.close()
+        again.stop()

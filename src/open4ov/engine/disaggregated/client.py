@@ -8,6 +8,7 @@ of it twice; with another key or other weights it is left alone too.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from open4ov.engine.vision_cache import visual_hash
 from open4ov.model import VisionFeatures
 from open4ov.model.processing import Visual
 
+log = logging.getLogger(__name__)
 REASONS = ("weights", "refused", "failed", "unreachable")
 FINAL = ("weights", "refused")
 """What an address would say again"""
@@ -104,6 +106,19 @@ class _Remote:
                 self._fine(address)
         raise wrong or self._known_fault() or StageError("unreachable", f"no {self.kind} stage is there")
 
+    def greet(self, address: Address) -> dict[str, Any] | None:
+        """What a stage says of itself: `kind` and `fingerprint`; None when it is not there (yet), which is no fault
+        before it is needed. Raises WrongKey."""
+        try:
+            channel, greeting = self._connect(address)
+        except WrongKey:
+            raise
+        except (TransportError, OSError) as error:
+            self._rest(address, StageError("unreachable", f"{self.kind}: {error}"))
+            return None
+        channel.close()
+        return greeting
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -167,9 +182,7 @@ class _Remote:
                     return channel
                 channel.close()
         try:
-            channel = Channel.connect(address, self.secret)
-            channel.send({"host": self._host})
-            greeting, _ = channel.receive(limit=0)
+            channel, greeting = self._connect(address)
             if greeting.get("kind") != self.kind:
                 channel.close()
                 raise TransportError(f"not a stage of kind {self.kind}")
@@ -180,6 +193,11 @@ class _Remote:
                 place.under_way -= 1
             raise
 
+    def _connect(self, address: Address) -> tuple[Channel, dict[str, Any]]:
+        channel = Channel.connect(address, self.secret)
+        channel.send({"host": self._host})
+        return channel, channel.receive(limit=0)[0]
+
     def _place(self, address: Address) -> _Place:
         with self._lock:
             return self._places.setdefault(address, _Place())
@@ -189,11 +207,17 @@ class _Remote:
         with self._lock:
             place.faults, place.fault = place.faults + 1, fault
             place.until = time.monotonic() + min(self.policy.rest * 2 ** (place.faults - 1), self.policy.longest)
+            first = place.faults == 1
+        if first:
+            log.warning("the stage at %s:%d begins to fail: %s", *address, fault)
 
     def _fine(self, address: Address) -> None:
         place = self._place(address)
         with self._lock:
+            failed = place.faults > 0
             place.faults, place.until, place.fault = 0, 0.0, None
+        if failed:
+            log.warning("the %s stage at %s:%d answers again", self.kind, *address)
 
     def _count(self, channel: Channel, before: dict[str, int]) -> None:
         for name, value in vars(channel.traffic).items():

@@ -42,6 +42,10 @@ Answer = tuple[dict[str, Any], Sequence[Tensor]]
 class Handler(Protocol):
     kind: str
 
+    def fingerprint(self) -> str:
+        """Of the stage's weights."""
+        ...
+
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         """Looks at a message before its tensors are read. Raises ValueError."""
         ...
@@ -58,6 +62,9 @@ class EncodeHandler:
 
     def __init__(self, stage: Encode) -> None:
         self.stage = stage
+
+    def fingerprint(self) -> str:
+        return self.stage.fingerprint.now()
 
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         check_pictures(specs)
@@ -76,6 +83,9 @@ class PrefillHandler:
 
     def __init__(self, stage: Prefill) -> None:
         self.stage = stage
+
+    def fingerprint(self) -> str:
+        return self.stage.fingerprint.now()
 
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         cache, images = self.stage.engine.vision_cache, say["images"]
@@ -170,10 +180,10 @@ class StageServer:
             connection.close()
 
     def _greet(self, channel: Channel) -> None:
-        """Each says who it is, and whether both can share memory."""
+        """Each says who it is, the stage of what weights, and whether both can share memory."""
         say, _ = channel.receive(limit=0)
         share = self._host is not None and say.get("host") == self._host
-        channel.send({"kind": self.handler.kind, "share": share})
+        channel.send({"kind": self.handler.kind, "share": share, "fingerprint": self.handler.fingerprint()})
         channel.share = share
 
     def _answer(self, say: dict[str, Any], tensors: list[Tensor]) -> Answer:
