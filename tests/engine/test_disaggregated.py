@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from test_generate import mixed_requests, picture
 
 from open4ov.engine import Completion, Engine, Request
@@ -23,8 +24,17 @@ from open4ov.engine.disaggregated.decode import Decode, DecodePolicy
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.run import StageOptions, stages_of
 from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
-from open4ov.engine.disaggregated.stages import Encode, EncodePolicy, Keys, Prefill, PrefillPolicy, StageError
+from open4ov.engine.disaggregated.stages import (
+    Encode,
+    EncodePolicy,
+    Keys,
+    Prefill,
+    PrefillPolicy,
+    StageError,
+    digest_of,
+)
 from open4ov.engine.disaggregated.transport import Channel, TransportError
+from open4ov.engine.disaggregated.wire import say_messages
 from open4ov.engine.disaggregated.workers import Workers
 from open4ov.engine.service import Service
 from open4ov.engine.vision_cache import VisionCache
@@ -477,3 +487,73 @@ def test_an_address_that_begins_to_fail_is_told_of_once_and_when_it_is_well_agai
         assert told[1] == f"the encode stage at 127.0.0.1:{address[1]} answers again"
         remote.close()
         again.stop()
+
+
+# CVE-2026-105754, PYSEC-2026-4353: nothing is taken from a message between stages before it has been looked at.
+ONE_PICTURE = torch.full((64, 96, 3), 100, dtype=torch.uint8)
+REFUSED: dict[str, dict[str, Any]] = {
+    "a negative start": {"start": -1},
+    "a start at the end": {"start": "length"},
+    "a start that is true": {"start": True},
+    "a start that is text": {"start": "0"},
+    "a start that is a fraction": {"start": 0.0},
+    "another prompt's digest": {"prompt": "0" * 64},
+    "no digest": {"prompt": None},
+    "a negative number ahead": {"ahead": -1},
+    "a number ahead that is text": {"ahead": "1"},
+    "features that are missing": {"features": True},
+    "a salt that is a number": {"salt": 5},
+}
+CLOSED: dict[str, tuple[dict[str, Any], list[torch.Tensor]]] = {
+    "more pictures than tensors": ({"images": 2}, []),
+    "fewer pictures than none": ({"images": -1}, []),
+    "pictures that are true": ({"images": True}, []),
+    "pictures that are text": ({"images": "1"}, []),
+    "features of another width": ({"features": True}, [torch.zeros(1, 6, 3)]),
+    "features of other numbers": ({"features": True}, [torch.zeros(1, 6, 3, dtype=torch.uint8)]),
+    "a picture as features": ({"images": 0, "features": True}, []),
+}
+
+
+def to_prefill(layout: Layout, change: dict[str, Any], more: list[torch.Tensor]) -> dict[str, Any]:
+    """What the prefill stage says of a message that would be in order but for `change` and `more`."""
+    image = Image.fromarray(ONE_PICTURE.numpy(), "RGB")
+    prompt = layout.engine.prompt(Request([user(LONG, 1)], [image], max_tokens=1))
+    head = {
+        "messages": say_messages(prompt.request.messages),
+        "images": 1,
+        "features": False,
+        "prompt": digest_of(prompt),
+        "start": 0,
+        "fingerprint": layout.prefill.fingerprint.now(),
+        "salt": "",
+        "ahead": 0,
+    } | change
+    if head["start"] == "length":
+        head["start"] = len(prompt.token_ids)
+    channel = Channel.connect(layout.servers[1].address, SECRET)
+    try:
+        channel.send({"host": None})
+        channel.receive()
+        channel.send(head, [ONE_PICTURE, *more])
+        return channel.receive(idle=30)[0]
+    finally:
+        channel.close()
+
+
+def test_cve_2026_105754_pysec_2026_4353_a_prefill_stage_looks_at_what_it_is_sent(tiny_dir: Path) -> None:
+    with Layout(tiny_dir, "tcp") as layout:
+        steps = list[int]()
+        step = layout.prefill.engine.step
+        layout.prefill.engine.step = lambda: (steps.append(1), step())[1]  # type: ignore[method-assign]
+        for name, change in REFUSED.items():
+            assert to_prefill(layout, change, [])["error"] == "refused", name
+        cache = layout.engine.vision_cache
+        shape = cache.shape((1, 4, 6))
+        short = torch.zeros(shape[0], shape[1] - 1, shape[2], dtype=cache.dtype)
+        assert to_prefill(layout, {"features": True}, [short])["error"] == "refused", "features of fewer tokens"
+        for name, (change, more) in CLOSED.items():
+            with pytest.raises(TransportError):
+                pytest.fail(f"{name}: {to_prefill(layout, change, more)}")
+        assert not steps, "nothing was computed for any of them"
+        assert "error" not in to_prefill(layout, {}, [])
