@@ -43,6 +43,8 @@ class Update:
     prompt_tokens: int
     completion: Completion | None
     found_tokens: int = 0
+    number: int = -1
+    """The engine's, of the request"""
 
 
 class _Call:
@@ -139,6 +141,10 @@ class Service:
             if self.decode is not None:
                 self.decode.look()
 
+    def holds(self, number: int) -> bool:
+        """Whether what was computed ahead for a request is still held, or was given up for others."""
+        return number in self.engine.scheduler.held
+
     def stop(self) -> None:
         """Ends the thread; what is under way fails."""
         with self._wake:
@@ -210,7 +216,7 @@ class Service:
         prompt, found = len(one.prompt.token_ids), one.found or 0
         if one.ahead:
             if call is not None:
-                call.tell(Update(one.index, [], prompt, None, found))
+                call.tell(Update(one.index, [], prompt, None, found, one.number))
             return
         self.metrics.generated_tokens += 1
         if call is None:
@@ -223,7 +229,7 @@ class Service:
         if completion is not None:
             self.metrics.finished[completion.finish_reason] += 1
             self.metrics.request_seconds.add(time.monotonic() - call.began)
-        call.tell(Update(one.index, one.sampled, prompt, completion, found))
+        call.tell(Update(one.index, one.sampled, prompt, completion, found, one.number))
         call.left -= completion is not None
         if not call.left:
             del self._calls[one.number]

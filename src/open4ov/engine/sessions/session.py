@@ -72,6 +72,8 @@ class Session:
         """Those that are being computed"""
         self._held: list[int] = []
         self._hold: AsyncGenerator[Update] | None = None
+        self._number = -1
+        """Of the request that holds"""
         self._work: asyncio.Task[None] | None = None
         self._paused = False
 
@@ -80,7 +82,9 @@ class Session:
         return sum(map(bytes_of, self.images))
 
     def state(self) -> dict[str, Any]:
-        """What a client may know. Computed ahead are `ahead.computed` of the `ahead.settled` tokens."""
+        """What a client may know. Computed ahead are `ahead.computed` of the `ahead.settled` tokens; none any more when
+        others needed the room."""
+        held = self._held if self.service.holds(self._number) else []
         return {
             "id": self.id,
             "object": "session",
@@ -88,7 +92,7 @@ class Session:
             "text": self.turn.text,
             "images": len(self.turn.pictures),
             "prompt_tokens": self._prompt,
-            "ahead": {"settled": len(self._wanted), "computed": common(self._held, self._wanted)},
+            "ahead": {"settled": len(self._wanted), "computed": common(held, self._wanted)},
             "answering": self.answering,
         }
 
@@ -221,7 +225,7 @@ class Session:
             except (Busy, Failed, UserError, StageError):
                 return
             await self._release()  # only now: the new one shares its blocks
-            self._hold, self._held = updates, self._coming
+            self._hold, self._held, self._number = updates, self._coming, update.number
             self.service.metrics.session_rolled_back_tokens += lost
             self.service.metrics.session_ahead_tokens += update.prompt_tokens - update.found_tokens
 
