@@ -24,19 +24,12 @@ from open4ov.engine.disaggregated.decode import Decode, DecodePolicy
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.run import StageOptions, stages_of
 from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
-from open4ov.engine.disaggregated.stages import (
-    Encode,
-    EncodePolicy,
-    Keys,
-    Prefill,
-    PrefillPolicy,
-    StageError,
-    digest_of,
-)
+from open4ov.engine.disaggregated.stages import Encode, EncodePolicy, Keys, Prefill, PrefillPolicy, digest_of
 from open4ov.engine.disaggregated.transport import Channel, TransportError
 from open4ov.engine.disaggregated.wire import say_messages
 from open4ov.engine.disaggregated.workers import Workers
 from open4ov.engine.service import Service
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import VisionCache
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL

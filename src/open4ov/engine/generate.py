@@ -17,7 +17,7 @@ from torch import Tensor
 from open4ov.engine import sequence, weights
 from open4ov.engine.blocks import BlockPool, Key, root_key
 from open4ov.engine.degeneration import EVERY
-from open4ov.engine.disaggregated.handover import Handover
+from open4ov.engine.handover import Handover
 from open4ov.engine.inputs import Inputs
 from open4ov.engine.paged import KVStore, Rows, StepMemory
 from open4ov.engine.request import Completion, Request

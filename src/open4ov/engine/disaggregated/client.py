@@ -19,11 +19,12 @@ from torch import Tensor
 
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.shared import host
-from open4ov.engine.disaggregated.stages import Features, Keys, StageError, digest_of, grid_of
+from open4ov.engine.disaggregated.stages import Features, Keys, digest_of, grid_of
 from open4ov.engine.disaggregated.transport import Address, Channel, Check, Spec, TransportError, WrongKey
 from open4ov.engine.disaggregated.wire import hear_features, pixels_of, say_features, say_messages, say_visuals
 from open4ov.engine.generate import Engine
 from open4ov.engine.sequence import Prompt
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import visual_hash
 from open4ov.model import VisionFeatures
 from open4ov.model.processing import Visual

@@ -19,7 +19,6 @@ from open4ov.engine.disaggregated.stages import (
     Encoder,
     Keys,
     Prefiller,
-    StageError,
     grids_of,
     other_weights,
     put_features,
@@ -28,6 +27,7 @@ from open4ov.engine.disaggregated.stages import (
 from open4ov.engine.generate import Engine
 from open4ov.engine.request import Request
 from open4ov.engine.sequence import Prompt
+from open4ov.engine.stage_error import StageError
 from open4ov.model import VisionFeatures
 
 

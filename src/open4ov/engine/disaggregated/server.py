@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from open4ov.engine.disaggregated.shared import host
-from open4ov.engine.disaggregated.stages import Encode, Prefill, StageError, digest_of
+from open4ov.engine.disaggregated.stages import Encode, Prefill, digest_of
 from open4ov.engine.disaggregated.transport import Address, Channel, Spec, TransportError, WrongKey
 from open4ov.engine.disaggregated.wire import (
     check_features,
@@ -27,6 +27,7 @@ from open4ov.engine.disaggregated.wire import (
     say_features,
 )
 from open4ov.engine.request import Request
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import visual_hash
 
 log = logging.getLogger(__name__)

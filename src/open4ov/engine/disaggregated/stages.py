@@ -29,21 +29,13 @@ from open4ov.engine.disaggregated.fingerprint import of_features, of_keys
 from open4ov.engine.generate import Engine
 from open4ov.engine.request import Request
 from open4ov.engine.sequence import Prompt
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import Grid, VisionCache, salted, visual_hash
 from open4ov.model import Processor, Qwen3VL, VisionFeatures
 from open4ov.model.images import image_grid, video_grid
 from open4ov.model.processing import Visual, visuals
 
 log = logging.getLogger(__name__)
-
-
-class StageError(Exception):
-    """A stage could not do what it was asked. `reason`, one word: `unreachable`, `weights` (its are others), `refused`
-    (what it was sent, or what it has sent) or `failed`."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
