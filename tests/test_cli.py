@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import openai
 import pytest
 from PIL import Image
 
+from open4ov import cli
 from open4ov.assets import base_dir
 from open4ov.engine import Engine, Request
 from open4ov.images import open_image
@@ -34,6 +35,28 @@ def open4ov(
     command = [sys.executable, "-m", "open4ov.cli", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200", **(environment or {})}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment, check=False)
+
+
+Inside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def inside(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inside:
+    """The same in this process, which has PyTorch loaded: for what is not about processes."""
+
+    def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        settings = {"NO_COLOR": "1", "COLUMNS": "200", **(environment or {})}
+        with monkeypatch.context() as set_:
+            for name, value in settings.items():
+                set_.setenv(name, value)
+            set_.setattr(sys, "argv", ["open4ov", *map(str, arguments)])
+            capfd.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            said = capfd.readouterr()
+        return subprocess.CompletedProcess(sys.argv, int(ended.value.code or 0), said.out, said.err)
+
+    return run
 
 
 def events(lines: str) -> list[dict[str, object]]:
@@ -107,11 +130,11 @@ def test_control_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "images").exists()
 
 
-def test_ask_streams_an_answer(tiny_dir: Path, tmp_path: Path) -> None:
+def test_ask_streams_an_answer(inside: Inside, tiny_dir: Path, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "red.png")
     Image.new("RGBA", (96, 64), (0, 0, 200, 90)).save(tmp_path / "blue.png")
     images = ["--image", tmp_path / "red.png", "--image", tmp_path / "blue.png"]
-    said = open4ov("ask", tiny_dir, *images, "What colour?", "--max-tokens", "5")
+    said = inside("ask", tiny_dir, *images, "What colour?", "--max-tokens", "5")
     assert said.returncode == 0, said.stderr
     assert said.stderr == ""
 
@@ -121,7 +144,7 @@ def test_ask_streams_an_answer(tiny_dir: Path, tmp_path: Path) -> None:
     assert said.stdout == engine.generate([request])[0][0].text + "\n"
 
 
-def test_ask_takes_the_last_finished_model_of_a_run(finished: Finished, tiny_dir: Path, tmp_path: Path) -> None:
+def test_ask_takes_the_last_finished_model_of_a_run(inside: Inside, tiny_dir: Path, tmp_path: Path) -> None:
     """Stage folders as a run leaves them, each with a model; the unfinished ones (no stage.json) do not count."""
     from open4ov.pipeline import finished_model
 
@@ -134,7 +157,7 @@ def test_ask_takes_the_last_finished_model_of_a_run(finished: Finished, tiny_dir
     assert finished_model(tmp_path) == tmp_path / "sft_knowledge" / "model"
     (tmp_path / "rl" / "stage.json").write_text("{}")
     assert finished_model(tmp_path) == tmp_path / "rl" / "model"
-    assert open4ov("ask", tmp_path, "Hello?", "--max-tokens", "3").returncode == 0
+    assert inside("ask", tmp_path, "Hello?", "--max-tokens", "3").returncode == 0
 
 
 def test_help_names_the_commands() -> None:
@@ -144,19 +167,19 @@ def test_help_names_the_commands() -> None:
         assert f" {command} " in told.stdout
 
 
-def test_serving_to_others_needs_keys() -> None:
-    done = open4ov("serve", "nano", "--host", "0.0.0.0")
+def test_serving_to_others_needs_keys(inside: Inside) -> None:
+    done = inside("serve", "nano", "--host", "0.0.0.0")
     assert done.returncode == 2
     assert "set OPEN4OV_API_KEYS to the keys that are let in" in done.stderr
 
 
-def test_stages_of_other_weights_are_refused() -> None:
-    done = open4ov("serve", "nano", "--quantize", "int8", "--prefill-workers", "1")
+def test_stages_of_other_weights_are_refused(inside: Inside) -> None:
+    done = inside("serve", "nano", "--quantize", "int8", "--prefill-workers", "1")
     assert done.returncode == 2
     assert "leave out --quantize and --adapter, or the stages" in done.stderr
 
 
-def test_a_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
+def test_a_model_is_served_until_it_is_stopped(inside: Inside) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPEN4OV_API_KEYS": "one, two"}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -164,7 +187,7 @@ def test_a_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         client = openai.OpenAI(api_key="two", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
-        for _ in range(300):
+        for _ in range(1200):
             try:
                 assert [model.id for model in client.models.list()] == ["small"]
                 break
@@ -178,18 +201,18 @@ def test_a_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
         expected = engine.generate([Request([user("What is 3 + 4?")], max_tokens=24)])[0][0]
         assert answer.choices[0].message.content == expected.text
         url = f"http://127.0.0.1:{port}/v1"
-        said = open4ov("ask", url, "What is 3 + 4?", "--max-tokens", "24", environment={"OPENAI_API_KEY": "one"})
+        said = inside("ask", url, "What is 3 + 4?", "--max-tokens", "24", environment={"OPENAI_API_KEY": "one"})
         assert said.stdout.strip() == expected.text.strip()
-        turned_away = open4ov("ask", url, "What?", environment={"OPENAI_API_KEY": "three"})
+        turned_away = inside("ask", url, "What?", environment={"OPENAI_API_KEY": "three"})
         assert turned_away.returncode == 2
         assert "HTTP 401: a key is needed" in turned_away.stderr
-        assert "have no effect on a server" in open4ov("ask", url, "What?", "--quantize", "int8").stderr
+        assert "have no effect on a server" in inside("ask", url, "What?", "--quantize", "int8").stderr
     finally:
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "open4ov: small at http://127.0.0.1" in told
     assert "Traceback" not in told
-    gone = open4ov("ask", f"http://127.0.0.1:{port}/v1", "What?")
+    gone = inside("ask", f"http://127.0.0.1:{port}/v1", "What?")
     assert gone.returncode == 2
     assert "is the server up" in gone.stderr

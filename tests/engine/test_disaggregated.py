@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,7 +26,8 @@ from open4ov.engine.disaggregated.decode import Decode, DecodePolicy
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.run import StageOptions, stages_of
 from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
-from open4ov.engine.disaggregated.stages import Encode, EncodePolicy, Keys, Prefill, PrefillPolicy, digest_of
+from open4ov.engine.disaggregated.stages import EncodePolicy, Keys, PrefillPolicy, digest_of
+from open4ov.engine.disaggregated.threads import Encode, Prefill
 from open4ov.engine.disaggregated.transport import Channel, TransportError
 from open4ov.engine.disaggregated.wire import say_messages
 from open4ov.engine.disaggregated.workers import Workers
@@ -343,9 +346,11 @@ def test_messages_that_an_encode_stage_cannot_read(tiny_dir: Path, say: dict[str
         channel.send({"host": None})
         assert channel.receive()[0]["kind"] == "encode"
         channel.send(say, [torch.zeros(32, 32, 3, dtype=torch.uint8)])
-        assert channel.receive()[0] == {"error": "refused", "message": "the stage cannot read the request"}
+        told = channel.receive()[0]
+        assert (told["error"], told["message"]) == ("refused", "the stage cannot read the request")
         channel.send({"layout": [], "fingerprint": layout.encode.fingerprint.now(), "salt": ""})
-        assert channel.receive()[0] == {"batch": 0, "digests": []}, "it lives on"
+        told = channel.receive()[0]
+        assert (told["batch"], told["digests"]) == (0, []), "it lives on"
         channel.close()
 
 
@@ -372,6 +377,28 @@ def test_pictures_are_encoded_together(tiny_dir: Path) -> None:
         encode.encode([picture(1)], "x")
 
 
+def test_stages_say_how_busy_they_are(tiny_dir: Path) -> None:
+    """Queue, batches and seconds of each address, in the metrics of the server that asks them."""
+    with Layout(tiny_dir, "tcp") as layout:
+        assert "stage_queue_length" not in layout.metrics.text()
+        answers(layout.service, requests()[:4])
+        text = layout.metrics.text()
+        for kind, server, stage in zip(
+            ("encode", "prefill"), layout.servers, (layout.encode, layout.prefill), strict=True
+        ):
+            of = f'{{stage="{kind}",address="127.0.0.1:{server.address[1]}"}}'
+            assert f"open4ov:stage_queue_length{of} 0" in text
+            batches = int(text.partition(f"open4ov:stage_batches_total{of} ")[2].split()[0])
+            seconds = float(text.partition(f"open4ov:stage_busy_seconds_total{of} ")[2].split()[0])
+            assert 0 < batches <= stage.batches
+            assert 0 < seconds <= stage.busy * 1.001
+            layout.metrics.gone(kind, f"127.0.0.1:{server.address[1]}")
+        assert "stage_queue_length" not in layout.metrics.text()
+        for nonsense in (None, [], {"queue": 1}, {"queue": "1", "batches": 1, "busy": 1.0}, {"queue": float("nan")}):
+            layout.metrics.loaded("encode", "a:1", nonsense)
+        assert "stage_queue_length" not in layout.metrics.text()
+
+
 @pytest.fixture
 def workers(tiny_dir: Path) -> Iterator[tuple[Service, StageMetrics, list[Workers]]]:
     """A service with real processes for its stages."""
@@ -392,6 +419,48 @@ def workers(tiny_dir: Path) -> Iterator[tuple[Service, StageMetrics, list[Worker
         one.close() if isinstance(one, (RemoteEncode, RemotePrefill)) else one.stop()
 
 
+STAND_IN = """
+import os, sys
+print("listening at 127.0.0.1:" + str(int(os.environ["OPEN4OV_STAGE_KEY"]) + 1), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_dies_is_started_again_and_all_end_with_the_server(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in that loads no model; of real stages see below."""
+    metrics, popen = StageMetrics(), subprocess.Popen
+
+    def stand_in(command: list[str], **options: Any) -> Any:
+        assert command[2:6] == ["open4ov.cli", "stage", "encode", str(tiny_dir)]
+        return popen([sys.executable, "-c", STAND_IN], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", stand_in)
+    kept = Workers("encode", tiny_dir, 2, "6000", metrics)
+    try:
+        assert kept.wait(60)
+        assert kept.addresses() == [("127.0.0.1", 6001)] * 2
+        first = kept.processes[0].pid
+        os.kill(first, signal.SIGKILL)
+        until(lambda: metrics.value("stage_restarts", stage="encode") == 1)
+        until(lambda: len(kept.addresses()) == 2)
+        pids = [process.pid for process in kept.processes.values()]
+        assert first not in pids
+    finally:
+        kept.stop()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert kept.addresses() == []
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
 def test_processes_and_one_that_is_killed_under_load(
     workers: tuple[Service, StageMetrics, list[Workers]], expected: list[list[list[int]]]
 ) -> None:

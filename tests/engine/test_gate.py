@@ -344,7 +344,7 @@ def test_of_what_was_not_read_only_the_last_is_kept(tiny_dir: Path) -> None:
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
 def test_clocks_that_jump_change_nothing(server: Running, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
-    options = {"max_tokens": 60, "temperature": 0, "messages": ONE}
+    options = {"max_tokens": 16, "temperature": 0, "messages": ONE}
     expected = server.post(**options)[1]["choices"][0]["message"]["content"]
     now, turns = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: now() + (jump if next(turns) % 2 else 0))
@@ -401,6 +401,38 @@ class Served:
         return self.client.chat.completions.create(max_tokens=tokens, **asked)
 
 
+def test_a_server_that_ends_finishes_what_is_under_way_and_refuses_the_rest(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a first SIGTERM does, without the signal: of a process see below."""
+    server = Running(tiny_dir)
+    step, go = server.engine.step, threading.Event()
+    decoder = server.app.state.pictures.decoder
+    wait(lambda: bool(decoder.processes), 60)
+    workers = decoder.processes
+
+    def slow() -> Any:
+        if server.engine.scheduler.running:  # the first token has been given
+            go.wait(60)
+        return step()
+
+    monkeypatch.setattr(server.engine, "step", slow)
+    asked: Any = {"model": "tiny", "messages": ONE, "temperature": 0, "max_tokens": 30}
+    with server.client.chat.completions.create(stream=True, **asked) as stream:
+        chunks = iter(stream)
+        next(chunks)
+        server.server.handle_exit(signal.SIGTERM, None)
+        status, content, headers = server.ask("POST", "/v1/chat/completions", json.dumps(asked).encode())
+        assert (status, content["error"]["code"], headers["retry-after"]) == (503, "server_ending", "5")
+        go.set()
+        assert list(chunks)[-1].choices[0].finish_reason == "length"
+    server.thread.join(60)
+    assert not server.thread.is_alive()
+    wait(lambda: not any(process_runs(process) for process in workers), 60)
+    server.service.stop()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_on_sigterm_a_stream_under_way_ends_and_new_requests_are_refused(tiny_dir: Path) -> None:
     served = Served(tiny_dir)

@@ -37,8 +37,8 @@ def drawn(count: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1
     ],
 )
 def test_frequencies(options: dict[str, float], wanted: list[float]) -> None:
-    seen = drawn(20000, **options)  # type: ignore[arg-type]
-    assert seen == pytest.approx(torch.tensor(wanted), abs=0.015)
+    seen = drawn(6000, **options)  # type: ignore[arg-type]
+    assert seen == pytest.approx(torch.tensor(wanted), abs=0.025)
     assert ((seen > 0) == (torch.tensor(wanted) > 0)).all()
 
 
@@ -70,9 +70,9 @@ def test_repetition_divides_and_multiplies() -> None:
     logits = torch.tensor([[2.0, -1.0, 1.0, 0.5]])
     processor = pytest.importorskip("transformers").RepetitionPenaltyLogitsProcessor(1.5)
     expected = processor(torch.tensor([[0, 1, 1]]), logits.clone()).softmax(-1)[0]
-    row = [Sampling(1.0, 0, 1.0, 3, index, repetition=1.5, tokens=[0, 1, 1], prompt=1) for index in range(20000)]
-    found = torch.bincount(sample(logits.repeat(20000, 1), row).tokens, minlength=4) / 20000
-    assert found == pytest.approx(expected, abs=0.015)
+    row = [Sampling(1.0, 0, 1.0, 3, index, repetition=1.5, tokens=[0, 1, 1], prompt=1) for index in range(6000)]
+    found = torch.bincount(sample(logits.repeat(6000, 1), row).tokens, minlength=4) / 6000
+    assert found == pytest.approx(expected, abs=0.025)
 
 
 def test_log_probs_know_nothing_of_penalties_and_the_likeliest_are_given() -> None:

@@ -19,7 +19,7 @@ from open4ov.engine.disaggregated.client import RemoteEncode, RemotePrefill
 from open4ov.engine.disaggregated.decode import Decode, DecodePolicy
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
-from open4ov.engine.disaggregated.stages import Encode, Prefill
+from open4ov.engine.disaggregated.threads import Encode, Prefill
 from open4ov.engine.service import Service
 from open4ov.engine.vision_cache import VisionCache
 from open4ov.model import Processor, Qwen3VL

@@ -95,6 +95,7 @@ class _Remote:
                 self._rest(address, wrong)
                 final |= {address} if isinstance(error, WrongKey) else set()
                 continue
+            self.metrics.loaded(self.kind, f"{address[0]}:{address[1]}", answer[0].get("load"))
             if "error" not in answer[0]:
                 self._fine(address)
                 return answer
@@ -142,6 +143,7 @@ class _Remote:
             now, known = time.monotonic(), list(self.addresses())
             with self._lock:
                 for gone in [address for address in self._places if address not in known]:
+                    self.metrics.gone(self.kind, f"{gone[0]}:{gone[1]}")
                     for channel in self._places.pop(gone).idle:
                         channel.close()
                 places = {address: self._places.setdefault(address, _Place()) for address in known}

@@ -16,7 +16,8 @@ from open4ov.engine.disaggregated.client import CallPolicy, RemoteEncode, Remote
 from open4ov.engine.disaggregated.decode import Decode, DecodePolicy
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
-from open4ov.engine.disaggregated.stages import Encode, EncodePolicy, Prefill, PrefillPolicy
+from open4ov.engine.disaggregated.stages import EncodePolicy, PrefillPolicy
+from open4ov.engine.disaggregated.threads import Encode, Prefill
 from open4ov.engine.disaggregated.transport import Address, WrongKey
 from open4ov.engine.disaggregated.workers import KEY, LISTENING, Workers
 from open4ov.engine.generate import Engine

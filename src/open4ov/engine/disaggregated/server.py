@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from open4ov.engine.disaggregated.shared import host
-from open4ov.engine.disaggregated.stages import Encode, Prefill, digest_of
+from open4ov.engine.disaggregated.stages import digest_of
+from open4ov.engine.disaggregated.threads import Encode, Prefill
 from open4ov.engine.disaggregated.transport import Address, Channel, Spec, TransportError, WrongKey
 from open4ov.engine.disaggregated.wire import (
     check_features,
@@ -55,6 +56,10 @@ class Handler(Protocol):
         """Raises StageError, and ValueError for a message that is at fault."""
         ...
 
+    def load(self) -> dict[str, float]:
+        """How busy the stage is; it goes with every answer."""
+        ...
+
 
 class EncodeHandler:
     """In: `layout` and the pictures' pixels; out: their features, and the digests of what was encoded."""
@@ -62,7 +67,7 @@ class EncodeHandler:
     kind = "encode"
 
     def __init__(self, stage: Encode) -> None:
-        self.stage = stage
+        self.stage, self.load = stage, stage.load
 
     def fingerprint(self) -> str:
         return self.stage.fingerprint.now()
@@ -83,7 +88,7 @@ class PrefillHandler:
     kind = "prefill"
 
     def __init__(self, stage: Prefill) -> None:
-        self.stage = stage
+        self.stage, self.load = stage, stage.load
 
     def fingerprint(self) -> str:
         return self.stage.fingerprint.now()
@@ -165,7 +170,8 @@ class StageServer:
                 self._greet(channel)
                 while not self._stopped:
                     say, tensors = channel.receive(self.handler.check, self.limit, idle=IDLE)
-                    channel.send(*self._answer(say, tensors))
+                    head, answer = self._answer(say, tensors)
+                    channel.send({**head, "load": self.handler.load()}, answer)
             finally:
                 channel.close()
         except WrongKey:

@@ -13,7 +13,8 @@ from open4ov.engine.serving.chat import ChatRequest
 from open4ov.engine.serving.faults import Refused
 from open4ov.engine.serving.gate import Gate, Visit
 from open4ov.engine.sessions import events as wire
-from open4ov.engine.sessions.session import Limits, Session, Sessions, gone
+from open4ov.engine.sessions.session import Limits, Session, gone
+from open4ov.engine.sessions.sessions import Sessions
 
 
 @dataclass(frozen=True)
