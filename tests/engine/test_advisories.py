@@ -163,7 +163,8 @@ def test_a_request_that_no_block_can_hold_is_refused_before_the_engine(server: R
         server.engine.step = steps  # type: ignore[method-assign]
 
 
-# CVE-2026-105754, PYSEC-2026-4353: the transport between stages has its tests where the stages have theirs.
+# CVE-2026-105754, PYSEC-2026-4353: what comes from another stage; tests named after them are in
+# `test_disaggregated.py`, and `test_transport.py` has those of the connection.
 
 
 # PYSEC-2026-4344: templates of the client's.

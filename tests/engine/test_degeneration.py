@@ -12,6 +12,7 @@ from test_generate import picture
 
 from open4ov.engine import Engine, Request
 from open4ov.engine.degeneration import EVERY, Degeneration
+from open4ov.engine.grammar import Grammars
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import user
 
@@ -123,3 +124,37 @@ def test_a_loop_is_stopped_where_it_is_seen(tiny_dir: Path) -> None:
         first = next((n for n in range(EVERY, len(whole.token_ids), EVERY) if watch.repeats(whole.token_ids[:n])), None)
         assert (cut.finish_reason == "repetition") == (first is not None)
         assert len(cut.token_ids) == (first or len(whole.token_ids))
+
+
+def test_what_a_grammar_dictates_is_left_out() -> None:
+    def reason(tokens: list[int], free: list[bool]) -> str | None:
+        return WATCH.reason(tokens, [], 6144, lambda ids: "".join(map(chr, ids)), [not one for one in free])
+
+    text = [ord(one) for one in CLEAN[0]]
+    assert reason([91, *[48, 44, 32] * 80], [True] + [False] * 240) is None
+    assert reason([0xE000] * 60 + text, [False] * 60 + [True] * len(text)) is None, "not the model's own noise"
+    assert reason([0xE000] * 60, [True] * 60) == "garbled"
+    rows = [token for row in range(100) for token in (34, 97, 34, 48)]  # the same choice after the same dictated words
+    assert reason(rows, [token == 48 for token in rows]) == "repetition"
+    assert reason(rows[: 4 * 60], [token == 48 for token in rows[: 4 * 60]]) is None
+
+
+@pytest.mark.parametrize("item", [{"const": 0}, {"const": "油压"}])
+def test_eighty_items_that_a_schema_dictates_come_whole(tiny_dir: Path, item: dict[str, object]) -> None:
+    engine = Engine(Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir), kv_tokens=1 << 16)
+    grammars = Grammars(engine.processor, engine.model.config.text.vocab_size)
+    schema = {"type": "array", "items": item, "minItems": 80, "maxItems": 80}
+    longest = engine.longest - 64
+    asked = Request([user("Go")], max_tokens=longest, grammar=grammars.json_schema(schema), degeneration=WATCH)
+    ((found,),) = engine.generate([asked])
+    assert found.finish_reason == "stop"
+    assert json.loads(found.text) == [item["const"]] * 80
+
+
+def test_a_free_string_in_a_schema_is_still_watched(tiny_dir: Path) -> None:
+    engine = Engine(Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir))
+    grammars = Grammars(engine.processor, engine.model.config.text.vocab_size)
+    grammar = grammars.regex(r"seen: [ab]*")
+    asked = Request([user("Go")], max_tokens=200, grammar=grammar, degeneration=Degeneration(share=1.1))
+    ((found,),) = engine.generate([asked])
+    assert found.finish_reason == "repetition", found.text

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from test_generate import mixed_requests, picture
 
 from open4ov.engine import Completion, Engine, Request
@@ -25,11 +26,13 @@ from open4ov.engine.disaggregated.decode import Decode, DecodePolicy
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.run import StageOptions, stages_of
 from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
-from open4ov.engine.disaggregated.stages import EncodePolicy, Keys, PrefillPolicy, StageError
+from open4ov.engine.disaggregated.stages import EncodePolicy, Keys, PrefillPolicy, digest_of
 from open4ov.engine.disaggregated.threads import Encode, Prefill
 from open4ov.engine.disaggregated.transport import Channel, TransportError
+from open4ov.engine.disaggregated.wire import say_messages
 from open4ov.engine.disaggregated.workers import Workers
 from open4ov.engine.service import Service
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import VisionCache
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
@@ -224,6 +227,65 @@ def test_other_weights_are_never_used(tiny_dir: Path) -> None:
         other, processor = model(tiny_dir)
         other.load_state_dict(state)
         assert found == [[one.token_ids for one in each] for each in Engine(other, processor).generate(asked)]
+
+
+def test_an_encode_stage_of_other_weights_is_asked_once_and_encodes_nothing(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Layout(tiny_dir, "tcp") as layout:
+        policy = CallPolicy(attempts=3, rest=60.0, longest=60.0, patience=0.0)
+        address = layout.servers[0].address
+        remote = RemoteEncode(layout.engine, lambda: [address], SECRET, layout.metrics, policy)
+        asked: list[int] = []
+        handle = layout.servers[0].handler.handle
+        monkeypatch.setattr(layout.servers[0].handler, "handle", lambda *args: asked.append(1) or handle(*args))
+        for _ in range(2):  # the second time the address rests, and it is told why
+            with pytest.raises(StageError, match="other weights") as found:
+                remote.encode([picture(1)], "of others")
+            assert found.value.reason == "weights"
+        assert len(asked) == 1
+        assert layout.encode.cache.statistics.misses == 0
+        remote.close()
+
+
+def test_what_an_address_refuses_is_asked_of_the_next_one_only(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Layout(tiny_dir, "tcp") as layout, ExitStack() as closing:
+        other = Encode(VisionCache(*model(tiny_dir), watch=False), EncodePolicy(4, 0.01))
+        second = StageServer(EncodeHandler(other), SECRET, ("127.0.0.1", 0))
+        policy = CallPolicy(attempts=5, rest=60.0, longest=60.0)
+        addresses = [layout.servers[0].address, second.address]
+        remote = RemoteEncode(layout.engine, lambda: addresses, SECRET, layout.metrics, policy)
+        for end in (other.stop, second.stop, remote.close):
+            closing.callback(end)
+        fingerprint, asked = layout.encode.fingerprint.now(), list[int]()
+
+        def refuse(*_: Any) -> Any:
+            asked.append(1)
+            raise ValueError("not this one")
+
+        monkeypatch.setattr(layout.servers[0].handler, "handle", refuse)
+        assert len(remote.encode([picture(1)], fingerprint).each) == 1
+        monkeypatch.setattr(second.handler, "handle", refuse)
+        for count in (3, 5):  # both again: a request that is refused does not make an address rest
+            with pytest.raises(StageError) as found:
+                remote.encode([picture(2)], fingerprint)
+            assert found.value.reason == "refused"
+            assert len(asked) == count
+
+
+def test_another_secret_is_tried_once(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Layout(tiny_dir, "tcp") as layout:
+        tried: list[int] = []
+        connect = Channel.connect
+        monkeypatch.setattr(Channel, "connect", lambda *args: tried.append(1) or connect(*args))
+        policy = CallPolicy(attempts=3, rest=0.01, patience=5.0)
+        address = layout.servers[0].address
+        remote = RemoteEncode(layout.engine, lambda: [address], b"another secret!!", layout.metrics, policy)
+        with pytest.raises(StageError, match="another secret") as found:
+            remote.encode([picture(1)], "x")
+        assert found.value.reason == "refused"
+        assert len(tried) == 1
+        remote.close()
 
 
 def test_without_fallback_the_request_fails_alone(tiny_dir: Path, expected: list[list[list[int]]]) -> None:
@@ -441,3 +503,119 @@ def test_options_that_cannot_be(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch)
         stages_of(engine, tiny_dir, StageOptions(prefill_at="127.0.0.1:1")),
     ):
         pass
+
+
+def test_a_server_meets_its_stages_before_it_begins(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(*model(tiny_dir), watch=False)
+
+    def begin(**options: Any) -> Decode:
+        with stages_of(engine, tiny_dir, StageOptions(**options)) as decode:
+            return decode
+
+    with Layout(tiny_dir, "tcp") as layout:
+        encode, prefill = (f"127.0.0.1:{server.address[1]}" for server in layout.servers)
+        monkeypatch.setenv("OPEN4OV_STAGE_KEY", SECRET.decode())
+        assert isinstance(begin(encode_at=encode, prefill_at=prefill), Decode)
+        assert isinstance(begin(encode_at="127.0.0.1:1"), Decode), "one that is not there yet may come"
+        with pytest.raises(UserError, match=f"--encode-at {prefill}: .* not a stage of kind encode"):
+            begin(encode_at=prefill)
+        monkeypatch.setenv("OPEN4OV_STAGE_KEY", "another secret of these tests")
+        with pytest.raises(UserError, match=f"--prefill-at {prefill}: .* another OPEN4OV_STAGE_KEY"):
+            begin(prefill_at=prefill)
+        monkeypatch.setenv("OPEN4OV_STAGE_KEY", SECRET.decode())
+        engine.update_weights({name: value * 1.5 for name, value in engine.model.state_dict().items()})
+        for options in ({"encode_at": encode}, {"prefill_at": prefill}):
+            with pytest.raises(UserError, match="other weights or options than this server"):
+                begin(**options)
+
+
+def test_an_address_that_begins_to_fail_is_told_of_once_and_when_it_is_well_again(
+    tiny_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Layout(tiny_dir, "tcp") as layout:
+        policy = CallPolicy(attempts=2, rest=0.0)
+        address = layout.servers[0].address
+        remote = RemoteEncode(layout.engine, lambda: [address], SECRET, layout.metrics, policy)
+        layout.servers[0].stop()
+        for number in range(2):
+            with pytest.raises(StageError):
+                remote.encode([picture(number)], layout.encode.fingerprint.now())
+        again = StageServer(EncodeHandler(layout.encode), SECRET, address)
+        for number in range(2):
+            remote.encode([picture(number)], layout.encode.fingerprint.now())
+        told = [one.getMessage() for one in caplog.records if one.name.endswith("disaggregated.client")]
+        assert len(told) == 2, told
+        assert told[0].startswith(f"the stage at 127.0.0.1:{address[1]} begins to fail: encode: ")
+        assert told[1] == f"the encode stage at 127.0.0.1:{address[1]} answers again"
+        remote.close()
+        again.stop()
+
+
+# CVE-2026-105754, PYSEC-2026-4353: nothing is taken from a message between stages before it has been looked at.
+ONE_PICTURE = torch.full((64, 96, 3), 100, dtype=torch.uint8)
+REFUSED: dict[str, dict[str, Any]] = {
+    "a negative start": {"start": -1},
+    "a start at the end": {"start": "length"},
+    "a start that is true": {"start": True},
+    "a start that is text": {"start": "0"},
+    "a start that is a fraction": {"start": 0.0},
+    "another prompt's digest": {"prompt": "0" * 64},
+    "no digest": {"prompt": None},
+    "a negative number ahead": {"ahead": -1},
+    "a number ahead that is text": {"ahead": "1"},
+    "features that are missing": {"features": True},
+    "a salt that is a number": {"salt": 5},
+}
+CLOSED: dict[str, tuple[dict[str, Any], list[torch.Tensor]]] = {
+    "more pictures than tensors": ({"images": 2}, []),
+    "fewer pictures than none": ({"images": -1}, []),
+    "pictures that are true": ({"images": True}, []),
+    "pictures that are text": ({"images": "1"}, []),
+    "features of another width": ({"features": True}, [torch.zeros(1, 6, 3)]),
+    "features of other numbers": ({"features": True}, [torch.zeros(1, 6, 3, dtype=torch.uint8)]),
+    "a picture as features": ({"images": 0, "features": True}, []),
+}
+
+
+def to_prefill(layout: Layout, change: dict[str, Any], more: list[torch.Tensor]) -> dict[str, Any]:
+    """What the prefill stage says of a message that would be in order but for `change` and `more`."""
+    image = Image.fromarray(ONE_PICTURE.numpy(), "RGB")
+    prompt = layout.engine.prompt(Request([user(LONG, 1)], [image], max_tokens=1))
+    head = {
+        "messages": say_messages(prompt.request.messages),
+        "images": 1,
+        "features": False,
+        "prompt": digest_of(prompt),
+        "start": 0,
+        "fingerprint": layout.prefill.fingerprint.now(),
+        "salt": "",
+        "ahead": 0,
+    } | change
+    if head["start"] == "length":
+        head["start"] = len(prompt.token_ids)
+    channel = Channel.connect(layout.servers[1].address, SECRET)
+    try:
+        channel.send({"host": None})
+        channel.receive()
+        channel.send(head, [ONE_PICTURE, *more])
+        return channel.receive(idle=30)[0]
+    finally:
+        channel.close()
+
+
+def test_cve_2026_105754_pysec_2026_4353_a_prefill_stage_looks_at_what_it_is_sent(tiny_dir: Path) -> None:
+    with Layout(tiny_dir, "tcp") as layout:
+        steps = list[int]()
+        step = layout.prefill.engine.step
+        layout.prefill.engine.step = lambda: (steps.append(1), step())[1]  # type: ignore[method-assign]
+        for name, change in REFUSED.items():
+            assert to_prefill(layout, change, [])["error"] == "refused", name
+        cache = layout.engine.vision_cache
+        shape = cache.shape((1, 4, 6))
+        short = torch.zeros(shape[0], shape[1] - 1, shape[2], dtype=cache.dtype)
+        assert to_prefill(layout, {"features": True}, [short])["error"] == "refused", "features of fewer tokens"
+        for name, (change, more) in CLOSED.items():
+            with pytest.raises(TransportError):
+                pytest.fail(f"{name}: {to_prefill(layout, change, more)}")
+        assert not steps, "nothing was computed for any of them"
+        assert "error" not in to_prefill(layout, {}, [])

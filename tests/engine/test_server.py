@@ -224,6 +224,24 @@ def test_penalties_at_their_ends_leave_numbers(server: Running, penalty: float) 
         assert found["choices"][0]["logprobs"]["content"]
 
 
+def test_bytes_of_log_probs_are_those_of_the_content(server: Running) -> None:
+    text = "🛑 Öldruck 油压"  # some of its characters are several tokens
+    found = server.client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "one"}],
+        max_tokens=60,
+        logprobs=True,
+        top_logprobs=1,
+        extra_body={"structured_outputs": {"choice": [text]}},
+    )
+    told = found.choices[0].logprobs
+    assert found.choices[0].message.content == text
+    assert told is not None
+    assert told.content is not None
+    assert b"".join(bytes(token.bytes or []) for token in told.content).decode() == text
+    assert any("\ufffd" in token.token for token in told.content), "the case that this is about"
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/metrics", "/v1/chat/completions", "/nowhere", "/docs", "/openapi.json"]
 )

@@ -502,6 +502,9 @@ def test_a_pool_too_small_for_all_gives_up_what_is_held_and_answers_all(tiny_dir
             one.say(LONG)
             one.ready()
         assert server.engine.scheduler.lost_tokens > 0
+        states = [one.state()["ahead"] for one in several]
+        assert states[0]["computed"] == 0 < states[0]["settled"], "given up, and said so"
+        assert states[-1]["computed"] == states[-1]["settled"]
         status, content, _ = server.call("POST", f"/{several[0].number}/text", {"append": LONG * 4})
         assert status == 400
         assert "more than the 128 there is room for" in content["error"]["message"]

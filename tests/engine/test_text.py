@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from open4ov.engine.text import TextStream, cut_at_stop
+import pytest
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from open4ov.engine.text import TextStream, TokenBytes, cut_at_stop
+from open4ov.model import Processor
+
+NANO = Processor.from_pretrained(Path(__file__).parents[2] / "src" / "open4ov" / "assets" / "nano")
 
 
 def pieces(data: bytes, stop: tuple[str, ...] = ()) -> list[str]:
@@ -41,3 +49,19 @@ def test_tokens_are_shown_when_all_their_text_is() -> None:
     stream = TextStream(lambda ids: "".join(words[one] for one in ids), ("END",))
     found = [(stream.push(list(range(end)), last=end == 4), stream.shown(list(range(end)))) for end in range(1, 5)]
     assert found == [("a", 1), ("b", 1), ("", 1), ("ENx", 4)]
+
+
+@settings(max_examples=50, deadline=None)
+@drawn(text=st.text())
+def test_bytes_of_tokens_are_those_of_the_text(text: str) -> None:
+    spelled = TokenBytes(NANO.tokenizer)
+    ids = NANO.tokenize(text)
+    assert b"".join(map(spelled.of, ids)) == NANO.decode(ids).encode()
+
+
+def test_every_token_has_the_bytes_that_it_decodes_to() -> None:
+    spelled = TokenBytes(NANO.tokenizer)
+    for token in range(NANO.tokenizer.get_vocab_size()):
+        assert spelled.of(token).decode(errors="replace") == NANO.decode([token])
+    assert spelled.of(NANO.eos_id) == b""
+    assert spelled.of(10**6) == b""

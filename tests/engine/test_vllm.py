@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from test_server import KEY, Running
 from open4ov.assets import base_dir
 from open4ov.engine import Completion, Engine, Request, vllm_sync
 from open4ov.engine.degeneration import Degeneration
-from open4ov.engine.vllm import PYTHON, VLLM, find_python
+from open4ov.engine.grammar import Grammars
+from open4ov.engine.vllm import MAPPED, PYTHON, REFUSED, VLLM, find_python
 from open4ov.engine.vllm_plan import plan
 from open4ov.engine.vllm_sync import WeightsDiffer
 from open4ov.errors import UserError
@@ -45,6 +46,20 @@ def test_an_untied_checkpoint_is_the_same_model(tiny_dir: Path, tmp_path: Path) 
     ids = [5, 6, 7]
     own = vllm_sync.own_log_probs(model, processor, request, ids)
     assert torch.equal(own, vllm_sync.own_log_probs(again, Processor.from_pretrained(tmp_path), request, ids))
+
+
+def test_every_field_of_a_request_is_told_to_vllm_or_refused(tiny_dir: Path) -> None:
+    assert {field.name for field in fields(Request)} == MAPPED | REFUSED
+    assert not MAPPED & REFUSED
+    model, processor = load(tiny_dir)
+    engine = object.__new__(VLLM)  # without a process: only what would be sent
+    engine.model, engine.processor, engine.longest, engine.images = model, processor, 256, 16
+    one = Request([user("What?")], max_tokens=4)
+    assert engine._wire(replace(one, salt="a tenant's"), {})[1]["salt"] == "a tenant's"
+    grammar = Grammars(processor, model.config.text.vocab_size).regex("[ab]")
+    for name, value in {"ahead": 3, "grammar": grammar, "degeneration": Degeneration()}.items():
+        with pytest.raises(UserError, match=f"{name}: not available with vLLM"):
+            engine._wire(replace(one, **{name: value}), {})
 
 
 def answers_of(model: Qwen3VL, processor: Processor) -> list[Completion]:

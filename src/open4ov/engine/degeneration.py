@@ -2,7 +2,9 @@
 
 Looked at every `EVERY` tokens. The marks are finish reasons: "repetition" for a stretch of tokens that comes again and
 again, "garbled" for replacement and other unprintable characters, for letters that change their script all the time,
-and for tokens that the model itself holds for as unlikely as noise (what high penalties or temperatures lead to).
+and for tokens that the model itself holds for as unlikely as noise (what high penalties or temperatures lead to). What
+a grammar dictates, where nothing else may stand, is not the model's doing and is left out: JSON of eighty equal items
+that a schema asks for is no loop.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 EVERY = 16
 UNPRINTABLE = ("Cc", "Cn", "Co", "Cs")
@@ -37,18 +39,34 @@ class Degeneration:
     surprise: float = 0.75
 
     def reason(
-        self, tokens: Sequence[int], log_probs: Sequence[float], vocabulary: int, decode: Callable[[list[int]], str]
+        self,
+        tokens: Sequence[int],
+        log_probs: Sequence[float],
+        vocabulary: int,
+        decode: Callable[[list[int]], str],
+        dictated: Sequence[bool] = (),
     ) -> str | None:
         """What is wrong with a response so far, if anything. tokens: those sampled; log_probs: of each, or none at
-        all, then the likelihood does not count."""
-        if self.repeats(tokens):
+        all, then the likelihood does not count; dictated: of each whether a grammar left no choice, or none at all."""
+        runs = [list(tokens)] if not any(dictated) else _runs(tokens, dictated)
+        own = [token for run in runs for token in run]
+        if self.repeats(own):
             return "repetition"
-        if len(tokens) < self.window:
+        if len(own) < self.window:
             return None
         lately = sum(log_probs[-self.window :]) / self.window
         if -lately > self.surprise * math.log(vocabulary):
             return "garbled"
-        return "garbled" if self.garbled(decode(list(tokens[-self.window :]))) else None
+        left, texts = self.window, list[str]()
+        for run in reversed(runs):
+            texts.append(decode(run[-left:]))
+            left -= len(run)
+            if left <= 0:
+                break
+        if len(texts) > 1:  # where a run borders on what was dictated, a character may be cut
+            texts = [text.strip("\ufffd") for text in texts]
+        text = "".join(reversed(texts))
+        return "garbled" if self.garbled(text) and (text or len(texts) == 1) else None
 
     def repeats(self, tokens: Sequence[int]) -> bool:
         """Whether the end is one stretch of at most `period` tokens, over and over."""
@@ -72,6 +90,12 @@ class Degeneration:
         return wrong >= self.share * len(text) or (
             len(scripts) > self.window // 2 and changes >= self.share * len(scripts)
         )
+
+
+def _runs(tokens: Sequence[int], dictated: Sequence[bool]) -> list[list[int]]:
+    """The stretches between what was dictated."""
+    groups = groupby(zip(tokens, dictated, strict=True), key=lambda pair: pair[1])
+    return [[token for token, _ in group] for forced, group in groups if not forced]
 
 
 def _script(letter: str) -> str:

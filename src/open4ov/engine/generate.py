@@ -17,7 +17,7 @@ from torch import Tensor
 from open4ov.engine import sequence, weights
 from open4ov.engine.blocks import BlockPool, Key, root_key
 from open4ov.engine.degeneration import EVERY
-from open4ov.engine.disaggregated.handover import Handover
+from open4ov.engine.handover import Handover
 from open4ov.engine.inputs import Inputs
 from open4ov.engine.paged import KVStore, Rows, StepMemory
 from open4ov.engine.request import Completion, Request
@@ -278,7 +278,8 @@ class Engine:
         if watched is None or len(one.log_probs) % EVERY:
             return None
         likely = [] if one.request.grammar else one.log_probs  # what a grammar dictates may well be unlikely
-        return watched.reason(one.sampled, likely, self.model.config.text.vocab_size, self.processor.decode)
+        dictated = one.sampling.grammar.dictated if one.sampling.grammar is not None else []
+        return watched.reason(one.sampled, likely, self.model.config.text.vocab_size, self.processor.decode, dictated)
 
     def _check(self, request: Request, tokens: int) -> None:
         most = self.model.config.text.max_position_embeddings

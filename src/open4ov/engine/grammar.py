@@ -42,18 +42,20 @@ _ALLOWED = {
 class Grammar:
     """A compiled grammar of one processor's tokens. Completions do not share where they stand in it (`begin`)."""
 
-    def __init__(self, matcher: LLMatcher, processor: Processor) -> None:
-        self._matcher, self.processor = matcher, processor
+    def __init__(self, matcher: LLMatcher, processor: Processor, tokens: LLTokenizer) -> None:
+        self._matcher, self.processor, self._tokens = matcher, processor, tokens
 
     def begin(self) -> Progress:
-        return Progress(self._matcher.deep_copy())
+        return Progress(self._matcher.deep_copy(), self._tokens)
 
 
 class Progress:
     """How far one response has come in its grammar."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, tokens: LLTokenizer) -> None:
+        self._matcher, self._tokens = matcher, tokens
+        self.dictated: list[bool] = []
+        """Of each token taken: whether no other text could have stood there"""
 
     @property
     def failed(self) -> bool:
@@ -62,6 +64,8 @@ class Progress:
 
     def take(self, token: int) -> None:
         """The next token of the response."""
+        only = b"" if self.failed else self._matcher.compute_ff_bytes()
+        self.dictated.append(bool(only) and only.startswith(self._tokens.decode_bytes([token])))
         self._matcher.consume_token(token)
 
     def fill(self, bits: np.ndarray[Any, np.dtype[np.int32]], row: int) -> None:
@@ -136,7 +140,7 @@ class Grammars:
             matcher = LLMatcher(self._tokens, source, log_level=0, limits=_LIMITS)
             if matcher.is_error() or not _begins(matcher, self._vocabulary):
                 raise UserError(f"the {what} cannot be followed: {_ALLOWED[what]}")
-            grammar = self._kept[source] = Grammar(matcher, self.processor)
+            grammar = self._kept[source] = Grammar(matcher, self.processor, self._tokens)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             return grammar

@@ -16,11 +16,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from open4ov.engine.disaggregated.decode import Decode, Shipment
-from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.generate import Engine
 from open4ov.engine.metrics import Metrics
 from open4ov.engine.request import Completion, Request
 from open4ov.engine.sequence import Prompt, Sequence
+from open4ov.engine.stage_error import StageError
 from open4ov.errors import UserError
 
 log = logging.getLogger(__name__)

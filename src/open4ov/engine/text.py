@@ -1,10 +1,36 @@
-"""Text of a growing response: stop strings, and pieces that never split a character."""
+"""Text of a growing response: stop strings, pieces that never split a character, and the bytes of single tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tokenizers import Tokenizer
+
 REPLACEMENT = "\ufffd"
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary (GPT-2's): printable ones of Latin-1 for
+    themselves, and for the others, in order, those from U+0100 on."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_alphabet()
+
+
+class TokenBytes:
+    """The bytes that a token adds to a text, which need not be whole characters. Of a byte-level tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._added = tokenizer, tokenizer.get_added_tokens_decoder()
+
+    def of(self, token: int) -> bytes:
+        """None at all for special tokens, which are not shown, and for numbers that are no token."""
+        if (added := self._added.get(token)) is not None:
+            return b"" if added.special else added.content.encode()
+        return bytes(_BYTES[one] for one in self._tokenizer.id_to_token(token) or "")
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:

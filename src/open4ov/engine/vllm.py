@@ -40,7 +40,31 @@ WORKER = Path(__file__).with_name("vllm_worker.py")
 PYTHON = "OPEN4OV_VLLM_PYTHON"
 SAFE_TEMPERATURE = 0.01
 """Below it vLLM takes another temperature than it is told"""
-_MAPPED = {f.name for f in fields(Request)} - {"grammar", "degeneration"}
+MAPPED = frozenset(
+    {
+        "messages",
+        "images",
+        "max_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "n",
+        "seed",
+        "stop",
+        "min_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "top_log_probs",
+        "prompt_log_probs",
+        "ignore_eos",
+        "salt",
+    }
+)
+"""Fields of a request that vLLM is told of"""
+REFUSED = frozenset({"grammar", "degeneration", "ahead"})
+"""Those that it does not have: a request that sets one is refused"""
+_DEFAULTS = {field.name: field.default for field in fields(Request) if field.name in REFUSED}
 _ENVIRONMENT = {
     **QUIET,
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the scheduler in the worker's own process
@@ -220,9 +244,9 @@ class VLLM:
 
         Its pictures are added to `pictures`.
         """
-        for field in fields(Request):
-            if field.name not in _MAPPED and getattr(request, field.name) is not None:
-                raise UserError(f"{field.name}: not available with vLLM; use open4ov's own engine")
+        for name in sorted(REFUSED):
+            if getattr(request, name) != _DEFAULTS[name]:
+                raise UserError(f"{name}: not available with vLLM; use open4ov's own engine")
         if 0 < request.temperature < SAFE_TEMPERATURE:
             raise UserError(f"temperature {request.temperature}: vLLM has 0, or {SAFE_TEMPERATURE} and above")
         if request.prompt_log_probs and request.temperature not in (0.0, 1.0):
@@ -258,7 +282,7 @@ class VLLM:
             "logprobs": request.top_log_probs,
             "prompt_logprobs": 0 if request.prompt_log_probs else None,
         }
-        return whole, {"prompt": short, "images": keys, "sampling": sampling}
+        return whole, {"prompt": short, "images": keys, "salt": request.salt, "sampling": sampling}
 
     def _picture(self, image: Image.Image, pictures: dict[str, dict[str, Any]]) -> str:
         """Resized here, so that vLLM's own resizing, which rounds otherwise, finds nothing to do."""

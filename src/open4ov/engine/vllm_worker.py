@@ -68,6 +68,8 @@ def generate(llm: LLM, images: dict[str, Any], requests: list[dict[str, Any]], t
         prompt: dict[str, Any] = {"prompt_token_ids": request["prompt"]}
         if request["images"]:
             prompt["multi_modal_data"] = {"image": [shown[key] for key in request["images"]]}
+        if request["salt"]:
+            prompt["cache_salt"] = request["salt"]
         prompts.append(prompt)
     engine = llm.llm_engine
     found: list[Any] = []

@@ -2,11 +2,13 @@
 
 A call goes to the address with the fewest calls under way. When it breaks there the call is made again, elsewhere if
 there is an elsewhere, and the address is left alone for a while that doubles each time. Calls change nothing in a
-stage, so making them twice does no harm.
+stage, so making them twice does no harm. What an address refuses, or cannot do for its key or its weights, is not asked
+of it twice; with another key or other weights it is left alone too.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,16 +19,20 @@ from torch import Tensor
 
 from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.shared import host
-from open4ov.engine.disaggregated.stages import Features, Keys, StageError, digest_of, grid_of
+from open4ov.engine.disaggregated.stages import Features, Keys, digest_of, grid_of
 from open4ov.engine.disaggregated.transport import Address, Channel, Check, Spec, TransportError, WrongKey
 from open4ov.engine.disaggregated.wire import hear_features, pixels_of, say_features, say_messages, say_visuals
 from open4ov.engine.generate import Engine
 from open4ov.engine.sequence import Prompt
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import visual_hash
 from open4ov.model import VisionFeatures
 from open4ov.model.processing import Visual
 
+log = logging.getLogger(__name__)
 REASONS = ("weights", "refused", "failed", "unreachable")
+FINAL = ("weights", "refused")
+"""What an address would say again"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class _Place:
     under_way: int = 0
     faults: int = 0
     until: float = 0.0
+    fault: StageError | None = None
+    """Why it is left alone"""
 
 
 class _Remote:
@@ -71,9 +79,10 @@ class _Remote:
     def call(self, say: dict[str, Any], tensors: Sequence[Tensor], check: Check) -> tuple[dict[str, Any], list[Tensor]]:
         """The stage's answer. `check` looks at its head before tensors are read. Raises StageError."""
         tried: set[Address] = set()
+        final: set[Address] = set()
         wrong: StageError | None = None
         for attempt in range(self.policy.attempts):
-            address = self._choose(tried)
+            address = self._choose(tried, final)
             if address is None:
                 break
             tried.add(address)
@@ -82,16 +91,35 @@ class _Remote:
             try:
                 answer = self._once(address, say, tensors, check)
             except (TransportError, OSError) as error:
-                self._rest(address)
                 wrong = StageError("refused" if isinstance(error, WrongKey) else "unreachable", f"{self.kind}: {error}")
+                self._rest(address, wrong)
+                final |= {address} if isinstance(error, WrongKey) else set()
                 continue
-            self._fine(address)
             self.metrics.loaded(self.kind, f"{address[0]}:{address[1]}", answer[0].get("load"))
             if "error" not in answer[0]:
+                self._fine(address)
                 return answer
             reason = answer[0]["error"] if answer[0]["error"] in REASONS else "failed"
             wrong = StageError(reason, f"{self.kind}: {str(answer[0].get('message'))[:200]}")
-        raise wrong or StageError("unreachable", f"no {self.kind} stage is there")
+            final |= {address} if reason in FINAL else set()
+            if reason == "weights":  # of every request; what is refused may be this one's fault
+                self._rest(address, wrong)
+            else:
+                self._fine(address)
+        raise wrong or self._known_fault() or StageError("unreachable", f"no {self.kind} stage is there")
+
+    def greet(self, address: Address) -> dict[str, Any] | None:
+        """What a stage says of itself: `kind` and `fingerprint`; None when it is not there (yet), which is no fault
+        before it is needed. Raises WrongKey."""
+        try:
+            channel, greeting = self._connect(address)
+        except WrongKey:
+            raise
+        except (TransportError, OSError) as error:
+            self._rest(address, StageError("unreachable", f"{self.kind}: {error}"))
+            return None
+        channel.close()
+        return greeting
 
     def close(self) -> None:
         with self._lock:
@@ -101,8 +129,15 @@ class _Remote:
         for channel in channels:
             channel.close()
 
-    def _choose(self, tried: set[Address]) -> Address | None:
-        """An address to call; those not tried yet come first, those that rest are left out."""
+    def _known_fault(self) -> StageError | None:
+        """Why one of the addresses is left alone."""
+        with self._lock:
+            found = next((place.fault for place in self._places.values() if place.fault is not None), None)
+        return None if found is None else StageError(found.reason, str(found))
+
+    def _choose(self, tried: set[Address], final: set[Address]) -> Address | None:
+        """An address to call; those not tried yet come first, those that rest or have said their last word are left
+        out."""
         end = time.monotonic() + self.policy.patience
         while True:
             now, known = time.monotonic(), list(self.addresses())
@@ -112,10 +147,11 @@ class _Remote:
                     for channel in self._places.pop(gone).idle:
                         channel.close()
                 places = {address: self._places.setdefault(address, _Place()) for address in known}
-                ready = [address for address in known if places[address].until <= now]
+                open_ = [address for address in known if address not in final]
+                ready = [address for address in open_ if places[address].until <= now]
                 if ready:
                     return min(ready, key=lambda address: (address in tried, places[address].under_way))
-            if now >= end or self._closed:
+            if now >= end or self._closed or (known and not open_):
                 return None
             time.sleep(0.05)
 
@@ -149,9 +185,7 @@ class _Remote:
                     return channel
                 channel.close()
         try:
-            channel = Channel.connect(address, self.secret)
-            channel.send({"host": self._host})
-            greeting, _ = channel.receive(limit=0)
+            channel, greeting = self._connect(address)
             if greeting.get("kind") != self.kind:
                 channel.close()
                 raise TransportError(f"not a stage of kind {self.kind}")
@@ -162,20 +196,31 @@ class _Remote:
                 place.under_way -= 1
             raise
 
+    def _connect(self, address: Address) -> tuple[Channel, dict[str, Any]]:
+        channel = Channel.connect(address, self.secret)
+        channel.send({"host": self._host})
+        return channel, channel.receive(limit=0)[0]
+
     def _place(self, address: Address) -> _Place:
         with self._lock:
             return self._places.setdefault(address, _Place())
 
-    def _rest(self, address: Address) -> None:
+    def _rest(self, address: Address, fault: StageError) -> None:
         place = self._place(address)
         with self._lock:
-            place.faults += 1
+            place.faults, place.fault = place.faults + 1, fault
             place.until = time.monotonic() + min(self.policy.rest * 2 ** (place.faults - 1), self.policy.longest)
+            first = place.faults == 1
+        if first:
+            log.warning("the stage at %s:%d begins to fail: %s", *address, fault)
 
     def _fine(self, address: Address) -> None:
         place = self._place(address)
         with self._lock:
-            place.faults, place.until = 0, 0.0
+            failed = place.faults > 0
+            place.faults, place.until, place.fault = 0, 0.0, None
+        if failed:
+            log.warning("the %s stage at %s:%d answers again", self.kind, *address)
 
     def _count(self, channel: Channel, before: dict[str, int]) -> None:
         for name, value in vars(channel.traffic).items():

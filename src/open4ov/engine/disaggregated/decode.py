@@ -19,7 +19,6 @@ from open4ov.engine.disaggregated.stages import (
     Encoder,
     Keys,
     Prefiller,
-    StageError,
     grids_of,
     other_weights,
     put_features,
@@ -28,6 +27,7 @@ from open4ov.engine.disaggregated.stages import (
 from open4ov.engine.generate import Engine
 from open4ov.engine.request import Request
 from open4ov.engine.sequence import Prompt
+from open4ov.engine.stage_error import StageError
 from open4ov.model import VisionFeatures
 
 
@@ -70,12 +70,12 @@ class Decode:
             raise ValueError("stages exchange what is computed in the weights' own type; load them in it")
         self.engine, self.encode, self.prefill = engine, encode, prefill
         self.policy, self.metrics = policy or DecodePolicy(), metrics or StageMetrics()
-        self._features_of, self._keys_of = of_features(engine.vision_cache), of_keys(engine)
+        self.features_of, self.keys_of = of_features(engine.vision_cache), of_keys(engine)
         self._threads = ThreadPoolExecutor(self.policy.waiting, "stages")
         if encode is not None or prefill is not None:  # all weights are read; not when the first request comes
-            self._features_of.now()
+            self.features_of.now()
         if prefill is not None:
-            self._keys_of.now()
+            self.keys_of.now()
         self._ahead = Ahead(lambda: engine.pool.available * engine.pool.size)
 
     async def gather(self, request: Request) -> Shipment:
@@ -121,7 +121,7 @@ class Decode:
         as `fetch` does."""
         if shipment.features is not None:
             try:
-                if shipment.features_of != self._features_of.now():
+                if shipment.features_of != self.features_of.now():
                     raise other_weights()
                 put_features(self.engine.vision_cache, shipment.prompt, shipment.features)
             except ValueError as error:
@@ -130,7 +130,7 @@ class Decode:
                 self._failed("encode", error)
         if (given := shipment.keys) is not None:
             try:
-                if shipment.keys_of != self._keys_of.now():
+                if shipment.keys_of != self.keys_of.now():
                     raise other_weights()
                 if not self.engine.handover.take(shipment.prompt, shipment.start, given.keys, given.values):
                     self._fallback("prefill", "room")
@@ -149,7 +149,7 @@ class Decode:
         named = list(zip(prompt.digests, grids_of(prompt), strict=True))
         held = [cache.find(digest, grid) for digest, grid in named]
         new = list({name: place for place, name in enumerate(named) if held[place] is None}.values())
-        shipment.features_of = self._features_of.now()
+        shipment.features_of = self.features_of.now()
         if new:
             if self.encode is None:
                 return
@@ -166,10 +166,10 @@ class Decode:
         shipment.features = [one for one in held if one is not None]
 
     def _fetch_keys(self, shipment: Shipment, prefill: Prefiller) -> None:
-        shipment.keys_of, began = self._keys_of.now(), time.monotonic()
+        shipment.keys_of, began = self.keys_of.now(), time.monotonic()
         try:
             self.metrics.count("stage_requests", stage="prefill")
-            features = shipment.features if shipment.features_of == self._features_of.now() else None
+            features = shipment.features if shipment.features_of == self.features_of.now() else None
             shipment.keys = prefill.prefill(shipment.prompt, features, shipment.start, shipment.keys_of)
         except StageError as error:
             self._failed("prefill", error)

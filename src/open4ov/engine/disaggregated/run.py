@@ -19,7 +19,7 @@ from open4ov.engine.disaggregated.metrics import StageMetrics
 from open4ov.engine.disaggregated.server import EncodeHandler, PrefillHandler, StageServer
 from open4ov.engine.disaggregated.stages import EncodePolicy, PrefillPolicy
 from open4ov.engine.disaggregated.threads import Encode, Prefill
-from open4ov.engine.disaggregated.transport import Address
+from open4ov.engine.disaggregated.transport import Address, WrongKey
 from open4ov.engine.disaggregated.workers import KEY, LISTENING, Workers
 from open4ov.engine.generate import Engine
 from open4ov.engine.vision_cache import VisionCache
@@ -92,7 +92,7 @@ def run_stage(
 @contextmanager
 def stages_of(engine: Engine, folder: Path, options: StageOptions) -> Iterator[Decode]:
     """The decode stage of a server, with those it asks. Raises UserError for options that contradict each other and for
-    children that do not come up."""
+    children that do not come up, and for stages at an address that have another secret or other weights."""
     for kind in ("encode", "prefill"):
         if getattr(options, f"{kind}_at") and getattr(options, f"{kind}_workers"):
             raise UserError(f"--{kind}-at and --{kind}-workers contradict each other; give one of them")
@@ -127,7 +127,30 @@ def stages_of(engine: Engine, folder: Path, options: StageOptions) -> Iterator[D
             closing.callback(remote.close)
         decode = Decode(engine, encode, prefill, DecodePolicy(fallback=options.fallback), metrics)
         closing.callback(decode.close)
+        if encode is not None and options.encode_at:
+            _meet("--encode-at", encode, decode.features_of.now())
+        if prefill is not None and options.prefill_at:
+            _meet("--prefill-at", prefill, decode.keys_of.now())
         yield decode
+
+
+def _meet(option: str, remote: RemoteEncode | RemotePrefill, fingerprint: str) -> None:
+    """Shakes hands with every stage that is there. What would never answer is told now, not request by request."""
+    for address in remote.addresses():
+        at = f"{option} {address[0]}:{address[1]}"
+        try:
+            greeting = remote.greet(address)
+        except WrongKey:
+            raise UserError(f"{at}: the stage there has another {KEY}; set the same for server and stages") from None
+        if greeting is None:
+            continue
+        if greeting.get("kind") != remote.kind:
+            raise UserError(f"{at}: what listens there is not a stage of kind {remote.kind}")
+        if greeting.get("fingerprint") != fingerprint:
+            raise UserError(
+                f"{at}: the stage there has other weights or options than this server; start both from the same "
+                "folder, and without --quantize"
+            )
 
 
 def _secret() -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from open4ov.engine.disaggregated.shared import host
-from open4ov.engine.disaggregated.stages import StageError, digest_of
+from open4ov.engine.disaggregated.stages import digest_of
 from open4ov.engine.disaggregated.threads import Encode, Prefill
 from open4ov.engine.disaggregated.transport import Address, Channel, Spec, TransportError, WrongKey
 from open4ov.engine.disaggregated.wire import (
@@ -28,6 +28,7 @@ from open4ov.engine.disaggregated.wire import (
     say_features,
 )
 from open4ov.engine.request import Request
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import visual_hash
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,10 @@ Answer = tuple[dict[str, Any], Sequence[Tensor]]
 
 class Handler(Protocol):
     kind: str
+
+    def fingerprint(self) -> str:
+        """Of the stage's weights."""
+        ...
 
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         """Looks at a message before its tensors are read. Raises ValueError."""
@@ -64,6 +69,9 @@ class EncodeHandler:
     def __init__(self, stage: Encode) -> None:
         self.stage, self.load = stage, stage.load
 
+    def fingerprint(self) -> str:
+        return self.stage.fingerprint.now()
+
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         check_pictures(specs)
 
@@ -81,6 +89,9 @@ class PrefillHandler:
 
     def __init__(self, stage: Prefill) -> None:
         self.stage, self.load = stage, stage.load
+
+    def fingerprint(self) -> str:
+        return self.stage.fingerprint.now()
 
     def check(self, say: dict[str, Any], specs: list[Spec]) -> None:
         cache, images = self.stage.engine.vision_cache, say["images"]
@@ -176,10 +187,10 @@ class StageServer:
             connection.close()
 
     def _greet(self, channel: Channel) -> None:
-        """Each says who it is, and whether both can share memory."""
+        """Each says who it is, the stage of what weights, and whether both can share memory."""
         say, _ = channel.receive(limit=0)
         share = self._host is not None and say.get("host") == self._host
-        channel.send({"kind": self.handler.kind, "share": share})
+        channel.send({"kind": self.handler.kind, "share": share, "fingerprint": self.handler.fingerprint()})
         channel.share = share
 
     def _answer(self, say: dict[str, Any], tensors: list[Tensor]) -> Answer:

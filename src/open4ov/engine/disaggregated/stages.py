@@ -12,7 +12,6 @@ between.
 from __future__ import annotations
 
 import hashlib
-import logging
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,21 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from open4ov.engine.sequence import Prompt
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import Grid, VisionCache
 from open4ov.model import Processor, VisionFeatures
 from open4ov.model.images import image_grid, video_grid
 from open4ov.model.processing import Visual, visuals
-
-log = logging.getLogger(__name__)
-
-
-class StageError(Exception):
-    """A stage could not do what it was asked. `reason`, one word: `unreachable`, `weights` (its are others), `refused`
-    (what it was sent, or what it has sent) or `failed`."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True)

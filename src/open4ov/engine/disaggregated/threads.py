@@ -18,7 +18,6 @@ from open4ov.engine.disaggregated.stages import (
     Features,
     Keys,
     PrefillPolicy,
-    StageError,
     digest_of,
     grid_of,
     other_weights,
@@ -27,6 +26,7 @@ from open4ov.engine.disaggregated.stages import (
 from open4ov.engine.generate import Engine
 from open4ov.engine.request import Request
 from open4ov.engine.sequence import Prompt
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.vision_cache import VisionCache, salted, visual_hash
 from open4ov.model import Processor, Qwen3VL, VisionFeatures
 from open4ov.model.processing import Visual
@@ -122,6 +122,13 @@ class Encode(_Thread):
             if self.stopped:
                 return
             self._under_way = [self.inbox.popleft() for _ in range(min(len(self.inbox), self.policy.batch))]
+        own = self.fingerprint.now()
+        for call in self._under_way:
+            if call.fingerprint != own:  # nothing is encoded for those
+                call.answer.set_exception(other_weights())
+        self._under_way = [call for call in self._under_way if call.fingerprint == own]
+        if not self._under_way:
+            return
         began = time.monotonic()
         seen, grids, names = zip(*(call.asked for call in self._under_way), strict=True)
         found = self.cache.of(grids, seen, names)

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.request import Completion
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.engine.serving import chat as wire
@@ -24,6 +23,7 @@ from open4ov.engine.serving.faults import Refused
 from open4ov.engine.serving.faults import error as _error
 from open4ov.engine.serving.gate import Ending, TooMany
 from open4ov.engine.serving.room import Full, TooMuch
+from open4ov.engine.stage_error import StageError
 from open4ov.engine.text import TextStream
 from open4ov.errors import UserError
 

@@ -16,6 +16,7 @@ from open4ov.engine.grammar import Grammar, Grammars
 from open4ov.engine.request import LEAST_REPETITION, Completion, Request
 from open4ov.engine.service import Update
 from open4ov.engine.serving.faults import Refused
+from open4ov.engine.text import TokenBytes
 from open4ov.errors import UserError
 from open4ov.model import Processor
 from open4ov.sample import Message, Part
@@ -224,11 +225,12 @@ def _message(message: ChatMessage, places: Iterator[int]) -> Message:
 def log_probs(
     processor: Processor, completion: Completion | Update, top: int, start: int = 0, end: int | None = None
 ) -> dict[str, Any]:
-    """`choices[].logprobs` of a completion's tokens from `start` to `end`."""
+    """`choices[].logprobs` of a completion's tokens from `start` to `end`. All `bytes` together are the content's."""
+    spelled = TokenBytes(processor.tokenizer)
 
     def entry(token: int, value: float) -> dict[str, Any]:
         text = processor.tokenizer.decode([token], skip_special_tokens=False)
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+        return {"token": text, "logprob": value, "bytes": list(spelled.of(token))}
 
     content = [
         {

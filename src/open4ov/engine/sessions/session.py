@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL import Image
 
-from open4ov.engine.disaggregated.stages import StageError
 from open4ov.engine.request import Request
 from open4ov.engine.service import Busy, Failed, Service, Update
 from open4ov.engine.serving.faults import Refused
 from open4ov.engine.sessions.events import Open
 from open4ov.engine.sessions.turn import Turn, common, settled
+from open4ov.engine.stage_error import StageError
 from open4ov.errors import UserError
 from open4ov.sample import Message, assistant
 
