@@ -11,7 +11,8 @@ from __future__ import annotations
 import ctypes
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ class Pdf:
         self._raw = self._lib.raw
         self._path = path
         self._max_pixels = max_pixels
+        self._opened = 0
         self._document: Any = self._open()
         self.pages = len(self._document)
         if self.pages == 0:
@@ -92,29 +94,28 @@ class Pdf:
     def close(self) -> None:
         self._document.close()
 
-    def read(self, limit: int | None = None) -> Iterator[tuple[RawPage, OpenPage] | tuple[int, DocumentError]]:
-        """The pages in order, each with what can draw it while it is open; or its number and why it cannot be used."""
-        for index in range(min(self.pages, limit or self.pages)):
-            if index and index % REOPEN == 0:
-                self._document.close()
-                self._document = self._open()
-            try:
-                page = self._document[index]
-            except self._lib.PdfiumError:
-                yield index + 1, DocumentError("the page is damaged and cannot be loaded")
-                continue
-            try:
-                opened = OpenPage(self._lib, page, self._max_pixels)
-                raw = opened.raw_page(index + 1)
-            except (DocumentError, self._lib.PdfiumError) as error:
-                page.close()
-                reason = error if isinstance(error, DocumentError) else DocumentError(f"the page is damaged: {error}")
-                yield index + 1, reason
-                continue
-            try:
-                yield raw, opened
-            finally:
-                page.close()
+    def numbers(self, first: int = 1, limit: int = 0) -> range:
+        """The numbers of the pages from `first` on, of the first `limit` pages (0: all)."""
+        return range(first, min(self.pages, limit or self.pages) + 1)
+
+    @contextmanager
+    def page(self, number: int) -> Generator[tuple[RawPage, OpenPage]]:
+        """A page, counted from 1, and what can draw it while it is open. Raises DocumentError: it cannot be used."""
+        self._opened += 1
+        if self._opened % REOPEN == 0:
+            self._document.close()
+            self._document = self._open()
+        try:
+            page = self._document[number - 1]
+        except self._lib.PdfiumError:
+            raise DocumentError("the page is damaged and cannot be loaded") from None
+        try:
+            opened = OpenPage(self._lib, page, self._max_pixels)
+            yield opened.raw_page(number), opened
+        except self._lib.PdfiumError as error:
+            raise DocumentError(f"the page is damaged: {error}") from None
+        finally:
+            page.close()
 
     def _open(self) -> Any:
         try:
