@@ -51,7 +51,9 @@ def print_pdf(page: Path, target: Path, how: str) -> None:
         if how == "whole":
             source = Path(folder) / page.name
             text = page.read_text(encoding="utf-8").replace("</head>", STYLE + "</head>", 1)
-            source.write_text(text.replace("<head>", f'<head><base href="file://{page.parent}/"/>', 1), encoding="utf-8")
+            source.write_text(
+                text.replace("<head>", f'<head><base href="file://{page.parent}/"/>', 1), encoding="utf-8"
+            )
         command = [shutil.which("chromium") or "google-chrome", "--headless", "--no-sandbox", "--disable-gpu"]
         command += ["--no-pdf-header-footer", f"--print-to-pdf={target}", f"file://{source}"]
         subprocess.run(command, check=True, capture_output=True)

@@ -112,7 +112,9 @@ def _refer(found: Found, folder: Path, titles: set[str]) -> None:
             elif block.kind == "figure":
                 for figure in at.get(page.number, ()):
                     if figure.block.box == block.box and not figure.block.label:
-                        near = [other.text for other in body[max(0, place - _MAX_NEAR) : place + 3] if other.kind == "text"]
+                        near = [
+                            other.text for other in body[max(0, place - _MAX_NEAR) : place + 3] if other.kind == "text"
+                        ]
                         for text in near:
                             _add(figure, text)
 

@@ -25,11 +25,23 @@ _ANSWER = re.compile(
     r"(?:[【\[](?:参考)?答案[】\]]\s*[:：]?|(?<![一-鿿])(?:参考)?答案\s*[:：]|(?<![A-Za-z])(?:correct )?answer\s*(?:is\s*)?[:：])\s*",
     re.IGNORECASE,
 )
-_SOLUTION = re.compile(r"[【\[](?:解析|分析|解答|点评)[】\]]|(?<![一-鿿])(?:解析|分析|解)\s*[:：]|\b(?:solution|explanation)\s*[:：]", re.IGNORECASE)
-_KEY = re.compile(r"^\s*(?:answer key|answers?(?: to .{0,60})?|key to .{0,60}|solutions|(?:参考)?答案(?:与解析|及解析)?)\s*[:：]?\s*", re.IGNORECASE)
+_SOLUTION = re.compile(
+    r"[【\[](?:解析|分析|解答|点评)[】\]]|(?<![一-鿿])(?:解析|分析|解)\s*[:：]|\b(?:solution|explanation)\s*[:：]",
+    re.IGNORECASE,
+)
+_KEY = re.compile(
+    r"^\s*(?:answer key|answers?(?: to .{0,60})?|key to .{0,60}|solutions|(?:参考)?答案(?:与解析|及解析)?)\s*[:：]?\s*",
+    re.IGNORECASE,
+)
 _KEY_RUN = re.compile(r"(\d{1,3})\s*[-–—~～至]\s*(\d{1,3})\s*[.:：、]?\s*([A-H](?:\s*[A-H])+)(?![a-z])")
-_KEY_ITEM = re.compile(r"(?<![\d.])(\d{1,3})\s*[.)、．:：）]\s*(.+?)(?=\s*[;；,，]?\s*(?<![\d.])\d{1,3}\s*(?:[.)](?!\d)|[、．:：）])\s*|$)", re.DOTALL)
-_ASKS = re.compile(r"[?？]|_{2,}|[（(]\s*[)）]|\b(?:calculate|determine|find|name|state|which|what|how many|how much|identify)\b|多少|哪|什么|求|写出", re.IGNORECASE)
+_KEY_ITEM = re.compile(
+    r"(?<![\d.])(\d{1,3})\s*[.)、．:：）]\s*(.+?)(?=\s*[;；,，]?\s*(?<![\d.])\d{1,3}\s*(?:[.)](?!\d)|[、．:：）])\s*|$)",
+    re.DOTALL,
+)
+_ASKS = re.compile(
+    r"[?？]|_{2,}|[（(]\s*[)）]|\b(?:calculate|determine|find|name|state|which|what|how many|how much|identify)\b|多少|哪|什么|求|写出",
+    re.IGNORECASE,
+)
 _CUE = re.compile(
     r"\b(?:figures?|fig\.|diagrams?|graphs?|charts?|pictures?|images?|maps?|photos?|photographs?|illustrations?|drawings?|"
     r"plots?|sketch|shown|pictured|depicted|circuit below|shaded)\b|如图|图中|下图|上图|右图|左图|图示|所示|图\s*\d|看图|据图|由图|读图|示意图|图形|阴影",
@@ -80,7 +92,11 @@ def printed(blocks: Iterable[Block]) -> Iterator[Printed]:
         if block.kind in ("caption", "table", "equation") and not _START.match(block.text):
             continue
         opens = _KEY.match(block.text)
-        if opens and found and (block.kind == "heading" or opens.end() == len(block.text) or _is_key(block.text[opens.end() :])):
+        if (
+            opens
+            and found
+            and (block.kind == "heading" or opens.end() == len(block.text) or _is_key(block.text[opens.end() :]))
+        ):
             key = True
             _apply(block.text[opens.end() :], found)
             continue
@@ -150,7 +166,9 @@ def _options(text: str) -> tuple[str, dict[str, str]]:
         if len(run) < 2:
             continue
         ends = [*(other.start() for other in run[1:]), len(text)]
-        options = {one[1]: re.sub(r"\s+", " ", text[one.end() : end]).strip(" ;；") for one, end in zip(run, ends, strict=True)}
+        options = {
+            one[1]: re.sub(r"\s+", " ", text[one.end() : end]).strip(" ;；") for one, end in zip(run, ends, strict=True)
+        }
         return text[: mark.start()], options
     return text, {}
 

@@ -39,7 +39,9 @@ class Settings(BaseModel):
 Progress = Callable[[int, int], None]
 
 
-def extract(path: Path, folder: Path, store: ImageStore, settings: Settings, progress: Progress) -> list[dict[str, str]]:
+def extract(
+    path: Path, folder: Path, store: ImageStore, settings: Settings, progress: Progress
+) -> list[dict[str, str]]:
     """Writes `pages.jsonl` into `folder`, unless it is there, and gives what MinerU's list had at fault.
 
     Raises DocumentError when nothing of the document can be read.
@@ -108,7 +110,9 @@ def _read(path: Path, store: ImageStore, settings: Settings, progress: Progress)
             return
         if crashes == MAX_CRASHES:
             for number in range(first, total + 1):
-                yield Page(number=number, width=0, height=0, fault=f"not read: {crashes} pages before crashed the reader")
+                yield Page(
+                    number=number, width=0, height=0, fault=f"not read: {crashes} pages before crashed the reader"
+                )
             return
 
 
@@ -118,7 +122,14 @@ class _Reader:
     def __init__(self, path: Path, store: ImageStore, settings: Settings, first: int) -> None:
         numbers = (first, settings.max_pages, settings.max_pixels, int(settings.ocr), settings.memory)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "open4ov.documents.worker", str(path.resolve()), str(store.root), *map(str, numbers)],
+            [
+                sys.executable,
+                "-m",
+                "open4ov.documents.worker",
+                str(path.resolve()),
+                str(store.root),
+                *map(str, numbers),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -95,7 +95,14 @@ def _blocks(entry: dict[str, Any], page: int, folder: Path, store: ImageStore, m
             return []
         level = entry.get("text_level")
         heading = kind == "title" or (kind == "text" and isinstance(level, int) and level > 0)
-        return [Block(kind="heading" if heading else "equation" if "equation" in kind else "text", page=page, box=box, text=text)]
+        return [
+            Block(
+                kind="heading" if heading else "equation" if "equation" in kind else "text",
+                page=page,
+                box=box,
+                text=text,
+            )
+        ]
     raise DocumentError(f"its type {kind!r} is not known")
 
 

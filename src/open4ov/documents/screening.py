@@ -50,8 +50,12 @@ _PIPES = re.compile(r"\b[a-z]+\|[a-z]+\b|\bl{3,}\b|\b[A-Z]?[a-z]*vv[a-z]+\b")
 _REPEAT = re.compile(r"(.{8,80}?[\s.,。，;；])\1{2,}|(\b\w+\b)(?:\s+\2\b){3,}|([\u4e00-\u9fff]{2,8})\3{3,}")
 _END = re.compile(r"[.!?。！？…:：;；)\]）】”\"'’]\s*$")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^\s])|(?<=[。！？])")
-_ABBREVIATIONS = re.compile(r"\b(?:e\.g|i\.e|etc|fig|figs|no|vs|cf|al|approx|dr|mr|mrs|ms|prof|eq|sec|ch|vol|pp?|st)\.$", re.IGNORECASE)
-_DANGLING = re.compile(r"\b(?:the|a|an|of|to|and|or|in|with|for|is|are|from|by|that|which|at|as)\s*[.!?]$", re.IGNORECASE)
+_ABBREVIATIONS = re.compile(
+    r"\b(?:e\.g|i\.e|etc|fig|figs|no|vs|cf|al|approx|dr|mr|mrs|ms|prof|eq|sec|ch|vol|pp?|st)\.$", re.IGNORECASE
+)
+_DANGLING = re.compile(
+    r"\b(?:the|a|an|of|to|and|or|in|with|for|is|are|from|by|that|which|at|as)\s*[.!?]$", re.IGNORECASE
+)
 
 
 def text_defects(text: str) -> list[Defect]:

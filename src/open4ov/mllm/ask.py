@@ -21,7 +21,7 @@ from open4ov.errors import UserError
 from open4ov.recipe import DataSection
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
-ROLES = ("topics", "rank", "density", "synthesize", *JUDGES, "verify")
+ROLES = ("topics", "rank", "density", "synthesize", *JUDGES, "verify", "documents")
 
 
 class ProviderError(UserError):
