@@ -2,10 +2,10 @@
 
     python bench/documents.py HTML_DIR WORK_DIR
 
-HTML_DIR: `html/en-US` of the Debian package debian-handbook (GPL-2+ or CC-BY-SA-3.0, not shipped here; unpack it with
-`dpkg-deb -x`). Every page with a figure, and a few without one, is printed to PDF by Chromium (`--print`: how; `plain` as
-the browser does, `whole` with a style that keeps pictures on one page). Truth is the HTML's `div.figure`: its title and
-the shape of its image file. A figure is right when its rectangle has the shape of the image (10 %), and a pair is right
+HTML_DIR: `html/en-US` of the Debian package debian-handbook (GPL-2+ or CC-BY-SA-3.0, not shipped here; unpack it
+with `dpkg-deb -x`). Every page with a figure, and a few without one, is printed to PDF by Chromium (`--print`: how;
+`plain` as the browser does, `whole` with a style that keeps pictures on one page). Truth is the HTML's `div.figure`: its
+title and the shape of its image file. A figure is right when its rectangle has the shape of the image (10 %), and a pair is right
 when the title is the image's too.
 """
 
@@ -76,16 +76,20 @@ def main() -> None:
         extract(pdf, work / page.stem, ImageStore(work / "images"), Settings(), lambda done, pages: None)
         found = find(work / page.stem)
         left = list(known)
-        right = pairs = captioned = 0
-        for figure in found.figures:
-            box = figure.block.place
-            captioned += bool(figure.block.caption)
-            same = [one for one in left if abs(box.width / box.height / one[1] - 1) < 0.1]
-            exact = [one for one in same if plain(figure.block.caption) == one[0]]
-            if exact or same:
-                left.remove((exact or same)[0])
-                right += 1
-                pairs += bool(exact)
+        right = pairs = 0
+        unmatched = [*found.figures]
+        captioned = sum(bool(figure.block.caption) for figure in found.figures)
+        # those with the right title first: screenshots all have the same shape
+        for exact in (True, False):
+            for figure in [*unmatched]:
+                shape = figure.block.place.width / figure.block.place.height
+                said = plain(figure.block.caption)
+                same = [one for one in left if abs(shape / one[1] - 1) < 0.1 and (said == one[0] or not exact)]
+                if same:
+                    left.remove(same[0])
+                    unmatched.remove(figure)
+                    right += 1
+                    pairs += exact
         counts = {"documents": 1, "pages": found.pages, "figures": len(known), "found": len(found.figures)}
         counts |= {"right": right, "captions_found": captioned, "pairs_right": pairs}
         for name, count in counts.items():

@@ -233,17 +233,18 @@ def _why(samples: Sequence[Sample]) -> dict[str, int]:
 def _report(entries: Sequence[dict[str, Any]], asker: Asker | None) -> dict[str, Any]:
     names = ("pages", "figures", "figures_with_caption", "questions_printed", "candidates", "kept")
     totals = {name: sum(entry.get(name, 0) for entry in entries) for name in names}
+    statuses = [entry["status"] for entry in entries]
     reasons = Counter[str]()
     for entry in entries:
         reasons.update(entry.get("rejected", {}))
     return {
         "counts": {
             "documents": len(entries),
-            **{status: sum(entry["status"] == status for entry in entries) for status in ("read", "dropped", "left out")},
+            **{status: statuses.count(status) for status in ("read", "dropped", "left out")},
             **totals,
         },
         "rejected": dict(sorted(reasons.items())),
         "asked": asker.identity(judging.ROLE) if asker else
-        "nobody: no recipe was given, so figures got no questions and printed ones were not tried without their picture",
+        "nobody: without a recipe, figures get no questions and printed ones are not tried without their picture",
         "documents": list(entries),
     }  # fmt: skip

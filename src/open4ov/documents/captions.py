@@ -11,7 +11,10 @@ from open4ov.documents.blocks import Block
 REACH = 48.0
 """Points between a figure and its caption, at most."""
 
-_NUMBER = r"(?:[A-Z](?=[.\-–—]?\d))?[.\-–—]?\d+(?:[.\-–—]\d+)*(?:\s?\([a-z]\)|[a-z](?![a-z]))?|[IVX]{1,5}(?![A-Za-z])|[A-Z](?![A-Za-z])"
+_NUMBER = (
+    r"(?:[A-Z](?=[.\-–—]?\d))?[.\-–—]?\d+(?:[.\-–—]\d+)*(?:\s?\([a-z]\)|[a-z](?![a-z]))?"
+    r"|[IVX]{1,5}(?![A-Za-z])|[A-Z](?![A-Za-z])"
+)
 _EN = re.compile(
     rf"^(fig(?:ure|\.)?|figs\.|chart|diagram|plate|scheme|photo|illustration|graph|map|exhibit|table|tab\.)\s*({_NUMBER})"
     r"\s*([.:：|\-–—]?)\s*(.*)$",

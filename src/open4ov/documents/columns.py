@@ -16,6 +16,8 @@ T = TypeVar("T")
 MIN_LINES = 3
 """Things on each side of a gutter, below which a gap is only a gap (options side by side, a table's row)."""
 
+_FILLED = 0.4  # of a column's height is text or pictures; options of questions below each other leave more white
+_TALL = 60.0  # points: a figure is a column on its own
 MIN_GUTTER = 6.0  # points
 _MIN_WIDTH = 0.15  # of the region: what is narrower is a list's numbers, not a column
 
@@ -94,9 +96,18 @@ def _columns(left: Sequence[Box], right: Sequence[Box], width: float = 0.0) -> b
     sides = hull(left), hull(right)
     if min(sides[0].bottom, sides[1].bottom) <= max(sides[0].top, sides[1].top):
         return False
-    tallest = max(max(box.height for box in group) for group in (left, right))
-    full = [
-        len(group) >= MIN_LINES or (side.height >= 60 and tallest >= 60)
-        for group, side in zip((left, right), sides, strict=True)
-    ]
-    return all(full) and all(side.width >= _MIN_WIDTH * width for side in sides)
+    return all(_filled(group) for group in (left, right)) and all(side.width >= _MIN_WIDTH * width for side in sides)
+
+
+def _filled(boxes: Sequence[Box]) -> bool:
+    """Whether things stand one below the other with little between: several rows, or something tall."""
+    rows: list[tuple[float, float]] = []
+    for box in sorted(boxes, key=lambda box: box.top):
+        if rows and box.top < rows[-1][1] - 0.5 * box.height:
+            rows[-1] = rows[-1][0], max(rows[-1][1], box.bottom)
+        else:
+            rows.append((box.top, box.bottom))
+    covered = sum(bottom - top for top, bottom in rows)
+    if covered < _FILLED * hull(boxes).height:
+        return False
+    return len(rows) >= MIN_LINES or any(box.height >= _TALL for box in boxes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from open4ov.documents.blocks import Block
@@ -22,7 +23,8 @@ _START = re.compile(
 )
 _OPTION = re.compile(r"(?<![A-Za-z0-9])[(（]?([A-H])\s*[)）.．、:：](?!\d)\s*")
 _ANSWER = re.compile(
-    r"(?:[【\[](?:参考)?答案[】\]]\s*[:：]?|(?<![一-鿿])(?:参考)?答案\s*[:：]|(?<![A-Za-z])(?:correct )?answer\s*(?:is\s*)?[:：])\s*",
+    r"(?:[【\[](?:参考)?答案[】\]]\s*[:：]?|(?<![一-鿿])(?:参考)?答案\s*[:：]"
+    r"|(?<![A-Za-z])(?:correct )?answer\s*(?:is\s*)?[:：])\s*",
     re.IGNORECASE,
 )
 _SOLUTION = re.compile(
@@ -39,12 +41,14 @@ _KEY_ITEM = re.compile(
     re.DOTALL,
 )
 _ASKS = re.compile(
-    r"[?？]|_{2,}|[（(]\s*[)）]|\b(?:calculate|determine|find|name|state|which|what|how many|how much|identify)\b|多少|哪|什么|求|写出",
+    r"[?？]|_{2,}|[（(]\s*[)）]|\b(?:calculate|determine|find|name|state|"
+    r"which|what|how many|how much|identify)\b|多少|哪|什么|求|写出",
     re.IGNORECASE,
 )
 _CUE = re.compile(
     r"\b(?:figures?|fig\.|diagrams?|graphs?|charts?|pictures?|images?|maps?|photos?|photographs?|illustrations?|drawings?|"
-    r"plots?|sketch|shown|pictured|depicted|circuit below|shaded)\b|如图|图中|下图|上图|右图|左图|图示|所示|图\s*\d|看图|据图|由图|读图|示意图|图形|阴影",
+    r"plots?|sketch|shown|pictured|depicted|circuit below|shaded)\b|如图|图中|下图|上图|右图|左图|图示"
+    r"|所示|图\s*\d|看图|据图|由图|读图|示意图|图形|阴影",
     re.IGNORECASE,
 )  # fmt: skip
 _ABOVE = re.compile(r"\babove\b|上图|preceding|previous figure", re.IGNORECASE)
@@ -144,7 +148,7 @@ def _settle(found: list[Printed], labelled: dict[str, Block]) -> None:
         named = [labelled[label] for label in sorted(mentions(question.text)) if label in labelled]
         if named:
             question.figures = named
-    for earlier, question in zip(found, found[1:], strict=False):
+    for earlier, question in pairwise(found):
         # figure first, question after: the figure that ended the question before, which has no use for it
         wants = question.points_at_picture and not question.figures
         if wants and earlier.figures and (_ABOVE.search(question.text) or not earlier.points_at_picture):

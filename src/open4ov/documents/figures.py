@@ -24,7 +24,7 @@ _NEAR = 9.0  # points between strokes of one drawing
 
 
 def scanned(page: RawPage) -> bool:
-    """Whether a page is a picture of a page: hardly any text or text of no meaning, and images that cover half of it."""
+    """Whether a page is a picture of one: hardly any text, or text of no meaning, and images that cover half of it."""
     letters = "".join(line.text for line in page.lines)
     bad = sum(letter == "\ufffd" or 0xE000 <= ord(letter) < 0xF900 for letter in letters)
     if len(letters) - bad >= 40 and bad < 0.3 * len(letters):
@@ -127,7 +127,7 @@ def _parted(a: Box, b: Box, captions: Sequence[Line]) -> bool:
 
 def _is_drawing(group: Sequence[Drawing], box: Box, lines: Sequence[Line], captions: Sequence[Line]) -> bool:
     captioned = _captioned(box, captions)
-    if _long(box, lines) > (3 if captioned else 1):
+    if _long(box, lines) > (3 if captioned else 1) or (not captioned and _text_share(box, lines) > 0.2):
         return False
     return captioned or sum(drawing.bent for drawing in group) >= MIN_BENT
 

@@ -1,7 +1,7 @@
 """Which candidates stay: those whose text is sound, that need their picture, and that the picture answers.
 
-By rule first. Then, where the role `documents` is played by a model, a second look at text and picture, and the question
-put twice, with the picture and without (paper §4.1.1, §4.1.2): answered without it, it is no question about a picture.
+By rule first. Then, where a model plays the role `documents`, a second look at text and picture, and the question put
+twice, with the picture and without (paper §4.1.1, §4.1.2): answered without it, it is no question about a picture.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections.abc import Callable, Sequence
 from open4ov.answers import agrees, normalise, number, words
 from open4ov.documents.screening import text_defects
 from open4ov.mllm.answers import Read, Screened
-from open4ov.mllm.ask import Asker, AnswerError, Picture, Prompt, Request
+from open4ov.mllm.ask import AnswerError, Asker, Picture, Prompt, Request
 from open4ov.sample import Sample
 
 ROLE = "documents"
 MAX_ANSWER_WORDS = 30
 _BY_TEXT = re.compile(
-    r"\baccording to the (?:text|caption|passage|document|paragraph|title)\b|\b(?:in|from) the (?:text|caption|passage)\b|"
-    r"\bthe (?:text|caption|passage|document) (?:says|states|mentions|describes)\b|根据(?:上文|下文|文中|短文|正文|标题|文字)",
+    r"\baccording to the (?:text|caption|passage|document|paragraph|title)\b|"
+    r"\b(?:in|from) the (?:text|caption|passage)\b|"
+    r"\bthe (?:text|caption|passage|document) (?:says|states|mentions|describes)\b|"
+    r"根据(?:上文|下文|文中|短文|正文|标题|文字)",
     re.IGNORECASE,
 )
 

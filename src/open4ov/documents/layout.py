@@ -77,7 +77,7 @@ def blocks(page: RawPage, lines: Sequence[Line], figures: Sequence[Box]) -> list
     for item in ordered:
         if isinstance(item, Box):
             end()
-            made.append(Block(kind="figure", page=page.number, box=tuple(item)))
+            made.append(Block(kind="figure", page=page.number, box=item))
             continue
         if open_ and not _same_block(open_, item, page):
             end()
@@ -92,6 +92,8 @@ def _same_block(before: Sequence[Line], line: Line, page: RawPage) -> bool:
     if _in_margin(last.box, page) != _in_margin(line.box, page):
         return False
     if not -0.5 * height <= line.box.top - last.box.bottom <= 0.75 * height:
+        return False
+    if caption_label(first.text) and line.box.top - last.box.bottom > 0.4 * height:
         return False
     if last.box.across(line.box) <= 0 or abs(line.size - last.size) > 0.2 * last.size:
         return False
@@ -116,7 +118,7 @@ def _block(page: RawPage, lines: Sequence[Line], body: float) -> Block:
     text = join([line.text for line in lines])
     box = hull([line.box for line in lines])
     label = caption_label(text)
-    block = Block(kind="text", page=page.number, box=tuple(box), text=text, label=label)
+    block = Block(kind="text", page=page.number, box=box, text=text, label=label)
     size = max(line.size for line in lines)
     if _in_margin(box, page) and _PAGE_NUMBER.match(text):
         block.kind = "margin"

@@ -1,8 +1,8 @@
 """MinerU's `content_list.json` read as pages, as if we had read the PDF ourselves.
 
-A flat list in reading order; each entry has a `type`, a `page_idx` from 0, and in newer versions a `bbox` in thousandths
-of the page. Pictures lie beside the file (`img_path`). Captions are `image_caption` or, before, `img_caption`; footnotes
-likewise. A list without boxes has boxes of no size, and positions decide nothing then.
+A flat list in reading order; each entry has a `type`, a `page_idx` from 0, and in newer versions a `bbox` in
+thousandths of the page. Pictures lie beside the file (`img_path`). Captions are `image_caption` or, before,
+`img_caption`; footnotes likewise. A list without boxes has boxes of no size, and positions decide nothing then.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def _reader() -> Any:
 
 
 def read(page: RawPage, picture: Image.Image) -> RawPage:
-    """The page with the lines that OCR sees and with what else is drawn on it. Raises DocumentError without RapidOCR."""
+    """The page with the lines that OCR sees and what else is drawn on it. Raises DocumentError without RapidOCR."""
     pixels = np.asarray(picture)
     scale = picture.width / page.width
     seen = _reader()(pixels[:, :, ::-1])

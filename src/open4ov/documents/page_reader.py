@@ -9,7 +9,6 @@ from open4ov.documents.blocks import Block, Box, DocumentError, Line, Page, RawP
 from open4ov.documents.pdf import OpenPage
 from open4ov.store import ImageStore
 
-
 _RUNNING = 25  # characters; Chinese lines are short
 
 

@@ -61,7 +61,8 @@ def look(path: Path) -> None:
         return
     start = head.lstrip().lower()
     kinds = {
-        b"pk\x03\x04": "a zip archive (or an Office document)", b"<!doctype html": "an HTML page", b"<html": "an HTML page",
+        b"pk\x03\x04": "a zip archive (or an Office document)",
+        b"<!doctype html": "an HTML page", b"<html": "an HTML page",
         b"\x89png": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"\x1f\x8b": "a gzip file", b"<?xml": "an XML file",
         b"{\\rtf": "an RTF document", b"%!ps": "a PostScript file", b"\xd0\xcf\x11\xe0": "an old Office document",
     }  # fmt: skip
@@ -149,8 +150,9 @@ class OpenPage:
         """The page in RGB, at `scale` pixels a point: never more than the pixel limit."""
         if self._picture is None:
             bitmap = self._page.render(scale=self.scale, rev_byteorder=True, limit_image_cache=True, prefer_bgrx=False)
-            self._picture = bitmap.to_pil().convert("RGB")
+            picture: Image.Image = bitmap.to_pil().convert("RGB")
             bitmap.close()
+            self._picture = picture
         return self._picture
 
     def crop(self, box: Box) -> Image.Image:
@@ -287,9 +289,8 @@ class OpenPage:
                 if handles % 3:
                     continue
                 chords.append(math.dist(points[-1], here) if points else 0.0)
-            elif kind == raw.FPDF_SEGMENT_LINETO and points:
-                if min(abs(here[0] - points[-1][0]), abs(here[1] - points[-1][1])) > 2:
-                    return True
+            elif kind == raw.FPDF_SEGMENT_LINETO and points and _slants(points[-1], here):
+                return True
             points.append(here)
         if len(chords) > 8:
             return True
@@ -297,3 +298,7 @@ class OpenPage:
             return False
         xs, ys = zip(*points, strict=True)
         return max(chords) >= 0.2 * max(max(xs) - min(xs), max(ys) - min(ys), 1.0)
+
+
+def _slants(start: tuple[float, float], end: tuple[float, float]) -> bool:
+    return min(abs(end[0] - start[0]), abs(end[1] - start[1])) > 2

@@ -1,4 +1,4 @@
-"""Candidates as samples: what a document prints, and what a model asks about its figures, each with where it comes from."""
+"""Candidates as samples: what a document prints, what a model asks about its figures, and where each comes from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from open4ov.sample import Sample, assistant, content_id, user
 
 _LETTER = re.compile(r"^[(（\[]?([A-H])(?:[)）\].．、:：\s]|$)")
 _ABOUT_OPTIONS = re.compile(
-    r"\b(?:which|what) of the (?:following|these|options|statements)|\bfollowing (?:is|are|statements?)|\bnot\b|\bexcept\b|以下|下列|选项|不正确|错误的",
+    r"\b(?:which|what) of the (?:following|these|options|statements)|\bfollowing (?:is|are|statements?)"
+    r"|\bnot\b|\bexcept\b|以下|下列|选项|不正确|错误的",
     re.IGNORECASE,
 )
 _ABOUT_OTHERS = re.compile(r"\b(?:above|both|neither|none|either|[A-H] and [A-H])\b|以上|都|均", re.IGNORECASE)
@@ -49,7 +50,7 @@ def figure_sample(document: Document, figure: Figure) -> Sample:
 
 
 def printed_sample(document: Document, question: Printed, found: Found) -> Sample:
-    """A printed question with its pictures. One whose option is short is asked openly (paper §4.1.1: no letters to guess)."""
+    """A printed question with its pictures; one with short options is asked openly (§4.1.1: no letter to guess)."""
     figures = question.figures
     sample = _sample(document, figures, found.page_images.get(figures[0].page), "document_question", question.language)
     answer = (question.answer or "").strip()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 
@@ -26,16 +27,23 @@ class Defect:
 
 
 _MOJIBAKE = re.compile(
-    r"\ufffd|[\ue000-\uf8ff]|\(cid:\d+\)|锟斤拷|烫烫烫|屯屯屯|[ÃÂ][\u0080-\u00bf]|â€[\u0080-\u00bf\u2018-\u203a™œ¦]?|Ã[A-Za-z©±¼¶¤§ª]|ï¿½|ï»¿"
+    r"\ufffd|[\ue000-\uf8ff]|\(cid:\d+\)|锟斤拷|烫烫烫|屯屯屯"
+    r"|[ÃÂ][\u0080-\u00bf]|â€[\u0080-\u00bf\u2018-\u203a™œ¦]?|Ã[A-Za-z©±¼¶¤§ª]|ï¿½|ï»¿"
     r"|[æçèéåä][\u0080-\u00bf\u2018-\u203a]{1,2}[æçèéåä]"
 )
 _SELF_TALK = re.compile(
-    r"\bas an? (?:AI|(?:large )?language model|assistant)\b|\blet me (?:re-?read|re-?check|look (?:again|at|closer)|re-?examine|"
-    r"zoom|transcribe|see(?: the| if)|think)\b|\bthe (?:text|image|picture|page) (?:says|reads|appears to (?:say|read|be|show)|seems to (?:say|read))\b"
-    r"|\bI (?:can(?:no|')t|am (?:unable|not able) to) (?:read|see|make out|view|transcribe)\b|\bI(?:'m| am) (?:sorry|not sure)\b"
-    r"|\b(?:here is|here's|below is) the (?:transcri\w+|extracted|markdown|text|content|ocr)\b|\bwait,|\bhmm\b|\bactually, (?:looking|re-?reading|it)\b"
-    r"|\bI (?:will|need to|should|'ll) (?:transcribe|extract|output|re-?read)\b|\b(?:sure|certainly)[,!] here\b|</?think>|<\|[a-z_]+\|>"
-    r"|作为(?:一个|一名)?(?:AI|人工智能|语言模型|大模型)|让我(?:再|重新)?(?:看|读|仔细|检查|确认|想)|(?:图片|图像|文本|文字)(?:中)?(?:写着|似乎|看起来|显示的是|内容如下)"
+    r"\bas an? (?:AI|(?:large )?language model|assistant)\b"
+    r"|\blet me (?:re-?read|re-?check|look (?:again|at|closer)|re-?examine|"
+    r"zoom|transcribe|see(?: the| if)|think)\b"
+    r"|\bthe (?:text|image|picture|page) (?:says|reads|appears to (?:say|read|be|show)|seems to (?:say|read))\b"
+    r"|\bI (?:can(?:no|')t|am (?:unable|not able) to) (?:read|see|make out|view|transcribe)\b"
+    r"|\bI(?:'m| am) (?:sorry|not sure)\b"
+    r"|\b(?:here is|here's|below is) the (?:transcri\w+|extracted|markdown|text|content|ocr)\b"
+    r"|\bwait,|\bhmm\b|\bactually, (?:looking|re-?reading|it)\b"
+    r"|\bI (?:will|need to|should|'ll) (?:transcribe|extract|output|re-?read)\b"
+    r"|\b(?:sure|certainly)[,!] here\b|</?think>|<\|[a-z_]+\|>"
+    r"|作为(?:一个|一名)?(?:AI|人工智能|语言模型|大模型)|让我(?:再|重新)?(?:看|读|仔细|检查|确认|想)"
+    r"|(?:图片|图像|文本|文字)(?:中)?(?:写着|似乎|看起来|显示的是|内容如下)"
     r"|(?:以下|下面)是.{0,8}(?:提取|识别|转写|转录)|我(?:无法|不能)(?:看清|识别|读取|辨认)|抱歉，我|好的，(?:以下|下面|我)",
     re.IGNORECASE,
 )
@@ -93,14 +101,14 @@ def _reordered(text: str) -> str | None:
     Chinese says neither by its letters: there, only a sentence that begins with a comma or stop, and one given twice.
     """
     sentences = [part.strip() for line in text.split("\n") for part in _SENTENCE.split(line) if part.strip()]
-    for before, sentence in zip(sentences, sentences[1:], strict=False):
+    for before, sentence in pairwise(sentences):
         if re.match(r"[,，、。;；](?!\d)", sentence):
             return sentence
         starts_low = re.match(r"[a-z]{2,}\s+[a-z]", sentence)
         if starts_low and re.search(r"[.!?]$", before) and not _ABBREVIATIONS.search(before):
             return sentence
     for sentence in sentences:
-        if _DANGLING.search(sentence):
+        if len(sentence) > 12 and _DANGLING.search(sentence):
             return sentence
     long = [sentence for sentence in sentences if len(sentence) > 25]
     twice = [sentence for sentence, count in Counter(long).items() if count > 1]
