@@ -3,9 +3,9 @@
     python bench/documents.py HTML_DIR WORK_DIR
 
 HTML_DIR: `html/en-US` of the Debian package debian-handbook (GPL-2+ or CC-BY-SA-3.0, not shipped here; unpack it
-with `dpkg-deb -x`). Every page with a figure, and a few without one, is printed to PDF by Chromium (`--print`: how;
-`plain` as the browser does, `whole` with a style that keeps pictures on one page). Truth is the HTML's `div.figure`: its
-title and the shape of its image file. A figure is right when its rectangle has the shape of the image (10 %), and a pair is right
+with `dpkg-deb -x`). Every page with a figure, and a few without one, is printed to PDF by Chromium: `--print plain` as
+the browser does it, `whole` with a style that keeps pictures on one page. Truth is the HTML's `div.figure`: its title
+and the shape of its image file. A figure is right when its rectangle has the shape of the image (10 %), a pair is right
 when the title is the image's too.
 """
 

@@ -95,8 +95,8 @@ def save(path: Path, sheets: Sequence[Sheet], encrypted: bool = False) -> Path:
         b"/STSong-Light /Flags 6 /FontBBox [-25 -254 1000 880] /ItalicAngle 0 /Ascent 880 /Descent -120 /CapHeight 880 "
         b"/StemV 93 >> >>"
     )
-    chinese = f"<< /Type /Font /Subtype /Type0 /BaseFont /STSong-Light /Encoding /UniGB-UCS2-H /DescendantFonts [{len(objects)} 0 R] >>"
-    fonts.append(add(chinese.encode()))
+    chinese = f"/BaseFont /STSong-Light /Encoding /UniGB-UCS2-H /DescendantFonts [{len(objects)} 0 R]"
+    fonts.append(add(f"<< /Type /Font /Subtype /Type0 {chinese} >>".encode()))
     pages: list[int] = []
     for sheet in sheets:
         names = []
@@ -106,10 +106,11 @@ def save(path: Path, sheets: Sequence[Sheet], encrypted: bool = False) -> Path:
             names.append(f"/I{at} {number} 0 R")
         content = stream("", "\n".join(sheet.content).encode())
         font = " ".join(f"/F{i + 1} {number} 0 R" for i, number in enumerate(fonts))
+        box = f"/MediaBox [0 0 {sheet.size[0]} {sheet.size[1]}] /Rotate {sheet.rotate}"
         pages.append(
             add(
-                f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {sheet.size[0]} {sheet.size[1]}] /Rotate {sheet.rotate} "
-                f"/Resources << /Font << {font} >> /XObject << {' '.join(names)} >> >> /Contents {content} 0 R >>".encode()
+                f"<< /Type /Page /Parent 2 0 R {box} /Contents {content} 0 R"
+                f" /Resources << /Font << {font} >> /XObject << {' '.join(names)} >> >> >>".encode()
             )
         )
     kids = " ".join(f"{number} 0 R" for number in pages)

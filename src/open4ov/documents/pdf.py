@@ -127,7 +127,7 @@ class Pdf:
                 raise DocumentError("is encrypted and needs a password; save it without one") from None
             if code == self._raw.FPDF_ERR_SECURITY:
                 raise DocumentError("is encrypted in a way that is not supported; save it without encryption") from None
-            raise DocumentError("is damaged or truncated: PDFium cannot open it") from None
+            raise DocumentError("is damaged or truncated, or has no pages: PDFium cannot open it") from None
 
 
 class OpenPage:

@@ -50,7 +50,7 @@ _SELF_TALK = re.compile(
 _SPACED = re.compile(r"(?<![\w'])(?:[A-Za-z] ){4,}[A-Za-z](?!\w)")
 _HYPHEN = re.compile(r"\b[a-z]{3,}- [a-z]{2,}\b")
 _SPACED_ZH = re.compile(r"(?:[\u4e00-\u9fff] ){5,}[\u4e00-\u9fff]")
-_DIGIT_IN_WORD = re.compile(r"\b(?:[a-z]{2,}[01358][a-z]{2,}|[01358][a-z]{3,}|[a-z]{3,}[01358][a-z])\b")
+_DIGIT_IN_WORD = re.compile(r"\b(?:[a-z]{2,}[01358][a-z]{2,}|[a-z]?[01358][a-z]{3,}|[a-z]{3,}[01358][a-z])\b")
 _LETTER_IN_NUMBER = re.compile(r"(?<![\w.])(?:\d+[OolIS](?=\d)[\dOolIS]*|\d{2,}[Ool](?!\w)|[Ol]\d[.,]\d+)(?![A-Za-z])")
 _UNITS = re.compile(r"^\d+[lI]$")
 _MIXED = re.compile(r"\b(?=\w*[A-Za-z])(?=\w*[\u0370-\u03ff\u0400-\u04ff])[A-Za-z\u0370-\u03ff\u0400-\u04ff]{4,}\b")
@@ -100,6 +100,8 @@ def _reordered(text: str) -> str | None:
 
     Chinese says neither by its letters: there, only a sentence that begins with a comma or stop, and one given twice.
     """
+    if re.match(r"[a-z]{2,}\s", text) and not _END.search(text):
+        return text  # it starts and ends in the middle of a sentence
     sentences = [part.strip() for line in text.split("\n") for part in _SENTENCE.split(line) if part.strip()]
     for before, sentence in pairwise(sentences):
         if re.match(r"[,，、。;；](?!\d)", sentence):
@@ -113,8 +115,3 @@ def _reordered(text: str) -> str | None:
     long = [sentence for sentence in sentences if len(sentence) > 25]
     twice = [sentence for sentence, count in Counter(long).items() if count > 1]
     return twice[0] if twice else None
-
-
-def cut_off(text: str) -> bool:
-    """Whether a paragraph ends in the middle of a sentence, as one at a page's or column's end does."""
-    return bool(text) and not _END.search(text)
