@@ -4,9 +4,9 @@
 
 HTML_DIR: `html/en-US` of the Debian package debian-handbook (GPL-2+ or CC-BY-SA-3.0, not shipped here; unpack it
 with `dpkg-deb -x`). Every page with a figure, and a few without one, is printed to PDF by Chromium: `--print plain` as
-the browser does it, `whole` with a style that keeps pictures on one page. Truth is the HTML's `div.figure`: its title
-and the shape of its image file. A figure is right when its rectangle has the shape of the image (10 %), a pair is right
-when the title is the image's too.
+the browser does it, `whole` with a style that keeps pictures on one page. Truth is the HTML's pictures: their titles,
+where they have one, and the shapes of the image files. A figure is right when its rectangle has the shape of the image
+(10 %), a pair is right when the title is the image's too.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from open4ov.store import ImageStore
 
 STYLE = "<style>.figure{break-inside:avoid} img{max-width:100%;max-height:220mm}</style>"
 WITHOUT = ("sect.why-debian-stable", "sect.backup", "sect.apt-get", "sect.apparmor")
-_FIGURE = re.compile(r'<div class="figure">.*?<img src="([^"]+)".*?<p class="title"><strong>(.*?)</strong>', re.DOTALL)
+_PICTURE = re.compile(
+    r'<div class="mediaobject">\s*<img src="([^"]+)"[^>]*>\s*</div>(?:</div><p class="title"><strong>(.*?)</strong>)?',
+    re.DOTALL,
+)
 
 
 def truth(page: Path) -> list[tuple[str, float]]:
-    """Title and width over height of each figure of an HTML page."""
+    """Title ("" where it has none) and width over height of each picture of an HTML page."""
     found = []
-    for source, title in _FIGURE.findall(page.read_text(encoding="utf-8")):
+    for source, title in _PICTURE.findall(page.read_text(encoding="utf-8")):
         width, height = Image.open(page.parent / source).size
         found.append((plain(re.sub(r"<[^>]+>", "", title)), width / height))
     return found
@@ -68,7 +71,16 @@ def main() -> None:
     html, work = options.html.resolve(), options.work.resolve() / options.how
     work.mkdir(parents=True, exist_ok=True)
     files = [page for page in sorted(html.glob("*.html")) if truth(page) or page.stem in WITHOUT]
-    total = {"documents": 0, "pages": 0, "figures": 0, "found": 0, "right": 0, "captions_found": 0, "pairs_right": 0}
+    total = {
+        "documents": 0,
+        "pages": 0,
+        "figures": 0,
+        "found": 0,
+        "captions": 0,
+        "right": 0,
+        "captions_found": 0,
+        "pairs_right": 0,
+    }
     for page in files:
         pdf, known = work / f"{page.stem}.pdf", truth(page)
         if not pdf.is_file():
@@ -89,9 +101,14 @@ def main() -> None:
                     left.remove(same[0])
                     unmatched.remove(figure)
                     right += 1
-                    pairs += exact
+                    pairs += exact and bool(said)
         counts = {"documents": 1, "pages": found.pages, "figures": len(known), "found": len(found.figures)}
-        counts |= {"right": right, "captions_found": captioned, "pairs_right": pairs}
+        counts |= {
+            "captions": sum(bool(title) for title, _ in known),
+            "right": right,
+            "captions_found": captioned,
+            "pairs_right": pairs,
+        }
         for name, count in counts.items():
             total[name] += count
         print(page.stem, json.dumps(counts), "missed:", [title for title, _ in left], flush=True)
@@ -100,7 +117,7 @@ def main() -> None:
         "figure_precision": round(total["right"] / total["found"], 3),
         "figure_recall": round(total["right"] / total["figures"], 3),
         "pair_precision": round(total["pairs_right"] / total["captions_found"], 3),
-        "pair_recall": round(total["pairs_right"] / total["figures"], 3),
+        "pair_recall": round(total["pairs_right"] / total["captions"], 3),
     }))  # fmt: skip
 
 

@@ -83,11 +83,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An image object, or a vector path. `bent`: it has curves or slanted strokes, which tables and rules have not."""
+    """An image object, or a vector path. `bent`: it has curves or slanted strokes, which tables and rules have not.
+
+    `filled`: painted without a stroke, as grounds and shadows are.
+    """
 
     box: Box
     image: bool
     bent: bool = False
+    filled: bool = False
 
 
 @dataclass(frozen=True)

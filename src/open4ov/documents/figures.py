@@ -129,7 +129,12 @@ def _is_drawing(group: Sequence[Drawing], box: Box, lines: Sequence[Line], capti
     captioned = _captioned(box, captions)
     if _long(box, lines) > (3 if captioned else 1) or (not captioned and _text_share(box, lines) > 0.2):
         return False
-    return captioned or sum(drawing.bent for drawing in group) >= MIN_BENT
+    # the shadow of a box with text has round corners and shades, but draws nothing
+    framed = any(line.box.share_in(box) > 0.8 for line in lines)
+    bent = [drawing for drawing in group if drawing.bent]
+    if framed:
+        bent = [drawing for drawing in bent if not (drawing.filled and drawing.box.width > 0.8 * box.width)]
+    return captioned or len(bent) >= MIN_BENT
 
 
 def _captioned(box: Box, captions: Sequence[Line]) -> bool:

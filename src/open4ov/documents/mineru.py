@@ -35,9 +35,10 @@ def read(path: Path, store: ImageStore, max_pixels: int, faults: list[dict[str, 
     """The pages in order. Entries that cannot be used are listed in `faults`. Raises DocumentError for no such list."""
     entries = _load(path)
     page: Page | None = None
-    for number, entry in enumerate(entries):
+    for number, found in enumerate(entries):
         where = f"entry {number}"
-        if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
+        entry = cast(dict[str, Any], found) if isinstance(found, dict) else {}
+        if not isinstance(entry.get("type"), str):
             faults.append({"where": where, "reason": "is no object with a type"})
             continue
         index = entry.get("page_idx", 0)
@@ -49,7 +50,7 @@ def read(path: Path, store: ImageStore, max_pixels: int, faults: list[dict[str, 
                 yield page
             page = Page(number=index + 1, width=SIDE, height=SIDE)
         try:
-            page.blocks += _blocks(cast(dict[str, Any], entry), index + 1, path.parent, store, max_pixels)
+            page.blocks += _blocks(entry, index + 1, path.parent, store, max_pixels)
         except (DocumentError, ImageError) as error:
             faults.append({"where": where, "reason": str(error)})
     if page is not None:

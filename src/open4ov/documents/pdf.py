@@ -254,7 +254,10 @@ class OpenPage:
             box = self._shown(min(xs), min(ys), max(xs), max(ys))
             if not all(math.isfinite(side) for side in box) or not box.touches(whole):
                 continue
-            yield Drawing(box.common(whole), image, not image and self._bent(item))
+            if image:
+                yield Drawing(box.common(whole), image=True)
+            else:
+                yield Drawing(box.common(whole), False, self._bent(item), self._filled(item))
 
     def _objects(self) -> Iterator[tuple[Any, Any]]:
         """Page objects with the function that takes their coordinates to the page's, through nested forms."""
@@ -268,6 +271,11 @@ class OpenPage:
             if item.type == raw.FPDF_PAGEOBJ_FORM:
                 matrix = item.get_matrix()
                 stack.append(lambda x, y, m=matrix, o=outer: o(*m.on_point(x, y)))
+
+    def _filled(self, path: Any) -> bool:
+        fill, stroke = ctypes.c_int(), ctypes.c_int()
+        self._raw.FPDFPath_GetDrawMode(path, fill, stroke)
+        return bool(fill.value) and not stroke.value
 
     def _bent(self, path: Any) -> bool:
         """Whether a path has a slanted stroke or a curve that is more than the round corner of a box.
