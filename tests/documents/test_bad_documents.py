@@ -76,11 +76,11 @@ def test_each_bad_document_says_why_and_the_good_one_is_read(tmp_path: Path) -> 
 
 def test_a_truncated_file_gives_what_can_be_saved_or_says_why(tmp_path: Path) -> None:
     whole = good(tmp_path / "a.pdf").read_bytes()
-    for share in (0.3, 0.6, 0.9, 0.99):
+    for share in (0.6, 0.99):
         (tmp_path / f"{share}.pdf").write_bytes(whole[: int(len(whole) * share)])
     report = build([tmp_path], tmp_path / "out", Settings(), None, 3, Quiet())
     assert all(entry["status"] == "read" or entry["reason"] for entry in report["documents"])
-    assert report["counts"]["documents"] == 5
+    assert report["counts"]["documents"] == 3
 
 
 def test_a_giant_page_is_drawn_within_the_pixel_limit(tmp_path: Path) -> None:

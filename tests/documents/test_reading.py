@@ -44,9 +44,17 @@ def score(found: Found, known: list[Known]) -> tuple[float, float, float]:
     return len(matched) / len(found.figures), len(matched) / len(known), captions / len(known)
 
 
-def test_figures_and_captions_of_a_composed_article(tmp_path: Path) -> None:
-    known = article(tmp_path / "a.pdf")
-    found, _, _ = read(tmp_path / "a.pdf")
+Article = tuple[list[Known], Found, Path, ImageStore]
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Article:
+    folder = tmp_path_factory.mktemp("article")
+    return article(folder / "a.pdf"), *read(folder / "a.pdf")
+
+
+def test_figures_and_captions_of_a_composed_article(composed: Article) -> None:
+    known, found, _, _ = composed
     assert score(found, known) == (1.0, 1.0, 1.0)
     assert found.pages == 4
     by_label = {figure.block.label: figure for figure in found.figures}
@@ -55,17 +63,15 @@ def test_figures_and_captions_of_a_composed_article(tmp_path: Path) -> None:
     assert "如图7所示" in by_label["图 7"].text[0]
 
 
-def test_the_score_can_fail(tmp_path: Path) -> None:
-    known = article(tmp_path / "a.pdf")
-    found, _, _ = read(tmp_path / "a.pdf")
+def test_the_score_can_fail(composed: Article) -> None:
+    known, found, _, _ = composed
     moved = [(page, (a + 90, b, c + 90, d), caption) for page, (a, b, c, d), caption in known]
     assert score(found, moved)[1] == 0.0
     assert score(found, [(page, box, "another") for page, box, _ in known])[2] == 0.0
 
 
-def test_columns_are_read_one_after_the_other(tmp_path: Path) -> None:
-    article(tmp_path / "a.pdf")
-    _, folder, _ = read(tmp_path / "a.pdf")
+def test_columns_are_read_one_after_the_other(composed: Article) -> None:
+    _, _, folder, _ = composed
     blocks = list(pages(folder))[1].blocks
     texts = [block.text for block in blocks if block.kind in ("heading", "text")]
     assert texts[0] == "Two columns and a wide title across both of them"
@@ -74,9 +80,8 @@ def test_columns_are_read_one_after_the_other(tmp_path: Path) -> None:
     assert texts[1] == " ".join(LEFT * 3)
 
 
-def test_the_pictures_are_what_is_on_the_page(tmp_path: Path) -> None:
-    article(tmp_path / "a.pdf")
-    found, _, store = read(tmp_path / "a.pdf")
+def test_the_pictures_are_what_is_on_the_page(composed: Article) -> None:
+    _, found, _, store = composed
     figure = found.figures[0]
     assert figure.block.image
     shown = store.get(figure.block.image).resize((120, 90))

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from open4ov.documents import mineru
 from open4ov.documents.blocks import DocumentError, Page
 from open4ov.documents.captions import carry
+from open4ov.documents.pdf import look
 from open4ov.store import ImageStore, atomic
 
 PAGES = "pages.jsonl"
@@ -54,6 +55,7 @@ def extract(
         if mineru.is_content_list(path):
             _write(mineru.read(path, store, settings.max_pixels, faults), file)
         else:
+            look(path)  # before a process is started for it
             _write(_read(path, store, settings, progress), file)
     return faults
 

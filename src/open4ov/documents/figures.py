@@ -45,11 +45,14 @@ def find(page: RawPage) -> list[Box]:
         drawing for drawing in drawn
         if not drawing.image and not any(drawing.box.share_in(box.grown(2.0)) > 0.5 for box in pictures)
     ]  # fmt: skip
+    # a caption that stands by a picture does not make a figure of the box on its other side
+    large = [box for box in pictures if min(box.width, box.height) >= MIN_CAPTIONED]
+    free = [caption for caption in captions if not any(_beside(box, caption.box) for box in large)]
     found: list[Box] = []
     for group in _clusters(paths, captions):
         box = hull([drawing.box for drawing in group])
         within = [picture for picture in pictures if picture.share_in(box) > 0.6]
-        if min(box.width, box.height) >= MIN_SIDE and _is_drawing(group, box, lines, captions):
+        if min(box.width, box.height) >= MIN_SIDE and _is_drawing(group, box, lines, free):
             found.append(_with_labels(hull([box, *within]), lines, whole, captions))
     for box in pictures:
         least = MIN_CAPTIONED if _captioned(box, captions) else MIN_SIDE
