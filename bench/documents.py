@@ -29,7 +29,8 @@ from open4ov.store import ImageStore
 STYLE = "<style>.figure{break-inside:avoid} img{max-width:100%;max-height:220mm}</style>"
 WITHOUT = ("sect.why-debian-stable", "sect.backup", "sect.apt-get", "sect.apparmor")
 _PICTURE = re.compile(
-    r'<div class="mediaobject">\s*<img src="([^"]+)"[^>]*>(?:(?:\s*</div>)+\s*<p class="title"><strong>(.*?)</strong>)?',
+    r'<div class="mediaobject">\s*<img src="([^"]+)"[^>]*>'
+    r'(?:(?:\s*(?:</div>|<a [^>]*></a>))+\s*<p class="title"><strong>(.*?)</strong>)?',
     re.DOTALL,
 )
 

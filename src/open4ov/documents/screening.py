@@ -50,19 +50,22 @@ _SELF_TALK = re.compile(
 _SPACED = re.compile(r"(?<![\w'])(?:[A-Za-z] ){4,}[A-Za-z](?!\w)")
 _HYPHEN = re.compile(r"\b[a-z]{3,}- [a-z]{2,}\b")
 _SPACED_ZH = re.compile(r"(?:[\u4e00-\u9fff] ){5,}[\u4e00-\u9fff]")
-_DIGIT_IN_WORD = re.compile(r"\b(?:[a-z]{2,}[01358][a-z]{2,}|[a-z]?[01358][a-z]{3,}|[a-z]{3,}[01358][a-z])\b")
+_DIGIT_IN_WORD = re.compile(r"\b(?:[a-z]{2,}[01][a-z]{2,}|[a-z]?[01][a-z]{3,}|[a-z]{3,}[01][a-z])\b")
 _LETTER_IN_NUMBER = re.compile(r"(?<![\w.])(?:\d+[OolIS](?=\d)[\dOolIS]*|\d{2,}[Ool](?!\w)|[Ol]\d[.,]\d+)(?![A-Za-z])")
 _UNITS = re.compile(r"^\d+[lI]$")
 _MIXED = re.compile(r"\b(?=\w*[A-Za-z])(?=\w*[\u0370-\u03ff\u0400-\u04ff])[A-Za-z\u0370-\u03ff\u0400-\u04ff]{4,}\b")
-_PIPES = re.compile(r"\b[a-z]+\|[a-z]+\b|\bl{3,}\b|\b[A-Z]?[a-z]*vv[a-z]+\b")
+_LETTERS = re.compile(r"\bl{3,}\b|\b[A-Z]?[a-z]*vv[a-z]+\b")
 _REPEAT = re.compile(r"(.{8,80}?[\s.,。，;；])\1{2,}|(\b\w+\b)(?:\s+\2\b){3,}|([\u4e00-\u9fff]{2,8})\3{3,}")
 _END = re.compile(r"[.!?。！？…:：;；)\]）】”\"'’]\s*$")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^\s])|(?<=[。！？])")
 _ABBREVIATIONS = re.compile(
     r"\b(?:e\.g|i\.e|etc|fig|figs|no|vs|cf|al|approx|dr|mr|mrs|ms|prof|eq|sec|ch|vol|pp?|st)\.$", re.IGNORECASE
 )
-_DANGLING = re.compile(
-    r"\b(?:the|a|an|of|to|and|or|in|with|for|is|are|from|by|that|which|at|as)\s*[.!?]$", re.IGNORECASE
+_DANGLING = re.compile(r"\b(?:the|an|and|or)\s*[.!?]$")
+# a command's or a variable's name may begin a sentence in lower case; these words do not
+_GOES_ON = re.compile(
+    r"(?:and|or|but|which|that|the|an?|of|in|is|are|was|were|when|where|then|to|for|with|from|by|its?|this|these|as|at|on|"
+    r"than|so|because|if|while|who|whose|has|have|had|be|been|into|over|under|after|before|between|not|also|only)\s"
 )
 
 
@@ -82,7 +85,7 @@ def text_defects(text: str) -> list[Defect]:
         add("broken_words", "drop", match)
     elif match := _HYPHEN.search(text):
         add("broken_words", "flag", match)
-    confused = [*_DIGIT_IN_WORD.finditer(text), *_MIXED.finditer(text), *_PIPES.finditer(text)]
+    confused = [*_DIGIT_IN_WORD.finditer(text), *_MIXED.finditer(text), *_LETTERS.finditer(text)]
     confused += [match for match in _LETTER_IN_NUMBER.finditer(text) if not _UNITS.match(match[0])]
     if confused:
         add("confusion", "drop", confused[0])
@@ -106,7 +109,7 @@ def _reordered(text: str) -> str | None:
     for before, sentence in pairwise(sentences):
         if re.match(r"[,，、。;；](?!\d)", sentence):
             return sentence
-        starts_low = re.match(r"[a-z]{2,}\s+[a-z]", sentence)
+        starts_low = _GOES_ON.match(sentence)
         if starts_low and re.search(r"[.!?]$", before) and not _ABBREVIATIONS.search(before):
             return sentence
     for sentence in sentences:
