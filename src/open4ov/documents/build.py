@@ -10,13 +10,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from open4ov.documents import judging
 from open4ov.documents.blocks import DocumentError
 from open4ov.documents.candidates import Figure, Found, find
-from open4ov.documents.captions import runs
 from open4ov.documents.extract import Settings, extract
 from open4ov.documents.samples import Document, asked_samples, figure_sample, language_of, printed_sample
 from open4ov.errors import UserError
@@ -207,7 +207,7 @@ def _entry(
         "sha256": document.sha,
         "pages": found.pages,
         "pages_scanned": found.scanned,
-        "pages_left_out": [{"pages": runs(numbers), "reason": reason} for reason, numbers in why.items()],
+        "pages_left_out": [{"pages": _runs(numbers), "reason": reason} for reason, numbers in why.items()],
         "figures": len(found.figures),
         "figures_with_caption": sum(bool(figure.block.caption) for figure in found.figures),
         "decorations": found.decorations,
@@ -248,3 +248,16 @@ def _report(entries: Sequence[dict[str, Any]], asker: Asker | None) -> dict[str,
         "nobody: without a recipe, figures get no questions and printed ones are not tried without their picture",
         "documents": list(entries),
     }  # fmt: skip
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """`1-3, 7` for [1, 2, 3, 7]: how a report names pages."""
+    if not numbers:
+        return ""
+    parts: list[list[int]] = [[numbers[0], numbers[0]]]
+    for before, number in pairwise(numbers):
+        if number == before + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

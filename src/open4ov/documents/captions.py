@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 from open4ov.documents.blocks import Block
 
@@ -138,16 +137,3 @@ def _cost(figure: Block, caption: Block, blocks: Sequence[Block]) -> float | Non
         if low < middle < high and other.place.across(said) > 0:
             cost += 12.0  # something stands between: possible, not likely
     return cost
-
-
-def runs(numbers: Sequence[int]) -> str:
-    """`1-3, 7` for [1, 2, 3, 7]: how a report names pages."""
-    if not numbers:
-        return ""
-    parts: list[list[int]] = [[numbers[0], numbers[0]]]
-    for before, number in pairwise(numbers):
-        if number == before + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

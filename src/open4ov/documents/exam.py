@@ -41,8 +41,8 @@ _KEY_ITEM = re.compile(
     re.DOTALL,
 )
 _ASKS = re.compile(
-    r"[?？]|_{2,}|[（(]\s*[)）]|(?:^|[.!?]\s+)(?:calculate|determine|find|name|state|identify|estimate|work out|explain)\b|"
-    r"多少|哪|什么|求|写出",
+    r"[?？]|_{2,}|[（(]\s*[)）]|(?:^|[.!?]\s+)(?:calculate|determine|find|name|state|identify|estimate|"
+    r"work out|explain)\b|多少|哪|什么|求|写出",
     re.IGNORECASE,
 )
 _CUE = re.compile(
