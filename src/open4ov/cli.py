@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from open4ov import cli_documents as documents
 from open4ov import cli_formats as formats
 from open4ov import cli_labels
 from open4ov import cli_review as review
@@ -34,6 +35,7 @@ data = typer.Typer(
     help="Sets of samples: in, out, looked at, reviewed, and where one comes from.", no_args_is_help=True
 )
 data.add_typer(formats.app)
+data.add_typer(documents.app)
 data.add_typer(review.app)
 app.add_typer(nano, name="nano")
 app.add_typer(data, name="data")

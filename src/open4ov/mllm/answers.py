@@ -112,3 +112,36 @@ class Verification(Answer):
     authenticity: Check
     relevance: Check
     plausibility: Check
+
+
+class FigureQuestion(Answer):
+    """One question about a document's figure: `answer` is what a verifier compares."""
+
+    task: str
+    question: str
+    answer: str
+    aliases: list[str]
+    response: str
+
+
+class FigureQuestions(Answer):
+    """What the role `documents` asks about a figure (paper §4.1.1)."""
+
+    questions: list[FigureQuestion]
+
+
+class Read(Answer):
+    """An answer with or without the picture; None: it cannot be known."""
+
+    answer: str | None
+    reason: str
+
+
+class Screened(Answer):
+    """What a second look at an extracted question finds broken (paper §4.1.1)."""
+
+    ocr: bool
+    order: bool
+    self_talk: bool
+    mismatch: bool
+    reason: str

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from open4ov.mllm.desk import Desk
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
-TREE_ROLES = ("labels",)
-"""Asked beside the stage, by `open4ov labels review`"""
+BESIDE = ("labels", "documents")
+"""Asked beside the stage `data`: by `open4ov labels review` and `open4ov data documents`"""
 ROLES = ("topics", "rank", "density", "synthesize", *JUDGES, "verify")
 
 
@@ -169,8 +169,8 @@ class Asker:
             name for name, one in section.providers.items() if providers is None and one.kind != "catalog"
         }
         for role, name in section.roles.items():
-            if role != "default" and role not in (*ROLES, *TREE_ROLES):
-                raise UserError(f"data.roles: no role {role!r}; the roles are {', '.join((*ROLES, *TREE_ROLES))}")
+            if role != "default" and role not in (*ROLES, *BESIDE):
+                raise UserError(f"data.roles: no role {role!r}; the roles are {', '.join((*ROLES, *BESIDE))}")
             if name not in self._providers:
                 raise UserError(f"data.roles.{role}: no provider {name!r} under data.providers")
         self._roles = dict(section.roles)
