@@ -196,7 +196,7 @@ def write(samples: Iterable[Sample], writing: Writing) -> None:
     names.update(dict.fromkeys(("index", "image", "question")))
     columns = [*(name for name in _FIRST if name in names), *(name for name in names if name not in _FIRST)]
     with (writing.out / f"{writing.name}.tsv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table = csv.writer(file, delimiter="\t")  # lines end in \r\n: cells with either of them are then quoted
         table.writerow(columns)
         for _, row in lines.read(aside):
             assert not isinstance(row, lines.Bad)
