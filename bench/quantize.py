@@ -1,6 +1,6 @@
 """INT8 weights against bf16 and fp32 on a CPU: speed, memory, and what becomes of the scores. See `--help`.
 
-    python -m bench.quantize [--rounds 3] [--items 100]
+    python -m bench.quantize [--only speed,scores] [--models nano,60M] [--rounds 3] [--items 100]
 
 Tokens a second through our engine, one thread; the suites of the nano lineage with the same questions for both, greedy
 and sampled as in a run, differences paired by question with a bootstrap interval.
@@ -42,12 +42,12 @@ def model(directory: Path, kind: str) -> Qwen3VL:
     return found
 
 
-def speed(rounds: int, folder: Path) -> str:
+def speed(kinds: list[str], rounds: int, folder: Path) -> str:
     lines = [
         "| model | work | fp32, tokens/s | bf16 | int8 | int8 is faster than bf16 | than fp32 | weights, MiB |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for kind in ("nano", "60M"):
+    for kind in kinds:
         directory = build(kind, folder)
         processor = Processor.from_pretrained(directory)
         models = {name: model(directory, name) for name in KINDS}
@@ -63,6 +63,7 @@ def speed(rounds: int, folder: Path) -> str:
             speeds = [f"{total / statistics.median(seconds[name]):.0f}" for name in KINDS]
             against = [ratio(seconds[name], seconds["int8"]) for name in ("bf16", "fp32")]
             lines.append(f"| {kind} | {title} | {' | '.join((*speeds, *against))} | {sizes} |")
+            print(lines[-1], flush=True)
     return "\n".join(lines) + "\n\nTokens are new ones; with long prompts, those of the prompts too."
 
 
@@ -87,6 +88,8 @@ def scores(items: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="speed,scores")
+    parser.add_argument("--models", default="nano,60M", help="for speed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--items", type=int, default=100, help="questions of each suite")
     options = parser.parse_args()
@@ -95,11 +98,12 @@ def main() -> None:
         f"# INT8 weights\n\n{machine()}- one thread; the decoder's linear layers in int8, tower and head as they are\n"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for title, part in (
-            ("Speed", lambda: speed(options.rounds, Path(folder))),
-            ("Scores of nano", lambda: scores(options.items)),
-        ):
-            found = f"\n## {title}\n\n{part()}\n"
+        parts = {
+            "speed": lambda: speed(options.models.split(","), options.rounds, Path(folder)),
+            "scores": lambda: scores(options.items),
+        }
+        for title in options.only.split(","):
+            found = f"\n## {title.capitalize()}{' of nano' if title == 'scores' else ''}\n\n{parts[title]()}\n"
             print(found, flush=True)
             text += found
     print(write("quantize", text))

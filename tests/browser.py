@@ -100,7 +100,7 @@ class Browser:
 
     def close(self) -> None:
         self._open.close()
-        self.process.terminate()
+        self.process.kill()  # asked to end, it takes ten seconds
         self.process.wait(60)
 
 

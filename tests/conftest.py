@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_config, tiny_tokenizer
 
 from open4ov.model import Qwen3VL, make_tokenizer_files
+
+torch.set_num_threads(1)  # the models of tests are so small that a second thread is mostly waited for
 
 
 @pytest.fixture(autouse=True)
 def _denormal_numbers() -> Iterator[None]:
     """Trainings flush denormal numbers to zero for the whole process, and hypothesis refuses to work then."""
     yield
-    if torch := sys.modules.get("torch"):
-        torch.set_flush_denormal(False)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,7 @@ def test_run_directories(tmp_path: Path) -> None:
     fails("r.yaml: cannot be written", "run", "r.yaml", "--out", "r.yaml", *until, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path: Path) -> None:
     """No file may grow beyond 4 KiB, which fails real writes as a full disk does (that finished stages stay: see
     test_pipeline.py)."""
@@ -233,6 +234,7 @@ def test_compare(tmp_path: Path) -> None:
     fails("run/evaluate_base/answers.parquet: cannot be read", "compare", "run", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_lost_or_changed_image_is_made_anew_as_the_message_says(tmp_path: Path) -> None:
     recipe(tmp_path)
     run = ("run", "r.yaml", "--out", "out", "--quiet", "--set", "images.per_symbol=1", "--until")

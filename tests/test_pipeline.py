@@ -276,6 +276,7 @@ def whole(root: Path) -> None:
             assert present == {*record["files"], "stage.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "a run of another seed"])
 def test_killed_at_every_step_and_every_rename_it_ends_the_same(tmp_path: Path, before: str) -> None:
     """A forked process kills itself (SIGKILL) at its n-th step, rename, removal or making of a folder, for each n."""

@@ -43,6 +43,7 @@ def run(tiny_dir: Path, out: Path, stop_after: int | None = None, training: Nano
     return losses
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_bytes(tiny_dir: Path, tmp_path: Path) -> None:
     losses = run(tiny_dir, tmp_path / "whole")
     assert len(losses) > 7

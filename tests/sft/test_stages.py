@@ -174,6 +174,7 @@ def test_recomputing_trains_the_same(tiny_dir: Path, tmp_path: Path) -> None:
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_too_long_is_listed_or_cut(tiny_dir: Path, tmp_path: Path) -> None:
     summaries = []
     for choice in ("skip", "cut"):
