@@ -111,7 +111,7 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
     assert len(about_figures) == 7
     assert about_figures[0].messages[1].text == "It is pink. \\boxed{pink}"
     assert about_figures[0].extra["ablation"] == {"with_picture": "pink", "without_picture": None}
-    assert about_figures[0].lineage[-1] == "documents by documents:m"
+    assert about_figures[0].lineage[-1] == "documents = documents@1 by m"
     printed = {sample.extra["number"]: sample for sample in samples if sample.extra["origin"] == "printed"}
     assert printed.keys() == {1, 3}
     assert printed[1].extra["flags"] == ["unconfirmed: the model answers otherwise"]

@@ -221,7 +221,8 @@ def test_what_is_too_much_is_said_to_the_key(server: Running) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("seconds", [0.0, 0.3])
 def test_a_client_that_leaves_frees_everything(server: Running, stream: bool, seconds: float) -> None:
-    connection = raw(server, post({"messages": words("x", url(picture(1))), "max_tokens": 2000, "stream": stream}))
+    asked = {"messages": words("x", url(picture(1))), "max_tokens": 2000, "ignore_eos": True, "stream": stream}
+    connection = raw(server, post(asked))
     if seconds:
         wait(lambda: server.engine.busy, 60)
         time.sleep(seconds)

@@ -247,7 +247,6 @@ def _report(entries: Sequence[dict[str, Any]], asker: Asker | None) -> dict[str,
         "rejected": dict(sorted(reasons.items())),
         "asked": asker.identity(judging.ROLE) if asker else
         "nobody: without a recipe, figures get no questions and printed ones are not tried without their picture",
-        **({"asking": asking} if asker and (asking := asker.report()) else {}),
         "documents": list(entries),
     }  # fmt: skip
 

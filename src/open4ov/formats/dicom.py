@@ -13,6 +13,8 @@ digest hides a number from readers; it does not from who can try all numbers.
 # pydicom's datasets answer to tag names that no type checker knows:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportMissingModuleSource=false
+# pydicom documents its names where it does not list them.
+# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import io
