@@ -34,6 +34,10 @@ def serve(
     ] = False,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="a LoRA adapter to merge in")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="a LoRA adapter that requests choose by the model name NAME"),
+    ] = None,
     encode_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="encode stages (open4ov stage)")] = "",
     prefill_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="prefill stages")] = "",
     encode_workers: Annotated[int, typer.Option(min=0, help="encode stages to start on this machine")] = 0,
@@ -71,6 +75,7 @@ def serve(
         raise UserError(
             "prefill stages have the folder's own weights: leave out --quantize and --adapter, or the stages"
         )
+    adapters = _named(lora or (), name)
     folder = model_dir(model)
 
     from open4ov.engine.serving.bound import bound, url
@@ -91,6 +96,8 @@ def serve(
     stages = StageOptions(encode_at, prefill_at, encode_workers, prefill_workers, stage_fallback, stage_memory)
     loaded = load(folder, quantize, adapter)
     engine = Engine(loaded, Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
+    for called, path in adapters.items():
+        engine.adapters.add(called, path)
     closing = ExitStack()
     service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:
@@ -210,6 +217,19 @@ def model_dir(path: Path) -> Path:
             raise UserError(f"{path}: this run has no finished model yet; let it go on to sft_knowledge at least")
         return folder
     return base_dir(str(path))
+
+
+def _named(given: Sequence[str], model: str) -> dict[str, Path]:
+    """NAME=PATH of each adapter. Raises UserError for another form, a name given twice, and the model's own."""
+    found: dict[str, Path] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not (name and equals and path):
+            raise UserError(f"--lora {one}: write NAME=PATH")
+        if name == model or name in found:
+            raise UserError(f"--lora {one}: there is a model {name} already; choose another name")
+        found[name] = Path(path)
+    return found
 
 
 def _split(variable: str) -> list[str]:
