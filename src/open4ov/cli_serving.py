@@ -187,6 +187,9 @@ def route(
         str, typer.Option(help="the environment variable that holds the keys, separated by commas")
     ] = "OPEN4OV_API_KEYS",
     health_interval: Annotated[float, typer.Option(min=0.01, help="seconds between two health checks of a node")] = 2.0,
+    patience: Annotated[
+        float, typer.Option(min=0, help="seconds of silence after which a node that fails its checks is given up")
+    ] = 30.0,
     drain: Annotated[int, typer.Option(min=0, help="seconds that what is under way may take after SIGTERM")] = 30,
 ) -> None:
     """Serve several servers (open4ov serve) at one address, each session and picture by the same one.
@@ -200,7 +203,7 @@ def route(
     from open4ov.engine.routing.router import create_app
     from open4ov.engine.serving.bound import bound, url
 
-    app = create_app(Nodes(nodes, health_interval), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
+    app = create_app(Nodes(nodes, health_interval, patience=patience), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
     guarded = "with" if keys else "without"
     listener = bound(host, port)
     run(app, listener, drain, f"open4ov: {len(nodes)} nodes at {url(listener)} ({guarded} keys)")
