@@ -179,6 +179,21 @@ def test_stages_of_other_weights_are_refused(inside: Inside) -> None:
     assert "leave out --quantize and --adapter, or the stages" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["polite"], "--lora polite: write NAME=PATH"),
+        (["open4ov=a"], "there is a model open4ov already"),
+        (["a=x", "a=y"], "there is a model a already"),
+        (["a=nowhere.safetensors"], "nowhere.safetensors: no adapters of open4ov"),
+    ],
+)
+def test_adapters_that_cannot_be_served(inside: Inside, given: list[str], said: str) -> None:
+    done = inside("serve", "nano", "--port", "0", *(word for one in given for word in ("--lora", one)))
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
 def test_a_model_is_served_until_it_is_stopped(inside: Inside) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPEN4OV_API_KEYS": "one, two"}
     with socket.create_server(("127.0.0.1", 0)) as free:

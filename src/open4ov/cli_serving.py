@@ -34,6 +34,10 @@ def serve(
     ] = False,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="a LoRA adapter to merge in")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="a LoRA adapter that requests choose by the model name NAME"),
+    ] = None,
     encode_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="encode stages (open4ov stage)")] = "",
     prefill_at: Annotated[str, typer.Option(metavar="HOST:PORT,...", help="prefill stages")] = "",
     encode_workers: Annotated[int, typer.Option(min=0, help="encode stages to start on this machine")] = 0,
@@ -71,6 +75,7 @@ def serve(
         raise UserError(
             "prefill stages have the folder's own weights: leave out --quantize and --adapter, or the stages"
         )
+    adapters = _named(lora or (), name)
     folder = model_dir(model)
 
     from open4ov.engine.serving.bound import bound, url
@@ -91,6 +96,8 @@ def serve(
     stages = StageOptions(encode_at, prefill_at, encode_workers, prefill_workers, stage_fallback, stage_memory)
     loaded = load(folder, quantize, adapter)
     engine = Engine(loaded, Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
+    for called, path in adapters.items():
+        engine.adapters.add(called, path)
     closing = ExitStack()
     service = Service(engine, queue, closing.enter_context(stages_of(engine, folder, stages)) if stages.any else None)
     try:
@@ -180,6 +187,9 @@ def route(
         str, typer.Option(help="the environment variable that holds the keys, separated by commas")
     ] = "OPEN4OV_API_KEYS",
     health_interval: Annotated[float, typer.Option(min=0.01, help="seconds between two health checks of a node")] = 2.0,
+    patience: Annotated[
+        float, typer.Option(min=0, help="seconds of silence after which a node that fails its checks is given up")
+    ] = 30.0,
     drain: Annotated[int, typer.Option(min=0, help="seconds that what is under way may take after SIGTERM")] = 30,
 ) -> None:
     """Serve several servers (open4ov serve) at one address, each session and picture by the same one.
@@ -193,7 +203,7 @@ def route(
     from open4ov.engine.routing.router import create_app
     from open4ov.engine.serving.bound import bound, url
 
-    app = create_app(Nodes(nodes, health_interval), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
+    app = create_app(Nodes(nodes, health_interval, patience=patience), keys, os.environ.get("OPEN4OV_NODE_KEY") or None)
     guarded = "with" if keys else "without"
     listener = bound(host, port)
     run(app, listener, drain, f"open4ov: {len(nodes)} nodes at {url(listener)} ({guarded} keys)")
@@ -210,6 +220,19 @@ def model_dir(path: Path) -> Path:
             raise UserError(f"{path}: this run has no finished model yet; let it go on to sft_knowledge at least")
         return folder
     return base_dir(str(path))
+
+
+def _named(given: Sequence[str], model: str) -> dict[str, Path]:
+    """NAME=PATH of each adapter. Raises UserError for another form, a name given twice, and the model's own."""
+    found: dict[str, Path] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not (name and equals and path):
+            raise UserError(f"--lora {one}: write NAME=PATH")
+        if name == model or name in found:
+            raise UserError(f"--lora {one}: there is a model {name} already; choose another name")
+        found[name] = Path(path)
+    return found
 
 
 def _split(variable: str) -> list[str]:

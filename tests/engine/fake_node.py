@@ -132,10 +132,15 @@ class RunningRouter:
     """A router over fake nodes, in a thread of this process."""
 
     def __init__(
-        self, fakes: list[FakeNode], keys: tuple[str, ...] = (), node_key: str | None = None, timeout: float = 30.0
+        self,
+        fakes: list[FakeNode],
+        keys: tuple[str, ...] = (),
+        node_key: str | None = None,
+        timeout: float = 30.0,
+        patience: float = 0.0,
     ) -> None:
         self.fakes = fakes
-        self.nodes = Nodes([fake.url for fake in fakes], interval=0.2, timeout=timeout)
+        self.nodes = Nodes([fake.url for fake in fakes], interval=0.2, timeout=timeout, patience=patience)
         app = create_app(self.nodes, keys, node_key)
         self.app = app
         self.server = listen.server(app, "127.0.0.1", 0, 1)

@@ -389,6 +389,31 @@ def test_nobody_waits_for_a_node_that_hangs(begun: bool) -> None:
         router.close()
 
 
+def test_a_node_that_goes_on_with_its_stream_is_not_given_up() -> None:
+    """Its health checks hang until it is out; what it has begun comes whole all the same."""
+    go, said_all = threading.Event(), [str(n) for n in range(40)]
+    a, b = FakeNode(), FakeNode()
+    router = RunningRouter([a, b], timeout=0.2, patience=2.0)
+    try:
+
+        def slow(asked: Asked) -> None:
+            a.health = lambda _: go.wait(60)
+            asked.send(HEAD)
+            for piece in said_all:
+                asked.send(chunk(event(piece)))
+                go.wait(0.1)
+            asked.send(chunk(DONE) + b"0\r\n\r\n")
+
+        a.behaviour = slow
+        pieces = stream(router, router.session(a))
+        first = [next(pieces) for _ in range(30)]
+        assert router.metric("node_healthy", node=a.url) == 0
+        assert [*first, *pieces] == said_all
+    finally:
+        go.set()
+        router.close()
+
+
 def test_a_node_that_refuses_new_connections_may_finish(fresh: RunningRouter) -> None:
     go = threading.Event()
     a = fresh.fakes[0]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from open4ov.engine import sequence, weights
+from open4ov.engine.adapters import Adapters
 from open4ov.engine.blocks import BlockPool, Key, root_key
 from open4ov.engine.degeneration import EVERY
 from open4ov.engine.handover import Handover
@@ -60,7 +61,7 @@ class Engine:
         self.vision_cache = vision_cache or VisionCache(model, processor, watch=watch)
         if self.vision_cache.model is not model or self.vision_cache.processor is not processor:
             raise ValueError("vision_cache is of another model or processor than the engine")
-        self.weight_version = 0
+        self.weight_version, self.adapters = 0, Adapters(model)
         self.pool = BlockPool(kv_tokens // block_size, block_size)
         self.scheduler = Scheduler(self.pool, max_batch, step_tokens)
         self.dtype = autocast or model.text.embed.weight.dtype
@@ -108,7 +109,8 @@ class Engine:
             raise ValueError("the grammar is of another processor than the engine's")
         places = self.model.visual_places(document.input_ids)
         names = [salted(request.salt, digest) for digest in digests(request.messages, request.images)]
-        return Prompt.of(request, document, names, places, self.processor.images.merge_size)
+        adapter = self.adapters.get(request.adapter)
+        return Prompt.of(request, document, names, places, self.processor.images.merge_size, adapter)
 
     def begin(self, prompt: Prompt) -> int:
         """Queues a request that `prompt` has read, and gives its number."""
@@ -160,7 +162,8 @@ class Engine:
             memory = StepMemory(self._store, self._rows, bool(decoded), fresh, continued, kernel)
             ordered = [*(Chunk(one, 1) for one in self._rows.sequences), *fresh, *continued]
             packed, vision = self._inputs.pack(ordered, decoded)
-            hidden = self.model.hidden_states(packed, vision, memory)
+            with self.adapters.used((chunk.sequence.prompt.adapter, chunk.count) for chunk in ordered):
+                hidden = self.model.hidden_states(packed, vision, memory)
             ends = packed.cu_seqlens[1:] - 1
             whole = [place for place, chunk in enumerate(ordered) if chunk.whole]
             logits = self.model.logits(hidden[ends[whole]]) if whole else None

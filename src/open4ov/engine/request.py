@@ -29,8 +29,8 @@ class Request:
     `ignore_eos` the closing token is one like any other, which measurements want. With
     `grammar` (`grammar.Grammars` makes them) only what it allows is sampled; with `degeneration` a response that has
     become a loop or noise is stopped. What is computed for a `salt` (blocks, features of pictures) is found again only
-    by requests of the same salt. With `ahead` nothing is sampled: the first so many tokens of the prompt are computed
-    and held until it is given up.
+    by requests of the same salt. `adapter` names one of the engine's LoRA adapters. With `ahead` nothing is sampled:
+    the first so many tokens of the prompt are computed and held until it is given up.
     """
 
     messages: list[Message]
@@ -52,6 +52,7 @@ class Request:
     grammar: Grammar | None = None
     degeneration: Degeneration | None = None
     salt: str = ""
+    adapter: str = ""
     ahead: int = 0
 
     def __post_init__(self) -> None:

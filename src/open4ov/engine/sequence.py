@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from open4ov.engine.adapters import Adapter
 from open4ov.engine.blocks import Key, block_key, root_key
 from open4ov.engine.request import Request
 from open4ov.engine.sampler import Sampling
@@ -28,9 +29,18 @@ class Prompt:
     """Long [M]: where the tokens of pictures stand"""
     seen: dict[int, str]
     """For each token of a picture, which picture's and which of its tokens"""
+    adapter: Adapter | None = None
+    """What it is computed with beside the model"""
 
     @staticmethod
-    def of(request: Request, document: Encoded, digests: list[str], places: Tensor, merge: int) -> Prompt:
+    def of(
+        request: Request,
+        document: Encoded,
+        digests: list[str],
+        places: Tensor,
+        merge: int,
+        adapter: Adapter | None = None,
+    ) -> Prompt:
         """`merge`: side of the patches that make a token."""
         tokens: list[int] = (document.grids.prod(1) // merge**2).tolist()
         names = [f"{digest}:{i}" for digest, count in zip(digests, tokens, strict=True) for i in range(count)]
@@ -38,7 +48,7 @@ class Prompt:
         ids: list[int] = document.input_ids.tolist()
         if request.ahead:
             ids, places = ids[: request.ahead], places[places < request.ahead]
-        return Prompt(request, document, ids, digests, places, seen)
+        return Prompt(request, document, ids, digests, places, seen, adapter)
 
 
 @dataclass(eq=False)
@@ -130,8 +140,9 @@ class Sequence:
 
     def key_of(self, root: Key, start: int, end: int, size: int) -> Key:
         """The name of the tokens from `start`, where a block begins, to `end`."""
-        salt = self.request.salt
-        parent = self.keys[start // size - 1] if start else root_key(root, salt) if salt else root
+        salt, adapter = self.request.salt, self.prompt.adapter.digest if self.prompt.adapter else ""
+        own = root_key(root, salt, adapter) if salt or adapter else root
+        parent = self.keys[start // size - 1] if start else own
         seen = " ".join(self.prompt.seen[t] for t in range(start, end) if t in self.prompt.seen)
         return block_key(parent, self.tokens[start:end], seen)
 

@@ -141,22 +141,30 @@ def save(model: Qwen3VL, path: Path) -> None:
     save_file(state, path, metadata={"format": "pt", "scale": repr(scale)})
 
 
-def load(model: Qwen3VL, path: Path) -> None:
-    """Puts the adapters of a file beside a plain model's layers, which are frozen as `add` freezes them. Raises
-    UserError when the file is not one of `save`, or its adapters do not fit."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            scale = float((file.metadata() or {})["scale"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: no adapters of open4ov: {error}") from None
-    owners = {name.rpartition(".")[0] for name in state}
+def read(model: Qwen3VL, path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The adapters in a file of `save` or a folder of PEFT's: tensors by our names, and the scale of each layer's. The
+    model is only looked at. Raises UserError for what is neither, and for adapters that do not fit the model."""
+    if path.is_dir():
+        from .peft import read_peft
+
+        state, scales = read_peft(model, path)
+    else:
+        try:
+            with safe_open(path, framework="pt") as file:
+                scale = float((file.metadata() or {})["scale"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: no adapters of open4ov: {error}") from None
+        scales = dict.fromkeys((name.rpartition(".")[0] for name in state), scale)
+    _check(model, path, state, scales)
+    return state, scales
+
+
+def _check(model: Qwen3VL, path: Path, state: dict[str, Tensor], scales: dict[str, float]) -> None:
     modules = dict(model.named_modules())
-    if any(_adapted(model)):
-        raise UserError("lora: the model has adapters already; merge them first")
-    for owner in sorted(owners):
+    for owner in sorted(scales):
         module = modules.get(owner)
-        if not isinstance(module, nn.Linear | MoE) or type(module) not in PLAIN:
+        if not isinstance(module, nn.Linear | MoE) or not owner.startswith("text.layers."):
             raise UserError(f"{path}: is for another model: this one has no plain layer {owner}")
         parts = EXPERT_PARTS if isinstance(module, MoE) else LINEAR_PARTS
         missing = [f"{owner}.{part}" for part in parts if f"{owner}.{part}" not in state]
@@ -164,8 +172,28 @@ def load(model: Qwen3VL, path: Path) -> None:
         if missing or unknown:
             fault = f"no tensor {missing[0]}" if missing else f"unknown tensor {unknown[0]}"
             raise UserError(f"{path}: no whole set of adapters: {fault}")
+        if isinstance(module, nn.Linear):
+            a, b = state[f"{owner}.lora_a"], state[f"{owner}.lora_b"]
+            fits = a.dim() == b.dim() == 2 and a.shape[1] == module.in_features and b.shape[0] == module.out_features
+            if not fits or a.shape[0] != b.shape[1]:
+                raise UserError(
+                    f"{path}: is for another model: {owner} takes {module.in_features} and gives "
+                    f"{module.out_features}, its adapter is {list(a.shape)} and {list(b.shape)}"
+                )
+
+
+def load(model: Qwen3VL, path: Path) -> None:
+    """Puts the adapters at a path beside a plain model's layers, which are frozen as `add` freezes them. Raises
+    UserError as `read` does."""
+    if any(_adapted(model)):
+        raise UserError("lora: the model has adapters already; merge them first")
+    state, scales = read(model, path)
+    modules = dict(model.named_modules())
+    for owner in sorted(scales):
+        if type(modules[owner]) not in PLAIN:
+            raise UserError(f"{path}: is for another model: this one has no plain layer {owner}")
     model.requires_grad_(False)
-    for owner in sorted(owners):
+    for owner, scale in sorted(scales.items()):
         module = modules[owner]
         module.__class__ = LoraMoE if isinstance(module, MoE) else LoraLinear  # pyright: ignore[reportAttributeAccessIssue]
         adapted = cast(LoraLinear | LoraMoE, module)

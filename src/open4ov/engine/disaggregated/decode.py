@@ -113,7 +113,8 @@ class Decode:
             return
         if len(prompt.places) and int(prompt.places[-1]) >= shipment.start:
             self._fetch_features(shipment)
-        if self.prefill is not None and missing >= self.policy.least:
+        # stages have the model alone: what an adapter changes is computed here
+        if self.prefill is not None and missing >= self.policy.least and prompt.adapter is None:
             self._fetch_keys(shipment, self.prefill)
 
     def begin(self, shipment: Shipment) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -22,12 +23,14 @@ FAILURES = 3
 class Node:
     """One server. It is out until a health check succeeds, and again after FAILURES failures in a row.
 
-    A node that is out because it no longer says anything hangs: nobody waits for its answers any longer. One that
-    refuses connections does not: it may be finishing what is under way before it goes.
+    A node that is out and has said nothing for `patience` seconds hangs: nobody waits for its answers any longer. One
+    that goes on with a stream does not, however slow its health checks are, nor one that refuses connections: it may be
+    finishing what is under way before it goes.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, patience: float = 30.0) -> None:
+        self.url, self.patience = url, patience
+        self._heard = time.monotonic()
         self.healthy = self.hangs = False
         self.in_row = self.in_flight = self.requests = 0
         self.failures: Counter[str] = Counter()
@@ -37,10 +40,16 @@ class Node:
     def succeeded(self) -> None:
         """A health check did."""
         self.healthy, self.hangs, self.in_row = True, False, 0
+        self.heard()
 
     def answered(self) -> None:
         """A request was; failures no longer follow one another."""
         self.in_row = 0
+        self.heard()
+
+    def heard(self) -> None:
+        """It has said something."""
+        self._heard = time.monotonic()
 
     def failed(self, reason: str, silent: bool = False) -> None:
         """A check or a request failed. `silent`: there was no answer in time, rather than a refusal."""
@@ -49,7 +58,7 @@ class Node:
         if self.in_row < FAILURES:
             return
         self.healthy = False
-        if silent and not self.hangs:
+        if silent and not self.hangs and time.monotonic() - self._heard >= self.patience:
             self.hangs = True
             for limit in self._limits:
                 limit.reschedule(0)
@@ -66,10 +75,13 @@ class Node:
 
 
 class Nodes:
-    """Those of one router, by address. `interval`, `timeout`: of the health checks, in seconds."""
+    """Those of one router, by address. `interval`, `timeout`: of the health checks, in seconds; `patience`: seconds of
+    silence, checks failing, after which a node hangs."""
 
-    def __init__(self, addresses: Sequence[str], interval: float = 2.0, timeout: float = 5.0) -> None:
-        self.all = {url: Node(url) for url in map(address, addresses)}
+    def __init__(
+        self, addresses: Sequence[str], interval: float = 2.0, timeout: float = 5.0, patience: float = 30.0
+    ) -> None:
+        self.all = {url: Node(url, patience) for url in map(address, addresses)}
         if not addresses or len(self.all) < len(addresses):
             raise UserError(
                 "a router needs nodes, each once: open4ov route http://127.0.0.1:8001 http://127.0.0.1:8002"

@@ -74,6 +74,7 @@ class Stream:
             try:
                 async with self.node.unless_it_hangs():
                     chunk = await anext(self._raw, None)
+                self.node.heard()
             except (httpx2.HTTPError, TimeoutError):
                 chunk = None
             if chunk is None:

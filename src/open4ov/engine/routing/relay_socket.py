@@ -95,6 +95,7 @@ async def _down(client: WebSocket, node: Node, opened: ClientConnection) -> None
         while True:
             async with node.unless_it_hangs():
                 message = await opened.recv()
+            node.heard()
             await client.send_text(message) if isinstance(message, str) else await client.send_bytes(message)
     except ConnectionClosed as closed:
         if closed.rcvd is not None:

@@ -35,10 +35,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Answer:
     """One chat completion on its way out."""
 
-    def __init__(self, service: Service, name: str, asked: wire.ChatRequest, prepared: wire.Request) -> None:
+    def __init__(self, service: Service, asked: wire.ChatRequest, prepared: wire.Request) -> None:
         self.service, self.asked, self.prepared = service, asked, prepared
         self.processor = service.engine.processor
-        self.base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        self.base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
         self.completions: dict[int, Completion] = {}
         self.found = 0
         """Tokens of the prompt that had been computed before"""

@@ -44,9 +44,10 @@ def create_app(
     limits: Limits | None = None,
     router_keys: Sequence[str] = (),
 ) -> FastAPI:
-    """The application. `name`: what the model is called; `keys`: those that are let in (none: everybody); `watch`: when
-    a response is stopped because it has degenerated (None: never); `max_per_key`, `share_cache` and `router_keys`: see
-    `Gate`; `fetcher`: by which pictures at https URLs are fetched (None: they are not); `limits`: of sessions."""
+    """The application. `name`: what the model is called (the engine's adapters are models under names of their own);
+    `keys`: those that are let in (none: everybody); `watch`: when a response is stopped because it has
+    degenerated (None: never); `max_per_key`, `share_cache` and `router_keys`: see `Gate`; `fetcher`: by which pictures
+    at https URLs are fetched (None: they are not); `limits`: of sessions."""
     gate, pictures = Gate(keys, max_per_key, share_cache, router_keys=router_keys), Pictures(Decoder(), fetcher)
 
     @asynccontextmanager
@@ -79,7 +80,8 @@ def create_app(
     @app.get("/v1/models")
     async def models() -> Response:
         model = {"id": name, "object": "model", "created": 0, "owned_by": "open4ov", "max_model_len": room}
-        return JSONResponse({"object": "list", "data": [model]})
+        adapted = [{**model, "id": adapter, "parent": name} for adapter in service.engine.adapters.names]
+        return JSONResponse({"object": "list", "data": [model, *adapted]})
 
     @app.post("/v1/embeddings")
     async def embeddings() -> Response:
@@ -95,24 +97,26 @@ def create_app(
             return told(error)
 
     async def prepare(asked: wire.ChatRequest, visit: Visit) -> wire.Request:
-        if asked.model != name:
-            raise Refused(f"there is no such model; there is {name!r}", "model", 404, "model_not_found")
+        adapters = service.engine.adapters.names
+        if asked.model not in (name, *adapters):
+            there = ", ".join(map(repr, (name, *adapters)))
+            raise Refused(f"there is no such model; there is {there}", "model", 404, "model_not_found")
         images = await pictures.load(asked, visit.hold, visit.salt)
         seed = secrets.randbelow(2**31)
         prepared = await run_in_threadpool(wire.to_request, asked, grammars, room, seed, images, visit.salt)
-        return replace(prepared, degeneration=watch)
+        return replace(prepared, degeneration=watch, adapter="" if asked.model == name else asked.model)
 
     async def answered(asked: wire.ChatRequest, visit: Visit) -> Response:
         prepared = await prepare(asked, visit)
         asked.messages.clear()  # the pictures' URLs are as large as the body
-        answer = Answer(service, name, asked, prepared)
+        answer = Answer(service, asked, prepared)
         if not asked.stream:
             return JSONResponse(await answer.whole())
         stream = answer.stream()
         first = await anext(stream)  # what can be refused is refused before the stream begins
         return Events(first, stream)
 
-    app.include_router(router(Door(service, gate, name, prepare), limits))
+    app.include_router(router(Door(service, gate, prepare), limits))
 
     @app.exception_handler(404)
     async def unknown(request: Request, _error_: Exception) -> Response:

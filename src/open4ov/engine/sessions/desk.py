@@ -23,7 +23,6 @@ class Door:
 
     service: Service
     gate: Gate
-    name: str
     prepare: Callable[[ChatRequest, Visit], Awaitable[Request]]
 
 
@@ -77,4 +76,4 @@ class Desk:
 
     async def _begin(self, session: Session, asked: wire.Commit) -> Answer:
         options = wire.answer_options(session.asked, asked)
-        return Answer(self.door.service, self.door.name, options, await session.commit())
+        return Answer(self.door.service, options, await session.commit())
