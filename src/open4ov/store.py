@@ -241,10 +241,6 @@ def join_samples(path: Path, parts: Iterable[Path]) -> int:
     written = 0
     left = _SCHEMA.empty_table()
     with atomic(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
-
-        def write(table: pa.Table) -> None:
-            writer.write_table(table.combine_chunks())
-
         for part in parts:
             with pq.ParquetFile(part) as file:
                 for number in range(file.num_row_groups):
@@ -255,10 +251,10 @@ def join_samples(path: Path, parts: Iterable[Path]) -> int:
                     written += len(table)
                     left = pa.concat_tables([left, table])
                     while len(left) >= _ROWS:
-                        write(left.slice(0, _ROWS))
+                        writer.write_table(left.slice(0, _ROWS).combine_chunks())
                         left = left.slice(_ROWS)
         if len(left):
-            write(left)
+            writer.write_table(left.combine_chunks())
     return written
 
 

@@ -52,6 +52,8 @@ class Construction:
         barren = self._topics()
         self._write()
         judged = self._judge()
+        for facts in self.work.every("write", self.chunks):
+            self.clean.merge(facts["hygiene"])
         self._samples(judged)
         return self._report(judged, barren)
 
@@ -179,7 +181,7 @@ class Construction:
                     yield sample
 
             write_samples(self.out / "samples.parquet", sorted_out())
-            self.splits = groups, sides
+            self.clean.add_splits(groups, sides)
         bad = [self.work.path("judge", number, "bad") for number in range(judged)]
         unclean = [self.work.path("write", number, why) for why in UNCLEAN for number in range(self.chunks)]
         join_samples(self.out / "rejected.parquet", [*bad, *(path for path in unclean if path.exists())])
@@ -191,7 +193,6 @@ class Construction:
         for facts in self.work.every("match", self.chunks):
             add(matched, {name: facts[name] for name in matched})
         for facts in self.work.every("write", self.chunks):
-            self.clean.merge(facts["hygiene"])
             add(written, {name: facts[name] for name in written})
         for facts in self.work.every("judge", judged):
             add(found, facts)

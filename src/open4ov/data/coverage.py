@@ -68,7 +68,7 @@ def figures(
         rows: list[dict[str, Any]] = []
         for l1 in tree.axis(axis):
             made = samples.get(axis, {}).get(l1.name, {})
-            below = [
+            below: list[dict[str, Any]] = [
                 {
                     "id": l2.id,
                     "name": l2.name,

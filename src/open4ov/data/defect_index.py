@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -82,7 +82,8 @@ class Index:
         needed = np.fromiter((row[0] for row in self._database.execute(query)), np.int64)
         needed.sort()
         self._insert("INSERT INTO records VALUES (?, ?)", _of(needed, records))
-        for _, kind, base, other, topic in self._database.execute("SELECT * FROM choices ORDER BY place"):
+        rows = self._database.execute("SELECT kind, base, other, topic FROM choices ORDER BY place")
+        for kind, base, other, topic in cast("Iterable[tuple[str, int, int | None, int | None]]", rows):
             yield spoil(
                 self._sample(base),
                 Choice(kind, base, other, topic),

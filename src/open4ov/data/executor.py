@@ -6,7 +6,7 @@ neither the order in which they were done nor who did them shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,10 +48,14 @@ class Local:
 def within(tell: Tell, first: int, size: int, total: int) -> Tell:
     """Progress through a chunk as progress through all: `size` of `total` from `first` on."""
 
-    def told(step: str) -> Any:
+    def told(step: str) -> Callable[[int, int], None] | None:
         report_to = tell(step)
         if report_to is None:
             return None
-        return lambda done, of: report_to(first + (size * done // of if of else size), total)
+
+        def report(done: int, of: int) -> None:
+            report_to(first + (size * done // of if of else size), total)
+
+        return report
 
     return told

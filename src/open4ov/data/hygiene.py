@@ -124,8 +124,7 @@ class Hygiene:
     def add_splits(self, groups: splits.Groups, samples: Mapping[splits.Split, int]) -> None:
         """Tells in the report how many samples came to which side."""
         shares = {"val": self._section.val, "test": self._section.test}
-        sides = (side for side, count in samples.items() for _ in range(count))
-        self.report["splits"] = {"groups": groups.count, **splits.figures(sides, shares)}
+        self.report["splits"] = {"groups": groups.count, **splits.figures(samples, shares)}
 
     def merge(self, told: Mapping[str, Any]) -> None:
         """Adds what the same recipe's hygiene reported of other images and samples."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from open4ov.store import Seen
@@ -75,8 +75,9 @@ def assign(keys: Sequence[Sequence[str]], shares: Mapping[str, float], seed: int
     return [groups.side(names) for names in keys]
 
 
-def figures(sides: Iterable[Split], shares: Mapping[str, float]) -> dict[str, Any]:
-    """Counts, shares reached, and how far each is from what was asked (in parts of 1)."""
+def figures(sides: Sequence[Split] | Mapping[Split, int], shares: Mapping[str, float]) -> dict[str, Any]:
+    """Counts, shares reached, and how far each is from what was asked (in parts of 1). `sides`: of each sample, or how
+    many samples are on which."""
     counts = Counter(sides)
     total = sum(counts.values())
     held_out: dict[Split, float] = {"val": shares.get("val", 0.0), "test": shares.get("test", 0.0)}
