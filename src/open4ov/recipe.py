@@ -98,6 +98,7 @@ class DataSection(Section):
         default=0.0, ge=0, le=1, description="share of wrong samples added to measure the judges"
     )
     hygiene: HygieneSection = Field(default_factory=HygieneSection)
+    chunk: int = Field(default=2048, ge=1, description="images that are worked on, and held in memory, together")
 
 
 class SftStage(Section):

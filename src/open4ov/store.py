@@ -36,8 +36,11 @@ __all__ = [
     "ImageStore",
     "Seen",
     "atomic",
+    "count_samples",
     "is_disk_full",
+    "iter_records",
     "iter_samples",
+    "join_samples",
     "open_image",
     "read_samples",
     "write_json",
@@ -185,18 +188,74 @@ def read_samples(path: Path) -> list[Sample]:
         raise UserError(f"{path}: not a readable Parquet file of samples: {reason}") from None
 
 
-def iter_samples(path: Path) -> Iterator[Sample]:
-    """The samples of a Parquet file, in order, a few hundred in memory at a time. Raises as `read_samples` does."""
+def iter_samples(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
+    """The samples of a Parquet file from number `start` to before `stop`, in order, a few hundred in memory at a time.
+
+    Only the row groups that hold some of them are read. Raises as `read_samples` does.
+    """
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH, columns=["record"]):
+            groups, first, at = [], 0, 0
+            for number in range(file.num_row_groups):
+                end = at + file.metadata.row_group(number).num_rows
+                if end > start and (stop is None or at < stop):
+                    first = first if groups else at
+                    groups.append(number)
+                at = end
+            at = first
+            for batch in file.iter_batches(_BATCH, row_groups=groups, columns=["record"]):
                 for record in batch.column("record"):
-                    yield Sample.model_validate_json(record.as_py())
+                    if at >= start and (stop is None or at < stop):
+                        yield Sample.model_validate_json(record.as_py())
+                    at += 1
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError, KeyError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not a readable Parquet file of samples: {reason}") from None
+
+
+def iter_records(path: Path) -> Iterator[str]:
+    """The samples of a Parquet file as JSON, in order, for who hands them on unread. The file must be a whole one."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH, columns=["record"]):
+            yield from batch.column("record").to_pylist()
+
+
+def count_samples(path: Path) -> int:
+    """How many samples a Parquet file holds. Raises as `read_samples` does."""
+    try:
+        return pq.read_metadata(path).num_rows
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file of samples: {error}") from None
+
+
+def join_samples(path: Path, parts: Iterable[Path]) -> int:
+    """Writes the samples of several files, one after the other, as `write_samples` would, and gives their number.
+
+    Nothing of them is parsed but their ids. Raises ValueError for an id that came before; nothing is written then.
+    """
+    seen = Seen()
+    written = 0
+    left = _SCHEMA.empty_table()
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+        for part in parts:
+            with pq.ParquetFile(part) as file:
+                for number in range(file.num_row_groups):
+                    table = file.read_row_group(number).cast(_SCHEMA)
+                    for name in table.column("id").to_pylist():
+                        if not seen.add(name):
+                            raise ValueError(f"{path.name}: two samples have the id {name}")
+                    written += len(table)
+                    left = pa.concat_tables([left, table])
+                    while len(left) >= _ROWS:
+                        writer.write_table(left.slice(0, _ROWS).combine_chunks())
+                        left = left.slice(_ROWS)
+        if len(left):
+            writer.write_table(left.combine_chunks())
+    return written
 
 
 class Seen:
@@ -225,12 +284,14 @@ class Seen:
 def _row(sample: Sample) -> dict[str, Any]:
     questions = [message.text for message in sample.messages if message.role == "user"]
     responses = [message.text for message in sample.messages if message.role == "assistant"]
+    whole = sample.model_dump()
     try:
-        record = json.dumps(sample.model_dump(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        record = json.dumps(whole, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"sample {sample.id} cannot be stored as JSON: {error}") from error
+    columns = ("id", "source", "split", "task", "language", "images", "answer", "aliases")
     return {
-        **sample.model_dump(include={"id", "source", "split", "task", "language", "images", "answer", "aliases"}),
+        **{name: whole[name] for name in columns},
         "question": questions[0] if questions else None,
         "response": responses[-1] if responses else None,
         "record": record,

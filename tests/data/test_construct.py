@@ -151,6 +151,7 @@ class Run:
         self.recipe = Recipe(name="t", data=DataSection(**options))
         self.out, self.images, self.inputs = path / "data", store, {"images": path / "images"}
         self.steps: list[tuple[str, int, int]] = []
+        self.scratch = path / "scratch"
         self.out.mkdir(parents=True)
         write_samples(path / "images" / "samples.parquet", images)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,12 @@ def interval(hits: int, total: int) -> dict[str, Any]:
     }
 
 
-def fleiss_kappa(counts: ArrayLike) -> float | None:
+def fleiss_kappa(counts: ArrayLike, times: ArrayLike | None = None) -> float | None:
     """Fleiss' kappa (1971) of [N, K] counts: how many of the n raters put subject i into category j.
 
-    n must be the same for each subject, and at least 2. 1 is perfect agreement, 0 what chance gives. None when it is
-    not defined: no subjects, or every rating in one category.
+    n must be the same for each subject, and at least 2. `times` [N]: how many subjects are like that row (one each
+    without it). 1 is perfect agreement, 0 what chance gives. None when it is not defined: no subjects, or every rating
+    in one category.
     """
     table = np.asarray(counts, dtype=np.float64)
     if table.size == 0:
@@ -38,19 +40,31 @@ def fleiss_kappa(counts: ArrayLike) -> float | None:
     raters = table.sum(axis=1)
     if raters[0] < 2 or (raters != raters[0]).any():
         raise ValueError("every subject needs the same number of ratings, and at least 2")
-    n = float(raters[0])
-    observed = float(((table**2).sum(axis=1) - n).mean() / (n * (n - 1)))
-    chance = float(((table.sum(axis=0) / table.sum()) ** 2).sum())
+    n, weight = float(raters[0]), np.ones(len(table)) if times is None else np.asarray(times, dtype=np.float64)
+    alike = (((table**2).sum(axis=1) - n) * weight).sum() / weight.sum()  # whole numbers: exact in any order
+    observed = float(alike / (n * (n - 1)))
+    totals = (table * weight[:, None]).sum(axis=0)
+    chance = float(((totals / totals.sum()) ** 2).sum())
     return None if chance >= 1 else (observed - chance) / (1 - chance)
 
 
 def cohen_kappa(a: Sequence[int], b: Sequence[int]) -> float | None:
     """Cohen's kappa (1960) of two raters' categories for the same subjects; None when it is not defined."""
-    if not a:
+    return cohen_kappa_of(Counter(zip(a, b, strict=True)))
+
+
+def cohen_kappa_of(both: Mapping[tuple[int, int], int]) -> float | None:
+    """The same of a table: (category of the first, of the second) → how many subjects."""
+    total = sum(both.values())
+    if not total:
         return None
-    total = len(a)
-    observed = sum(x == y for x, y in zip(a, b, strict=True)) / total
-    chance = sum((list(a).count(value) / total) * (list(b).count(value) / total) for value in set(a) | set(b))
+    left: Counter[int] = Counter()
+    right: Counter[int] = Counter()
+    for (x, y), number in both.items():
+        left[x] += number
+        right[y] += number
+    observed = sum(number for (x, y), number in both.items() if x == y) / total
+    chance = sum((left[value] / total) * (right[value] / total) for value in sorted({*left, *right}))
     return None if chance >= 1 else (observed - chance) / (1 - chance)
 
 

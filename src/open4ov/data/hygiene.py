@@ -10,7 +10,8 @@ the recipe asks for it; then report.json has a part `hygiene` with counts and al
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from open4ov.data import burned_in, dedup, hashing, personal, splits
 from open4ov.data.decontaminate import Benchmarks
+from open4ov.data.working import Counts, add
 from open4ov.functions import function
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.sample import Sample, content_id
@@ -27,54 +29,120 @@ from open4ov.store import ImageStore
 UNKNOWN = "unknown"
 Tell = Callable[[str], Callable[[int, int], None] | None]
 Dropped = list[dict[str, str]]
+Fallen = dict[int, dict[str, str]]
+"""Place among the images that were looked at → what is said of it"""
+
+
+@dataclass
+class Looked:
+    """Images that were looked at one by one: those that stay for now, what fell out (by step), and what comparing them
+    with all others needs: `prints` and, by place among the kept, the `evidence` of an evaluation set's picture."""
+
+    kept: list[Sample]
+    skipped: list[Dropped]
+    prints: hashing.Print | None
+    evidence: dict[int, list[dict[str, Any]]]
+
+
+def compares(section: HygieneSection) -> bool:
+    """Whether images are compared with each other or with evaluation sets."""
+    return section.near_duplicates is not None or bool(section.decontaminate) or section.val + section.test > 0
 
 
 class Hygiene:
-    """One run's hygiene. `report` fills as its steps are called, and stays empty when nothing is asked for."""
+    """One run's hygiene. `report` fills as its steps are called, and stays empty when nothing is asked for.
 
-    def __init__(self, section: HygieneSection, store: ImageStore, seed: int, tell: Tell) -> None:
+    `look` and `samples` may be called chunk by chunk, also by several objects whose reports are merged; `choose` sees
+    all images at once, and of each only a few numbers.
+    """
+
+    def __init__(
+        self, section: HygieneSection, store: ImageStore, seed: int, tell: Tell, benchmarks: Benchmarks | None = None
+    ) -> None:
         self._section, self._store, self._seed, self._tell = section, store, seed, tell
-        self._benchmarks = Benchmarks([Path(name) for name in section.decontaminate]) if section.decontaminate else None
-        self._clusters: dict[str, str] = {}
+        self._benchmarks = benchmarks or read_benchmarks(section)
+        self.clusters: dict[str, str] = {}
+        """Image → the image that stands for its cluster, where that is another"""
         self.report: dict[str, Any] = {}
         if self._benchmarks:
             counts, faults = self._benchmarks.counts, self._benchmarks.faults
             self.report["decontamination"] = {**counts, "unreadable": faults, "images": [], "questions": []}
 
     def images(self, images: Sequence[Sample], skipped: Dropped) -> list[Sample]:
-        """The images that stay, cleaned; those that do not are added to `skipped`."""
-        kept = self._licensed(images, skipped)
-        kept = self._without_tags(kept, skipped)
-        kept = self._painted(kept, skipped)
-        section = self._section
-        splitting = section.val + section.test > 0
-        if section.near_duplicates is None and self._benchmarks is None and not splitting:
-            return kept
+        """The images that stay, cleaned; those that do not are added to `skipped`. All in memory at once."""
+        looked = self.look(images)
+        near, seen = self.choose(looked, lambda places: [looked.kept[place] for place in places])
+        for fallen in (*looked.skipped, near.values(), seen.values()):
+            skipped += fallen
+        return [image for place, image in enumerate(looked.kept) if place not in near and place not in seen]
+
+    def look(self, images: Sequence[Sample]) -> Looked:
+        """Each image by itself: its licence, personal data, and its thumbnail where that is asked for."""
+        skipped: list[Dropped] = [[], [], []]
+        kept = self._licensed(images, skipped[0])
+        kept = self._without_tags(kept, skipped[1])
+        kept = self._painted(kept, skipped[2])
+        if not compares(self._section):
+            return Looked(kept, skipped, None, {})
         thumbnails = self._thumbnails(kept)
-        kept, thumbnails = self._single(kept, thumbnails, skipped)
-        kept = self._unseen(kept, thumbnails, skipped)
-        return kept
+        found = self._benchmarks.pictures(thumbnails) if self._benchmarks else []
+        evidence = {at: [one.record() for one in hits] for at, hits in enumerate(found) if hits}
+        return Looked(kept, skipped, dedup.prints_of(thumbnails), evidence)
+
+    def choose(self, looked: Looked, named: Callable[[Sequence[int]], list[Sample]]) -> tuple[Fallen, Fallen]:
+        """Which of all kept images go, by their places: near-duplicates, and pictures of evaluation sets.
+
+        `looked`: of all images together (`kept` is not read). `named` gives the images at some places.
+        """
+        seen: Fallen = {}
+        if looked.prints is None:
+            return {}, seen
+        near = self._single(looked.prints, named)
+        places = [place for place in looked.evidence if place not in near]
+        for place, image in zip(places, named(places), strict=True):
+            hits = looked.evidence[place]
+            self.report["decontamination"]["images"].append({"image": image.id, "evidence": hits})
+            first = hits[0]
+            what = f"{first['found']}, likeness {first['likeness']}"
+            reason = f"its picture is in {first['file']}, index {first['index']} ({what})"
+            seen[place] = _entry(image, "decontamination", reason)
+        return near, seen
 
     def samples(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-        """(the samples that stay, those that go with `extra["rejected_by"]`)."""
+        """(the samples that stay, those that go with `extra["rejected_by"]`). Samples of an image lie together."""
         kept, gone = list(samples), list[Sample]()
         for step in (self._without_personal_data, self._once, self._unasked):
             kept, dropped = step(kept)
             gone += dropped
         return kept, gone
 
-    def split(self, samples: Sequence[Sample]) -> None:
-        """Gives each sample its split, all of a group the same."""
-        section = self._section
-        shares = {"val": section.val, "test": section.test}
-        if not section.val + section.test:
-            return
-        keys = [self._groups(sample) for sample in samples]
-        sides = splits.assign(keys, shares, self._seed)
-        for sample, split in zip(samples, sides, strict=True):
-            sample.split = split
-        together = len({name for names in keys for name in names})
-        self.report["splits"] = {"groups": together, **splits.figures(sides, shares)}
+    def sorting(self) -> splits.Groups | None:
+        """The groups that become the sides of a split; None where the recipe asks for no split."""
+        shares = {"val": self._section.val, "test": self._section.test}
+        return splits.Groups(shares, self._seed) if sum(shares.values()) else None
+
+    def add_splits(self, groups: splits.Groups, samples: Mapping[splits.Split, int]) -> None:
+        """Tells in the report how many samples came to which side."""
+        shares = {"val": self._section.val, "test": self._section.test}
+        self.report["splits"] = {"groups": groups.count, **splits.figures(samples, shares)}
+
+    def merge(self, told: Mapping[str, Any]) -> None:
+        """Adds what the same recipe's hygiene reported of other images and samples."""
+        for part, figures in told.items():
+            if part == "decontamination":  # its other figures are of the evaluation sets
+                self.report[part]["questions"] += figures["questions"]
+                continue
+            fixed = {name: figures[name] for name in ("least", "radius") if name in figures}
+            self._count(part, **{name: value for name, value in figures.items() if name not in fixed})
+            self.report[part] |= fixed
+
+    def _count(self, part: str, **figures: Any) -> None:
+        """Adds figures to a part of the report."""
+        found: Counts = self.report.setdefault(part, {})
+        add(found, figures)
+        for name, value in figures.items():
+            if isinstance(value, Mapping):
+                found[name] = dict(sorted(found[name].items()))
 
     def _licensed(self, images: Sequence[Sample], skipped: Dropped) -> list[Sample]:
         allowed = self._section.licences
@@ -82,8 +150,7 @@ class Hygiene:
             return list(images)
         wanted = {_spelling(name) for name in allowed}
         kept = [image for image in images if _spelling(licence(image)) in wanted]
-        counted = Counter(licence(image) for image in images)
-        self.report["licences"] = {"found": dict(sorted(counted.items())), "dropped": len(images) - len(kept)}
+        self._count("licences", found=Counter(map(licence, images)), dropped=len(images) - len(kept))
         stays = {image.id for image in kept}
         for image in images:
             if image.id not in stays:
@@ -96,7 +163,7 @@ class Hygiene:
         removed = Counter(kind for image in images for kind in image.extra.get("metadata_removed", ()))
         if not kinds:
             if removed:
-                self.report["personal_data"] = {"file_metadata_removed": dict(sorted(removed.items()))}
+                self._count("personal_data", file_metadata_removed=removed)
             return list(images)
         kept: list[Sample] = []
         counts: Counter[str] = Counter()
@@ -107,11 +174,8 @@ class Hygiene:
                 _skip(skipped, image, "personal data", f"its annotation holds {', '.join(doomed)}")
                 continue
             kept.append(image.model_copy(update={"scene": scene, "extra": extra}) if here else image)
-        self.report["personal_data"] = {
-            "file_metadata_removed": dict(sorted(removed.items())),
-            "in_annotations": dict(sorted(counts.items())),
-            "images_dropped": len(images) - len(kept),
-        }
+        dropped = len(images) - len(kept)
+        self._count("personal_data", file_metadata_removed=removed, in_annotations=counts, images_dropped=dropped)
         return kept
 
     def _painted(self, images: list[Sample], skipped: Dropped) -> list[Sample]:
@@ -145,11 +209,7 @@ class Hygiene:
                 )  # fmt: skip
             kept.append(image)
         dropped = len(images) - len(kept)
-        self.report["burned_in"] = {
-            "images_painted": painted,
-            "images_dropped": dropped,
-            "found": dict(sorted(counts.items())),
-        }
+        self._count("burned_in", images_painted=painted, images_dropped=dropped, found=counts)
         return kept
 
     def _thumbnails(self, images: Sequence[Sample]) -> list[NDArray[np.uint8]]:
@@ -161,43 +221,33 @@ class Hygiene:
                 told(len(made), len(images))
         return made
 
-    def _single(
-        self, images: list[Sample], thumbnails: list[NDArray[np.uint8]], skipped: Dropped
-    ) -> tuple[list[Sample], list[NDArray[np.uint8]]]:
-        """Near-duplicates left out; for splits, what is left is grouped by likeness."""
+    def _single(self, prints: hashing.Print, named: Callable[[Sequence[int]], list[Sample]]) -> Fallen:
+        """The near-duplicates that go, by their places; for splits, what is left is grouped by likeness."""
         radius = self._section.near_duplicates
-        prints = dedup.prints_of(thumbnails)
+        gone: Fallen = {}
         if radius is not None:
             pairs = dedup.image_pairs(prints, radius)
-            sizes = [self._store.get(image.images[0]).size for image in images] if pairs else [(1, 1)] * len(images)
-            rank = [(-size[0] * size[1], image.id) for size, image in zip(sizes, images, strict=True)]
-            gone = dedup.keep(len(images), pairs, rank)
-            for at, (other, bits) in sorted(gone.items()):
-                reason = f"shows nearly the same as {images[other].id} ({bits:g} bits apart)"
-                _skip(skipped, images[at], "near-duplicates", reason)
-            self.report["near_duplicates"] = {"pairs": len(pairs), "images_dropped": len(gone), "radius": radius}
-            stay = [at for at in range(len(images)) if at not in gone]
-            images, thumbnails = [images[at] for at in stay], [thumbnails[at] for at in stay]
+            alike = sorted({place for pair in pairs for place in pair[:2]})
+            images = dict(zip(alike, named(alike), strict=True))
+            number = {place: n for n, place in enumerate(alike)}
+            sizes = [self._store.get(images[place].images[0]).size for place in alike]
+            rank = [(-size[0] * size[1], images[place].id) for size, place in zip(sizes, alike, strict=True)]
+            found = dedup.keep(len(alike), [(number[i], number[j], bits) for i, j, bits in pairs], rank)
+            for n, (other, bits) in sorted(found.items()):
+                reason = f"shows nearly the same as {images[alike[other]].id} ({bits:g} bits apart)"
+                gone[alike[n]] = _entry(images[alike[n]], "near-duplicates", reason)
+            self._count("near_duplicates", pairs=len(pairs), images_dropped=len(gone))
+            self.report["near_duplicates"]["radius"] = radius
         if self._section.val + self._section.test > 0:
-            pairs = dedup.image_pairs(dedup.prints_of(thumbnails), _TOGETHER if radius is None else radius)
-            for at, head in enumerate(dedup.clusters(len(images), pairs)):
-                self._clusters[images[at].images[0]] = images[head].images[0]
-        return images, thumbnails
-
-    def _unseen(self, images: list[Sample], thumbnails: list[NDArray[np.uint8]], skipped: Dropped) -> list[Sample]:
-        if self._benchmarks is None:
-            return images
-        kept: list[Sample] = []
-        for image, evidence in zip(images, self._benchmarks.pictures(thumbnails), strict=True):
-            if not evidence:
-                kept.append(image)
-                continue
-            hits = [one.record() for one in evidence]
-            self.report["decontamination"]["images"].append({"image": image.id, "evidence": hits})
-            first = evidence[0]
-            reason = f"its picture is in {first.file}, index {first.index} ({first.found}, likeness {first.likeness})"
-            _skip(skipped, image, "decontamination", reason)
-        return kept
+            stay = np.array([at for at in range(len(prints.hashes)) if at not in gone], dtype=np.int64)
+            left = hashing.Print(prints.hashes[stay], prints.mirrored[stay], prints.colours[stay])
+            pairs = dedup.image_pairs(left, _TOGETHER if radius is None else radius)
+            heads = dedup.clusters(len(stay), pairs)
+            joined = [int(stay[n]) for n, head in enumerate(heads) if head != n]
+            first = [int(stay[heads[n]]) for n, head in enumerate(heads) if head != n]
+            for image, head in zip(named(joined), named(first), strict=True):
+                self.clusters[image.images[0]] = head.images[0]
+        return gone
 
     def _without_personal_data(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
         kinds = self._section.personal_data
@@ -216,8 +266,7 @@ class Hygiene:
                 gone.append(_rejected(sample, "personal_data", f"its text held {', '.join(doomed)}"))
             else:
                 kept.append(sample)
-        part = self.report.setdefault("personal_data", {})
-        part |= {"in_texts": dict(sorted(counts.items())), "samples_dropped": len(gone)}
+        self._count("personal_data", in_texts=counts, samples_dropped=len(gone))
         return kept, gone
 
     def _once(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -234,7 +283,8 @@ class Hygiene:
             for at, (other, likeness) in dedup.keep(len(places), pairs, [(n, "") for n in range(len(places))]).items():
                 reasons[places[at]] = f"asks nearly the same as {samples[places[other]].id} (Jaccard {likeness:.3f})"
         gone = [_rejected(samples[at], "near_duplicate", reasons[at]) for at in sorted(reasons)]
-        self.report["near_questions"] = {"samples_dropped": len(gone), "least": least}
+        self._count("near_questions", samples_dropped=len(gone))
+        self.report["near_questions"]["least"] = least
         return [sample for at, sample in enumerate(samples) if at not in reasons], gone
 
     def _unasked(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -255,9 +305,9 @@ class Hygiene:
             gone.append(_rejected(sample, "decontamination", reason))
         return kept, gone
 
-    def _groups(self, sample: Sample) -> list[str]:
+    def groups(self, sample: Sample) -> list[str]:
         """The names of a sample's groups: its images' clusters, and the values of the keys that the recipe names."""
-        names = [f"image/{self._clusters.get(sha, sha)}" for sha in sample.images]
+        names = [f"image/{self.clusters.get(sha, sha)}" for sha in sample.images]
         for key in self._section.groups:
             value = (sample.scene or {}).get(key, sample.extra.get(key))
             if value not in (None, ""):
@@ -266,6 +316,11 @@ class Hygiene:
 
 
 _TOGETHER = 8  # bits within which images lie on one side of a split when the recipe names no radius
+
+
+def read_benchmarks(section: HygieneSection) -> Benchmarks | None:
+    """The evaluation sets that data are kept clean of; None when the recipe names none."""
+    return Benchmarks([Path(name) for name in section.decontaminate]) if section.decontaminate else None
 
 
 def licence(sample: Sample) -> str:
@@ -282,8 +337,12 @@ def _spelling(name: str) -> str:
     return "-".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
+def _entry(image: Sample, step: str, reason: str) -> dict[str, str]:
+    return {"image": image.id, "step": step, "reason": reason}
+
+
 def _skip(skipped: Dropped, image: Sample, step: str, reason: str) -> None:
-    skipped.append({"image": image.id, "step": step, "reason": reason})
+    skipped.append(_entry(image, step, reason))
 
 
 def _rejected(sample: Sample, by: str, reason: str) -> Sample:

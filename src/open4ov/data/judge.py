@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal
 
-from open4ov.data.agreement import cohen_kappa, fleiss_kappa
+from open4ov.data import votes
 from open4ov.data.labels import LabelTree
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.ask import JUDGES, Asker, Picture, Prompt, Request
@@ -71,17 +70,17 @@ class Verdict:
     missing: int
 
 
-def verdict(votes: Sequence[Vote], quorum: int) -> Verdict:
+def verdict(given: Sequence[Vote], quorum: int) -> Verdict:
     """Counts the votes against the quorum. An abstention is an answer: it never becomes a yes."""
-    counts = Counter(one.said for one in votes)
+    counts = Counter(one.said for one in given)
     yes, missing = counts["yes"], counts["missing"]
     outcome = "kept" if yes >= quorum else "undecided" if yes + missing >= quorum else "refused"
     return Verdict(outcome, yes, counts["no"], counts["abstain"], missing)
 
 
-def kept(votes: Sequence[Vote], quorum: int) -> bool:
+def kept(given: Sequence[Vote], quorum: int) -> bool:
     """At least `quorum` judges said yes. Abstentions and missing votes never help."""
-    return verdict(votes, quorum).outcome == "kept"
+    return verdict(given, quorum).outcome == "kept"
 
 
 def agreement(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -92,38 +91,4 @@ def agreement(samples: Sequence[Sample]) -> dict[str, Any]:
     said yes or no, and `kappa_abstain` with abstention as a third answer, over those without missing votes, each with
     the number of samples it rests on.
     """
-    judges = [vote.judge for vote in samples[0].votes] if samples else []
-    counts = {judge: {"1": 0, "0": 0, "abstained": 0, "missing": 0} for judge in judges}
-    names = {"yes": "1", "no": "0", "abstain": "abstained", "missing": "missing"}
-    both: dict[tuple[str, str], tuple[list[int], list[int]]] = {pair: ([], []) for pair in combinations(judges, 2)}
-    said: list[list[str]] = []
-    for sample in samples:
-        scores = {vote.judge: vote for vote in sample.votes}
-        said.append([vote.said for vote in sample.votes])
-        for judge, vote in scores.items():
-            counts[judge][names[vote.said]] += 1
-        for (a, b), (left, right) in both.items():
-            x, y = scores[a].score, scores[b].score
-            if x is not None and y is not None:
-                left.append(x)
-                right.append(y)
-    pairs = {
-        f"{a} = {b}": {
-            "share": sum(x == y for x, y in zip(left, right, strict=True)) / len(left) if left else None,
-            "votes": len(left),
-            "kappa": cohen_kappa(left, right),
-        }
-        for (a, b), (left, right) in both.items()
-    }
-    return {
-        "judges": counts,
-        "agreement": pairs,
-        "kappa": _kappa(said, ("yes", "no")),
-        "kappa_abstain": _kappa(said, ("yes", "no", "abstain")),
-    }
-
-
-def _kappa(said: Sequence[Sequence[str]], categories: Sequence[str]) -> dict[str, Any]:
-    rows = [[votes.count(name) for name in categories] for votes in said if len(votes) > 1 and
-            set(votes) <= set(categories)]  # fmt: skip
-    return {"value": fleiss_kappa(rows), "samples": len(rows)}
+    return votes.agreement(votes.count(samples))

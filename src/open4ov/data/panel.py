@@ -9,13 +9,29 @@ may be wrong too: its refusal is held against the judge here although it is righ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from open4ov.data import votes
 from open4ov.data.agreement import interval
 from open4ov.data.defects import KINDS
-from open4ov.data.judge import agreement, kept
+from open4ov.data.judge import kept
+from open4ov.data.working import Counts, add
 from open4ov.sample import Sample
+
+CLEAN = "clean"
+"""Stands where a defect's kind would"""
+
+
+def count(samples: Iterable[Sample], quorum: int) -> dict[str, Counts]:
+    """By kind of defect (`clean` without one): `samples`, how many fell short of the quorum (`vote`) and in the end
+    (`all`), and their `votes` (votes.py). Adds up over chunks."""
+    found: dict[str, Counts] = {}
+    for sample in samples:
+        refused = {"vote": int(not kept(sample.votes, quorum)), "all": int("rejected_by" in sample.extra)}
+        kind = str(sample.extra.get("defect", CLEAN))
+        add(found, {kind: {"samples": 1, **refused, "votes": votes.count([sample])}})
+    return found
 
 
 def measured(samples: Sequence[Sample], quorum: int) -> dict[str, Any]:
@@ -24,42 +40,52 @@ def measured(samples: Sequence[Sample], quorum: int) -> dict[str, Any]:
 
     `samples`: clean and defective ones with their votes; `extra["rejected_by"]` says which fell out in the end.
     """
-    defective = [sample for sample in samples if "defect" in sample.extra]
-    judges = [vote.judge for vote in samples[0].votes] if samples else []
+    return figures(count(samples, quorum))
 
-    def said(place: int, what: str) -> Callable[[Sample], bool]:
-        return lambda sample: sample.votes[place].said == what
 
-    found = {
-        "samples": len(samples),
-        "defects": len(defective),
-        "rate": len(defective) / len(samples) if samples else None,
-        "kinds": {kind: sum(sample.extra["defect"] == kind for sample in defective) for kind in KINDS},
+def figures(counts: Mapping[str, Counts]) -> dict[str, Any]:
+    """`measured` of the samples that were counted."""
+    of = {kind: counts.get(kind, {}).get("samples", 0) for kind in (CLEAN, *KINDS)}
+    together: Counts = {}
+    for found in counts.values():
+        add(together, found["votes"])
+    judges = list(together.get("judges", {}))
+
+    def said(judge: str, what: str) -> dict[str, int]:
+        return {kind: found["votes"]["judges"].get(judge, {}).get(what, 0) for kind, found in counts.items()}
+
+    def fell(where: str) -> dict[str, int]:
+        return {kind: found[where] for kind, found in counts.items()}
+
+    total, defects = sum(of.values()), sum(of[kind] for kind in KINDS)
+    return {
+        "samples": total,
+        "defects": defects,
+        "rate": defects / total if total else None,
+        "kinds": {kind: of[kind] for kind in KINDS},
         "judges": {
             judge: {
-                **_figures(samples, said(place, "no")),
-                "abstained": sum(map(said(place, "abstain"), samples)),
-                "missing": sum(map(said(place, "missing"), samples)),
+                **_figures(of, said(judge, "0")),
+                "abstained": sum(said(judge, "abstained").values()),
+                "missing": sum(said(judge, "missing").values()),
             }
-            for place, judge in enumerate(judges)
+            for judge in judges
         },
-        "vote": _figures(samples, lambda sample: not kept(sample.votes, quorum)),
-        "all": _figures(samples, lambda sample: "rejected_by" in sample.extra),
-        "kappa": agreement(samples)["kappa"],
+        "vote": _figures(of, fell("vote")),
+        "all": _figures(of, fell("all")),
+        "kappa": votes.agreement(together)["kappa"],
     }
-    return found
 
 
-def _figures(samples: Sequence[Sample], refused: Callable[[Sample], bool]) -> dict[str, Any]:
-    defective = [sample for sample in samples if "defect" in sample.extra]
-    hits = sum(map(refused, defective))
-    alarms = sum(map(refused, samples))
+def _figures(of: Mapping[str, int], refused: Mapping[str, int]) -> dict[str, Any]:
+    """`of`: samples by kind; `refused`: those of them that were."""
+    defects = sum(of[kind] for kind in KINDS)
+    hits, alarms = sum(refused.get(kind, 0) for kind in KINDS), sum(refused.values())
     return {
         "precision": {"hits": hits, "of": alarms, **interval(hits, alarms)},
-        "recall": {"hits": hits, "of": len(defective), **interval(hits, len(defective))},
+        "recall": {"hits": hits, "of": defects, **interval(hits, defects)},
         "recall_by_kind": {
-            kind: {"hits": sum(map(refused, some)), "of": len(some), **interval(sum(map(refused, some)), len(some))}
+            kind: {"hits": refused.get(kind, 0), "of": of[kind], **interval(refused.get(kind, 0), of[kind])}
             for kind in KINDS
-            for some in [[sample for sample in defective if sample.extra["defect"] == kind]]
         },
     }

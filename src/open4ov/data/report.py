@@ -2,71 +2,113 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from open4ov.data import judge, verify
+from open4ov.data import judge, panel, verify, votes
 from open4ov.data.defects import KINDS
 from open4ov.data.labels import LabelTree
-from open4ov.data.topics import Topic
+from open4ov.data.working import Counts, add
 from open4ov.sample import Sample
+from open4ov.store import atomic
 
 _SAID = {"no": "said 0", "abstain": "abstained", "missing": "gave no usable answer"}
 
 
-def figures(
-    images: Sequence[Sample],
-    scored: Sequence[Sample],
-    everything: Sequence[Sample],
-    tree: LabelTree,
-    topics: Sequence[Topic],
-    skipped: Sequence[dict[str, str]],
-    barren: Sequence[dict[str, str]],
-) -> dict[str, Any]:
-    """The contents of report.json. `everything`: clean and defective samples after judging and verification."""
-    clean = [sample for sample in everything if "defect" not in sample.extra]
+def count(samples: Sequence[Sample], quorum: int) -> Counts:
+    """What `figures` needs to know of clean and defective samples after judging and verification.
+
+    Adds up over chunks.
+    """
+    clean = [sample for sample in samples if "defect" not in sample.extra]
     kept = [sample for sample in clean if "rejected_by" not in sample.extra]
-    ids = [sample.density["ids"] for sample in scored]
     return {
-        "counts": {
-            "images": len(images),
-            "images_skipped": len(skipped),
-            "topics": len(topics),
-            "made": len(clean),
-            "kept": len(kept),
-            "rejected": len(clean) - len(kept),
-            "defects": len(everything) - len(clean),
-        },
-        "labels": {"version": tree.version, "ids": len(tree.ids()), "pairs_without_topics": list(barren)},
-        "density": {
-            "ids_mean": float(np.mean(ids)) if ids else None,
-            "budgets": dict(sorted(Counter(str(sample.budget) for sample in scored).items())),
-        },
-        "tasks": dict(sorted(Counter(sample.task for sample in kept).items())),
-        "languages": dict(sorted(Counter(sample.language for sample in kept).items())),
-        "topics_used": dict(sorted(Counter(sample.topics[0] for sample in kept).items())),
-        "votes": judge.agreement(clean),
+        "kept": len(kept),
+        "tasks": Counter(sample.task for sample in kept),
+        "languages": Counter(sample.language for sample in kept),
+        "topics": Counter(sample.topics[0] for sample in kept),
         "verification": verify.scores(clean),
-        "votes_on_defects": {
-            kind: judge.agreement([s for s in everything if s.extra.get("defect") == kind])["judges"] for kind in KINDS
-        },
-        "defects": {kind: _caught([s for s in everything if s.extra.get("defect") == kind]) for kind in KINDS},
-        "false_rejections": {**_caught(clean), "reasons": _why(clean)},
-        "skipped": list(skipped),
+        "reasons": _why(clean),
+        "by": _by(samples),
+        "undecided": sum(judge.verdict(one.votes, quorum).outcome == "undecided" for one in samples),
+        "panel": panel.count(samples, quorum),
     }
 
 
-def synthesis(made: Sequence[Sample], dropped: Mapping[str, int]) -> dict[str, Any]:
-    """What was written: samples by question type and language, those that are an annotation's own, and the pairs left
-    out with the reason."""
+def figures(
+    images: int,
+    ids: ArrayLike,
+    budgets: Mapping[str, int],
+    counts: Counts,
+    tree: LabelTree,
+    topics: int,
+    skipped: Sequence[dict[str, str]],
+    barren: Sequence[dict[str, str]],
+) -> dict[str, Any]:
+    """The contents of report.json. `ids`: the scores of all images that have one; `budgets`: how many have which."""
+    found: Counts = {"verification": verify.scores([]), "kept": 0}
+    add(found, counts)
+    by_kind: dict[str, Counts] = found.get("panel", {})
+    of = {kind: by_kind.get(kind, {}).get("samples", 0) for kind in (panel.CLEAN, *KINDS)}
+    scores = np.asarray(ids, dtype=np.float64)
     return {
-        "types": dict(sorted(Counter(str(sample.extra.get("type", "of the corpus")) for sample in made).items())),
-        "languages": dict(sorted(Counter(sample.language for sample in made).items())),
+        "counts": {
+            "images": images,
+            "images_skipped": len(skipped),
+            "topics": topics,
+            "made": of[panel.CLEAN],
+            "kept": found["kept"],
+            "rejected": of[panel.CLEAN] - found["kept"],
+            "defects": sum(of[kind] for kind in KINDS),
+        },
+        "labels": {"version": tree.version, "ids": len(tree.ids()), "pairs_without_topics": list(barren)},
+        "density": {"ids_mean": float(np.mean(scores)) if len(scores) else None, "budgets": _sorted(budgets)},
+        "tasks": _sorted(found.get("tasks", {})),
+        "languages": _sorted(found.get("languages", {})),
+        "topics_used": _sorted(found.get("topics", {})),
+        "votes": votes.agreement(by_kind.get(panel.CLEAN, {}).get("votes", {})),
+        "verification": {
+            name: {**part, "scores": _sorted(part["scores"])} for name, part in found["verification"].items()
+        },
+        "votes_on_defects": {kind: votes.agreement(by_kind.get(kind, {}).get("votes", {}))["judges"] for kind in KINDS},
+        "defects": {kind: _caught(of[kind], found.get("by", {}).get(kind, {})) for kind in KINDS},
+        "false_rejections": {
+            **_caught(of[panel.CLEAN], found.get("by", {}).get(panel.CLEAN, {})),
+            "reasons": _sorted(found.get("reasons", {})),
+        },
+        "skipped": skipped,
+    }
+
+
+def panel_figures(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """How well the panel judges (panel.py), by the same counts."""
+    return panel.figures(counts.get("panel", {}))
+
+
+def count_synthesis(made: Sequence[Sample], dropped: Mapping[str, int]) -> Counts:
+    """What was written: samples by question type and language, those that are an annotation's own, and the pairs left
+    out with the reason. Adds up over chunks."""
+    return {
+        "types": Counter(str(sample.extra.get("type", "of the corpus")) for sample in made),
+        "languages": Counter(sample.language for sample in made),
         "annotated": sum("annotation" in sample.extra for sample in made),
-        "dropped": dict(sorted(dropped.items())),
+        "dropped": dict(dropped),
+    }
+
+
+def synthesis(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """What `count_synthesis` counted, for the report."""
+    return {
+        "types": _sorted(counts.get("types", {})),
+        "languages": _sorted(counts.get("languages", {})),
+        "annotated": counts.get("annotated", 0),
+        "dropped": _sorted(counts.get("dropped", {})),
     }
 
 
@@ -88,12 +130,11 @@ def cost_per_kept(asked: Mapping[str, Any], kept: int) -> dict[str, Any]:
     return {**each(rows), "roles": {role: each([row for row in rows if row.get("role", "") == role]) for role in roles}}
 
 
-def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unclean: Sequence[Sample]) -> None:
-    """Adds what hygiene did, if it was asked for: `images` given to it, and the samples it took out."""
+def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unclean: Mapping[str, int]) -> None:
+    """Adds what hygiene did, if it was asked for: `images` given to it, and by whom it took out how many samples."""
     if found:
-        figures["counts"] |= {"images": images, "hygiene_rejected": len(unclean)}
-        why = Counter(str(sample.extra["rejected_by"]) for sample in unclean)
-        figures["hygiene"] = {**found, "samples_rejected": dict(sorted(why.items()))}
+        figures["counts"] |= {"images": images, "hygiene_rejected": sum(unclean.values())}
+        figures["hygiene"] = {**found, "samples_rejected": _sorted(unclean)}
 
 
 def reasons(report: dict[str, Any]) -> str:
@@ -103,20 +144,35 @@ def reasons(report: dict[str, Any]) -> str:
     return " ".join(f"{count} × {reason}." for reason, count in counted.most_common(3))
 
 
-def _caught(samples: Sequence[Sample]) -> dict[str, Any]:
+def write(path: Path, report: Mapping[str, Any]) -> None:
+    """Writes a report as JSON that people can read, whole or not at all, and never the whole of it in memory."""
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.JSONEncoder(ensure_ascii=False, indent=1).iterencode(report))
+        file.write("\n")
+
+
+def _caught(samples: int, by: Mapping[str, int]) -> dict[str, Any]:
     """How many were rejected, by whom, and the share; for clean samples the share is the false-rejection rate."""
-    by = Counter(str(sample.extra["rejected_by"]) for sample in samples if "rejected_by" in sample.extra)
     total = sum(by.values())
     return {
-        "samples": len(samples),
+        "samples": samples,
         "rejected": total,
-        "by_judges": by["judges"],
-        "by_verification": by["verification"],
-        "share": total / len(samples) if samples else None,
+        "by_judges": by.get("judges", 0),
+        "by_verification": by.get("verification", 0),
+        "share": total / samples if samples else None,
     }
 
 
-def _why(samples: Sequence[Sample]) -> dict[str, int]:
+def _by(samples: Iterable[Sample]) -> Counts:
+    """Kind of defect (`clean`) → who rejected it → how many."""
+    found: Counts = {}
+    for sample in samples:
+        if "rejected_by" in sample.extra:
+            add(found, {str(sample.extra.get("defect", panel.CLEAN)): {str(sample.extra["rejected_by"]): 1}})
+    return found
+
+
+def _why(samples: Iterable[Sample]) -> Counter[str]:
     counted: Counter[str] = Counter()
     for sample in samples:
         if sample.extra.get("rejected_by") == "judges":
@@ -127,4 +183,8 @@ def _why(samples: Sequence[Sample]) -> dict[str, int]:
         elif "rejected_by" in sample.extra:
             failed = sorted(name for name, ok in sample.checks.items() if not ok)
             counted[f"verification: {', '.join(failed) or 'no usable answer'}"] += 1
+    return counted
+
+
+def _sorted(counted: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counted.items()))

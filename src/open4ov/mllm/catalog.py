@@ -23,6 +23,8 @@ from open4ov.mllm.pixels import Seen
 from open4ov.mllm.retrieval import Neighbours
 
 OTHERS = "Others"
+LOOKS = 16384
+"""Pictures of which it is kept what was seen in them"""
 NO_SCENE = (
     "the image has no annotation: the catalog answers from annotations only; unannotated images need an endpoint "
     "(data.providers with kind: openai)"
@@ -31,12 +33,12 @@ _EVIDENCE = {"judge_1": "rules", "judge_2": "pixels", "judge_3": "embedding"}
 
 
 class CatalogProvider:
-    """Single-threaded; what it finds out about a picture is kept for as long as it lives."""
+    """Single-threaded; what it finds out about the last pictures is kept."""
 
     concurrency = 1
 
     def __init__(self) -> None:
-        self._looks: dict[str, tuple[Seen, Neighbours | None]] = {}
+        self._looks: dict[str, tuple[Seen, Neighbours | None]] = {}  # the last ones; in the order of their first look
 
     def identity(self, role: str) -> str:
         return _EVIDENCE.get(role, "catalog")
@@ -81,6 +83,8 @@ class CatalogProvider:
         """What both judges see of a picture: its pixels, loaded once; never its annotation."""
         if picture.sha not in self._looks:
             image = picture.image
+            if len(self._looks) >= LOOKS:
+                del self._looks[next(iter(self._looks))]
             self._looks[picture.sha] = self._library.pixels.look(image), self._library.index.nearest(image)
         return self._looks[picture.sha]
 

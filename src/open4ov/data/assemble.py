@@ -1,0 +1,248 @@
+"""Data construction as a whole: the steps on all chunks (chunk_steps.py), and what stands between them.
+
+Held of all images at once: the score of each (8 bytes), hashes where images are compared (64 bytes), topics, counts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from open4ov.data import coverage, density, density_evidence, hygiene, report, topics
+from open4ov.data.chunk_steps import cleaned
+from open4ov.data.defect_index import Index
+from open4ov.data.executor import Chunk, Executor, Local
+from open4ov.data.splits import Split
+from open4ov.data.task import FALLEN, Tools
+from open4ov.data.working import Counts, Listed, add
+from open4ov.sample import Sample
+from open4ov.store import count_samples, iter_records, iter_samples, join_samples, write_json, write_samples
+
+Progress = Callable[[str, int, int], None]
+UNCLEAN = ("personal_data", "near_duplicate", "decontamination")
+"""Why hygiene takes samples out, in the order in which rejected.parquet has them"""
+_DEFECTS = 4096  # known defects judged as one chunk
+
+
+class Construction:
+    """One run of the stage. `out`: where its files go."""
+
+    def __init__(
+        self, tools: Tools, out: Path, progress: Progress | None = None, executor: Executor | None = None
+    ) -> None:
+        self.tools, self.work, self.section, self.out = tools, tools.work, tools.section, out
+        self.executor = executor or Local(tools, _teller(progress))
+        self.total = count_samples(tools.task.source)
+        self.chunks = max(1, -(-self.total // self.section.chunk))
+        self.clean = tools.hygiene()
+        self.fallen: dict[str, Iterable[dict[str, str]]] = {}
+
+    def run(self) -> dict[str, Any]:
+        """The report; samples, rejected samples and topics lie in `out` then."""
+        self._match()
+        barren = self._topics()
+        self._write()
+        judged = self._judge()
+        for facts in self.work.every("write", self.chunks):
+            self.clean.merge(facts["hygiene"])
+        self._samples(judged)
+        return self._report(judged, barren)
+
+    def _match(self) -> None:
+        """Hygiene of images, then labels and density."""
+        size = self.section.chunk
+        sizes = [max(0, min(size, self.total - number * size)) for number in range(self.chunks)]
+        gone: list[list[int]] = [[] for _ in sizes]
+        if hygiene.compares(self.section.hygiene):
+            self.executor.run("clean", [Chunk(number, size) for number, size in enumerate(sizes)])
+            gone = self._compare()
+        self.executor.run("match", [Chunk(n, size, {"gone": gone[n]}) for n, size in enumerate(sizes)])
+        if not hygiene.compares(self.section.hygiene):
+            self._merge_clean()
+
+    def _merge_clean(self) -> None:
+        for facts in self.work.every("clean", self.chunks):
+            self.clean.merge(facts["hygiene"])
+
+    def _compare(self) -> list[list[int]]:
+        """By chunk the places of images that go since they are elsewhere too."""
+        self._merge_clean()
+        ends = np.cumsum([facts["images"] for facts in self.work.every("clean", self.chunks)])
+        starts = [0, *ends[:-1].tolist()]
+        evidence = {
+            start + at: hits
+            for start, facts in zip(starts, self.work.every("clean", self.chunks), strict=True)
+            for at, hits in facts["evidence"]
+        }
+
+        def place(at: int) -> tuple[int, int]:
+            number = int(np.searchsorted(ends, at, side="right"))
+            return number, at - starts[number]
+
+        def named(places: Sequence[int]) -> list[Sample]:
+            wanted: dict[int, list[int]] = {}
+            for number, at in map(place, places):
+                wanted.setdefault(number, []).append(at)
+            found: dict[tuple[int, int], Sample] = {}
+            for number, here in wanted.items():
+                images = cleaned(self.tools, number)
+                found |= {(number, at): images[at] for at in here}
+            return [found[place(at)] for at in places]
+
+        looked = hygiene.Looked([], [], self.work.prints(self.chunks), evidence)
+        near, seen = self.clean.choose(looked, named)
+        self.fallen = {"near": near.values(), "seen": seen.values()}
+        gone: list[list[int]] = [[] for _ in range(self.chunks)]
+        for number, at in map(place, sorted({*near, *seen})):
+            gone[number].append(at)
+        return gone
+
+    def _topics(self) -> list[dict[str, str]]:
+        """Generates the topics under the labels that some image has; gives the pairs without any."""
+        file, rest = self.work.root / "topics.parquet", self.work.root / "topics.json"
+        if not rest.exists():
+            names: dict[str, set[str]] = {"domain": set(), "ability": set()}
+            for facts in self.work.every("match", self.chunks):
+                for axis, found in facts["names"].items():
+                    names[axis].update(found)
+            tree, most = self.tools.tree, self.section.topics_per_pair
+            found, barren = topics.generate(self.tools.asker, tree, names["domain"], names["ability"], most)
+            topics.write(file, found, tree)
+            write_json(rest, barren)
+        self.out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, self.out / "topics.parquet")
+        return json.loads(rest.read_text(encoding="utf-8"))
+
+    def _write(self) -> None:
+        """Budgets, then questions and answers."""
+        self.ids = array("d")
+        sizes: list[int] = []
+        for facts in self.work.every("match", self.chunks):
+            self.ids.extend(facts["ids"])
+            sizes.append(len(facts["ids"]))
+        section, ready = self.section, len(self.ids)
+        budgets: list[int] | None = None
+        if section.total_pairs is not None:
+            budgets = density.allocate(self.ids, section.min_pairs, section.max_pairs, section.total_pairs)
+        step = max(1, -(-ready // section.density_evidence)) if section.density_evidence else 0
+        chunks: list[Chunk] = []
+        first = 0
+        for number, size in enumerate(sizes):
+            own = None if budgets is None else budgets[first : first + size]
+            chunks.append(Chunk(number, size, {"first": first, "step": step, "budgets": own}))
+            first += size
+        self.executor.run("write", chunks)
+
+    def _judge(self) -> int:
+        """Adds the known defects, has everything judged and verified, and gives the number of chunks there are then."""
+        sizes = [facts["samples"] for facts in self.work.every("write", self.chunks)]
+        if not self.work.done("defects", 0):
+            self.work.publish("defects", 0, {"sizes": self._defects() if self.section.inject_defects else []})
+        sizes += self.work.facts("defects", 0)["sizes"]
+        self.executor.run("judge", [Chunk(number, size) for number, size in enumerate(sizes)])
+        return len(sizes)
+
+    def _defects(self) -> list[int]:
+        """Writes known defects as further chunks, and gives their sizes."""
+        rows = chain.from_iterable(self.work.rows("write", number) for number in range(self.chunks))
+        records = chain.from_iterable(iter_records(self.work.path("write", n)) for n in range(self.chunks))
+        sizes: list[int] = []
+        with closing(Index(self.work.root / "defects" / "index.sqlite", rows)) as index:
+            source = index.inject(self.tools.topics, self.section.inject_defects, self.tools.seed, records)
+            while spoilt := list(islice(source, _DEFECTS)):
+                write_samples(self.work.path("write", self.chunks + len(sizes)), spoilt)
+                sizes.append(len(spoilt))
+        return sizes
+
+    def _samples(self, judged: int) -> None:
+        """Writes the samples that stay, each on its side of a split, and those that do not."""
+        good = [self.work.path("judge", number, "good") for number in range(judged)]
+        groups = self.clean.sorting()
+        if groups is None:
+            join_samples(self.out / "samples.parquet", good)
+        else:
+            for sample in _all(good):
+                groups.join(self.clean.groups(sample))
+            sides: Counter[Split] = Counter()
+
+            def sorted_out() -> Iterator[Sample]:
+                for sample in _all(good):
+                    sample.split = groups.side(self.clean.groups(sample))
+                    sides[sample.split] += 1
+                    yield sample
+
+            write_samples(self.out / "samples.parquet", sorted_out())
+            self.clean.add_splits(groups, sides)
+        bad = [self.work.path("judge", number, "bad") for number in range(judged)]
+        unclean = [self.work.path("write", number, why) for why in UNCLEAN for number in range(self.chunks)]
+        join_samples(self.out / "rejected.parquet", [*bad, *(path for path in unclean if path.exists())])
+
+    def _report(self, judged: int, barren: list[dict[str, str]]) -> dict[str, Any]:
+        matched: Counts = {"images": 0, "coverage": {}, "faults": {}}
+        written: Counts = {"budgets": {}, "measured": [], "synthesis": {}, "unclean": {}}
+        found: Counts = {"counts": {}, "coverage": {}}
+        for facts in self.work.every("match", self.chunks):
+            add(matched, {name: facts[name] for name in matched})
+        for facts in self.work.every("write", self.chunks):
+            add(written, {name: facts[name] for name in written})
+        for facts in self.work.every("judge", judged):
+            add(found, facts)
+        tree, tree_topics, asker = self.tools.tree, self.tools.topics, self.tools.asker
+        told = report.figures(
+            matched["images"], self.ids, written["budgets"], found["counts"], tree, len(tree_topics),
+            self._skipped(), barren,
+        )  # fmt: skip
+        told["labels"]["ranking_faults"] = dict(sorted(matched["faults"].items()))
+        told["coverage"] = coverage.figures(tree, matched["coverage"], tree_topics, found["coverage"])
+        scored, measured = [a for a, _ in written["measured"]], [b for _, b in written["measured"]]
+        told["density"]["second_opinion"] = density_evidence.agreement(scored, measured)
+        told["synthesis"] = report.synthesis(written["synthesis"])
+        told["panel"] = report.panel_figures(found["counts"])
+        told["undecided"] = found["counts"].get("undecided", 0)
+        if asking := asker.report():
+            told["asking"] = asking
+        told["cost_per_kept"] = report.cost_per_kept(asking, told["counts"]["kept"])
+        report.add_hygiene(told, self.clean.report, self.total, written["unclean"])
+        return told
+
+    def _skipped(self) -> Listed:
+        """All images that fell out, by reason and then in their order."""
+        count = 0
+        files = {why: self.work.root / "skipped" / f"{why}.jsonl" for why in FALLEN}
+        files["licence"].parent.mkdir(parents=True, exist_ok=True)
+        open_files = {why: path.open("w", encoding="utf-8") for why, path in files.items()}
+        try:
+            every = (facts["skipped"] for step in ("clean", "match", "write")
+                     for facts in self.work.every(step, self.chunks))  # fmt: skip
+            for fallen in chain((self.fallen,), every):
+                for why, entries in fallen.items():
+                    for entry in entries:
+                        open_files[why].write(json.dumps(entry, ensure_ascii=False) + "\n")
+                        count += 1
+        finally:
+            for file in open_files.values():
+                file.close()
+        return Listed(list(files.values()), count)
+
+
+def _all(paths: Iterable[Path]) -> Iterator[Sample]:
+    return chain.from_iterable(map(iter_samples, paths))
+
+
+def _teller(progress: Progress | None) -> hygiene.Tell:
+    def tell(step: str) -> Callable[[int, int], None] | None:
+        if progress is None:
+            return None
+        report_to = progress
+        return lambda done, total: report_to(step, done, total)
+
+    return tell

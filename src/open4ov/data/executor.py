@@ -1,0 +1,61 @@
+"""Who does the steps of data construction on its chunks (`data.executor`): this process, or Ray's workers.
+
+An executor is given a step's chunks and returns when all are done; what they made lies in the working folder, so
+neither the order in which they were done nor who did them shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from open4ov.data.chunk_steps import STEPS
+from open4ov.data.hygiene import Tell
+from open4ov.data.task import Tools
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk to be worked on: its number, how many images or samples it holds, and what its step is told besides."""
+
+    number: int
+    size: int
+    told: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Executor(Protocol):
+    def run(self, step: str, chunks: Sequence[Chunk]) -> None:
+        """Does a step on all chunks that are not done yet."""
+        ...
+
+
+class Local:
+    """One chunk after the other in this process."""
+
+    def __init__(self, tools: Tools, tell: Tell) -> None:
+        self._tools, self._tell = tools, tell
+
+    def run(self, step: str, chunks: Sequence[Chunk]) -> None:
+        total, first = sum(chunk.size for chunk in chunks), 0
+        for chunk in chunks:
+            if not self._tools.work.done(step, chunk.number):
+                self._tools.tell = within(self._tell, first, chunk.size, total)
+                STEPS[step](self._tools, chunk.number, **chunk.told)
+            first += chunk.size
+
+
+def within(tell: Tell, first: int, size: int, total: int) -> Tell:
+    """Progress through a chunk as progress through all: `size` of `total` from `first` on."""
+
+    def told(step: str) -> Callable[[int, int], None] | None:
+        report_to = tell(step)
+        if report_to is None:
+            return None
+
+        def report(done: int, of: int) -> None:
+            report_to(first + (size * done // of if of else size), total)
+
+        return report
+
+    return told
