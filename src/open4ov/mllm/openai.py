@@ -29,6 +29,7 @@ from open4ov.mllm.concurrency import Gate, backoff
 from open4ov.mllm.desk import Desk
 from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
+from open4ov.mllm.pause import SHORTEST
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
 
@@ -191,8 +192,8 @@ class OpenAIProvider:
             tries += failed.outcome != "limited"
             self._stop_or_go_on(failed, role, tries, limited)
             self._desk.tally.retried(role, failed.kind)
-            if failed.outcome != "limited":
-                self._gate.sleep(backoff(tries - 1))
+            limit = failed.outcome == "limited"  # then no sooner than the endpoint says, whoever else may go on
+            self._gate.sleep(max(failed.pause, SHORTEST) if limit else backoff(tries - 1))
 
     def _create(self, question: _Question, messages: list[Any]) -> ChatCompletion:
         # `post`, as `chat.completions.create` calls it: that walks through messages and schema by their types first,
