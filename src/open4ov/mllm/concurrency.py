@@ -3,10 +3,10 @@
 `Window` is the rule and knows no time of its own (AIMD: additive increase, multiplicative decrease):
 
 - An answer lets the window grow: by one for each answer below the known limit, near it by one for a whole round.
-- A 429 leaves it open whether the number is what the endpoint minds. So the window goes below what was open then, and as
-  soon as there is an answer one question takes a second look at the same number. Answered, it shows that the number was
-  not the reason, and the window is as before. Refused, it makes that number the limit, which is tried again only after 10
-  to 40 times the seconds that the endpoint asked to wait: a few refusals an hour, whatever the server.
+- A 429 leaves it open whether the number is what the endpoint minds. So the window goes below what was open then, and
+  as soon as there is an answer one question takes a second look at the same number. Answered, it shows that the number
+  was not the reason, and the window is as before. Refused, it makes that number the limit, which is tried again only
+  after 10 to 40 times the seconds that the endpoint asked to wait.
 - 429s for a quarter of the last answers, a time-out or a 503 cut the window by a factor, once for all that was sent
   before.
 - Any other 5xx is a fault of one request, and says nothing about how many there may be.

@@ -1,11 +1,11 @@
 """When an endpoint is to be left alone after a 429. Knows no time of its own: `now` is seconds of any clock that only
 goes forward.
 
-The seconds of Retry-After bind the question that was refused. What they mean for the others is not said: an endpoint with
-so many places goes on serving as they become free, one with a quota or one that is closed refuses everybody. So the next
-question is a trial, sent alone, after all refusals of the same moment are in. If it is refused as well, the pause is
-everybody's. If it is not, within three times the seconds that a refusal takes, all may go on. Where trials are refused
-again and again, 1, 3, 7, ... pauses go without one, so the refused requests that this costs are few.
+The seconds of Retry-After bind the question that was refused. What they mean for the others is not said: an endpoint
+with so many places goes on serving as they become free, one with a quota or one that is closed refuses everybody. So
+the next question is a trial, sent alone, after all refusals of the same moment are in. If it is refused as well, the
+pause is everybody's. If it is not, within three times the seconds that a refusal takes, all may go on. Where trials
+are refused again and again, 1, 3, 7, ... pauses go without one: they cost few requests in the end.
 """
 
 from __future__ import annotations
