@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open4ov.mllm import ProviderError
-from open4ov.mllm.concurrency import FIRST, LONGEST, SHORTEST, Gate, Turn, Window, backoff, retry_after
+from open4ov.mllm.concurrency import FIRST, LONGEST, Gate, Turn, Window, backoff, retry_after
+from open4ov.mllm.pause import SHORTEST, Pause
 
 Refuses = Callable[[float, int], float | None]
-"""(time, how many the server has open) → Retry-After of a 429 in seconds, or None: it answers"""
+"""(time, how many the server would have open) → Retry-After of a 429 in seconds, or None: it answers"""
 
 
 def simulate(
@@ -23,31 +24,34 @@ def simulate(
 ) -> tuple[float, int, Window]:
     """An endpoint that answers after `latency` and refuses at once, and a client with always something to ask: seconds
     until so many answers were there, and how many 429s it took."""
-    window, rng = Window(most), random.Random(seed)
-    now = paused = 0.0
-    open_ = done = limited = 0
+    window, pause, rng = Window(most), Pause(), random.Random(seed)
+    now, open_, taken, done, limited = 0.0, 0, 0, 0, 0
     events: list[tuple[float, int, Turn, float | None]] = []
     while done < answers:
-        while now >= paused and open_ < window.size:
+        held = float("inf")
+        while window.room(open_):
+            held = now + pause.claim(now)
+            if held > now:
+                break
             open_ += 1
-            wait = refuses(now, open_)
+            turn, wait = Turn(now, open_), refuses(now, taken + 1)
+            window.sent(turn)
+            taken += wait is None
             after = 0.001 if wait is not None else latency * rng.uniform(1 - spread, 1 + spread)
-            heapq.heappush(events, (now + after, len(events) + rng.randrange(2**40), Turn(now, open_), wait))
-        if not events:
-            now = paused
-            continue
-        if now < paused <= events[0][0] and open_ < window.size:
-            now = paused
+            heapq.heappush(events, (now + after, len(events) + rng.randrange(2**40), turn, wait))
+        if window.room(open_) and (not events or held < events[0][0]):
+            now = held
             continue
         now, _, turn, wait = heapq.heappop(events)
         open_ -= 1
         if wait is None:
+            taken -= 1
             done += 1
             window.good(turn, now)
         else:
             limited += 1
             window.limited(turn, now, max(wait, SHORTEST))
-            paused = max(paused, now + max(wait, SHORTEST))
+            pause.refused(turn.sent, now, max(wait, SHORTEST))
     return now, limited, window
 
 
@@ -97,6 +101,25 @@ def test_a_limit_that_falls_is_kept() -> None:
     assert limited < 600
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_many_random_refusals_leave_most_of_the_window(spread: float) -> None:
+    rng = random.Random(2)
+    seconds, limited, window = simulate(
+        32, 16_000, 0.2, lambda now, open_: 1.0 if rng.random() < 0.01 else None, spread=spread
+    )
+    assert limited > 80
+    assert 16_000 * 0.2 / 32 / seconds > 0.8
+    assert window.size > 24
+
+
+def test_a_limit_is_met_twice_and_then_left_alone() -> None:
+    """Ten minutes with 16 places: two refusals find the limit, then it is tried after 10, 20, 40, 40, ... seconds."""
+    seconds, limited, window = simulate(64, 48_000, 0.2, lambda now, open_: 1.0 if open_ > 16 else None)
+    assert 590 < seconds < 620
+    assert 8 <= limited <= 24
+    assert window.size in (16, 17)
+
+
 events = st.lists(
     st.tuples(st.sampled_from(["good", "limited", "overloaded"]), st.integers(1, 80), st.floats(0, 5)), max_size=200
 )
@@ -105,12 +128,15 @@ events = st.lists(
 @given(st.integers(1, 64), events)
 def test_the_window_stays_within_its_bounds(most: int, happened: list[tuple[str, int, float]]) -> None:
     window, now = Window(most), 0.0
+    largest = window.size
     for what, open_, step in happened:
         now += step
         before, turn = window.size, Turn(now - step / 2, min(open_, most))
+        window.sent(turn)
         if what == "good":
             window.good(turn, now)
-            assert before <= window.size <= before + 1
+            assert before <= window.size <= max(before, largest) + 1  # at once where it was, else one by one
+            largest = max(largest, window.size)
         elif what == "limited":
             window.limited(turn, now, step)
             assert window.size <= before
@@ -118,6 +144,7 @@ def test_the_window_stays_within_its_bounds(most: int, happened: list[tuple[str,
             window.overloaded(turn, now)
             assert window.size <= before
         assert 1 <= window.size <= most
+        assert window.room(0)  # it never ends up waiting for nothing
 
 
 def test_time_outs_cut_once_for_all_that_was_sent_before_and_other_faults_do_not() -> None:
@@ -181,8 +208,8 @@ def test_nobody_waits_at_a_closed_gate() -> None:
     gate.sleep(3600)  # returns at once
 
 
-def test_a_pause_holds_everybody_back_until_it_is_over() -> None:
-    times = iter([0.0, 0.0, 0.0, 5.0, 5.0, 9.0])
+def test_a_pause_of_all_holds_everybody_back_until_it_is_over() -> None:
+    times = iter([0.0, 0.0, 0.1, 0.1, 0.2, 5.0, 9.0])
     last = [0.0]
 
     def clock() -> float:
@@ -192,6 +219,9 @@ def test_a_pause_holds_everybody_back_until_it_is_over() -> None:
     gate = Gate(4, clock=clock)
     gate._condition.wait = lambda timeout=None: True  # type: ignore[assignment, method-assign]
     gate.leave(gate.enter(), "limited", 8.0)
+    trial = gate.enter()
+    assert trial.sent == 0.1
+    gate.leave(trial, "limited", 8.0)
     assert gate.enter().sent >= 8.0
 
 

@@ -201,7 +201,7 @@ def test_answers_of_the_right_form_that_say_what_cannot_be(name: str, kind: str,
     assert said in server.bodies[1]["messages"][2]["content"]  # was told, and asked again
 
 
-def test_a_429_holds_back_every_provider_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_429_is_known_to_every_provider_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
     leave = Gate.leave
 

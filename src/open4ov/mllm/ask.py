@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from open4ov.errors import UserError
+from open4ov.mllm.crew import Crew
 from open4ov.recipe import DataSection
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 JUDGES = ("judge_1", "judge_2", "judge_3")
 BESIDE = ("labels", "documents")
 """Asked beside the stage `data`: by `open4ov labels review` and `open4ov data documents`"""
+GRACE = 0.7
+"""Seconds that answers which have come get to be kept, when a run is stopped"""
 ROLES = ("topics", "rank", "density", "synthesize", *JUDGES, "verify")
 
 
@@ -222,26 +225,37 @@ class Asker:
             except AnswerError as error:
                 return error
 
-        # A pool for each provider, so that no endpoint sees more questions at once than its recipe allows.
-        pools: dict[int, ThreadPoolExecutor] = {}
-        jobs: list[Future[dict[str, Any] | AnswerError] | None] = []
+        crews: dict[int, Crew[Request, dict[str, Any] | AnswerError]] = {}
         answers: list[dict[str, Any] | AnswerError] = []
         try:
+            jobs: list[Callable[[], dict[str, Any] | AnswerError]] = []
             for request in requests:
                 provider = self.provider(request.role)
                 if provider.concurrency == 1:
-                    jobs.append(None)
+                    jobs.append(partial(one, request))
                     continue
-                if id(provider) not in pools:
-                    pools[id(provider)] = ThreadPoolExecutor(provider.concurrency)
-                jobs.append(pools[id(provider)].submit(one, request))
-            for request, job in zip(requests, jobs, strict=True):
-                answers.append(job.result() if job else one(request))
+                if id(provider) not in crews:  # one for each, so that none sees more at once than its recipe allows
+                    crews[id(provider)] = Crew(one, getattr(provider, "threads", provider.concurrency))
+                jobs.append(crews[id(provider)].submit(request))
+            for job in jobs:
+                answers.append(job())
                 if progress:
                     progress(len(answers), len(requests))
-        finally:
-            for pool in pools.values():
-                pool.shutdown(cancel_futures=True)
+        except Exception:
+            for crew in crews.values():
+                crew.end()
+            raise
+        except BaseException:  # Ctrl-C: whoever waits for a reply is left behind, whoever has one keeps it
+            if self._desk:
+                self._desk.stop()
+            end = time.monotonic() + GRACE
+            for crew in crews.values():
+                crew.end(max(0.0, end - time.monotonic()))
+            if self._desk:
+                self._desk.budget.abandon()
+            raise
+        for crew in crews.values():
+            crew.end()
         return answers
 
 

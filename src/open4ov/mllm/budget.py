@@ -11,6 +11,7 @@ the book too: a process that was killed may have been charged for what it had se
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What was set aside for one request."""
+    """What was set aside for one request. `number`: of its row in the book; None without a limit."""
 
+    serial: int
     number: int | None
     role: str
     provider: str
@@ -72,7 +74,8 @@ class Budget:
         self._limits, self._stage = limits or BudgetSection(), stage
         self._limited = self._limits.tokens is not None or self._limits.money is not None
         self._condition = threading.Condition()
-        self._open_tokens, self._open_money, self._under_way = 0, 0.0, 0
+        self._open_tokens, self._open_money = 0, 0.0
+        self._serials, self._under_way = itertools.count(), dict[int, Reservation]()
         self._database = connect(path, _SCHEMA, 1)
         self._database.execute("BEGIN IMMEDIATE")
         for row in self._database.execute("SELECT stage, role, provider, input, output, money FROM open").fetchall():
@@ -87,8 +90,9 @@ class Budget:
 
         Raises BudgetError when it can go beyond a limit.
         """
+        serial = next(self._serials)
         if not self._limited:
-            return Reservation(None, role, provider, most, price)
+            return self._under_way.setdefault(serial, Reservation(serial, None, role, provider, most, price))
         tokens, money = most.input + most.output, most.money(price)
         with self._condition:
             while (short := self._short(tokens, money)) is not None:
@@ -97,18 +101,20 @@ class Budget:
                 self._condition.wait()
             self._open_tokens += tokens
             self._open_money += money
-            self._under_way += 1
             row = (self._stage, role, provider, most.input, most.output, money)
             number = self._database.execute(
                 "INSERT INTO open (stage, role, provider, input, output, money) VALUES (?, ?, ?, ?, ?, ?)", row
             ).lastrowid
-        return Reservation(number, role, provider, most, price)
+            return self._under_way.setdefault(serial, Reservation(serial, number, role, provider, most, price))
 
     def settle(self, reserved: Reservation, took: Usage) -> None:
-        """Books what a request took (nothing: a request that was refused), and gives the rest back."""
+        """Books what a request took (nothing: a request that was refused), and gives the rest back. Nothing happens
+        after `abandon`, which has booked it."""
         money = took.money(reserved.price)
         row = (self._stage, reserved.role, reserved.provider, 1, took.input, took.output, took.estimated, money)
         with self._condition:
+            if self._under_way.pop(reserved.serial, None) is None:
+                return
             if reserved.number is None:
                 self._database.execute(_ADD, row)
             else:
@@ -118,12 +124,16 @@ class Budget:
                 self._database.execute("COMMIT")
                 self._open_tokens -= reserved.most.input + reserved.most.output
                 self._open_money -= reserved.most.money(reserved.price)
-                self._under_way -= 1
                 if not self._under_way:
                     self._open_money = 0.0  # sums of floats come back to nothing only nearly
             self._tokens += took.input + took.output
             self._money += money
             self._condition.notify_all()
+
+    def abandon(self) -> None:
+        """Books in full what is under way and will not be waited for: it may be charged."""
+        for reserved in list(self._under_way.values()):
+            self.settle(reserved, Usage(reserved.most.input, reserved.most.output, 1))
 
     def _short(self, tokens: int, money: float) -> str | None:
         """What to say when a request is too much; None when it fits."""

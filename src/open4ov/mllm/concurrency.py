@@ -3,14 +3,15 @@
 `Window` is the rule and knows no time of its own (AIMD: additive increase, multiplicative decrease):
 
 - An answer lets the window grow: by one for each answer below the known limit, near it by one for a whole round.
-- A 429 pauses the whole endpoint for as long as it says (Retry-After). If as many questions as were open have been
-  answered since the last 429, their number is not what the endpoint minds, and the window stays. Otherwise the limit is
-  known, and tried again only after 10 to 40 times the pause: trying costs a pause, so little of the time goes into it.
+- A 429 leaves it open whether the number is what the endpoint minds. So the window goes below what was open then, and
+  as soon as there is an answer one question takes a second look at the same number. Answered, it shows that the number
+  was not the reason, and the window is as before. Refused, it makes that number the limit, which is tried again only
+  after 10 to 40 times the seconds that the endpoint asked to wait.
 - 429s for a quarter of the last answers, a time-out or a 503 cut the window by a factor, once for all that was sent
   before.
 - Any other 5xx is a fault of one request, and says nothing about how many there may be.
 
-`Gate` is the window with threads waiting at it; `Pause` is shared by all that ask the same endpoint.
+`Gate` is the window with threads waiting at it; `Pause` (`pause.py`) says when nobody goes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from open4ov.mllm.pause import SHORTEST, Pause
+
 DECREASE = 0.7
 START = 8
 HOLD = (10, 40)
@@ -32,8 +35,6 @@ HELD = 300.0
 """Seconds for which a limit is not tried again at most"""
 NEAR = 1.1
 """Within this factor of the known limit the window grows slowly"""
-SHORTEST = 0.1
-"""Seconds that a 429 pauses the endpoint at least"""
 FIRST, LONGEST = 0.5, 30.0
 """Seconds before the second and before a late try"""
 
@@ -54,26 +55,37 @@ class Window:
     def __init__(self, most: int, start: int = START) -> None:
         self.most = most
         self._size = float(min(most, start))
-        self._proven = 0  # as many were open when a question was answered, and none of so many was refused since
-        self._best = 0.0  # as many were open when a question was answered, since the last cut
-        self._refused = most + 1  # the fewest that were open when one was refused, of those sent together
-        self._last_limit = self._last_cut = self._held_until = float("-inf")
         self._ceiling = float(most)  # the most that is known to be taken; tried again from `_held_until` on
         self._hold = HOLD[0]
+        self._last_limit = self._last_cut = self._held_until = float("-inf")
+        self._suspect: int | None = None  # as many may be too many: one was refused, and it is not known why
+        self._look: Turn | None = None  # the one that is sent with so many open, to see whether it is refused too
+        self._before = 0.0  # the size when the suspicion came up
         self._recent: deque[bool] = deque(maxlen=64)
 
     @property
     def size(self) -> int:
         return int(self._size)
 
+    def room(self, open_: int) -> bool:
+        """Whether one more may go, when so many are open."""
+        if self._suspect is not None and self._look is not None:
+            return open_ < self._suspect - 1
+        return open_ < self.size
+
+    def sent(self, turn: Turn) -> None:
+        """A question goes out."""
+        if self._suspect is not None and self._look is None and turn.open >= self._suspect:
+            self._look = turn
+
     def good(self, turn: Turn, now: float, *, wanted: bool = True) -> None:
         """An answer came. `wanted`: more would have been asked at once, had the window been larger."""
         self._recent.append(False)
-        # sent with others of which some were refused, it tells of numbers below theirs only
-        self._proven = max(
-            self._proven, turn.open if turn.sent > self._last_limit else min(turn.open, self._refused - 1)
-        )
-        self._best = max(self._best, turn.open)
+        if self._suspect is not None:
+            if turn is not self._look:
+                self._size = max(self._size, float(self._suspect))  # room for a second look
+                return
+            self._size, self._suspect = max(self._size, self._before), None  # so many are not too many
         if not wanted:  # who never fills the window learns nothing about a larger one
             return
         if self._size >= self._ceiling * NEAR + 1:
@@ -85,43 +97,48 @@ class Window:
     def limited(self, turn: Turn, now: float, pause: float) -> None:
         """A 429 came, and with it a pause of so many seconds."""
         self._recent.append(True)
-        new = turn.sent > self._last_limit  # else sent before the last one was known, and tells nothing more
-        self._last_limit, proven = now, self._proven
-        self._refused = turn.open if new else min(self._refused, turn.open)
-        self._proven = min(proven, turn.open - 1)
-        share = sum(self._recent) / len(self._recent)
-        if share > 0.25 and len(self._recent) >= START and turn.sent > self._last_cut:
+        new = turn.sent > self._last_limit  # else on its way when the last one came, and tells little more
+        self._last_limit = now
+        if len(self._recent) >= START and sum(self._recent) > len(self._recent) / 4 and turn.sent > self._last_cut:
             self._cut(self._size * DECREASE, now)
             self._ceiling = min(self._ceiling, self._size)
-        elif new and turn.open > proven > 0:
-            self._cut(min(self._size, max(proven, turn.open - 1, self._best * DECREASE)), now)
-            again = turn.open - 1 <= self._ceiling < self.most
-            self._hold = min(HOLD[1], 2 * self._hold) if again else HOLD[0]
-            self._ceiling = max(self._size, turn.open - 1.0)
-            self._held_until = now + min(HELD, self._hold * max(pause, SHORTEST))
+        elif self._suspect is not None and turn is self._look:
+            self._meet(self._suspect - 1, now, HOLD[0], pause)
+        elif not new:
+            if self._suspect is not None and turn.open < self._suspect:
+                self._doubt(turn.open)
+        elif self._suspect is None and turn.open > self.size:
+            return  # so many are not asked any more
+        elif turn.open > self._ceiling:
+            self._meet(turn.open - 1, now, min(HOLD[1], 2 * self._hold), pause)
+        else:
+            self._before = self._size if self._suspect is None else self._before
+            self._doubt(turn.open)
+
+    def failed(self, turn: Turn) -> None:
+        """Anything else: says nothing about the number."""
+        if turn is self._look:
+            self._look = None
 
     def overloaded(self, turn: Turn, now: float) -> None:
         """A time-out or a 503."""
+        self.failed(turn)
         if turn.sent > self._last_cut:
             self._cut(self._size * DECREASE, now)
             self._ceiling = min(self._ceiling, self._size)  # from here on one by one
 
+    def _doubt(self, open_: int) -> None:
+        self._suspect, self._look = open_, None
+        self._size = max(1.0, min(self._size, open_ - 1.0))
+
+    def _meet(self, limit: float, now: float, hold: int, pause: float) -> None:
+        self._ceiling, self._hold = max(1.0, limit), hold
+        self._held_until = now + min(HELD, hold * max(pause, SHORTEST))
+        self._cut(min(self._size, self._ceiling), now)
+
     def _cut(self, size: float, now: float) -> None:
-        self._size, self._last_cut = max(1.0, size), now
-        self._best = min(self._best, self._size)
+        self._size, self._last_cut, self._suspect = max(1.0, size), now, None
         self._recent.clear()
-
-
-class Pause:
-    """Until when an endpoint is to be left alone, for all that ask it."""
-
-    def __init__(self) -> None:
-        self.until = float("-inf")
-        self._lock = threading.Lock()
-
-    def extend(self, until: float) -> None:
-        with self._lock:
-            self.until = max(self.until, until)
 
 
 class Gate:
@@ -140,34 +157,39 @@ class Gate:
             while True:
                 if self._closed is not None:
                     raise self._closed
-                wait = self.pause.until - self._clock()
-                if wait > 0:
+                wait = None
+                if self.window.room(self._open):
+                    now = self._clock()
+                    wait = self.pause.claim(now)
+                    if not wait:
+                        self._open += 1
+                        turn = Turn(now, self._open)
+                        self.window.sent(turn)
+                        return turn
+                self._waiting += 1
+                try:
                     self._condition.wait(wait)
-                elif self._open < self.window.size:
-                    self._open += 1
-                    return Turn(self._clock(), self._open)
-                else:
-                    self._waiting += 1
-                    try:
-                        self._condition.wait()
-                    finally:
-                        self._waiting -= 1
+                finally:
+                    self._waiting -= 1
 
     def leave(self, turn: Turn, outcome: Outcome, pause: float = 0.0) -> None:
         """Ends a turn. `pause`: seconds for which everybody is held back; with `limited` never none."""
         with self._condition:
-            wanted = self._waiting > 0 or self._open >= self.window.size
+            wanted = self._waiting > 0 or not self.window.room(self._open)
             self._open -= 1
             now = self._clock()
             if outcome == "limited":
                 pause = max(pause, SHORTEST)
                 self.window.limited(turn, now, pause)
+                self.pause.refused(turn.sent, now, pause)
             elif outcome == "overloaded":
                 self.window.overloaded(turn, now)
             elif outcome == "good":
                 self.window.good(turn, now, wanted=wanted)
-            if pause > 0:  # a little longer, so that several processes do not come back at the same moment
-                self.pause.extend(now + pause + random.uniform(0, min(0.5, pause / 20)))
+            else:
+                self.window.failed(turn)
+            if pause > 0 and outcome != "limited":
+                self.pause.extend(now, pause)
             self._condition.notify(2)  # one for the place left, one where the window has grown
 
     def sleep(self, seconds: float) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from open4ov.errors import UserError
+from open4ov.mllm.ask import ProviderError
 from open4ov.mllm.budget import Budget, Usage
 from open4ov.mllm.cache import AnswerCache
-from open4ov.mllm.concurrency import Pause
+from open4ov.mllm.concurrency import Gate
 from open4ov.mllm.local import Local
+from open4ov.mllm.pause import Pause
 from open4ov.recipe import DataSection
 from open4ov.recipe_providers import PriceSection
 
@@ -79,6 +81,7 @@ class Desk:
         self.budget = budget or Budget()
         self.tally = Tally()
         self._pauses: dict[str, Pause] = {}
+        self._gates: list[Gate] = []
 
     @staticmethod
     def open(section: DataSection, place: Path | None) -> Desk:
@@ -94,9 +97,17 @@ class Desk:
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise UserError(f"data.cache: {error.filename}: cannot be written: {error.strerror}") from None
 
-    def pause(self, url: str) -> Pause:
-        """One for all providers of an endpoint."""
-        return self._pauses.setdefault(url, Pause())
+    def gate(self, url: str, most: int) -> Gate:
+        """The way to an endpoint for one of its providers. All of them share its pauses."""
+        self._gates.append(Gate(most, self._pauses.setdefault(url, Pause())))
+        return self._gates[-1]
+
+    def stop(self) -> None:
+        """Nothing is sent any more."""
+        for gate in self._gates:
+            gate.close(
+                ProviderError("stopped: nothing more is asked; a new start goes on with the answers that are kept")
+            )
 
     def report(self) -> dict[str, Any]:
         """`roles`: what this start of the run asked and used; `spent`: all that the run sent, over all its starts."""

@@ -25,10 +25,11 @@ from open4ov.mllm import reply, tokens
 from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept, key
-from open4ov.mllm.concurrency import Gate, backoff
+from open4ov.mllm.concurrency import backoff
 from open4ov.mllm.desk import Desk
 from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
+from open4ov.mllm.pause import SHORTEST
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
 
@@ -63,11 +64,12 @@ class OpenAIProvider:
                 "endpoint's key (any word for an endpoint without keys)"
             )
         self.concurrency = settings.concurrency
+        self.threads = 2 * settings.concurrency  # so that one is ready to be sent where another was refused or has come
         self._settings, self._model, self._name = settings, settings.model, where.rpartition(".")[2]
         self._where = f"{where} ({settings.base_url or 'api.openai.com'})"
-        self._gate = Gate(settings.concurrency, self._desk.pause(self._url))
+        self._gate = self._desk.gate(self._url, settings.concurrency)
         self._given_up, self._lock = 0, threading.Lock()
-        transport = Transport(self._url, settings.concurrency, settings.timeout, self._desk.local)
+        transport = Transport(self._url, settings.timeout, self._desk.local, f"{where}.base_url")
         self._client = openai.OpenAI(
             api_key=self._secret,
             base_url=self._url,
@@ -180,6 +182,9 @@ class OpenAIProvider:
                     raise
                 if failed.charged:
                     took = Usage(tokens.guess(said) + framing, 0, 1)
+            except BaseException:  # stopped while it was under way: it may be charged in full
+                took = Usage(most.input, most.output, 1)
+                raise
             finally:
                 budget.settle(reserved, took)
                 self._gate.leave(turn, failed.outcome if failed else "good", (failed and failed.pause) or 0.0)
@@ -191,8 +196,8 @@ class OpenAIProvider:
             tries += failed.outcome != "limited"
             self._stop_or_go_on(failed, role, tries, limited)
             self._desk.tally.retried(role, failed.kind)
-            if failed.outcome != "limited":
-                self._gate.sleep(backoff(tries - 1))
+            limit = failed.outcome == "limited"  # then no sooner than the endpoint says, whoever else may go on
+            self._gate.sleep(max(failed.pause, SHORTEST) if limit else backoff(tries - 1))
 
     def _create(self, question: _Question, messages: list[Any]) -> ChatCompletion:
         # `post`, as `chat.completions.create` calls it: that walks through messages and schema by their types first,

@@ -7,7 +7,8 @@ exception of a parser, a full memory or a thread that waits for ever.
 from __future__ import annotations
 
 import time
-import urllib.request
+from collections import deque
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ import httpx2
 import openai
 
 from open4ov.mllm.local import DEFAULT_URL, Local
+from open4ov.mllm.proxies import proxy_of
 
 LARGEST = 8 * 2**20
 """Bytes of a reply"""
@@ -32,27 +34,43 @@ class Fault(openai.OpenAIError):
 
 
 class Transport(httpx2.BaseTransport):
-    """`timeout`: seconds for the whole reply. With `local`, a connection to another address ends before it is used."""
+    """`timeout`: seconds for the whole reply. With `local`, a connection to another address ends before it is used, and
+    no proxy is. `where` names the option that the address is from. Raises UserError for a proxy that cannot be used.
+    """
 
-    def __init__(self, url: str | None, connections: int, timeout: float, local: Local | None) -> None:
+    def __init__(self, url: str | None, timeout: float, local: Local | None, where: str) -> None:
         host = urlsplit(url or DEFAULT_URL).hostname or ""
         self._timeout, self._named = timeout, local is not None and local.named(host)
         self._local = local
-        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-        proxy = None if local else _proxy(url or DEFAULT_URL, host)
-        secure = (url or DEFAULT_URL).startswith("https:") or proxy is not None
-        self._inner = httpx2.HTTPTransport(verify=secure, limits=limits, proxy=proxy)  # else no certificates to load
+        proxy = None if local else proxy_of(url or DEFAULT_URL, where)
+        secure = (url or DEFAULT_URL).startswith("https:") or (proxy or "").startswith("https:")
+        # One connection each: a pool looks at all of its connections twice a request.
+        self._make = partial(
+            httpx2.HTTPTransport,
+            verify=httpx2.create_ssl_context(verify=secure),  # without need no certificates are loaded
+            limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
+            proxy=proxy,
+        )
+        self._all = [self._make()]
+        self._free = deque(self._all)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         end = time.monotonic() + self._timeout
         if self._local is not None and not self._named:
             request.extensions = {**request.extensions, "trace": self._look}
         try:
-            response = self._inner.handle_request(request)
+            inner = self._free.pop()
+        except IndexError:  # as many as are under way at once, in the end
+            inner = self._make()
+            self._all.append(inner)
+        try:
+            response = inner.handle_request(request)
             try:
                 body = self._read(response, end)
             finally:
                 response.close()
+        except httpx2.ProxyError:
+            raise Fault("unreachable", "the proxy of the environment refuses the connection", again=True) from None
         except httpx2.ConnectError:
             raise Fault("unreachable", "no connection to the endpoint; is it up?", again=True) from None
         except httpx2.TimeoutException as error:
@@ -61,6 +79,8 @@ class Transport(httpx2.BaseTransport):
             raise self._late() from None
         except httpx2.TransportError:
             raise Fault("closed", "the endpoint closed the connection in the middle of its reply", again=True) from None
+        finally:
+            self._free.append(inner)
         return httpx2.Response(response.status_code, headers=response.headers, content=body, request=request)
 
     def _read(self, response: httpx2.Response, end: float) -> bytes:
@@ -106,12 +126,5 @@ class Transport(httpx2.BaseTransport):
             raise Fault("not_local", "data.local_only is set, and the host's name leads off this machine", again=False)
 
     def close(self) -> None:
-        self._inner.close()
-
-
-def _proxy(url: str, host: str) -> str | None:
-    """The proxy that the environment names for an address."""
-    if urllib.request.proxy_bypass(host):
-        return None
-    proxies = urllib.request.getproxies()
-    return proxies.get(urlsplit(url).scheme) or proxies.get("all")
+        for inner in self._all:
+            inner.close()
