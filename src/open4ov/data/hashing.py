@@ -29,6 +29,8 @@ FLAT = 1.0
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601, as Pillow converts to "L"
 
+_QUARTERS = np.kron(np.eye(4), np.ones(SIDE // 4)).astype(np.float32)  # [4, S]: sums over quarters of a side
+
 _LENGTHS = {1.0: 1, 0.87: 4, 0.74: 5, 0.62: 6}  # length of a window as a share of the side -> how many starts
 WINDOWS = np.array(
     [(start * (1 - length), length) for length, count in _LENGTHS.items() for start in np.linspace(0, 1, count)]
@@ -48,14 +50,19 @@ class Print:
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     """The RGB picture as [S, S, 3], its sides squeezed to one length: means over blocks of pixels.
 
-    Of a large picture every second, third, ... pixel counts, so that a block has at least 8 x 8 of them.
+    Each block counts a grid of 2 x 2 to 8 x 8 pixels: what it shows hardly depends on more, and the time hardly grows
+    with the picture.
     """
-    steps = max(1, image.width // (8 * SIDE)), max(1, image.height // (8 * SIDE))
-    if max(steps) > 1:
-        image = image.resize((image.width // steps[0], image.height // steps[1]), Image.Resampling.NEAREST)
-    blocks = max(1, image.width // SIDE), max(1, image.height // SIDE)
-    small = image.reduce(blocks) if max(blocks) > 1 else image
-    return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    if min(image.size) <= SIDE:
+        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    across, down = _samples(image.width), _samples(image.height)
+    grid = image.resize((across * SIDE, down * SIDE), Image.Resampling.NEAREST)
+    return np.asarray(grid.reduce((across, down)))
+
+
+def _samples(pixels: int) -> int:
+    """How many pixels of each block of a thumbnail count along a side of so many pixels."""
+    return min(max(2 if pixels < 3 * SIDE else 3, 2 * pixels // (3 * SIDE)), 8)
 
 
 def grey(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -65,16 +72,26 @@ def grey(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def prints(thumbnails: NDArray[np.uint8]) -> Print:
     """The hashes and the colours of thumbnails [N, S, S, 3]."""
-    found = _frequencies(grey(thumbnails), 1)[:, 0, :, 0, :]  # [N, K, K]
-    quarter = SIDE // 4
-    rows = thumbnails.reshape(-1, 4, quarter, SIDE * 3).sum(axis=2, dtype=np.uint16)  # 16 * 255 fits
-    sums = rows.reshape(-1, 4, 4, quarter, 3).sum(axis=3, dtype=np.uint32)
-    return Print(_bits(found), _bits(_mirrored(found)), (sums // quarter**2).astype(np.uint8))
+    levels = thumbnails.astype(np.float32)  # once for both
+    found = _frequencies(levels @ _GREY, 1)[:, 0, :, 0, :]  # [N, K, K]
+    own, mirrored = _bits(np.stack([found, _mirrored(found)]).reshape(-1, FREQUENCIES, FREQUENCIES)).reshape(2, -1)
+    return Print(own, mirrored, _colours(levels))
+
+
+def _colours(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[N, S, S, 3] -> [N, 4, 4, 3]: means over quarters of the sides, rounded down (the sums are exact)."""
+    rows = np.matmul(_QUARTERS, levels.reshape(-1, SIDE, SIDE * 3)).reshape(-1, 4, 4, SIDE // 4, 3)
+    return (rows.sum(axis=3) / (SIDE // 4) ** 2).astype(np.uint8)
 
 
 def phash(image: Image.Image) -> int:
     """The 64-bit hash of one RGB picture."""
-    return int(prints(thumbnail(image)[None]).hashes[0])
+    return int(hashes(thumbnail(image)[None])[0])
+
+
+def hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """[N, S, S, 3] -> [N]: the hashes alone."""
+    return _bits(_frequencies(grey(thumbnails), 1)[:, 0, :, 0, :])
 
 
 def window_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -130,5 +147,6 @@ def _mirrored(found: NDArray[np.float32]) -> NDArray[np.float32]:
 def _bits(found: NDArray[np.float32]) -> NDArray[np.uint64]:
     """[M, K, K] -> [M]: bit by bit, above the median or not; the lowest frequency is the most significant bit."""
     flat = np.where(np.abs(found) < FLAT, 0, found).reshape(-1, FREQUENCIES * FREQUENCIES)
-    middle = np.median(flat, axis=1, keepdims=True)
+    half = flat.shape[1] // 2
+    middle = np.partition(flat, (half - 1, half), axis=1)[:, half - 1 : half + 1].mean(axis=1, keepdims=True)
     return np.packbits(flat > middle, axis=1).view(">u8")[:, 0].astype(np.uint64)

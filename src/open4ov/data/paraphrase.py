@@ -1,80 +1,53 @@
 """Do two questions ask the same thing in other words? By rules, in English and Chinese, without a model.
 
-A question becomes a bag of what it is about: words without endings and fillers, numbers as digits, Chinese characters
-without particles; a few dozen common ways to ask (how many, number of, 几个) are one token each (`paraphrase.yaml`).
-Two bags are compared by their weighted overlap (Dice). How much is needed depends on the answers: equal answers are
-evidence of their own, different ones ask for nearly the same wording. Two things are never overruled: different
-numbers, and words that turn a question round (left for right, 最大 for 最小, a "not" on one side).
+Two questions are compared by the weighted overlap (Dice) of what they are about (`paraphrase_reading.py`); words of
+one root count in part. How much is needed depends on the answers: an equal answer that says something is evidence of
+its own, an equal yes or 4 less so, different ones ask for the same wording. Some things are never overruled: different
+numbers or signs, words that turn a question round (left for right, 最大 for 最小, a "not" on one side), and a word of
+content exchanged for another in a sentence that is otherwise the same: that is how a new question is made of an old
+one, while who says the same in other words changes more than one place.
 
-What it cannot see: synonyms outside its list. See docs/data.md for what it catches and what not.
+What it cannot see: synonyms outside its list, and questions in another language. See docs/data.md for what it catches.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
-from typing import Any
+from difflib import SequenceMatcher
 
-import yaml
+from open4ov.answers import normalise, number, same
+from open4ov.data.paraphrase_reading import LIGHT, TURNS, TWO, WEAK, read
 
-from open4ov.answers import number, same
-
-SAME_ANSWER, UNKNOWN_ANSWER, OTHER_ANSWER = 0.45, 0.62, 0.9
+SAME_ANSWER, WEAK_ANSWER, UNKNOWN_ANSWER, OTHER_ANSWER = 0.4, 0.5, 0.62, 0.9
 """Overlap from which two questions are one, by what is known of their answers."""
 
 EXCHANGED = 0.7
-"""Overlap from which two questions are one although each has a word of content that the other has not."""
+"""Overlap from which two questions of one weak answer are one although each has a word of content of its own."""
 
 LONG = 5
 """Words of content from which equal wording is enough."""
 
-_WORDS: dict[str, Any] = yaml.safe_load(files("open4ov.data").joinpath("paraphrase.yaml").read_text("utf-8"))
-_LIGHT: dict[str, float] = _WORDS["light"]
-_TURNS: list[list[str]] = _WORDS["turns"]
-_FILLERS = frozenset(_WORDS["fillers"].split())
-_PARTICLES = frozenset(_WORDS["particles"])
-_ENGLISH = {token: re.compile(rf"\b(?:{'|'.join(ways['en'])})\b") for token, ways in _WORDS["ways"].items()}
-_CHINESE = {token: re.compile("|".join(ways["zh"])) for token, ways in _WORDS["ways"].items()}
-_NEGATED = re.compile(r"n't\b")
-_WHETHER = re.compile(r"有没有|有无|是不是|能不能|会不会|是否|\bwhether or not\b")  # no negations
-_POSSESSIVE = re.compile(r"(?<=\w)'s?\b")
-_PIECES = re.compile(r"<[a-z ]+>|\d+(?:[.,]\d+)*(?:/\d+)?|[㐀-鿿]|[^\W\d_]+")
+FRAME = 0.5
+"""Share of the tokens that stand equal and in order, from which an exchanged word makes another question."""
+
+ROOT = 5, 0.6
+"""Letters that two words of one root have in common at the front, at least, and their share of the longer word."""
+
+_NO_OTHERS = (frozenset[str](), frozenset([TWO]), frozenset([TWO, "2"]))  # in what the numbers may differ
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question as `alike` compares it. `answer` None: not known."""
+    """A question as `alike` compares it. `tokens` in order, `bag` their counts. `answer` None: not known."""
 
+    tokens: tuple[str, ...]
     bag: Mapping[str, int]
-    numbers: tuple[str, ...]
+    numbers: frozenset[str]
+    signs: tuple[str, ...]
     answer: str | None
     plain: str
-
-
-@lru_cache(maxsize=1 << 16)
-def _read(text: str) -> tuple[dict[str, int], tuple[str, ...], str]:
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("’", "'").split())
-    plain_form = _WHETHER.sub("", plain)
-    marked = _POSSESSIVE.sub("", _NEGATED.sub(" not", plain_form))
-    for token in _ENGLISH:
-        marked = _ENGLISH[token].sub(f" {token} ", marked)
-        marked = _CHINESE[token].sub(f" {token} ", marked)
-    bag: Counter[str] = Counter()
-    numbers: list[str] = []
-    for piece in _PIECES.findall(marked):
-        if piece[0] == "<":
-            bag[piece] = 1
-        elif (value := _value(piece)) is not None:
-            numbers.append(value)
-            bag[value] += 1
-        elif piece not in _FILLERS and piece not in _PARTICLES:
-            bag[_stem(piece)] += 1
-    return dict(bag), tuple(sorted(numbers)), re.sub(r"\W+", "", plain)
 
 
 def question(text: str, answer: str | None = None, options: Sequence[str] = ()) -> Question:
@@ -82,28 +55,62 @@ def question(text: str, answer: str | None = None, options: Sequence[str] = ()) 
     if answer is not None and len(answer.strip()) == 1 and answer.strip().isalpha() and options:
         place = ord(answer.strip().upper()) - ord("A")
         answer = options[place] if 0 <= place < len(options) else answer
-    bag, numbers, plain = _read(text)
-    return Question(bag, numbers, answer, plain)
+    tokens, numbers, signs, plain = read(text)
+    return Question(tokens, dict(Counter(tokens)), numbers, signs, answer, plain)
 
 
 def alike(left: Question, right: Question) -> tuple[bool, float]:
     """Whether they ask the same, and the overlap of their bags in [0, 1]; equal long ones need no equal answers."""
-    if left.plain and left.plain == right.plain:
+    if left.plain and left.plain == right.plain and left.signs == right.signs:
         return len(left.bag) >= LONG or _answers(left, right) is not False, 1.0
-    shared = total = 0.0
-    for token in left.bag.keys() | right.bag.keys():
-        weight = _LIGHT.get(token, 1.0)
-        a, b = left.bag.get(token, 0), right.bag.get(token, 0)
-        shared += 2 * weight * min(a, b)
-        total += weight * (a + b)
-    overlap = shared / total if total else 0.0
-    if left.numbers != right.numbers or _turned(left.bag, right.bag):
+    overlap = _overlap(left.bag, right.bag)
+    if left.numbers ^ right.numbers not in _NO_OTHERS or left.signs != right.signs or _turned(left.bag, right.bag):
         return False, overlap
     agreed = _answers(left, right)
-    needed = UNKNOWN_ANSWER if agreed is None else SAME_ANSWER if agreed else OTHER_ANSWER
-    if _own(left.bag, right.bag) and _own(right.bag, left.bag):
-        needed = max(needed, EXCHANGED)
-    return overlap >= needed, overlap
+    if agreed is None:
+        needed = UNKNOWN_ANSWER
+    elif agreed:
+        needed = WEAK_ANSWER if _weak(left.answer or "") else SAME_ANSWER
+    elif left.tokens != right.tokens:  # the same words in another order: is a larger than b, is b larger than a
+        return False, overlap
+    else:
+        needed = OTHER_ANSWER
+    if needed == WEAK_ANSWER and _own(left.bag, right.bag) and _own(right.bag, left.bag):
+        needed = EXCHANGED
+    return overlap >= needed and not _exchanged(left.tokens, right.tokens), overlap
+
+
+def _weight(token: str) -> float:
+    return LIGHT.get(token, 1.0)
+
+
+def _overlap(left: Mapping[str, int], right: Mapping[str, int]) -> float:
+    total = sum(_weight(token) * (left.get(token, 0) + right.get(token, 0)) for token in left.keys() | right.keys())
+    if not total:
+        return 0.0
+    shared = sum(2 * _weight(token) * min(count, right.get(token, 0)) for token, count in left.items())
+    rest = sorted(right.keys() - left.keys())
+    for token in sorted(left.keys() - right.keys()):
+        near = next((other for other in rest if _root(token, other)), None)
+        if near is not None:
+            rest.remove(near)
+            shared += 1.6 * min(_weight(token), _weight(near))
+    return shared / total
+
+
+def _root(one: str, other: str) -> bool:
+    """Whether two English words begin alike enough to be forms of one (diagnosis, diagnose)."""
+    if not (one.isascii() and other.isascii() and one.isalpha() and other.isalpha()):
+        return False
+    shared = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return shared >= ROOT[0] and shared >= ROOT[1] * max(len(one), len(other))
+
+
+def _own(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Whether it has a word of full weight that the other has not, nor one of its root."""
+    return any(
+        token not in other and _weight(token) == 1 and not any(_root(token, known) for known in other) for token in one
+    )
 
 
 def _answers(left: Question, right: Question) -> bool | None:
@@ -112,38 +119,35 @@ def _answers(left: Question, right: Question) -> bool | None:
     return same(left.answer, right.answer)
 
 
-def _own(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """Whether it has a word of full weight that the other has not."""
-    return any(token not in other and _LIGHT.get(token, 1.0) == 1.0 for token in one)
+def _weak(answer: str) -> bool:
+    """Whether many questions have this answer: yes, no, a small number, a letter."""
+    plain = normalise(answer)
+    value = number(plain)
+    return plain in WEAK or len(plain) == 1 or (value is not None and value.denominator == 1 and abs(value) <= 12)
+
+
+def _exchanged(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether one sentence becomes the other by putting other words of content in the place of some."""
+    equal = exchanged = 0
+    for kind, begin, end, from_, to in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        ours, theirs = left[begin:end], right[from_:to]
+        if kind == "equal":
+            equal += end - begin
+            continue
+        here = [token for token in ours if _weight(token) == 1 and token not in right]
+        there = [token for token in theirs if _weight(token) == 1 and token not in left]
+        if here and there and not any(_root(a, b) for a in here for b in there):
+            exchanged += 1
+        elif any(_weight(token) == 1 for token in (*ours, *theirs)):
+            return False  # something was added, left out or moved: not the same sentence
+    return exchanged > 0 and equal >= FRAME * max(len(left), len(right))
 
 
 def _turned(left: Mapping[str, int], right: Mapping[str, int]) -> bool:
     if ("<not>" in left) != ("<not>" in right):
         return True
-    for one, other in _TURNS:
+    for one, other in TURNS:
         for a, b in ((one, other), (other, one)):
             if a in left and b not in left and b in right and a not in right:
                 return True
     return False
-
-
-def _value(piece: str) -> str | None:
-    """Digits as they are, number words as digits; "one" and 一 are too common as fillers to be numbers."""
-    if piece in ("one", "一", "〇", "零", "百", "十", "两"):
-        return {"十": "10", "两": "2"}.get(piece)
-    found = number(piece)
-    return None if found is None else str(found)
-
-
-def _stem(word: str) -> str:
-    """An English word without its ending; others as they are."""
-    if not word.isascii() or len(word) < 4:
-        return word
-    for ending, instead in (("ies", "y"), ("ied", "y"), ("ingly", ""), ("edly", ""), ("ing", ""), ("ed", ""),
-                            ("ly", ""), ("es", ""), ("s", "")):  # fmt: skip
-        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
-            word = word[: -len(ending)] + instead
-            break
-    if len(word) > 3 and word[-1] == word[-2]:
-        word = word[:-1]
-    return word.rstrip("e") if len(word) > 3 else word
