@@ -8,6 +8,7 @@ Whatever does not get through is listed with the reason: an image in report.json
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +31,7 @@ from open4ov.data import (
     topics,
     verify,
 )
-from open4ov.data.images import collect_images
+from open4ov.data.images import CORPUS, collect_images
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.mllm.ask import JUDGES, ROLES, Asker, Picture, Request
@@ -51,19 +52,37 @@ Embedder = Callable[[list[str]], NDArray[np.float32]]
 
 
 def construct(run: StageRun) -> None:
-    """Reads images/samples.parquet; writes samples.parquet, rejected.parquet, topics.parquet and report.json."""
+    """Reads what stage `images` left; writes samples.parquet, rejected.parquet, general.parquet (the general set as it
+    came through hygiene; with general_rejected.parquet, if any was asked for), topics.parquet and report.json."""
+    section, seed = run.recipe.data, run.recipe.seed
     images = read_samples(run.inputs["images"] / "samples.parquet")
-    asker = Asker(run.recipe.data, place=run.inputs["images"].parent)
-    result = make(images, run.recipe.data, run.images, run.recipe.seed, run.progress, asker)
+    asker = Asker(section, place=run.inputs["images"].parent)
+    clean = hygiene.Hygiene(section.hygiene, run.images, seed, _teller(run.progress))
+    given = run.inputs["images"] / "general.parquet"
+    drawn = run.recipe.images.general.startswith(CORPUS)
+    general, unfit = clean.general(read_samples(given), drawn=drawn) if clean.asked else ([], [])
+    result = make(images, section, run.images, seed, run.progress, asker, clean)
     write_samples(run.out / "samples.parquet", result.samples)
     write_samples(run.out / "rejected.parquet", result.rejected)
+    if clean.asked:
+        write_samples(run.out / "general.parquet", general)
+        write_samples(run.out / "general_rejected.parquet", unfit)
+    else:
+        shutil.copyfile(given, run.out / "general.parquet")
     topics.write(run.out / "topics.parquet", result.topics, labels.load(run.recipe.data.labels))
     write_json(run.out / "report.json", result.report)
     write_json(run.out / "summary.json", result.report["counts"])
+    for line in report.warnings(result.report):
+        run.note(line)
     if not result.samples:
         raise UserError(
             f"data: none of the {len(images)} images gave a sample. {report.reasons(result.report)} "
             "See docs/data.md for what each provider can answer"
+        )
+    if unfit and not general:
+        raise UserError(
+            f"data.hygiene: all {len(unfit)} samples of the general set fall out, the first one since "
+            f"{unfit[0].extra['reason']}; give another images.general, or set images.general_count to 0"
         )
 
 
@@ -93,6 +112,7 @@ def make(
     seed: int = 0,
     progress: Progress | None = None,
     asker: Asker | None = None,
+    clean: hygiene.Hygiene | None = None,
 ) -> Result:
     """All steps in order. `images`: one sample an image, without messages. Raises `UserError`."""
     tree = labels.load(section.labels)
@@ -102,7 +122,7 @@ def make(
     tell = _teller(progress)
     origins = [line for role in ROLES if role != "verify" for line in asker.origin(role, TEMPLATES.get(role, role))]
     skipped: list[dict[str, str]] = []
-    clean = hygiene.Hygiene(section.hygiene, store, seed, tell)
+    clean = clean or hygiene.Hygiene(section.hygiene, store, seed, tell)
     given, images = len(images), clean.images(images, skipped)
 
     def picture(sample: Sample) -> Picture:

@@ -10,6 +10,7 @@ Dim letters: N pictures, S side of a thumbnail (64), K frequencies a direction (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -43,6 +44,23 @@ class Print:
     hashes: NDArray[np.uint64]
     mirrored: NDArray[np.uint64]
     colours: NDArray[np.uint8]
+
+
+def joined(parts: Sequence[Print]) -> Print:
+    """The prints of several batches as one; of none, none."""
+    if not parts:
+        none = np.zeros(0, np.uint64)
+        return Print(none, none, np.zeros((0, 4, 4, 3), np.uint8))
+    return Print(
+        np.concatenate([part.hashes for part in parts]),
+        np.concatenate([part.mirrored for part in parts]),
+        np.concatenate([part.colours for part in parts]),
+    )
+
+
+def picked(places: Sequence[tuple[Print, int]]) -> Print:
+    """The prints of single pictures, each given as a batch and its number there."""
+    return joined([Print(b.hashes[at : at + 1], b.mirrored[at : at + 1], b.colours[at : at + 1]) for b, at in places])
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:

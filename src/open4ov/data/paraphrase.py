@@ -22,13 +22,16 @@ from typing import Any
 
 import yaml
 
-from open4ov.answers import number, same
+from open4ov.answers import number, same, words
 
 SAME_ANSWER, UNKNOWN_ANSWER, OTHER_ANSWER = 0.45, 0.62, 0.9
 """Overlap from which two questions are one, by what is known of their answers."""
 
 EXCHANGED = 0.7
 """Overlap from which two questions are one although each has a word of content that the other has not."""
+
+REPLY = 8
+"""Words of an answer beyond which it is a reply, in which a short answer may stand."""
 
 LONG = 5
 """Words of content from which equal wording is enough."""
@@ -107,9 +110,22 @@ def alike(left: Question, right: Question) -> tuple[bool, float]:
 
 
 def _answers(left: Question, right: Question) -> bool | None:
+    """Whether the answers are one; None where that is not known. A long reply is one with the short answer that it
+    gives, and says nothing when it does not give it: it may be an explanation."""
     if not left.answer or not right.answer:
         return None
-    return same(left.answer, right.answer)
+    if same(left.answer, right.answer):
+        return True
+    short, reply = sorted((words(left.answer), words(right.answer)), key=len)
+    if len(reply) <= REPLY:
+        return False
+    return True if short and _gives(reply, short) else None
+
+
+def _gives(reply: list[str], answer: list[str]) -> bool:
+    """Whether the words of the answer stand in the reply, one after the other; numbers as words or digits."""
+    ends = range(len(answer), len(reply) + 1)
+    return any(all(map(same, reply[end - len(answer) : end], answer)) for end in ends)
 
 
 def _own(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
