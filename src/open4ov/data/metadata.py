@@ -1,7 +1,7 @@
 """What an image file says beside its pixels: EXIF, XMP, IPTC, comments. None of it enters the image store.
 
 The store holds plain pixels (`images.open_image`, `ImageStore.put`); this says which kinds of personal data were left
-behind, so that the report can count them.
+behind, so that the report can count them. DICOM headers are looked through in `formats/dicom.py`.
 """
 
 from __future__ import annotations

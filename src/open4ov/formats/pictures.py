@@ -109,8 +109,7 @@ class Pictures:
 
     def frames(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """The images of a file, and what a DICOM file says of each beside its pixels."""
-        if path.stat().st_size <= MAX_FILE and kind_of(head := _head(path)) == "dicom":
-            del head
+        if path.stat().st_size <= MAX_FILE and is_dicom(path):
             for frame in dicom.frames(path.read_bytes(), path.name, self.max_pixels):
                 yield self.store.put(frame.image), frame.about
             return
@@ -145,6 +144,10 @@ def from_base64(text: str, name: str) -> bytes:
         raise RowError(f"{name}: no base64: {error}") from None
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(132)
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes. Raises ImageError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(132)) == "dicom"
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None
