@@ -160,6 +160,12 @@ def refused() -> dict[str, tuple[bytes, str]]:
         "empty": (b"", "the file is empty (0 bytes)"),
         "text": (b"this is no image", "not an image in a known format"),
         "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image in a known format"),
+        "disguised EPS": (encoded(Image.new("RGB", (8, 8)), "EPS"), "not an image in a known format (PNG, JPEG,"),
+        "ICO": (encoded(Image.new("RGB", (8, 8)), "ICO"), "not an image in a known format"),
+        "JPEG 2000": (encoded(Image.new("RGB", (8, 8)), "JPEG2000"), "not an image in a known format"),
+        "DICOM": (bytes(128) + b"DICM" + bytes(40), "is DICOM, which is read in folders"),
+        "sound": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not an image in a known format"),
+        "words": (b"BMW 320d", "begins like BMP, but its header is damaged"),
         "header only": (good()[:20], "damaged"),
         "truncated PNG": (good()[: len(good()) // 2], "damaged or truncated"),
         "truncated JPEG": (jpeg[: len(jpeg) // 2], "damaged or truncated: image file is truncated"),
@@ -185,6 +191,30 @@ def test_what_cannot_be_used_is_refused_by_name_with_the_reason(kind: str, recwa
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(recwarn), "the message is the only word about it"
+
+
+def test_the_content_says_what_a_file_is_and_only_that_decoder_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would try all formats it knows, EPS by Ghostscript among them, whatever the file is called."""
+    tried: list[str] = []
+    open_ = Image.open
+
+    def listening(file: object, mode: str = "r", formats: tuple[str, ...] | None = None) -> Image.Image:
+        assert formats is not None, "all formats"
+        tried.extend(formats)
+        return open_(file, mode, formats)  # type: ignore[arg-type]
+
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "EPS", "PSD"):
+        data = encoded(Image.new("RGB", (8, 8)), kind) if kind != "PSD" else b"8BPS\x00\x01" + bytes(40)
+        (tmp_path / f"{kind}.png").write_bytes(data)
+    monkeypatch.setattr(Image, "open", listening)
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"):
+        assert open_image(tmp_path / f"{kind}.png").size == (8, 8)
+    for kind in ("EPS", "PSD"):
+        with pytest.raises(ImageError, match=f"{kind}.png: not an image in a known format"):
+            open_image(tmp_path / f"{kind}.png")
+    assert tried == ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"]
 
 
 def test_the_limit_is_the_callers(tmp_path: Path) -> None:

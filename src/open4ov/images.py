@@ -2,6 +2,9 @@
 
 Transparent pixels are laid on white. 16-bit grey is scaled (257 levels to one), not clipped. CMYK follows the embedded
 colour profile where there is one. The rotation a camera noted in EXIF is carried out.
+
+What a file is, its first bytes say and never its name. Only PNG, JPEG, WebP, TIFF, BMP and GIF reach a decoder, each
+its own: Pillow knows some forty formats, and would try them all on strangers' files (EPS by starting Ghostscript).
 """
 
 from __future__ import annotations
@@ -18,6 +21,17 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from open4ov.errors import UserError
 
 MAX_PIXELS = 40_000_000
+KINDS = {
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpg",
+    b"II*\x00": "tif",
+    b"MM\x00*": "tif",
+    b"BM": "bmp",
+    b"GIF8": "gif",
+}
+"""How files begin, but for WebP and DICOM: `kind_of`."""
+_DECODERS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF", "bmp": "BMP", "gif": "GIF"}
+_HEAD = 132  # bytes by which a file's kind is known
 _STILL_SEQUENCES = {"MPO"}  # a camera's JPEG with its previews behind it: frame 0 is the picture
 
 # Our own limit is stricter and is an error; Pillow's warning before it would be a second message for one fault.
@@ -34,9 +48,9 @@ class ImageError(UserError):
 def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
     """The RGB image in a file or in bytes; `name` stands in messages about bytes.
 
-    Raises ImageError when it is missing, empty, no image, truncated, zero-sized, animated, over 200 times longer than
-    wide (or wider than long), of more than `max_pixels` pixels, or of a pixel type without an agreed white (32-bit
-    integers beyond 16 bits, floats).
+    Raises ImageError when it is missing, empty, in none of the formats above, truncated, zero-sized, animated, over 200
+    times longer than wide (or wider than long), of more than `max_pixels` pixels, or of a pixel type without an agreed
+    white (32-bit integers beyond 16 bits, floats).
     """
     label = name or (str(source) if isinstance(source, Path) else "the image")
     if isinstance(source, bytes):
@@ -54,15 +68,36 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str 
         raise ImageError(f"{label}: cannot be read: {error.strerror or error}") from None
 
 
+def kind_of(head: bytes) -> str | None:
+    """png, jpg, webp, tif, bmp, gif or dicom, by a file's first 132 bytes; None for what is read as none."""
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for begin, kind in KINDS.items() if head.startswith(begin)), None)
+
+
+def decoders(head: bytes) -> tuple[str, ...]:
+    """Pillow's name for the one format that a file begins like; none for others."""
+    name = _DECODERS.get(kind_of(head) or "")
+    return (name,) if name else ()
+
+
 def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Image:
     if size == 0:
         raise ImageError(f"{label}: the file is empty (0 bytes)")
-    head = file.read(24)
+    head = file.read(_HEAD)
     file.seek(0)
+    if kind_of(head) == "dicom":
+        raise ImageError(f"{label}: is DICOM, which is read in folders of images and by `open4ov data import` only")
+    if not (formats := decoders(head)):
+        raise ImageError(
+            f"{label}: not an image in a known format (PNG, JPEG, WebP, TIFF, BMP, GIF) by its first bytes"
+        )
     if 0 in (stated := _stated_size(head)):  # Pillow would only say that it knows no such format
         raise ImageError(f"{label}: zero-sized ({stated[0]} x {stated[1]} pixels)")
     try:
-        image = Image.open(file)
+        image = Image.open(file, formats=formats)
         if image.width == 0 or image.height == 0:
             raise ImageError(f"{label}: zero-sized ({image.width} x {image.height} pixels)")
         if max(image.size) > MAX_RATIO * min(image.size):
@@ -88,15 +123,15 @@ def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Ima
             f"{label}: over-large (a decompression bomb); the limit is {max_pixels} pixels in all (images.max_pixels)"
         ) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{label}: not an image in a known format, or its header is damaged") from None
+        raise ImageError(f"{label}: begins like {formats[0]}, but its header is damaged") from None
     except Exception as error:  # Pillow's decoders raise many kinds (struct.error, SyntaxError, ...) on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{label}: damaged or truncated: {reason}") from error
 
 
 def _stated_size(head: bytes) -> tuple[int, int]:
-    """Width and height from the first 24 bytes of a PNG or GIF; (1, 1) for others."""
-    if head.startswith(b"\x89PNG") and len(head) == 24:
+    """Width and height from the first bytes of a PNG or GIF; (1, 1) for others."""
+    if head.startswith(b"\x89PNG") and len(head) >= 24:
         return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
     if head.startswith(b"GIF8") and len(head) >= 10:
         return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")

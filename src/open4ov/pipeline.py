@@ -181,8 +181,9 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     return {**section, "labels_file": digest, **evaluation, **({"models": models} if models else {})}
 
 
-def _evaluation_files(recipe: Recipe) -> dict[str, str]:
-    """A digest of the evaluation sets that data are kept clean of (not of pictures that they name by path)."""
+def _evaluation_files(recipe: Recipe) -> dict[str, Any]:
+    """A digest of the evaluation sets that data are kept clean of, and of the pictures that they name by path: one that
+    is put where it was missing makes the data anew."""
     hygiene = recipe.data.hygiene
     if hygiene.burned_in:
         function(hygiene.burned_in, "data.hygiene.burned_in")
@@ -190,7 +191,20 @@ def _evaluation_files(recipe: Recipe) -> dict[str, str]:
     for path in paths:
         if not path.is_file():
             raise UserError(f"data.hygiene.decontaminate: no such file: {path}")
-    return {"evaluation_files": fingerprint(paths)} if paths else {}
+    if not paths:
+        return {}
+    found: dict[str, Any] = {"evaluation_files": fingerprint(paths)}
+    named = _pictures_of(paths, [Path(name) for name in hygiene.decontaminate_images])
+    if named:
+        found["evaluation_pictures"] = fingerprint({file for _, file in named if file is not None})
+        found["evaluation_pictures_missing"] = sorted({name for name, file in named if file is None})
+    return found
+
+
+def _pictures_of(paths: list[Path], folders: list[Path]) -> list[tuple[str, Path | None]]:
+    from open4ov.data import evaluation_tsv
+
+    return [item for path in paths for item in evaluation_tsv.named(path, folders).items()]
 
 
 # How fast and for how much an answer comes does not change it: a run goes on with a larger budget.

@@ -25,6 +25,10 @@ class HygieneSection(Section):
     decontaminate: list[str] = Field(
         default_factory=list[str], description="evaluation TSVs (VLMEvalKit) whose images and questions are left out"
     )
+    decontaminate_images: list[str] = Field(
+        default_factory=list[str],
+        description="folders below which the column image_path of those TSVs may name files, beside the TSV's own",
+    )
     personal_data: dict[Kind, Literal["mask", "drop"]] = Field(
         default_factory=dict[Kind, Literal["mask", "drop"]], description="kind -> mask it, or drop the sample"
     )
@@ -57,6 +61,10 @@ def contradictions(hygiene: HygieneSection) -> Iterator[tuple[Loc, str]]:
 
 def idle(hygiene: HygieneSection) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that were written but that nothing reads: (place, reason, the option that makes it so)."""
+    loc: Loc
+    if hygiene.decontaminate_images and not hygiene.decontaminate:
+        loc = ("data", "hygiene", "decontaminate_images")
+        yield loc, "data.hygiene.decontaminate names no TSV", ("data", "hygiene", "decontaminate")
     if hygiene.groups and not hygiene.val + hygiene.test:
-        loc: Loc = ("data", "hygiene", "groups")
+        loc = ("data", "hygiene", "groups")
         yield loc, "data.hygiene.val and data.hygiene.test are 0, so nothing is split", ("data", "hygiene", "val")

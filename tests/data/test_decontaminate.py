@@ -132,6 +132,39 @@ def test_rows_are_read_with_lists_references_and_paths(tsvs: list[Path]) -> None
     assert "no such file" in faults["c"][0]
 
 
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "PCX", "TGA", "PPM", "JPEG2000"])
+def test_pictures_are_named_below_given_folders_and_nowhere_else(tmp_path: Path, kind: str) -> None:
+    picture = drawing(clipart.names()[0])
+    beside, given, elsewhere = (tmp_path / name for name in ("set", "given", "elsewhere"))
+    for folder in (beside / "inner", given, elsewhere):
+        folder.mkdir(parents=True)
+        picture.save(folder / "a.png")
+    picture.save(given / "other.png", format=kind)
+    (beside / "link.png").symlink_to(elsewhere / "a.png")
+    rows = ["inner/a.png", "../elsewhere/a.png", str(elsewhere / "a.png"), "link.png", "a.png", str(given / "a.png"),
+            "other.png", "gone.png", "http://x.org/a.png", repr(["a.png", "inner/a.png"])]  # fmt: skip
+    tsv = write_tsv(
+        beside / "exam.tsv",
+        [{"index": n, "question": "What?", "image_path": path, "answer": "x"} for n, path in enumerate(rows)],
+    )
+    found = list(evaluation_tsv.read(tsv, [given]))
+    assert [len(row.images) for row in found] == [1, 0, 0, 0, 1, 1, 0, 0, 0, 2]
+    faults = [row.faults[0] if row.faults else "" for row in found]
+    for outside in (1, 2, 3):
+        assert "outside of the folders given; name its folder with data.hygiene.decontaminate_images" in faults[outside]
+    assert "known format" in faults[6]
+    assert "gone.png: no such file" in faults[7]
+    assert "not fetched" in faults[8]
+    benchmarks = Benchmarks([tsv], [given])
+    assert benchmarks.counts == {"files": 1, "rows": 10, "pictures": 1}
+    assert [fault["row"] for fault in benchmarks.faults] == [f"exam.tsv, index {n}" for n in (1, 2, 3, 6, 7, 8)]
+    files = evaluation_tsv.named(tsv, [given])
+    assert files["a.png"] == given.resolve() / "a.png"
+    assert {name for name, file in files.items() if file is None} == {rows[n] for n in (1, 2, 3, 7, 8)}
+    with pytest.raises(UserError, match=r"decontaminate_images: .*nowhere is no folder"):
+        Benchmarks([tsv], [tmp_path / "nowhere"])
+
+
 def test_evidence_names_file_row_and_distance(tsvs: list[Path]) -> None:
     benchmarks = Benchmarks(tsvs)
     assert benchmarks.counts == {"files": 2, "rows": 9, "pictures": 3}

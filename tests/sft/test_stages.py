@@ -49,7 +49,7 @@ class Run:
         self.store = ImageStore(root / "store")
         vertical = [item.store(self.store) for item in islice(in_car.items("train", 1), 0, 400, 13)]
         general = [item.store(self.store) for task in TASKS for item in generate(task, "train", 5)]
-        for folder, name, samples in (("data", "samples", vertical), ("images", "general", general)):
+        for folder, name, samples in (("data", "samples", vertical), ("data", "general", general)):
             write_samples(root / folder / f"{name}.parquet", samples)
 
     def stage(self, name: str, inputs: tuple[str, ...]) -> StageRun:

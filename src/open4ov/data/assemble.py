@@ -17,15 +17,24 @@ from typing import Any
 
 import numpy as np
 
-from open4ov.data import coverage, density, density_evidence, hygiene, report, topics
+from open4ov.data import coverage, density, density_evidence, hygiene, picture_table, report, topics
 from open4ov.data.chunk_steps import cleaned
 from open4ov.data.defect_index import Index
 from open4ov.data.executor import Chunk, Executor, Local
 from open4ov.data.splits import Split
 from open4ov.data.task import FALLEN, Tools
 from open4ov.data.working import Counts, Listed, add
+from open4ov.errors import UserError
 from open4ov.sample import Sample
-from open4ov.store import count_samples, iter_records, iter_samples, join_samples, write_json, write_samples
+from open4ov.store import (
+    count_samples,
+    iter_records,
+    iter_samples,
+    join_samples,
+    read_samples,
+    write_json,
+    write_samples,
+)
 
 Progress = Callable[[str, int, int], None]
 UNCLEAN = ("personal_data", "near_duplicate", "decontamination")
@@ -47,7 +56,9 @@ class Construction:
         self.fallen: dict[str, Iterable[dict[str, str]]] = {}
 
     def run(self) -> dict[str, Any]:
-        """The report; samples, rejected samples and topics lie in `out` then."""
+        """The report; samples, rejected samples, topics and the general set lie in `out` then."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._general()
         self._match()
         barren = self._topics()
         self._write()
@@ -62,12 +73,30 @@ class Construction:
         size = self.section.chunk
         sizes = [max(0, min(size, self.total - number * size)) for number in range(self.chunks)]
         gone: list[list[int]] = [[] for _ in sizes]
-        if hygiene.compares(self.section.hygiene):
+        if self.clean.compares:
             self.executor.run("clean", [Chunk(number, size) for number, size in enumerate(sizes)])
             gone = self._compare()
         self.executor.run("match", [Chunk(n, size, {"gone": gone[n]}) for n, size in enumerate(sizes)])
-        if not hygiene.compares(self.section.hygiene):
+        if not self.clean.compares:
             self._merge_clean()
+
+    def _general(self) -> None:
+        """Hygiene of the general set, which is held whole (as training does)."""
+        task = self.tools.task
+        self.general: list[Sample] = []
+        if task.general is None:
+            return
+        if not self.clean.asked:
+            shutil.copyfile(task.general, self.out / "general.parquet")
+            return
+        self.general, unfit = self.clean.general(read_samples(task.general), drawn=task.drawn)
+        if unfit and not self.general:
+            raise UserError(
+                f"data.hygiene: all {len(unfit)} samples of the general set fall out, the first one since "
+                f"{unfit[0].extra['reason']}; give another images.general, or set images.general_count to 0"
+            )
+        write_samples(self.out / "general.parquet", self.general)
+        write_samples(self.out / "general_rejected.parquet", unfit)
 
     def _merge_clean(self) -> None:
         for facts in self.work.every("clean", self.chunks):
@@ -78,9 +107,11 @@ class Construction:
         self._merge_clean()
         ends = np.cumsum([facts["images"] for facts in self.work.every("clean", self.chunks)])
         starts = [0, *ends[:-1].tolist()]
+        parts = [picture_table.read(self.work.path("clean", n, "pictures", "npz")) for n in range(self.chunks)]
+        rows = [0, *np.cumsum([len(part.shas) for part in parts])[:-1].tolist()]
         evidence = {
-            start + at: hits
-            for start, facts in zip(starts, self.work.every("clean", self.chunks), strict=True)
+            row + at: hits
+            for row, facts in zip(rows, self.work.every("clean", self.chunks), strict=True)
             for at, hits in facts["evidence"]
         }
 
@@ -98,9 +129,8 @@ class Construction:
                 found |= {(number, at): images[at] for at in here}
             return [found[place(at)] for at in places]
 
-        looked = hygiene.Looked([], [], self.work.prints(self.chunks), evidence)
-        near, seen = self.clean.choose(looked, named)
-        self.fallen = {"near": near.values(), "seen": seen.values()}
+        near, seen = self.clean.choose(picture_table.joined(parts), evidence, named)
+        self.fallen = {"near": map(hygiene.entry, near.values()), "seen": map(hygiene.entry, seen.values())}
         gone: list[list[int]] = [[] for _ in range(self.chunks)]
         for number, at in map(place, sorted({*near, *seen})):
             gone[number].append(at)
@@ -118,7 +148,6 @@ class Construction:
             found, barren = topics.generate(self.tools.asker, tree, names["domain"], names["ability"], most)
             topics.write(file, found, tree)
             write_json(rest, barren)
-        self.out.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, self.out / "topics.parquet")
         return json.loads(rest.read_text(encoding="utf-8"))
 
@@ -170,7 +199,8 @@ class Construction:
         if groups is None:
             join_samples(self.out / "samples.parquet", good)
         else:
-            for sample in _all(good):
+            general = [] if self.tools.task.drawn else self.general
+            for sample in chain(_all(good), general):
                 groups.join(self.clean.groups(sample))
             sides: Counter[Split] = Counter()
 
@@ -182,6 +212,11 @@ class Construction:
 
             write_samples(self.out / "samples.parquet", sorted_out())
             self.clean.add_splits(groups, sides)
+            for sample in general:
+                sample.split = groups.side(self.clean.groups(sample))
+            if general:
+                self.clean.add_splits(groups, [sample.split for sample in general], self.clean.report["general"])
+                write_samples(self.out / "general.parquet", general)
         bad = [self.work.path("judge", number, "bad") for number in range(judged)]
         unclean = [self.work.path("write", number, why) for why in UNCLEAN for number in range(self.chunks)]
         join_samples(self.out / "rejected.parquet", [*bad, *(path for path in unclean if path.exists())])

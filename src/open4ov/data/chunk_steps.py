@@ -25,6 +25,7 @@ from open4ov.data import (
     verify,
 )
 from open4ov.data.defect_index import record
+from open4ov.data.hygiene import entry
 from open4ov.data.task import FALLEN, Matched, Skipped, Tools, skip
 from open4ov.data.topics import Topic
 from open4ov.mllm.ask import JUDGES, ROLES
@@ -53,12 +54,12 @@ def cleaned(tools: Tools, number: int) -> list[Sample]:
     changed = len(looked.kept) != len(images) or any(a is not b for a, b in zip(looked.kept, images, strict=True))
     if changed:
         write_samples(work.path("clean", number), looked.kept)
-    if looked.prints is not None:
-        work.write_prints(number, looked.prints)
+    if looked.pictures is not None:
+        looked.pictures.write(work.path("clean", number, "pictures", "npz"))
     facts = {
         "images": len(looked.kept),
         "changed": changed,
-        "skipped": dict(zip(FALLEN, looked.skipped, strict=False)),
+        "skipped": {why: list(map(entry, gone)) for why, gone in zip(FALLEN, looked.gone, strict=False)},
         "evidence": list(looked.evidence.items()),
         "hygiene": here.report,
     }

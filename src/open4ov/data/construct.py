@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from open4ov.data import density, labels, report, topics
 from open4ov.data.assemble import Construction, Progress
-from open4ov.data.images import collect_images
+from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -36,11 +36,16 @@ __all__ = ["Result", "collect_images", "construct", "make"]
 
 
 def construct(run: StageRun) -> None:
-    """Reads images/samples.parquet; writes samples.parquet, rejected.parquet, topics.parquet and report.json."""
-    section, source = run.recipe.data, run.inputs["images"] / "samples.parquet"
-    asker = Asker(section, place=run.inputs["images"].parent)
-    task = Task(section, source, run.images.root, run.scratch, run.recipe.seed)
+    """Reads what stage `images` left; writes samples.parquet, rejected.parquet, general.parquet (the general set as it
+    came through hygiene; with general_rejected.parquet, if any was asked for), topics.parquet and report.json."""
+    section, given = run.recipe.data, run.inputs["images"]
+    source, general = given / "samples.parquet", given / "general.parquet"
+    asker = Asker(section, place=given.parent)
+    drawn = run.recipe.images.general.startswith(CORPUS)
+    task = Task(section, source, run.images.root, run.scratch, run.recipe.seed, general, drawn)
     told = build(task, run.out, asker, run.progress)
+    for line in report.warnings(told):
+        run.note(line)
     if not told["counts"]["kept"]:
         raise UserError(
             f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} "

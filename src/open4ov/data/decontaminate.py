@@ -58,18 +58,19 @@ class _Asked:
 
 
 class Benchmarks:
-    """The pictures and the questions of evaluation sets. Raises UserError for a TSV that is none."""
+    """The pictures and the questions of evaluation sets. `folders`: where the files of `image_path` may lie, beside
+    each TSV's own folder. Raises UserError for a TSV that is none."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], folders: Sequence[Path] = ()) -> None:
         self.faults: list[dict[str, str]] = []
-        """Rows of which something could not be read: `row` and `reason`."""
+        """What of the rows could not be read, so that nothing is compared with it: `row` and `reason`."""
         self.counts = {"files": len(paths), "rows": 0, "pictures": 0}
         thumbnails: list[NDArray[np.uint8]] = []
         self._owners: list[list[tuple[str, str]]] = []
         place: dict[bytes, int] = {}
         self._asked: list[_Asked] = []
         for path in paths:
-            for row in evaluation_tsv.read(path):
+            for row in evaluation_tsv.read(path, folders):
                 self.counts["rows"] += 1
                 self.faults += [{"row": row.name, "reason": reason} for reason in row.faults]
                 shown: set[bytes] = set()

@@ -112,12 +112,6 @@ def clusters(count: int, pairs: Sequence[Pair]) -> list[int]:
 
 def prints_of(thumbnails: Sequence[NDArray[np.uint8]]) -> hashing.Print:
     """The prints of single thumbnails [S, S, 3], a batch at a time."""
-    parts = [hashing.prints(np.stack(thumbnails[at : at + 256])) for at in range(0, len(thumbnails), 256)]
-    if not parts:
-        none = np.zeros(0, np.uint64)
-        return hashing.Print(none, none, np.zeros((0, 4, 4, 3), np.uint8))
-    return hashing.Print(
-        np.concatenate([part.hashes for part in parts]),
-        np.concatenate([part.mirrored for part in parts]),
-        np.concatenate([part.colours for part in parts]),
+    return hashing.joined(
+        [hashing.prints(np.stack(thumbnails[at : at + 256])) for at in range(0, len(thumbnails), 256)]
     )

@@ -1,7 +1,8 @@
 """Evaluation sets as VLMEvalKit keeps them: a TSV with `index`, `question`, and for pictures `image` or `image_path`.
 
 `image` holds base64, the `index` of another row (at most 64 characters), or a list of either; `answer` may be a letter
-that stands for one of the columns A, B, C, ... Rows are read one at a time; what cannot be read of a row is listed.
+that stands for one of the columns A, B, C, ... `image_path` names a file, or a list of files, below the TSV's own
+folder or one that the user gave. Rows are read one at a time; what cannot be read of a row is listed.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import base64
 import binascii
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 from PIL import Image
 
 from open4ov.errors import UserError
+from open4ov.formats.places import find
+from open4ov.formats.row import RowError
 from open4ov.images import ImageError, open_image
 
 _LONGEST_REFERENCE = 64
+_OPTION = "data.hygiene.decontaminate_images"
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a picture is one field
 
 
@@ -42,8 +47,54 @@ class Row:
         return f"{self.file}, index {self.index}"
 
 
-def read(path: Path, max_pixels: int = 40_000_000) -> Iterator[Row]:
-    """The rows of a TSV in order. Raises UserError when the file is missing, no UTF-8 text, or lacks a column."""
+def read(path: Path, folders: Sequence[Path] = (), max_pixels: int = 40_000_000) -> Iterator[Row]:
+    """The rows of a TSV in order. `folders`: where the files of `image_path` may lie, beside the TSV's own folder.
+
+    Raises UserError when the TSV or a folder is missing, the TSV is no UTF-8 text, or lacks a column.
+    """
+    roots = _roots(path, folders)
+    references: dict[str, str] = {}
+    for cells, letters in _cells(path):
+        yield _row(path, cells, letters, references, roots, max_pixels)
+
+
+def named(path: Path, folders: Sequence[Path] = ()) -> dict[str, Path | None]:
+    """What the column `image_path` of a TSV names, and the file that it is; None where it cannot be had.
+
+    Raises UserError as `read` does.
+    """
+    roots = _roots(path, folders)
+    about = path.stat()
+    files: dict[str, Path | None] = {}
+    for name in _names(path, about.st_size, about.st_mtime_ns):
+        try:
+            files[name] = find(name, roots, _OPTION)
+        except (ImageError, RowError):
+            files[name] = None
+    return files
+
+
+@lru_cache(maxsize=64)
+def _names(path: Path, size: int, modified: int) -> tuple[str, ...]:
+    """Remembered as long as size and time stay the same: a run asks several times."""
+    found: dict[str, None] = {}
+    for cells, _ in _cells(path):
+        if "image_path" not in cells:
+            break
+        if not (cells.get("image") or "").strip():
+            found |= dict.fromkeys(_listed((cells.get("image_path") or "").strip()))
+    return tuple(found)
+
+
+def _roots(path: Path, folders: Sequence[Path]) -> list[Path]:
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{_OPTION}: {folder} is no folder; name one with the pictures of an evaluation set")
+    return [folder.resolve() for folder in (path.parent, *folders)]
+
+
+def _cells(path: Path) -> Iterator[tuple[dict[str, str | None], list[str]]]:
+    """Each row's cells by column, and the columns that hold options."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, delimiter="\t")
@@ -55,9 +106,8 @@ def read(path: Path, max_pixels: int = 40_000_000) -> Iterator[Row]:
                         f"image_path (found: {', '.join(column[:30] for column in columns[:12]) or 'nothing'})"
                     )
             letters = [column for column in columns if len(column) == 1 and "A" <= column <= "Z"]
-            references: dict[str, str] = {}
             for cells in rows:
-                yield _row(path, cells, letters, references, max_pixels)
+                yield cells, letters
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file; name an evaluation TSV") from None
     except PermissionError:
@@ -69,7 +119,12 @@ def read(path: Path, max_pixels: int = 40_000_000) -> Iterator[Row]:
 
 
 def _row(
-    path: Path, cells: dict[str, str | None], letters: list[str], references: dict[str, str], max_pixels: int
+    path: Path,
+    cells: dict[str, str | None],
+    letters: list[str],
+    references: dict[str, str],
+    roots: Sequence[Path],
+    max_pixels: int,
 ) -> Row:
     index = (cells.get("index") or "").strip()
     options = [text for letter in letters if (text := (cells.get(letter) or "").strip())]
@@ -94,8 +149,8 @@ def _row(
     if not encoded:
         for item in _listed((cells.get("image_path") or "").strip()):
             try:
-                row.images.append(open_image(path.parent / item, max_pixels=max_pixels))
-            except ImageError as error:
+                row.images.append(open_image(find(item, roots, _OPTION), max_pixels=max_pixels, name=item))
+            except (ImageError, RowError) as error:
                 row.faults.append(str(error))
     return row
 

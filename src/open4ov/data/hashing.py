@@ -10,6 +10,7 @@ Dim letters: N pictures, S side of a thumbnail (64), K frequencies a direction (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -46,15 +47,33 @@ class Print:
     mirrored: NDArray[np.uint64]
     colours: NDArray[np.uint8]
 
+    def rows(self, places: NDArray[np.int64]) -> Print:
+        """Those at `places`."""
+        return Print(self.hashes[places], self.mirrored[places], self.colours[places])
+
+
+def joined(parts: Sequence[Print]) -> Print:
+    """The prints of several batches as one; of none, none."""
+    if not parts:
+        none = np.zeros(0, np.uint64)
+        return Print(none, none, np.zeros((0, 4, 4, 3), np.uint8))
+    return Print(
+        np.concatenate([part.hashes for part in parts]),
+        np.concatenate([part.mirrored for part in parts]),
+        np.concatenate([part.colours for part in parts]),
+    )
+
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     """The RGB picture as [S, S, 3], its sides squeezed to one length: means over blocks of pixels.
 
-    Each block counts a grid of 2 x 2 to 8 x 8 pixels: what it shows hardly depends on more, and the time hardly grows
-    with the picture.
+    Of a large picture each block counts a grid of 3 x 3 to 8 x 8 pixels: what it shows hardly depends on more, and the
+    time hardly grows with the picture. Of a small one every pixel counts.
     """
-    if min(image.size) <= SIDE:
-        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    if min(image.size) < 3 * SIDE:
+        blocks = max(1, image.width // SIDE), max(1, image.height // SIDE)
+        small = image.reduce(blocks) if max(blocks) > 1 else image
+        return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     across, down = _samples(image.width), _samples(image.height)
     grid = image.resize((across * SIDE, down * SIDE), Image.Resampling.NEAREST)
     return np.asarray(grid.reduce((across, down)))
@@ -62,7 +81,7 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 
 def _samples(pixels: int) -> int:
     """How many pixels of each block of a thumbnail count along a side of so many pixels."""
-    return min(max(2 if pixels < 3 * SIDE else 3, 2 * pixels // (3 * SIDE)), 8)
+    return min(max(3, 2 * pixels // (3 * SIDE)), 8)
 
 
 def grey(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,52 +1,33 @@
-"""The hygiene of data construction: what `data.hygiene` of the recipe asks for, in one place each.
+"""The hygiene of data construction: what `data.hygiene` of the recipe asks for.
 
     images → licences → personal data (annotations, burned-in text) → near-duplicates → decontamination → ...
     samples → personal data (texts) → near-duplicate questions → decontamination → votes ... → grouped splits
+    general set → all of these
 
-What falls out is listed with its reason: an image in report.json, a sample in rejected.parquet. Everything is off until
-the recipe asks for it; then report.json has a part `hygiene` with counts and all evidence.
+What falls out is listed with its reason: an image in report.json, a sample in rejected.parquet, one of the general set
+in general_rejected.parquet. Everything is off until the recipe asks for it; then report.json has a part `hygiene` with
+counts and all evidence, and in it a part `general` with those of the general set.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from open4ov.data import burned_in, dedup, hashing, personal, splits
+from open4ov.data import dedup, hashing, picture_table, splits
 from open4ov.data.decontaminate import Benchmarks
-from open4ov.data.working import Counts, add
-from open4ov.functions import function
+from open4ov.data.hygiene_pictures import Fallen, Gone, Looked, Named, PictureSteps, Tell, fields
+from open4ov.data.hygiene_texts import TextSteps, as_rejected
+from open4ov.data.picture_table import Pictures
+from open4ov.data.working import Counts, tally
 from open4ov.recipe_hygiene import HygieneSection
-from open4ov.sample import Sample, content_id
+from open4ov.sample import Sample
 from open4ov.store import ImageStore
 
-UNKNOWN = "unknown"
-Tell = Callable[[str], Callable[[int, int], None] | None]
 Dropped = list[dict[str, str]]
-Fallen = dict[int, dict[str, str]]
-"""Place among the images that were looked at → what is said of it"""
-
-
-@dataclass
-class Looked:
-    """Images that were looked at one by one: those that stay for now, what fell out (by step), and what comparing them
-    with all others needs: `prints` and, by place among the kept, the `evidence` of an evaluation set's picture."""
-
-    kept: list[Sample]
-    skipped: list[Dropped]
-    prints: hashing.Print | None
-    evidence: dict[int, list[dict[str, Any]]]
-
-
-def compares(section: HygieneSection) -> bool:
-    """Whether images are compared with each other or with evaluation sets."""
-    return section.near_duplicates is not None or bool(section.decontaminate) or section.val + section.test > 0
+_TOGETHER = 8  # bits within which images lie on one side of a split when the recipe names no radius
 
 
 class Hygiene:
@@ -61,70 +42,122 @@ class Hygiene:
     ) -> None:
         self._section, self._store, self._seed, self._tell = section, store, seed, tell
         self._benchmarks = benchmarks or read_benchmarks(section)
-        self.clusters: dict[str, str] = {}
-        """Image → the image that stands for its cluster, where that is another"""
-        self.report: dict[str, Any] = {}
+        self._shown: list[Pictures] = []
+        """Of the images that stay, and of the general set"""
+        self._clusters: dict[str, str] | None = None
+        self.report: Counts = {}
         if self._benchmarks:
             counts, faults = self._benchmarks.counts, self._benchmarks.faults
             self.report["decontamination"] = {**counts, "unreadable": faults, "images": [], "questions": []}
+        self._pictures = PictureSteps(section, store, self._benchmarks, tell, self.report, "images_dropped")
+        self._texts = TextSteps(section, self._benchmarks, self.report)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the recipe asks for anything."""
+        return self._section != HygieneSection()
+
+    @property
+    def compares(self) -> bool:
+        """Whether images are compared with each other or with evaluation sets."""
+        return self._pictures.compares
 
     def images(self, images: Sequence[Sample], skipped: Dropped) -> list[Sample]:
         """The images that stay, cleaned; those that do not are added to `skipped`. All in memory at once."""
-        looked = self.look(images)
-        near, seen = self.choose(looked, lambda places: [looked.kept[place] for place in places])
-        for fallen in (*looked.skipped, near.values(), seen.values()):
-            skipped += fallen
-        return [image for place, image in enumerate(looked.kept) if place not in near and place not in seen]
+        kept, gone, left = self._pictures.run(images)
+        skipped += map(entry, gone)
+        self._remember(left)
+        return kept
 
     def look(self, images: Sequence[Sample]) -> Looked:
-        """Each image by itself: its licence, personal data, and its thumbnail where that is asked for."""
-        skipped: list[Dropped] = [[], [], []]
-        kept = self._licensed(images, skipped[0])
-        kept = self._without_tags(kept, skipped[1])
-        kept = self._painted(kept, skipped[2])
-        if not compares(self._section):
-            return Looked(kept, skipped, None, {})
-        thumbnails = self._thumbnails(kept)
-        found = self._benchmarks.pictures(thumbnails) if self._benchmarks else []
-        evidence = {at: [one.record() for one in hits] for at, hits in enumerate(found) if hits}
-        return Looked(kept, skipped, dedup.prints_of(thumbnails), evidence)
+        """Each image by itself; see `PictureSteps.look`."""
+        return self._pictures.look(images)
 
-    def choose(self, looked: Looked, named: Callable[[Sequence[int]], list[Sample]]) -> tuple[Fallen, Fallen]:
-        """Which of all kept images go, by their places: near-duplicates, and pictures of evaluation sets.
-
-        `looked`: of all images together (`kept` is not read). `named` gives the images at some places.
-        """
-        seen: Fallen = {}
-        if looked.prints is None:
-            return {}, seen
-        near = self._single(looked.prints, named)
-        places = [place for place in looked.evidence if place not in near]
-        for place, image in zip(places, named(places), strict=True):
-            hits = looked.evidence[place]
-            self.report["decontamination"]["images"].append({"image": image.id, "evidence": hits})
-            first = hits[0]
-            what = f"{first['found']}, likeness {first['likeness']}"
-            reason = f"its picture is in {first['file']}, index {first['index']} ({what})"
-            seen[place] = _entry(image, "decontamination", reason)
+    def choose(
+        self, pictures: Pictures, evidence: Mapping[int, list[dict[str, Any]]], named: Named
+    ) -> tuple[Fallen, Fallen]:
+        """Which of all images that were looked at go: near-duplicates, and pictures of evaluation sets."""
+        near, seen = self._pictures.choose(pictures, evidence, named)
+        self._remember(pictures.without([*near, *seen]))
         return near, seen
 
     def samples(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
         """(the samples that stay, those that go with `extra["rejected_by"]`). Samples of an image lie together."""
         kept, gone = list(samples), list[Sample]()
-        for step in (self._without_personal_data, self._once, self._unasked):
+        for step in (self._texts.without_personal_data, self._texts.once, self._texts.unasked):
             kept, dropped = step(kept)
             gone += dropped
         return kept, gone
 
+    def general(self, samples: Sequence[Sample], *, drawn: bool) -> tuple[list[Sample], list[Sample]]:
+        """The same for the general set: (those that stay, those that go with `extra["rejected_by"]`).
+
+        What our own corpus has `drawn` is decontaminated only: it holds nobody's data, its parts may be used freely,
+        its plain pictures are alike by their nature, and evaluation draws others.
+        """
+        if not self.asked:
+            return list(samples), []
+        report: Counts = {"samples": len(samples), "drawn": drawn}
+        if self._benchmarks:
+            report["decontamination"] = {"images": [], "questions": []}
+        self.report["general"] = report
+        pictures = PictureSteps(
+            self._section, self._store, self._benchmarks, self._tell, report, "samples_dropped", drawn=drawn
+        )
+        kept, lost, left = pictures.run(samples)
+        gone = as_rejected(lost)
+        texts = TextSteps(self._section, self._benchmarks, report)
+        for step in (texts.unasked,) if drawn else (texts.without_personal_data, texts.once, texts.unasked):
+            kept, dropped = step(kept)
+            gone += dropped
+        report["kept"] = len(kept)
+        if not drawn:
+            self._remember(left)
+        return kept, gone
+
     def sorting(self) -> splits.Groups | None:
         """The groups that become the sides of a split; None where the recipe asks for no split."""
-        shares = {"val": self._section.val, "test": self._section.test}
+        shares = self._shares()
         return splits.Groups(shares, self._seed) if sum(shares.values()) else None
 
-    def add_splits(self, groups: splits.Groups, samples: Mapping[splits.Split, int]) -> None:
+    def split(self, samples: Sequence[Sample], general: Sequence[Sample] = ()) -> None:
+        """Gives each sample its split, all of a group the same; those of a `general` set that was not drawn too, so
+        that no group has a foot on either side."""
+        groups = self.sorting()
+        if groups is None:
+            return
+        keys = [self.groups(sample) for sample in chain(samples, general)]
+        for names in keys:
+            groups.join(names)
+        for sample, names in zip(chain(samples, general), keys, strict=True):
+            sample.split = groups.side(names)
+        self.add_splits(groups, [sample.split for sample in samples])
+        if general:
+            self.add_splits(groups, [sample.split for sample in general], self.report["general"])
+
+    def add_splits(
+        self,
+        groups: splits.Groups,
+        samples: Sequence[splits.Split] | Mapping[splits.Split, int],
+        report: Counts | None = None,
+    ) -> None:
         """Tells in the report how many samples came to which side."""
-        shares = {"val": self._section.val, "test": self._section.test}
-        self.report["splits"] = {"groups": groups.count, **splits.figures(samples, shares)}
+        part = self.report if report is None else report
+        part["splits"] = {"groups": groups.count, **splits.figures(samples, self._shares())}
+
+    def groups(self, sample: Sample) -> list[str]:
+        """The names of a sample's groups: its images' clusters, and the values of the keys that the recipe names.
+        All images must have been looked at."""
+        if self._clusters is None:
+            near = self._section.near_duplicates
+            self._clusters = _together(self._shown, _TOGETHER if near is None else near)
+        names = [f"image/{self._clusters.get(sha, sha)}" for sha in sample.images]
+        for key in self._section.groups:
+            for place in (sample.scene or {}, sample.extra, fields(sample)):
+                if (value := place.get(key)) not in (None, ""):
+                    names.append(f"{key}/{value}")
+                    break
+        return names or [f"sample/{sample.id}"]
 
     def merge(self, told: Mapping[str, Any]) -> None:
         """Adds what the same recipe's hygiene reported of other images and samples."""
@@ -133,217 +166,32 @@ class Hygiene:
                 self.report[part]["questions"] += figures["questions"]
                 continue
             fixed = {name: figures[name] for name in ("least", "radius") if name in figures}
-            self._count(part, **{name: value for name, value in figures.items() if name not in fixed})
+            tally(self.report, part, **{name: value for name, value in figures.items() if name not in fixed})
             self.report[part] |= fixed
 
-    def _count(self, part: str, **figures: Any) -> None:
-        """Adds figures to a part of the report."""
-        found: Counts = self.report.setdefault(part, {})
-        add(found, figures)
-        for name, value in figures.items():
-            if isinstance(value, Mapping):
-                found[name] = dict(sorted(found[name].items()))
+    def _remember(self, left: Pictures | None) -> None:
+        self._clusters = None
+        if left is not None and sum(self._shares().values()):
+            self._shown.append(left)
 
-    def _licensed(self, images: Sequence[Sample], skipped: Dropped) -> list[Sample]:
-        allowed = self._section.licences
-        if allowed is None:
-            return list(images)
-        wanted = {_spelling(name) for name in allowed}
-        kept = [image for image in images if _spelling(licence(image)) in wanted]
-        self._count("licences", found=Counter(map(licence, images)), dropped=len(images) - len(kept))
-        stays = {image.id for image in kept}
-        for image in images:
-            if image.id not in stays:
-                _skip(skipped, image, "licences", f"its licence ({licence(image)}) is not in data.hygiene.licences")
-        return kept
-
-    def _without_tags(self, images: Sequence[Sample], skipped: Dropped) -> list[Sample]:
-        """Annotations and file names without personal data."""
-        kinds = self._section.personal_data
-        removed = Counter(kind for image in images for kind in image.extra.get("metadata_removed", ()))
-        if not kinds:
-            if removed:
-                self._count("personal_data", file_metadata_removed=removed)
-            return list(images)
-        kept: list[Sample] = []
-        counts: Counter[str] = Counter()
-        for image in images:
-            (scene, extra), here = personal.clean([image.scene, image.extra], kinds)
-            counts += here
-            if doomed := sorted(kind for kind in here if kinds.get(cast(Any, kind)) == "drop"):
-                _skip(skipped, image, "personal data", f"its annotation holds {', '.join(doomed)}")
-                continue
-            kept.append(image.model_copy(update={"scene": scene, "extra": extra}) if here else image)
-        dropped = len(images) - len(kept)
-        self._count("personal_data", file_metadata_removed=removed, in_annotations=counts, images_dropped=dropped)
-        return kept
-
-    def _painted(self, images: list[Sample], skipped: Dropped) -> list[Sample]:
-        """Images with personal data in their pixels painted over; `lineage` names the original."""
-        if not self._section.burned_in:
-            return images
-        kinds = self._section.personal_data
-        reader = function(self._section.burned_in, "data.hygiene.burned_in")
-        told = self._tell("reading text in images")
-        kept: list[Sample] = []
-        counts: Counter[str] = Counter()
-        painted = 0
-        for done, image in enumerate(images, start=1):
-            replaced: list[str] = []
-            doomed: set[str] = set()
-            for sha in image.images:
-                result, here = burned_in.masked(self._store.get(sha), reader, kinds)
-                counts += here
-                doomed |= {kind for kind in here if kinds.get(cast(Any, kind)) == "drop"}
-                replaced.append(self._store.put(result) if here else sha)
-            if told:
-                told(done, len(images))
-            if doomed:
-                _skip(skipped, image, "personal data", f"its picture shows {', '.join(sorted(doomed))}")
-                continue
-            if replaced != image.images:
-                painted += 1
-                image = image.model_copy(
-                    update={"id": content_id(image.id, replaced), "images": replaced,
-                            "lineage": [*image.lineage, image.id]}
-                )  # fmt: skip
-            kept.append(image)
-        dropped = len(images) - len(kept)
-        self._count("burned_in", images_painted=painted, images_dropped=dropped, found=counts)
-        return kept
-
-    def _thumbnails(self, images: Sequence[Sample]) -> list[NDArray[np.uint8]]:
-        told = self._tell("hashing images")
-        made: list[NDArray[np.uint8]] = []
-        for image in images:
-            made.append(hashing.thumbnail(self._store.get(image.images[0])))
-            if told:
-                told(len(made), len(images))
-        return made
-
-    def _single(self, prints: hashing.Print, named: Callable[[Sequence[int]], list[Sample]]) -> Fallen:
-        """The near-duplicates that go, by their places; for splits, what is left is grouped by likeness."""
-        radius = self._section.near_duplicates
-        gone: Fallen = {}
-        if radius is not None:
-            pairs = dedup.image_pairs(prints, radius)
-            alike = sorted({place for pair in pairs for place in pair[:2]})
-            images = dict(zip(alike, named(alike), strict=True))
-            number = {place: n for n, place in enumerate(alike)}
-            sizes = [self._store.get(images[place].images[0]).size for place in alike]
-            rank = [(-size[0] * size[1], images[place].id) for size, place in zip(sizes, alike, strict=True)]
-            found = dedup.keep(len(alike), [(number[i], number[j], bits) for i, j, bits in pairs], rank)
-            for n, (other, bits) in sorted(found.items()):
-                reason = f"shows nearly the same as {images[alike[other]].id} ({bits:g} bits apart)"
-                gone[alike[n]] = _entry(images[alike[n]], "near-duplicates", reason)
-            self._count("near_duplicates", pairs=len(pairs), images_dropped=len(gone))
-            self.report["near_duplicates"]["radius"] = radius
-        if self._section.val + self._section.test > 0:
-            stay = np.array([at for at in range(len(prints.hashes)) if at not in gone], dtype=np.int64)
-            left = hashing.Print(prints.hashes[stay], prints.mirrored[stay], prints.colours[stay])
-            pairs = dedup.image_pairs(left, _TOGETHER if radius is None else radius)
-            heads = dedup.clusters(len(stay), pairs)
-            joined = [int(stay[n]) for n, head in enumerate(heads) if head != n]
-            first = [int(stay[heads[n]]) for n, head in enumerate(heads) if head != n]
-            for image, head in zip(named(joined), named(first), strict=True):
-                self.clusters[image.images[0]] = head.images[0]
-        return gone
-
-    def _without_personal_data(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-        kinds = self._section.personal_data
-        if not kinds:
-            return samples, []
-        kept: list[Sample] = []
-        gone: list[Sample] = []
-        counts: Counter[str] = Counter()
-        for sample in samples:
-            told = sample.model_dump(include={"messages", "answer", "aliases", "rejected"})
-            cleaned, here = personal.clean(told, kinds)
-            counts += here
-            if here:
-                sample = Sample.model_validate({**sample.model_dump(), **cleaned})
-            if doomed := sorted(kind for kind in here if kinds.get(cast(Any, kind)) == "drop"):
-                gone.append(_rejected(sample, "personal_data", f"its text held {', '.join(doomed)}"))
-            else:
-                kept.append(sample)
-        self._count("personal_data", in_texts=counts, samples_dropped=len(gone))
-        return kept, gone
-
-    def _once(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-        """Of nearly equal questions about one image the first stays."""
-        least = self._section.near_questions
-        if least is None:
-            return samples, []
-        about: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        for at, sample in enumerate(samples):
-            about[tuple(sample.images)].append(at)
-        reasons: dict[int, str] = {}
-        for places in about.values():
-            pairs = dedup.text_pairs([samples[at].messages[0].text for at in places], least)
-            for at, (other, likeness) in dedup.keep(len(places), pairs, [(n, "") for n in range(len(places))]).items():
-                reasons[places[at]] = f"asks nearly the same as {samples[places[other]].id} (Jaccard {likeness:.3f})"
-        gone = [_rejected(samples[at], "near_duplicate", reasons[at]) for at in sorted(reasons)]
-        self._count("near_questions", samples_dropped=len(gone))
-        self.report["near_questions"]["least"] = least
-        return [sample for at, sample in enumerate(samples) if at not in reasons], gone
-
-    def _unasked(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-        if self._benchmarks is None:
-            return samples, []
-        kept: list[Sample] = []
-        gone: list[Sample] = []
-        for sample in samples:
-            asked = [message.text for message in sample.messages if message.role == "user"]
-            answer = sample.answer if len(asked) == 1 else None
-            found = [self._benchmarks.asked(text, answer, pictured=bool(sample.images)) for text in asked]
-            evidence = next((one for one in found if one), None)
-            if evidence is None:
-                kept.append(sample)
-                continue
-            self.report["decontamination"]["questions"].append({"sample": sample.id, "evidence": evidence.record()})
-            reason = f"its question is in {evidence.file}, index {evidence.index} (overlap {evidence.likeness})"
-            gone.append(_rejected(sample, "decontamination", reason))
-        return kept, gone
-
-    def groups(self, sample: Sample) -> list[str]:
-        """The names of a sample's groups: its images' clusters, and the values of the keys that the recipe names."""
-        names = [f"image/{self.clusters.get(sha, sha)}" for sha in sample.images]
-        for key in self._section.groups:
-            value = (sample.scene or {}).get(key, sample.extra.get(key))
-            if value not in (None, ""):
-                names.append(f"{key}/{value}")
-        return names or [f"sample/{sample.id}"]
-
-
-_TOGETHER = 8  # bits within which images lie on one side of a split when the recipe names no radius
+    def _shares(self) -> dict[str, float]:
+        return {"val": self._section.val, "test": self._section.test}
 
 
 def read_benchmarks(section: HygieneSection) -> Benchmarks | None:
     """The evaluation sets that data are kept clean of; None when the recipe names none."""
-    return Benchmarks([Path(name) for name in section.decontaminate]) if section.decontaminate else None
+    tsvs, folders = map(Path, section.decontaminate), map(Path, section.decontaminate_images)
+    return Benchmarks(list(tsvs), list(folders)) if section.decontaminate else None
 
 
-def licence(sample: Sample) -> str:
-    """The licence of a sample's image as its annotation states it (`licence` or `license`); `unknown` without one."""
-    for place in (sample.extra, sample.scene or {}):
-        for key in ("licence", "license"):
-            if isinstance(value := place.get(key), str) and value.strip():
-                return value.strip()
-    return UNKNOWN
+def entry(gone: Gone) -> dict[str, str]:
+    """An image that went, as the report lists it."""
+    return {"image": gone.sample.id, "step": gone.step, "reason": gone.reason}
 
 
-def _spelling(name: str) -> str:
-    """One spelling of a licence's name: CC BY 4.0, cc-by-4.0."""
-    return "-".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _entry(image: Sample, step: str, reason: str) -> dict[str, str]:
-    return {"image": image.id, "step": step, "reason": reason}
-
-
-def _skip(skipped: Dropped, image: Sample, step: str, reason: str) -> None:
-    skipped.append(_entry(image, step, reason))
-
-
-def _rejected(sample: Sample, by: str, reason: str) -> Sample:
-    return sample.model_copy(update={"extra": {**sample.extra, "rejected_by": by, "reason": reason}})
+def _together(shown: Sequence[Pictures], radius: int) -> dict[str, str]:
+    """Image → the image that stands for its cluster, where that is another."""
+    everything = picture_table.joined(shown)
+    prints: hashing.Print = everything.prints.rows(everything.first)
+    heads = dedup.clusters(len(everything.first), dedup.image_pairs(prints, radius))
+    return {everything.sha(n): everything.sha(head) for n, head in enumerate(heads) if head != n}

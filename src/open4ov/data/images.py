@@ -2,7 +2,8 @@
 
 A source is a corpus that draws its own annotated pictures, a set that `open4ov data import` made (imported.py), or a
 folder of image files, each with an optional NAME.json beside it: a JSON object, the image's annotation, kept as
-`Sample.scene`. Files that cannot be used are skipped, counted and listed with the reason.
+`Sample.scene`. A DICOM file gives an image for each of its frames; what its header says beside (nothing that names
+anybody) lies in `extra["fields"]`. Files that cannot be used are skipped, counted and listed with the reason.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from PIL import Image
 from pydantic import ValidationError
 
 from open4ov import corpora
@@ -19,7 +21,9 @@ from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
 from open4ov.data import imported, metadata
 from open4ov.errors import UserError
+from open4ov.formats import dicom
 from open4ov.formats.folder import AnnotationError, annotation, listed
+from open4ov.formats.pictures import MAX_FILE, is_dicom
 from open4ov.recipe import ImagesSection
 from open4ov.sample import Sample, assistant, content_id, user
 from open4ov.store import ImageError, ImageStore, open_image, write_json, write_samples
@@ -43,6 +47,10 @@ def collect_images(run: StageRun) -> None:
     write_json(run.out / "skipped.json", skipped)
     counts = {"vertical": len(vertical), "general": len(general), "skipped": len(skipped)}
     write_json(run.out / "summary.json", counts)
+    if several := _several(vertical):
+        some = ", ".join(f"{name} ({frames})" for name, frames in list(several.items())[:3])
+        more = ", ..." if len(several) > 3 else ""
+        run.note(f"{len(several)} DICOM files have several frames, an image each: {some}{more}")
     if skipped:
         some = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])
         run.note(f"{len(skipped)} left out, all listed in images/skipped.json: {some}{'; ...' if skipped[3:] else ''}")
@@ -124,25 +132,46 @@ def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> 
             continue
         try:
             scene = annotation(file.with_suffix(".json"))
-            sha = store.put(open_image(file, max_pixels=max_pixels))
+            shown = [(store.put(image), about, removed) for image, about, removed in _pictures(file, max_pixels)]
         except (ImageError, AnnotationError) as error:
             skipped.append({"file": name, "reason": str(error)})
             continue
-        if sha in seen:
-            skipped.append({"file": name, "reason": f"shows the same as {seen[sha]}"})
-            continue
-        seen[sha] = name
-        yield Sample(
-            id=content_id("folder", sha),
-            source="folder",
-            task="image",
-            images=[sha],
-            scene=scene,
-            extra={"file": name, **({"metadata_removed": removed} if (removed := metadata.kinds(file)) else {})},
-        )
+        for sha, about, removed in shown:
+            place = f"{name}, frame {about['frame']}" if "frame" in about else name
+            if sha in seen:
+                skipped.append({"file": place, "reason": f"shows the same as {seen[sha]}"})
+                continue
+            seen[sha] = place
+            extra: dict[str, Any] = {"file": name}
+            extra |= {"fields": about} if about else {}
+            extra |= {"metadata_removed": removed} if removed else {}
+            yield Sample(
+                id=content_id("folder", sha), source="folder", task="image", images=[sha], scene=scene, extra=extra
+            )
     if not seen:
         some = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in skipped[:3])
         raise UserError(f"images: no usable image in {path}" + (f" ({some})" if some else ": it is empty"))
+
+
+def _pictures(file: Path, max_pixels: int) -> Iterator[tuple[Image.Image, dict[str, Any], list[str]]]:
+    """The images of a file, what a DICOM header says of each that names nobody, and which kinds of personal data stay
+    behind. Raises ImageError; UserError for DICOM without its reader, which is no fault of the file."""
+    if is_dicom(file):
+        if (size := file.stat().st_size) > MAX_FILE:
+            raise ImageError(f"{file}: {size} bytes; the limit is {MAX_FILE}")
+        for frame in dicom.frames(file.read_bytes(), file.name, max_pixels):
+            yield frame.image, frame.about, list(frame.removed)
+    else:
+        yield open_image(file, max_pixels=max_pixels), {}, metadata.kinds(file)
+
+
+def _several(samples: list[Sample]) -> dict[str, int]:
+    """Files of several frames, and how many each has."""
+    found: dict[str, int] = {}
+    for sample in samples:
+        if isinstance(about := sample.extra.get("fields"), dict) and "frames" in about and "file" in sample.extra:
+            found[str(sample.extra["file"])] = int(cast("dict[str, Any]", about)["frames"])
+    return found
 
 
 def _annotated(path: Path, section: ImagesSection, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:

@@ -1,7 +1,7 @@
 """What an image file says beside its pixels: EXIF, XMP, IPTC, comments. None of it enters the image store.
 
 The store holds plain pixels (`images.open_image`, `ImageStore.put`); this says which kinds of personal data were left
-behind, so that the report can count them.
+behind, so that the report can count them. DICOM headers are looked through in `formats/dicom.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from open4ov.data import personal
+from open4ov.images import decoders
 
 _NAMES = (Base.Artist, Base.CameraOwnerName, Base.Copyright, Base.XPAuthor, Base.HostComputer)
 _SERIALS = (Base.BodySerialNumber, Base.LensSerialNumber, Base.CameraSerialNumber)
@@ -28,7 +29,11 @@ def kinds(path: Path) -> list[str]:
     Nothing for a file that cannot be opened: `open_image` says what is wrong with it.
     """
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file:
+            formats = decoders(file.read(132))
+        if not formats:
+            return []
+        with Image.open(path, formats=formats) as image:
             return sorted(_of(image))
     except Exception:  # damaged metadata raises many kinds of errors; the pixels may be sound
         return []

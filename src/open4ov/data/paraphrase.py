@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from open4ov.answers import normalise, number, same
+from open4ov.answers import normalise, number, same, words
 from open4ov.data.paraphrase_reading import LIGHT, TURNS, TWO, WEAK, read
 
 SAME_ANSWER, WEAK_ANSWER, UNKNOWN_ANSWER, OTHER_ANSWER = 0.4, 0.5, 0.62, 0.9
@@ -25,6 +25,9 @@ SAME_ANSWER, WEAK_ANSWER, UNKNOWN_ANSWER, OTHER_ANSWER = 0.4, 0.5, 0.62, 0.9
 
 EXCHANGED = 0.7
 """Overlap from which two questions of one weak answer are one although each has a word of content of its own."""
+
+REPLY = 8
+"""Words of an answer beyond which it is a reply, in which a short answer may stand."""
 
 LONG = 5
 """Words of content from which equal wording is enough."""
@@ -114,9 +117,22 @@ def _own(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
 
 
 def _answers(left: Question, right: Question) -> bool | None:
+    """Whether the answers are one; None where that is not known. A long reply is one with the short answer that it
+    gives, and says nothing when it does not give it: it may be an explanation."""
     if not left.answer or not right.answer:
         return None
-    return same(left.answer, right.answer)
+    if same(left.answer, right.answer):
+        return True
+    short, reply = sorted((words(left.answer), words(right.answer)), key=len)
+    if len(reply) <= REPLY:
+        return False
+    return True if short and _gives(reply, short) else None
+
+
+def _gives(reply: list[str], answer: list[str]) -> bool:
+    """Whether the words of the answer stand in the reply, one after the other; numbers as words or digits."""
+    ends = range(len(answer), len(reply) + 1)
+    return any(all(map(same, reply[end - len(answer) : end], answer)) for end in ends)
 
 
 def _weak(answer: str) -> bool:

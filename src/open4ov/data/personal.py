@@ -104,6 +104,11 @@ def clean(value: Any, kinds: Mapping[Kind, Action]) -> tuple[Any, Counter[str]]:
     return made, counts
 
 
+def to_drop(found: Mapping[str, int], kinds: Mapping[Kind, Action]) -> list[str]:
+    """The kinds among those found that the sample is dropped for."""
+    return sorted(kind for kind in found if kinds.get(cast("Kind", kind)) == "drop")
+
+
 def identity_tag(name: str) -> bool:
     """Whether a tag of DICOM or EXIF (in any spelling: PatientName, patient_name) names a person, place or device."""
     return bool(_TAGS.match(re.sub(r"[^a-z]", "", name.casefold())))

@@ -137,6 +137,27 @@ def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unc
         figures["hygiene"] = {**found, "samples_rejected": _sorted(unclean)}
 
 
+def warnings(report: Mapping[str, Any]) -> list[str]:
+    """What hygiene could not look at, in lines for a person: nothing else shows it."""
+    found: list[str] = []
+    hygiene = report.get("hygiene", {})
+    if unreadable := hygiene.get("decontamination", {}).get("unreadable"):
+        some = "; ".join(f"{entry['row']}: {entry['reason']}" for entry in unreadable[:3])
+        found.append(
+            f"{len(unreadable)} pictures of evaluation sets could not be read, so nothing was compared with them; all "
+            f"listed in data/report.json: {some}{'; ...' if len(unreadable) > 3 else ''}"
+        )
+    flagged = sum(
+        part.get("personal_data", {}).get("said_to_be_burned_in", 0) for part in (hygiene, hygiene.get("general", {}))
+    )
+    if flagged:
+        found.append(
+            f"{flagged} images say that text is burned in (BurnedInAnnotation), which nobody looks for: name a reader "
+            "in data.hygiene.burned_in"
+        )
+    return found
+
+
 def reasons(report: dict[str, Any]) -> str:
     """The commonest reasons why images and samples fell out, in a line for a person."""
     counted = Counter(entry["reason"] for entry in report["skipped"])

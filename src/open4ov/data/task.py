@@ -36,6 +36,10 @@ class Task:
     store: Path
     work: Path
     seed: int
+    general: Path | None = None
+    """The general set, which goes through hygiene only"""
+    drawn: bool = False
+    """Whether our own corpora drew it"""
 
 
 class Tools:

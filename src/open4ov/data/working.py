@@ -15,9 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
-from open4ov.data.hashing import Print
 from open4ov.store import atomic
 
 Counts = dict[str, Any]
@@ -46,23 +43,6 @@ class Work:
 
     def rows(self, step: str, number: int) -> list[Any]:
         return json.loads(self.path(step, number, "rows", "json").read_text(encoding="utf-8"))
-
-    def write_prints(self, number: int, prints: Print) -> None:
-        """Keeps the hashes of a chunk's images."""
-        with atomic(self.path("clean", number, "prints", "npz")) as temporary, temporary.open("wb") as file:
-            np.savez(file, hashes=prints.hashes, mirrored=prints.mirrored, colours=prints.colours)
-
-    def prints(self, chunks: int) -> Print:
-        """The hashes of all images, in order."""
-        parts: list[Print] = []
-        for number in range(chunks):
-            with np.load(self.path("clean", number, "prints", "npz"), allow_pickle=False) as found:
-                parts.append(Print(found["hashes"], found["mirrored"], found["colours"]))
-        return Print(
-            np.concatenate([part.hashes for part in parts]),
-            np.concatenate([part.mirrored for part in parts]),
-            np.concatenate([part.colours for part in parts]),
-        )
 
     def done(self, step: str, number: int) -> bool:
         return (self.root / step / f"{number:06d}.json").exists()
@@ -98,6 +78,15 @@ class Listed(list[dict[str, str]]):
 
     def __bool__(self) -> bool:
         return self._count > 0
+
+
+def tally(report: Counts, part: str, **figures: Any) -> None:
+    """Adds figures to a part of a report; what is counted by name is in order of names."""
+    found: Counts = report.setdefault(part, {})
+    add(found, figures)
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            found[name] = dict(sorted(found[name].items()))
 
 
 def add(into: Counts, more: Mapping[str, Any]) -> None:

@@ -42,6 +42,8 @@ class Frame:
 
     image: Image.Image
     about: dict[str, Any]
+    removed: tuple[str, ...] = ()
+    """the kinds of personal data in the header, which stay behind: identifier, name, date, place, ..."""
 
 
 def frames(data: bytes, name: str, max_pixels: int) -> Iterator[Frame]:
@@ -74,7 +76,7 @@ def _frames(dataset: Any, name: str, max_pixels: int) -> Iterator[Frame]:
     pixels = _pixels(dataset)
     if count == 1:
         pixels = pixels[None]
-    about = _about(dataset)
+    about, removed = _about(dataset), tuple(sorted(_personal(dataset)))
     colour = pixels.ndim == 4
     shown: Iterator[NDArray[np.uint8]]
     if colour:
@@ -83,7 +85,7 @@ def _frames(dataset: Any, name: str, max_pixels: int) -> Iterator[Frame]:
         shown = _grey(dataset, pixels, about)
     for number, frame in enumerate(shown):
         place = {"frame": number, "frames": count} if count > 1 else {}
-        yield Frame(Image.fromarray(np.ascontiguousarray(frame)).convert("RGB"), {**about, **place})
+        yield Frame(Image.fromarray(np.ascontiguousarray(frame)).convert("RGB"), {**about, **place}, removed)
 
 
 def _pixels(dataset: Any) -> NDArray[Any]:
@@ -160,3 +162,34 @@ def _about(dataset: Any) -> dict[str, Any]:
     if patient := str(dataset.get("PatientID") or ""):
         about["patient"] = content_id("patient", patient)
     return about
+
+
+_IDENTIFIERS = ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID", "InstanceUID", "FrameOfReferenceUID")
+_PLACES = ("Institution", "Address", "StationName", "TelephoneNumbers", "CountryOfResidence", "RegionOfResidence")
+
+
+def _personal(dataset: Any) -> set[str]:
+    """The kinds of elements that may name a person, a place, a time or a device, below sequences too."""
+    found: set[str] = set()
+    try:
+        for element in dataset.iterall():
+            name, kind = str(element.keyword), str(element.VR)
+            if element.tag.is_private:
+                found.add("private")
+            elif element.VR == "SQ" or element.is_empty:
+                continue
+            elif kind == "PN":
+                found.add("name")
+            elif name.endswith(_IDENTIFIERS):
+                found.add("identifier")
+            elif any(place in name for place in _PLACES):
+                found.add("place")
+            elif name.endswith("SerialNumber"):
+                found.add("serial_number")
+            elif kind in ("DA", "DT"):
+                found.add("date")
+            elif kind in ("LT", "ST", "UT"):
+                found.add("text")
+    except Exception:  # a damaged element does not keep the pixels from being shown
+        found.add("unreadable")
+    return found

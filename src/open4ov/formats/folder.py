@@ -66,8 +66,8 @@ def listed(path: Path, refuse: Refuse) -> list[Path]:
     files: list[Path] = []
     for entry in sorted(path.rglob("*")):
         reason = None
-        if entry.name.startswith("."):
-            continue
+        if any(part.startswith(".") for part in entry.relative_to(path).parts):
+            continue  # hidden, or in a hidden folder: a killed export leaves one
         if entry.is_dir():
             if entry.is_symlink():
                 reason = "a link to a folder, which is not followed; put the folder itself here"

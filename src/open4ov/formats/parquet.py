@@ -23,6 +23,7 @@ from open4ov.formats.pairs import codec_of
 from open4ov.formats.reading import Reading, files
 from open4ov.formats.row import Parsed, RowError, into_record
 from open4ov.formats.writing import Splits, Writing
+from open4ov.images import kind_of
 from open4ov.sample import Message, Sample
 from open4ov.store import ImageError, ImageStore, iter_samples
 
@@ -162,8 +163,6 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def _looks_like_image(value: bytes) -> bool:
-    from open4ov.formats.pictures import kind_of
-
     return kind_of(value) is not None
 
 

@@ -14,25 +14,16 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote
 
 from open4ov.formats import dicom
+from open4ov.formats.places import find, short
 from open4ov.formats.row import Reference, RowError
-from open4ov.images import MAX_PIXELS, ImageError, open_image
+from open4ov.images import MAX_PIXELS, ImageError, kind_of, open_image
 from open4ov.store import ImageStore, atomic
 
 MAX_FILE = 2**28
 """Bytes of one image file; more is refused."""
 _REMEMBERED = 1024
-KINDS = {
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"\xff\xd8\xff": "jpg",
-    b"RIFF": "webp",
-    b"II*\x00": "tif",
-    b"MM\x00*": "tif",
-    b"BM": "bmp",
-    b"GIF8": "gif",
-}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _KEPT = ("png", "jpg", "webp")
 
@@ -90,25 +81,7 @@ class Pictures:
 
     def find(self, name: str) -> Path:
         """The file that a row names. Raises RowError when it is elsewhere, ImageError when it is not there."""
-        if "://" in name:
-            if not name.startswith("file:///"):
-                raise RowError(f"{_short(name)}: an address; images are not fetched, load it into a folder first")
-            name = unquote(name[len("file://") :])
-        if "\0" in name:
-            raise RowError("an image's path holds a zero byte")
-        outside = False
-        for root in self.roots:
-            try:
-                path = (root / name).resolve()
-                inside = any(path.is_relative_to(allowed) for allowed in self.roots)
-                if inside and path.is_file():
-                    return path
-            except (OSError, RuntimeError) as error:
-                raise ImageError(f"{_short(name)}: {getattr(error, 'strerror', None) or error}") from None
-            outside |= not inside
-        if outside:
-            raise RowError(f"{_short(name)}: lies outside of the folders given; name its folder with --images")
-        raise ImageError(f"{_short(name)}: no such file")
+        return find(name, self.roots, "--images")
 
     def original(self, sha: str) -> Path | None:
         """The file that an image was read from, where it was kept."""
@@ -136,8 +109,7 @@ class Pictures:
 
     def frames(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """The images of a file, and what a DICOM file says of each beside its pixels."""
-        if path.stat().st_size <= MAX_FILE and kind_of(head := _head(path)) == "dicom":
-            del head
+        if path.stat().st_size <= MAX_FILE and is_dicom(path):
             for frame in dicom.frames(path.read_bytes(), path.name, self.max_pixels):
                 yield self.store.put(frame.image), frame.about
             return
@@ -154,18 +126,11 @@ def name_of(reference: Reference) -> str | None:
     return reference
 
 
-def kind_of(data: bytes) -> str | None:
-    """The file type by the first 132 bytes; None for what is read as none."""
-    if data[128:132] == b"DICM":
-        return "dicom"
-    return next((kind for head, kind in KINDS.items() if data.startswith(head)), None)
-
-
 def from_data_url(url: str) -> bytes:
     """The bytes in a base64 data URL."""
     head, comma, body = url.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise RowError(f"{_short(url)}: a data URL without base64; write it as data:image/png;base64,...")
+        raise RowError(f"{short(url)}: a data URL without base64; write it as data:image/png;base64,...")
     return from_base64(body, "the data URL")
 
 
@@ -179,10 +144,10 @@ def from_base64(text: str, name: str) -> bytes:
         raise RowError(f"{name}: no base64: {error}") from None
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(132)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 120 else name[:100] + "..."
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes. Raises ImageError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(132)) == "dicom"
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None

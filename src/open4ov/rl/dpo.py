@@ -66,8 +66,8 @@ def run(run: StageRun) -> None:
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
     samples = [
         sample
-        for folder, name in (("data", "samples.parquet"), ("images", "general.parquet"))
-        for sample in read_samples(run.inputs[folder] / name)
+        for name in ("samples.parquet", "general.parquet")
+        for sample in read_samples(run.inputs["data"] / name)
         if sample.split == "train"
     ]
     counts: dict[str, int] = {}

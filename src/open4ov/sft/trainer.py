@@ -208,7 +208,7 @@ def _order(run: StageRun, material: curriculum.Material, options: SftStage, enco
 def _material(run: StageRun, stage: Stage) -> curriculum.Material:
     """The samples of a stage, ungraded: its own set and what it replays."""
     vertical = _training_split(read_samples(run.inputs["data"] / "samples.parquet"))
-    general = _training_split(read_samples(run.inputs["images"] / "general.parquet"))
+    general = _training_split(read_samples(run.inputs["data"] / "general.parquet"))
     if stage == "knowledge":
         return curriculum.Material(vertical, general)
     if stage == "ability":
