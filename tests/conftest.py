@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def _denormal_numbers() -> Iterator[None]:
     """Trainings flush denormal numbers to zero for the whole process, and hypothesis refuses to work then."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_imported_is_not_looked_through_again() -> None:
+    """Libraries leave a million objects, which every collection would walk; each stage of a run collects once."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

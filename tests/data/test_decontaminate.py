@@ -23,7 +23,7 @@ from open4ov.errors import UserError
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench.decontaminate import measure
 
-GOLDEN = yaml.safe_load((Path(__file__).parents[1] / "golden" / "paraphrases.yaml").read_text("utf-8"))
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def drawing(name: str) -> Image.Image:
@@ -50,22 +50,48 @@ def test_planted_pictures_are_found_and_others_are_not() -> None:
         assert outcome.found[kind] >= 0.85 * count, kind
 
 
-def test_paraphrases_are_found_and_look_alikes_are_not() -> None:
-    """Two ways, since each pair may be met with either side in the evaluation set."""
-    hits = {
-        kind: sum(
-            alike(question(a, x), question(b, y))[0] and alike(question(b, y), question(a, x))[0]
-            for a, x, b, y in GOLDEN[kind]
-        )
-        for kind in GOLDEN
-    }
-    later = hits["same_later"] / len(GOLDEN["same_later"]), hits["different_later"] / len(GOLDEN["different_later"])
-    assert later[0] >= 0.75
-    assert later[1] <= 0.15
-    assert len(GOLDEN["same"]) >= 40
-    assert len(GOLDEN["different"]) >= 40
-    assert hits["same"] >= 0.9 * len(GOLDEN["same"])
-    assert hits["same"] >= 0.95 * (hits["same"] + hits["different"])
+def hits(pairs: list[list[str]]) -> int:
+    """Pairs found to ask the same: two ways, since each may be met with either side in the evaluation set."""
+    return sum(
+        alike(question(a, x), question(b, y))[0] and alike(question(b, y), question(a, x))[0] for a, x, b, y in pairs
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most_wrong"),
+    [("", 0.95, 0.03), ("_development", 0.9, 0.04), ("_held_out", 0.83, 0.04), ("_fresh", 0.83, 0.07)],
+)
+def test_paraphrases_are_found_and_look_alikes_are_not(name: str, least: float, most_wrong: float) -> None:
+    """The bounds are what docs/data.md reports; the rules were worked out on the first two files only."""
+    pairs = yaml.safe_load((GOLDEN / f"paraphrases{name}.yaml").read_text("utf-8"))
+    for kind, of_it in pairs.items():
+        assert len(of_it) >= 15
+        share = hits(of_it) / len(of_it)
+        assert share >= least if kind.startswith("same") else share <= most_wrong, kind
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ("Find the area of a circle of radius 5 cm.", "A circle's radius is five centimetres; what is its area?", True),
+        ("Solve 3x + 7 = 22.", "Solve 3x - 7 = 22.", False),
+        ("Solve 3x + 7 = 22.", "Solve for x: 3x+7 = 22", True),
+        ("How long are the two ropes together?", "How long are the ropes together?", True),
+        ("How long are 2 ropes together?", "How long are 3 ropes together?", False),
+        ("Which city has the larger museum?", "Which city has the larger airport?", False),
+        ("Which city has the larger museum?", "The larger museum stands in which city?", True),
+        ("花坛里有十二朵花吗？", "花坛里有12朵花吗？", True),
+        ("花坛里有十二朵花吗？", "花坛里有20朵花吗？", False),
+    ],
+)
+def test_numbers_units_signs_and_exchanged_words(one: str, other: str, found: bool) -> None:
+    assert alike(question(one, "Vienna"), question(other, "Vienna"))[0] == found
+
+
+def test_the_same_words_in_another_order_are_no_paraphrase_when_the_answers_differ() -> None:
+    left, right = question("Is the dog behind the tree?", "yes"), question("Is the tree behind the dog?", "no")
+    assert alike(left, right) == (False, 1.0)
+    assert alike(left, question("Is the dog behind the tree??", "no"))[0] is False  # too short to be known by its words
 
 
 def test_a_letter_stands_for_its_option() -> None:

@@ -18,6 +18,7 @@ MOST = 23
 """Largest radius: beyond it a word would have to be looked up with more than five bits turned."""
 
 _BLOCK = 1 << 21  # candidate pairs held at a time
+_TOGETHER = 1 << 16  # values looked up at a time, where there are fewer hashes
 
 Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
 
@@ -59,10 +60,13 @@ class Index:
             values = _word(unique, word)
             by_value = np.argsort(values, kind="stable")  # so that the table is walked from front to back
             values, asked = values[by_value], unique[by_value]
-            for mask in _masks(radius // WORDS):
-                wanted = values ^ mask
+            masks = np.fromiter(_masks(radius // WORDS), np.int64)
+            together = max(1, _TOGETHER // max(1, len(values)))  # few hashes: many masks at a time
+            for begin in range(0, len(masks), together):
+                wanted = (values ^ masks[begin : begin + together, None]).ravel()
                 starts, counts = edges[wanted], edges[wanted + 1] - edges[wanted]
-                for left, place in _blocks(starts, counts):
+                for row, place in _blocks(starts, counts):
+                    left = row if together == 1 else row % len(values)
                     difference = asked[left] ^ sorted_hashes[place]
                     distance = np.bitwise_count(difference)
                     good = np.flatnonzero(distance <= radius)

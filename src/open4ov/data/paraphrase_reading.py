@@ -70,7 +70,7 @@ def read(text: str) -> tuple[tuple[str, ...], frozenset[str], tuple[str, ...], s
     """(tokens in order, the different numbers with `TWO`, operation signs in order, letters and digits alone)."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("’", "'").split())
     marked = _NO_NUMBER.sub("", _WHETHER.sub(" ", plain))
-    signs = tuple(_SIGNS.get(sign, sign) for sign in _OPERATION.findall(plain))
+    signs = tuple(_SIGNS.get(found[1], found[1]) for found in _OPERATION.finditer(plain))
     marked = _POSSESSIVE.sub("", _NEGATED.sub(" not", marked))
     for token in _ENGLISH:
         marked = _ENGLISH[token].sub(f" {token} ", marked)
