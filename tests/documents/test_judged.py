@@ -30,9 +30,11 @@ from open4ov.sample import Sample
 from open4ov.store import ImageStore, read_samples
 
 
-def asker(url: str) -> Asker:
+def asker(url: str, place: Path) -> Asker:
+    """As the command makes it: what was asked is kept in `place`."""
     provider = {"kind": "openai", "base_url": url, "model": "m", "api_key_env": "DOCUMENTS_KEY"}
-    return Asker(DataSection.model_validate({"providers": {"default": provider}}))
+    provider |= {"price": {"input": 2.0, "output": 10.0}, "cache_as": "m"}
+    return Asker(DataSection.model_validate({"providers": {"default": provider}}), place=place)
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +66,10 @@ def test_printed_questions_without_a_model(tmp_path: Path) -> None:
     assert [part.type for part in opened.messages[0].content] == ["image", "text"]
     store = ImageStore(tmp_path / "out" / "image-store")
     assert store.get(opened.images[0]).size[0] > 300
-    assert opened.lineage[0] == f"document {opened.extra['document']}"
-    assert opened.lineage[1] == "page 1"
+    figures = {figure.id: figure for figure in read_samples(tmp_path / "out" / "figures.parquet")}
+    assert [figures[parent].images for parent in opened.lineage] == [opened.images]
+    (step,) = opened.steps
+    assert (step.stage, step.by, step.file, step.place) == ("document", "pdf", str(tmp_path / "p.pdf"), "page 1")
     assert {box["kind"] for box in opened.extra["boxes"]} == {"text", "figure"}
     assert report["documents"][0]["questions_without_picture"] == 1
     assert report["asked"].startswith("nobody")
@@ -100,9 +104,9 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
     article(tmp_path / "a.pdf")
     paper(tmp_path / "p.pdf")
     with endpoint(reply) as server:
-        report = build([tmp_path], tmp_path / "out", Settings(), asker(server.url), 4, Quiet())
+        report = build([tmp_path], tmp_path / "out", Settings(), asker(server.url, tmp_path / "out"), 4, Quiet())
         asked = len(server.bodies)
-        again = build([tmp_path], tmp_path / "out", Settings(), asker(server.url), 4, Quiet())
+        again = build([tmp_path], tmp_path / "out", Settings(), asker(server.url, tmp_path / "out"), 4, Quiet())
         assert len(server.bodies) == asked  # finished documents are not asked about again
     assert again == report
     samples = kept(tmp_path / "out")
@@ -111,7 +115,12 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
     assert len(about_figures) == 7
     assert about_figures[0].messages[1].text == "It is pink. \\boxed{pink}"
     assert about_figures[0].extra["ablation"] == {"with_picture": "pink", "without_picture": None}
-    assert about_figures[0].lineage[-1] == "documents = documents@1 by m"
+    assert [(step.stage, step.prompt, step.place) for step in about_figures[0].steps] == [
+        ("document", None, "page 1"), ("documents", "documents@1", None),
+        ("documents_screen", "documents_screen@1", None),
+        ("documents_read", "documents_read@1", "with the picture"),
+        ("documents_read", "documents_read@1", "without the picture"),
+    ]  # fmt: skip
     printed = {sample.extra["number"]: sample for sample in samples if sample.extra["origin"] == "printed"}
     assert printed.keys() == {1, 3}
     assert printed[1].extra["flags"] == ["unconfirmed: the model answers otherwise"]
@@ -128,7 +137,7 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
 def test_the_question_without_its_picture_travels_without_it(tmp_path: Path) -> None:
     paper(tmp_path / "p.pdf")
     with endpoint(reply) as server:
-        build([tmp_path / "p.pdf"], tmp_path / "out", Settings(), asker(server.url), 4, Quiet())
+        build([tmp_path / "p.pdf"], tmp_path / "out", Settings(), asker(server.url, tmp_path / "out"), 4, Quiet())
         reads = [body["messages"][0]["content"] for body in server.bodies]
     blind = [content for content in reads if "Its picture is not given" in content[-1]["text"]]
     seeing = [content for content in reads if "by looking at the picture" in content[-1]["text"]]
@@ -140,7 +149,9 @@ def test_the_question_without_its_picture_travels_without_it(tmp_path: Path) -> 
 def test_answers_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     article(tmp_path / "a.pdf")
     with endpoint(lambda body, number: "no JSON") as server:
-        report = build([tmp_path / "a.pdf"], tmp_path / "out", Settings(), asker(server.url), 2, Quiet())
+        report = build(
+            [tmp_path / "a.pdf"], tmp_path / "out", Settings(), asker(server.url, tmp_path / "out"), 2, Quiet()
+        )
     (entry,) = report["documents"]
     assert sum(entry["figures_not_asked_about"].values()) == 7
     assert kept(tmp_path / "out") == []

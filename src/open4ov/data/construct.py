@@ -33,7 +33,8 @@ from open4ov.data import (
 from open4ov.data.images import collect_images
 from open4ov.errors import UserError
 from open4ov.functions import function
-from open4ov.mllm.ask import JUDGES, ROLES, Asker, Picture, Request
+from open4ov.mllm import costs, provenance
+from open4ov.mllm.ask import Asker, Picture, Request
 from open4ov.mllm.estimate import figures, guessers
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["Result", "collect_images", "construct", "make"]
 
 Progress = Callable[[str, int, int], None]
-TEMPLATES: dict[str, str] = dict.fromkeys(JUDGES, "judge")
-"""Roles whose prompt has another name"""
 Embedder = Callable[[list[str]], NDArray[np.float32]]
 
 
@@ -100,7 +99,6 @@ def make(
     embed = cast(Embedder, function(section.embedder, "data.embedder"))
     asker = asker or Asker(section)
     tell = _teller(progress)
-    origins = [line for role in ROLES if role != "verify" for line in asker.origin(role, TEMPLATES.get(role, role))]
     skipped: list[dict[str, str]] = []
     clean = hygiene.Hygiene(section.hygiene, store, seed, tell)
     given, images = len(images), clean.images(images, skipped)
@@ -127,6 +125,7 @@ def make(
         kept = match.coarse(answer, tree, section.top_l1)
         coarse.append((image.id, kept))
         if kept["domain"] and kept["ability"]:
+            image = costs.noted(image, asker.step("rank", "rank", answer))
             matched.append((image, kept, answer["description"]))
         else:
             lacking = [axis for axis in labels.AXES if not kept[axis]]
@@ -149,7 +148,7 @@ def make(
         if scores is None:
             continue
         ids = density.fuse(scores, density.weights(section, kept["domain"]))
-        dense = image.model_copy()
+        dense = costs.noted(image.model_copy(), asker.step("density", "density", scores))
         dense.density = {**scores, "ids": round(ids, 6)}
         dense.budget = density.budget(ids, section.min_pairs, section.max_pairs)
         ready.append((dense, near))
@@ -180,10 +179,12 @@ def make(
             for i, near in asked
         ],
     )
+    topics_step = asker.step("topics", "topics", note="of the whole tree; no sample bears its cost")
     made: list[Sample] = []
     dropped: Counter[str] = Counter()
     for (image, near), answer in zip(asked, written, strict=True):
         pairs = synthesize.samples(image, near, answer["pairs"], dropped) if answer else []
+        costs.share(image, pairs, topics_step, asker.step("synthesize", "synthesize", answer))
         if answer and not pairs:
             skipped.append({"image": image.id, "step": "writing questions", "reason": "no question fits its topics"})
         made += pairs
@@ -201,10 +202,6 @@ def make(
             sample.extra["rejected_by"] = "verification"
     good = [s for s in everything if "rejected_by" not in s.extra and "defect" not in s.extra]
     bad = [s for s in everything if "rejected_by" in s.extra or "defect" in s.extra]
-    for sample in everything:
-        sample.lineage = [*sample.lineage, *origins]
-    for sample in through:
-        sample.lineage = [*sample.lineage, *asker.origin("verify", "verify")]
     clean.split(good)
     told = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
     told["labels"]["ranking_faults"] = dict(sorted(ranking_faults.items()))
@@ -215,7 +212,11 @@ def make(
     told["undecided"] = sum(judge.verdict(s.votes, section.quorum).outcome == "undecided" for s in everything)
     if asking := asker.report():
         told["asking"] = asking
-    told["cost_per_kept"] = report.cost_per_kept(asking, len(good))
+    known = costs.figures(asker.account.totals(), kept=good, rejected=[*bad, *unclean])
+    if known:
+        told["costs"] = known
+    told["cost_per_kept"] = costs.per_kept(known, len(good))
+    provenance.settle([*good, *bad, *unclean], asker.place)
     report.add_hygiene(told, clean.report, given, unclean)
     return Result(good, [*bad, *unclean], tree_topics, told)
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from open4ov.data.language import written_in
 from open4ov.data.topics import Topic
+from open4ov.mllm.costs import unpaid
 from open4ov.sample import Sample, content_id
 
 KINDS = ("wrong_answer", "wrong_image", "wrong_topic", "wrong_language")
@@ -54,7 +55,7 @@ def inject(samples: Sequence[Sample], topics: Sequence[Topic], rate: float, seed
 def _spoil(
     base: Sample, kind: str, alike: Sequence[Sample], topics: Sequence[Topic], rng: random.Random
 ) -> Sample | None:
-    spoilt = base.model_copy(update={"extra": dict(base.extra)})
+    spoilt = base.model_copy(update={"extra": dict(base.extra), "steps": unpaid(base.steps)})
     if kind == "wrong_topic":
         right = {label.l1 for label in base.labels if label.axis == "ability"}
         others = [topic for topic in topics if topic.ability[0] not in right]

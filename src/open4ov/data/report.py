@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -70,24 +70,6 @@ def synthesis(made: Sequence[Sample], dropped: Mapping[str, int]) -> dict[str, A
     }
 
 
-def cost_per_kept(asked: Mapping[str, Any], kept: int) -> dict[str, Any]:
-    """Money and tokens for each kept sample, in all and by role, from what the asker says it spent
-    (`asked["spent"]["by"]`: rows with role, money, input and output tokens).
-
-    None where nothing was kept, or no cost was recorded: the catalog costs nothing that could be counted.
-    """
-    rows = cast("list[dict[str, Any]]", asked.get("spent", {}).get("by", []) if kept else [])
-    if not rows:
-        return {"money": None, "tokens": None, "roles": {}}
-
-    def each(some: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        tokens = sum(row.get("input", 0) + row.get("output", 0) for row in some)
-        return {"money": sum(row.get("money", 0.0) for row in some) / kept, "tokens": tokens / kept}
-
-    roles = sorted({str(row.get("role", "")) for row in rows})
-    return {**each(rows), "roles": {role: each([row for row in rows if row.get("role", "") == role]) for role in roles}}
-
-
 def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unclean: Sequence[Sample]) -> None:
     """Adds what hygiene did, if it was asked for: `images` given to it, and the samples it took out."""
     if found:
@@ -98,9 +80,14 @@ def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unc
 
 def reasons(report: dict[str, Any]) -> str:
     """The commonest reasons why images and samples fell out, in a line for a person."""
+    return " ".join(f"{count} × {reason}." for reason, count in list(fallen_out(report).items())[:3])
+
+
+def fallen_out(report: dict[str, Any]) -> dict[str, int]:
+    """How many images and samples fell out for what, the commonest reason first."""
     counted = Counter(entry["reason"] for entry in report["skipped"])
     counted.update(report["false_rejections"]["reasons"])
-    return " ".join(f"{count} × {reason}." for reason, count in counted.most_common(3))
+    return dict(counted.most_common())
 
 
 def _caught(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class CatalogProvider:
     """Single-threaded; what it finds out about a picture is kept for as long as it lives."""
 
     concurrency = 1
+    offline = True
+    """Reads no prompt: roles that need a model are not its own (`Asker.require_model`)"""
 
     def __init__(self) -> None:
         self._looks: dict[str, tuple[Seen, Neighbours | None]] = {}

@@ -29,6 +29,7 @@ from open4ov.mllm.concurrency import Gate, backoff
 from open4ov.mllm.desk import Desk
 from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
+from open4ov.mllm.took import Took
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
 
@@ -115,7 +116,10 @@ class OpenAIProvider:
             return None
         usage = Usage(kept.input, kept.output, int(kept.estimated))
         self._desk.tally.answered(question.request.role, usage, self._settings.price, kept=True)
-        return Answered(answer)
+        return Answered(answer, self._took(usage, kept=True))
+
+    def _took(self, usage: Usage, *, kept: bool = False) -> Took:
+        return Took(usage.input, usage.output, usage.estimated > 0, self._settings.price, kept)
 
     def _ask(self, question: _Question) -> Answered:
         request = question.request
@@ -127,7 +131,11 @@ class OpenAIProvider:
         images = sum(tokens.of_image(self._settings.image_tokens, *png_size(png)) for png in pictures)
         usage, fault = Usage(), reply.Misfit("empty", "")
         for repair in (False, True):
-            completion, took = self._send(question, messages, said, images, repair)
+            try:
+                completion, took = self._send(question, messages, said, images, repair)
+            except AnswerError as error:
+                error.took = self._took(usage) if repair else None
+                raise
             usage += took
             try:
                 text = reply.text(completion, self._secret or "")
@@ -146,12 +154,12 @@ class OpenAIProvider:
                 kept = Kept(text, usage.input, usage.output, usage.estimated > 0)
                 self._desk.cache.put(question.key, kept, self._model, version(request.prompt.template))
             self._desk.tally.answered(request.role, usage, self._settings.price, kept=False)
-            return Answered(answer)
+            return Answered(answer, self._took(usage))
         where = f"{self._where}, {request.role}"
         if fault.repair:
             raise AnswerError(f"{where}: no answer that fits the schema, even when asked again: {fault.reason}",
-                              fault.kind)  # fmt: skip
-        raise AnswerError(f"{where}: {fault.reason}", fault.kind)
+                              fault.kind, self._took(usage))  # fmt: skip
+        raise AnswerError(f"{where}: {fault.reason}", fault.kind, self._took(usage))
 
     def _send(
         self, question: _Question, messages: list[Any], said: str, images: int, repair: bool
