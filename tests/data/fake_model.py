@@ -1,7 +1,7 @@
 """A model of a test's own that plays every role of data construction, for the server in tests/mllm/endpoint.py.
 
-What it says depends on the question alone, and every answer carries a digest of its question: so a test can tell from
-the kept answers which questions were answered.
+What it says depends on the question alone, and no two questions get the same answer: so a test can tell from the kept
+answers which questions were answered.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def says(body: dict[str, Any]) -> dict[str, Any]:
     return {
         "Ranking": {"description": f"dogs {mark}", "domain": ["Nature", "Others"], "ability": ["Counting", "Others"]},
         "Topics": {"topics": ["Counting dogs"] if "Animals" in text else [mark]},
-        "Density": {"subjects": 1, "space": 1, "ocr": 1, "knowledge": 1},
+        "Density": {"subjects": 1, "space": 1, "ocr": 1, "knowledge": 1 - int(mark[:6], 16) / 1e9},
         "Pairs": {"pairs": pairs},
         "Judgement": {"score": int("windows" not in text), "reason": mark},
         "Verification": dict.fromkeys(DIMENSIONS, ok),

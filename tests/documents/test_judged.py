@@ -18,16 +18,19 @@ pytest.importorskip("pypdfium2", reason="needs the extra: pip install 'open4ov[d
 
 from documents.compose import Sheet, photo, save
 from documents.pages_known import article, paper
-from mllm.endpoint import endpoint
+from mllm.endpoint import Raw, completion, endpoint
 
 from open4ov.cli_documents import app
 from open4ov.documents.build import build
 from open4ov.documents.extract import Settings
-from open4ov.mllm.ask import Asker, Prompt
+from open4ov.errors import UserError
+from open4ov.formats.convert import export_set
+from open4ov.mllm.ask import Asker, Prompt, ProviderError
 from open4ov.progress import Quiet
 from open4ov.recipe import DataSection
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, read_samples
+from open4ov.trace import trace
 
 
 def asker(url: str, place: Path) -> Asker:
@@ -134,6 +137,73 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
     assert report["counts"]["kept"] == len(samples) == 9
 
 
+def test_a_command_taken_up_again_keeps_what_was_asked_and_spent(tmp_path: Path) -> None:
+    """The endpoint ends in the middle of the second document; the first is finished and not asked about again."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    article(folder / "a.pdf")
+    paper(folder / "p.pdf")
+
+    def counted(body: dict[str, Any], number: int) -> Raw:
+        return Raw(completion(reply(body, number), (900 + len(str(body["messages"])) % 7, 40)))
+
+    out = tmp_path / "whole"
+    with endpoint(counted) as server:
+        whole = build([folder], out, Settings(), asker(server.url, out), 4, Quiet())
+        sent = len(server.bodies)
+    costs = whole["costs"]
+    assert (costs["total"]["answers"], costs["total"]["output"]) == (sent, 40 * sent)
+    assert set(costs["steps"]) == {"documents", "documents_screen", "documents_read"}
+    again = [step for sample in read_samples(out / "rejected.parquet") for step in sample.steps if step.output == 0]
+    assert {step.place for step in again} == {"without the picture"}  # asked of several figures in the same words
+    for name in ("input", "output", "money"):
+        parts = [costs[group][name] for group in ("kept", "rejected", "no_sample")]
+        assert sum(parts) == pytest.approx(costs["total"][name])
+        assert sum(entry["costs"]["total"][name] for entry in whole["documents"]) == pytest.approx(costs["total"][name])
+    assert whole["cost_per_kept"]["money"] * whole["counts"]["kept"] == pytest.approx(costs["total"]["money"])
+    assert whole["spent"]["total"]["requests"] == sent
+
+    out = tmp_path / "cut"
+    with endpoint(lambda body, number: 401 if number >= sent - 4 else counted(body, number)) as server:
+        with pytest.raises(ProviderError, match="401"):
+            build([folder], out, Settings(), asker(server.url, out), 4, Quiet())
+        before = len(server.bodies)
+    assert len(list(out.rglob("done.json"))) == 1
+    with endpoint(counted) as server:
+        cut = build([folder], out, Settings(), asker(server.url, out), 4, Quiet())
+        assert len(server.bodies) == 4
+    assert cut["costs"] == whole["costs"]
+    assert cut["documents"] == whole["documents"]
+    assert cut["spent"]["total"]["requests"] == before + 4
+    assert cut["spent"]["total"]["output"] == whole["spent"]["total"]["output"]
+    for name in ("samples.parquet", "rejected.parquet", "figures.parquet"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    sample = next(one for one in kept(out) if one.extra["origin"] == "printed")
+    told = [event for event in trace(out, sample.id) if event["sample"] == sample.id]
+    assert {event["answer"] for event in told if "prompt" in event} <= {"fresh", "kept from before"}
+    assert next(event for event in told if event["stage"] == "cost")["tokens"] > 2700
+    assert trace(out, sample.id)[0]["sample"] == sample.lineage[0]  # the figure comes first
+    assert not [event for event in trace(out, sample.id) if event["stage"] == "unknown"]
+    export_set(out, tmp_path / "set", "messages", name="set")
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "Construction (from documents" in card
+    assert "| documents_read |" in card
+    assert f"and {costs['total']['money']:.6g}, those for rejected" in card
+
+
+def test_the_catalog_cannot_ask_about_documents(tmp_path: Path) -> None:
+    paper(tmp_path / "p.pdf")
+    (tmp_path / "r.yaml").write_text("name: t\n")
+    given = [str(tmp_path / "p.pdf"), "--out", str(tmp_path / "out"), "--quiet", "--recipe", str(tmp_path / "r.yaml")]
+    error = CliRunner().invoke(app, given).exception
+    assert isinstance(error, UserError)
+    assert str(error).startswith("data.roles.documents: provider 'default' is the catalog")
+    assert "kind openai" in str(error)
+    assert "leave out --recipe" in str(error)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
 def test_the_question_without_its_picture_travels_without_it(tmp_path: Path) -> None:
     paper(tmp_path / "p.pdf")
     with endpoint(reply) as server:
@@ -198,6 +268,8 @@ def test_a_list_of_mineru_in_its_old_and_its_new_words(tmp_path: Path) -> None:
     assert (entry["pages"], entry["figures"], entry["figures_with_caption"]) == (3, 2, 2)
     assert [fault["where"] for fault in entry["faults"]] == [f"entry {at}" for at in (8, 9, 10, 11, 12, 13)]
     assert "leaves the folder" in entry["faults"][0]["reason"]
+    (tmp_path / "out").joinpath("documents").glob("*/done.json").__next__().unlink()  # killed before it was finished
+    assert build([tmp_path], tmp_path / "out", Settings(), None, 3, Quiet()) == report
     (sample,) = kept(tmp_path / "out")
     assert (sample.answer, sample.extra["letter"], sample.extra["caption"]) == ("pink", "B", "图 2 水位")
     figures = read_samples(tmp_path / "out" / "figures.parquet")

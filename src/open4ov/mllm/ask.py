@@ -216,29 +216,31 @@ class Asker:
         if isinstance(took, Took):
             known = {"input": took.input, "output": took.output, "cost": took.money, "kept": took.kept}
             known["estimated"] = took.estimated or None
+            note = "an equal question stands at an earlier sample, which bears the answer" if took.again else note
         return Step(stage=_stage(role, template), by=by, provider=name, prompt=version(template), note=note, **known)
 
     def ask(self, role: str, prompt: Prompt, images: Sequence[Picture], schema: type[BaseModel]) -> dict[str, Any]:
         """The answer, checked against `schema`. Raises `AnswerError` or `ProviderError`."""
-        return self._ask(Request(role, prompt, images, schema))
+        (answer,) = self.ask_many([Request(role, prompt, images, schema)])
+        if isinstance(answer, AnswerError):
+            raise answer
+        return answer
 
     def _ask(self, request: Request) -> dict[str, Any]:
-        stage = _stage(request.role, request.prompt.template)
-        try:
-            answer = self.provider(request.role).answer(request)
-        except AnswerError as error:
-            if error.took is not None:
-                self.account.add(stage, error.took)
-            raise
+        answer = self.provider(request.role).answer(request)
         if isinstance(answer, Answered):  # has been checked, to be sent back or kept
-            if answer.took is not None:
-                self.account.add(stage, answer.took)
             return answer
         try:
             return request.schema.model_validate(answer).model_dump()
         except ValidationError as error:
             name = self.identity(request.role)
             raise AnswerError(f"{name}: the answer does not fit: {_first(error)}", "schema") from None
+
+    def _noted(self, request: Request, answer: dict[str, Any] | AnswerError) -> dict[str, Any] | AnswerError:
+        """Puts down what the answer took; in the order of the requests, so that of equal ones the first bears it."""
+        if isinstance(answer, Answered | AnswerError) and answer.took is not None:
+            answer.took = self.account.add(_stage(request.role, request.prompt.template), answer.took)
+        return answer
 
     def report(self) -> dict[str, Any]:
         """What was asked of endpoints, by role: questions, answers kept from before, requests, retries, faults by kind,
@@ -270,7 +272,7 @@ class Asker:
                     pools[id(provider)] = ThreadPoolExecutor(provider.concurrency)
                 jobs.append(pools[id(provider)].submit(one, request))
             for request, job in zip(requests, jobs, strict=True):
-                answers.append(job.result() if job else one(request))
+                answers.append(self._noted(request, job.result() if job else one(request)))
                 if progress:
                     progress(len(answers), len(requests))
         finally:

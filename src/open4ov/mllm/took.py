@@ -7,22 +7,26 @@ through at once or was taken up again. What was really sent and paid in this run
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from open4ov.recipe_providers import PriceSection
+from open4ov.store import Seen
 
 
 @dataclass(frozen=True)
 class Took:
     """Tokens of one answer, repairs included. `estimated`: the endpoint did not count them. `price`: None where the
-    recipe names none. `kept`: it had been given before, and was found again."""
+    recipe names none. `kept`: it had been given before, and was found again. `question`: what tells equal questions,
+    whose answer is paid for once; empty where each is paid for. `again`: such a question stood somewhere before."""
 
     input: int
     output: int
     estimated: bool = False
     price: PriceSection | None = None
     kept: bool = False
+    question: str = ""
+    again: bool = False
 
     @property
     def money(self) -> float | None:
@@ -51,18 +55,23 @@ class Total:
 
 
 class Account:
-    """What the answers of each step took, from many threads. The order in which they come changes no figure."""
+    """What the answers of each step took. The order in which they come changes no figure; of equal questions the first
+    counts."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._seen = threading.Lock(), Seen()
         self._rows: dict[tuple[str, tuple[float, float] | None], list[int]] = {}
 
-    def add(self, stage: str, took: Took) -> None:
+    def add(self, stage: str, took: Took) -> Took:
+        """Takes note of an answer; gives what is left to bear, which is nothing for a question that stood before."""
         price = (took.price.input, took.price.output) if took.price else None
         with self._lock:
+            if took.question and not self._seen.add(took.question):
+                return replace(took, input=0, output=0, again=True)
             row = self._rows.setdefault((stage, price), [0, 0, 0, 0])
             for place, more in enumerate((1, took.input, took.output, int(took.estimated))):
                 row[place] += more
+        return took
 
     def totals(self) -> dict[str, Total]:
         """By step, in the order of their names."""
