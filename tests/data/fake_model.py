@@ -69,8 +69,9 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def recipe(path: Path, url: str, images: str | None = None, **provider: Any) -> Path:
-    """A recipe file whose every role is played by the server at `url`; JSON is YAML."""
+def recipe(path: Path, url: str, images: str | None = None, panel: bool = False, **provider: Any) -> Path:
+    """A recipe file whose every role is played by the server at `url`; JSON is YAML. `panel`: by three models, so that
+    judges are asked in different words."""
     settings: dict[str, Any] = {
         "kind": "openai", "base_url": url, "model": "m", "api_key_env": "TEST_KEY", "concurrency": 4, "retries": 1,
         "price": {"input": 2.0, "output": 10.0}, **provider,
@@ -79,5 +80,9 @@ def recipe(path: Path, url: str, images: str | None = None, **provider: Any) -> 
         "name": "t", "images": {"general_count": 0, **({"vertical": images} if images else {})},
         "data": {"providers": {"default": settings}, "topics_per_pair": 1, "density_evidence": 0, "max_pairs": 3},
     }  # fmt: skip
+    if panel:
+        for judge in ("judge_2", "judge_3"):
+            chosen["data"]["providers"][judge] = {**settings, "model": f"m of {judge}"}
+        chosen["data"]["roles"] = {judge: judge for judge in ("judge_2", "judge_3")}
     path.write_text(json.dumps(chosen))
     return path

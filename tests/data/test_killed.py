@@ -29,7 +29,7 @@ def start(images: Path, file: Path, out: Path) -> subprocess.Popen[bytes]:
 
 
 def kept_answers(out: Path) -> set[str]:
-    """The texts of the answers that are safe on disk; no two questions get the same."""
+    """The texts of the answers that are safe on disk; no two questions of different models get the same."""
     path = out / "asked" / "answers.sqlite"
     if not path.is_file():
         return set()
@@ -58,7 +58,7 @@ def test_twenty_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
         return answer
 
     with endpoint(counted) as server:
-        file = recipe(tmp_path / "r.yaml", server.url)
+        file = recipe(tmp_path / "r.yaml", server.url, panel=True)
         assert start(images, file, tmp_path / "whole").wait(600) == 0
         total = len(sent)
         names = ("samples.parquet", "rejected.parquet", "topics.parquet", "summary.json")
