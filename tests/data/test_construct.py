@@ -71,7 +71,9 @@ def test_the_report_counts_what_is_there(result: Result) -> None:
     assert sum(low["topics"] for low in automotive["l2"]) == automotive["topics"] == len(result.topics)
     assert result.report["coverage"]["others"] == []
     assert result.report["density"]["second_opinion"]["mean"]["images"] <= 100
-    assert result.report["cost_per_kept"]["money"] is None
+    assert result.report["cost_per_kept"] == {"money": None, "tokens": None, "roles": {}}
+    assert "costs" not in result.report
+    assert not any(sample.steps for sample in (*result.samples, *result.rejected))  # no model read a prompt
     counts = result.report["counts"]
     assert counts["kept"] == len(result.samples)
     assert counts["kept"] + counts["rejected"] + counts["defects"] == len(result.samples) + len(result.rejected)
@@ -239,10 +241,12 @@ def test_an_endpoint_builds_data_from_images_without_annotation(
     (kept,) = read_samples(run.out / "samples.parquet")
     assert kept.messages[0].text == "How many dogs?"
     assert kept.budget == 8
-    assert kept.lineage == [
-        "dogs", "topics = topics@1 by a", "rank = rank@1 by a", "density = density@2 by a",
-        "synthesize = synthesize@2 by a", "judge_1 = judge@2 by a", "judge_2 = judge@2 by b",
-        "judge_3 = judge@2 by c", "verify = verify@2 by a",
+    assert kept.lineage == ["dogs"]
+    assert [(step.stage, step.prompt, step.provider, step.by) for step in kept.steps] == [
+        ("rank", "rank@1", "default", "a"), ("density", "density@2", "default", "a"),
+        ("topics", "topics@1", "default", "a"), ("synthesize", "synthesize@2", "default", "a"),
+        ("judge_1", "judge@2", "default", "a"), ("judge_2", "judge@2", "b", "b"), ("judge_3", "judge@2", "c", "c"),
+        ("verify", "verify@2", "default", "a"),
     ]  # fmt: skip
     assert [(vote.judge, vote.score) for vote in kept.votes] == [("judge_1:a", 1), ("judge_2:b", 1), ("judge_3:c", 0)]
     rejected = {s.messages[0].text: s for s in read_samples(run.out / "rejected.parquet")}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import FAULTS, Raw, completion, endpoint, limited
+from endpoint import CONTENT, EXPECTED, FAULTS, Raw, completion, endpoint, limited
 from PIL import Image
 
 from open4ov.data import labels, match, synthesize
@@ -40,25 +40,6 @@ def judgement(question: str = "q") -> Request:
 
 def ask(asker: Asker, request: Request) -> dict[str, Any] | AnswerError:
     return asker.ask_many([request])[0]
-
-
-# fault: (kind, requests sent)
-EXPECTED = {
-    "limited": ("rate_limited", 4),
-    "error_500": ("server_error", 2), "error_503": ("overloaded", 2), "error_400": ("http_400", 1),
-    "hang": ("timeout", 2), "drip": ("timeout", 2), "close": ("closed", 2), "close_at_once": ("closed", 2),
-    "redirect": ("redirect", 1), "html": ("html", 2), "html_called_json": ("html", 2), "plain": ("not_json", 2),
-    "empty": ("empty", 2), "truncated_reply": ("truncated", 2), "nested": ("truncated", 2),
-    "array": ("empty", 2), "no_choices": ("empty", 2), "odd_choices": ("empty", 2),
-    "null_text": ("empty", 2), "blank_text": ("empty", 2),
-    "truncated": ("truncated", 2), "words": ("not_json", 2), "schema": ("schema", 2),
-    "refusal": ("refusal", 1), "filtered": ("refusal", 1), "refusal_in_words": ("refusal", 2),
-    "refusal_in_chinese": ("refusal", 2), "cut": ("cut", 1), "long_text": ("huge", 1), "huge": ("huge", 1),
-    "gzip": ("encoding", 1),
-}  # fmt: skip
-
-
-CONTENT = {"unknown_labels", "duplicated_ranks", "wrong_language"}
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS.keys() - CONTENT))

@@ -25,6 +25,8 @@ from open4ov.data.splits import Split
 from open4ov.data.task import FALLEN, Tools
 from open4ov.data.working import Counts, Listed, add
 from open4ov.errors import UserError
+from open4ov.mllm import costs
+from open4ov.mllm.took import Account
 from open4ov.sample import Sample
 from open4ov.store import (
     count_samples,
@@ -54,6 +56,7 @@ class Construction:
         self.chunks = max(1, -(-self.total // self.section.chunk))
         self.clean = tools.hygiene()
         self.fallen: dict[str, Iterable[dict[str, str]]] = {}
+        self.account = Account()
 
     def run(self) -> dict[str, Any]:
         """The report; samples, rejected samples, topics and the general set lie in `out` then."""
@@ -144,12 +147,15 @@ class Construction:
             for facts in self.work.every("match", self.chunks):
                 for axis, found in facts["names"].items():
                     names[axis].update(found)
-            tree, most = self.tools.tree, self.section.topics_per_pair
-            found, barren = topics.generate(self.tools.asker, tree, names["domain"], names["ability"], most)
+            tree, most, asker = self.tools.tree, self.section.topics_per_pair, self.tools.asker
+            asker.account = Account()
+            found, barren = topics.generate(asker, tree, names["domain"], names["ability"], most)
             topics.write(file, found, tree)
-            write_json(rest, barren)
+            write_json(rest, {"barren": barren, "took": asker.account.rows()})
         shutil.copy(file, self.out / "topics.parquet")
-        return json.loads(rest.read_text(encoding="utf-8"))
+        told = json.loads(rest.read_text(encoding="utf-8"))
+        self.account.join(told["took"])
+        return told["barren"]
 
     def _write(self) -> None:
         """Budgets, then questions and answers."""
@@ -225,12 +231,18 @@ class Construction:
         matched: Counts = {"images": 0, "coverage": {}, "faults": {}}
         written: Counts = {"budgets": {}, "measured": [], "synthesis": {}, "unclean": {}}
         found: Counts = {"counts": {}, "coverage": {}}
+        borne: list[dict[str, Any]] = []
         for facts in self.work.every("match", self.chunks):
             add(matched, {name: facts[name] for name in matched})
+            self.account.join(facts["took"])
         for facts in self.work.every("write", self.chunks):
             add(written, {name: facts[name] for name in written})
+            self.account.join(facts["took"])
+            borne.append(facts["borne"])
         for facts in self.work.every("judge", judged):
-            add(found, facts)
+            add(found, {name: facts[name] for name in found})
+            self.account.join(facts["took"])
+            borne.append(facts["borne"])
         tree, tree_topics, asker = self.tools.tree, self.tools.topics, self.tools.asker
         told = report.figures(
             matched["images"], self.ids, written["budgets"], found["counts"], tree, len(tree_topics),
@@ -245,7 +257,9 @@ class Construction:
         told["undecided"] = found["counts"].get("undecided", 0)
         if asking := asker.report():
             told["asking"] = asking
-        told["cost_per_kept"] = report.cost_per_kept(asking, told["counts"]["kept"])
+        if known := costs.figures(self.account.totals(), **costs.merged(borne)):
+            told["costs"] = known
+        told["cost_per_kept"] = costs.per_kept(known, told["counts"]["kept"])
         report.add_hygiene(told, self.clean.report, self.total, written["unclean"])
         return told
 

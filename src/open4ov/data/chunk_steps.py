@@ -28,12 +28,10 @@ from open4ov.data.defect_index import record
 from open4ov.data.hygiene import entry
 from open4ov.data.task import FALLEN, Matched, Skipped, Tools, skip
 from open4ov.data.topics import Topic
-from open4ov.mllm.ask import JUDGES, ROLES
+from open4ov.mllm import costs, provenance
+from open4ov.mllm.took import Account
 from open4ov.sample import Axis, Sample
 from open4ov.store import iter_samples, write_samples
-
-TEMPLATES: dict[str, str] = dict.fromkeys(JUDGES, "judge")
-"""Roles whose prompt has another name"""
 
 
 def clean(tools: Tools, number: int) -> None:
@@ -69,6 +67,7 @@ def cleaned(tools: Tools, number: int) -> list[Sample]:
 
 def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
     """`gone`: the places in the cleaned chunk of images that were found elsewhere."""
+    tools.asker.account = Account()  # equal questions of a chunk are paid for once
     tree, section = tools.tree, tools.section
     skipped: Skipped = {}
     out = set(gone)
@@ -85,6 +84,7 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
         kept = match.coarse(answer, tree, section.top_l1)
         coarse.append((image.id, kept))
         if kept["domain"] and kept["ability"]:
+            image = costs.noted(image, tools.asker.step("rank", "rank", answer))
             matched.append((image, kept, answer["description"]))
         else:
             lacking = [axis for axis in labels.AXES if not kept[axis]]
@@ -99,7 +99,7 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
         if scores is None:
             continue
         ids = density.fuse(scores, density.weights(section, kept["domain"]))
-        dense = image.model_copy()
+        dense = costs.noted(image.model_copy(), tools.asker.step("density", "density", scores))
         dense.density = {**scores, "ids": round(ids, 6)}
         dense.budget = density.budget(ids, section.min_pairs, section.max_pairs)
         ready.append(dense)
@@ -112,6 +112,7 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
         "names": {axis: sorted({name for _, kept, _ in matched for name in kept[axis]}) for axis in labels.AXES},
         "coverage": coverage.count_images(coarse),
         "faults": faults,
+        "took": tools.asker.account.rows(),
         "skipped": skipped,
     }
     tools.work.publish("match", number, facts)
@@ -120,6 +121,7 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
 def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Sequence[int] | None = None) -> None:
     """`first`: how many images were ready before this chunk; of every `step`-th the density is also measured from its
     pixels. `budgets` replace the images' own."""
+    tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section = tools.section
     skipped: Skipped = {}
     ready = list(iter_samples(tools.work.path("match", number)))
@@ -148,16 +150,19 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
     ]
     about = [image for image, _ in asked]
     written = tools.answers("writing questions", "unwritten", about, requests, skipped)
+    topics_step = tools.asker.step("topics", "topics", note="of the whole tree; no sample bears its cost")
     made: list[Sample] = []
     dropped: Counter[str] = Counter()
     for (image, near), answer in zip(asked, written, strict=True):
         pairs = synthesize.samples(image, near, answer["pairs"], dropped) if answer else []
+        costs.share(image, pairs, topics_step, tools.asker.step("synthesize", "synthesize", answer))
         if answer and not pairs:
             skip(skipped, "unfit", image, "writing questions", "no question fits its topics")
         made += pairs
     here = tools.hygiene()
     made, unclean = here.samples(made)
     write_samples(tools.work.path("write", number), made)
+    provenance.settle(unclean, tools.asker.place)
     by: dict[str, list[Sample]] = {}
     for sample in unclean:
         by.setdefault(str(sample.extra["rejected_by"]), []).append(sample)
@@ -172,6 +177,8 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
         "measured": measured,
         "synthesis": report.count_synthesis(made, dropped),
         "unclean": {reason: len(samples) for reason, samples in by.items()},
+        "borne": {"rejected": costs.borne(unclean)},
+        "took": tools.asker.account.rows(),
         "hygiene": here.report,
         "skipped": skipped,
     }
@@ -180,6 +187,7 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
 
 def judge_(tools: Tools, number: int) -> None:
     """Of clean samples and of known defects alike; of the latter none stays."""
+    tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section, asker, tree = tools.section, tools.asker, tools.tree
     samples = list(iter_samples(tools.work.path("write", number)))
     judge.vote(asker, samples, tree, tools.picture, tools.tell("judging"))
@@ -192,14 +200,15 @@ def judge_(tools: Tools, number: int) -> None:
             sample.extra["rejected_by"] = "verification"
     good = [s for s in samples if "rejected_by" not in s.extra and "defect" not in s.extra]
     bad = [s for s in samples if "rejected_by" in s.extra or "defect" in s.extra]
-    origins = [line for role in ROLES if role != "verify" for line in asker.origin(role, TEMPLATES.get(role, role))]
-    for sample in samples:
-        sample.lineage = [*sample.lineage, *origins]
-    for sample in through:
-        sample.lineage = [*sample.lineage, *asker.origin("verify", "verify")]
+    provenance.settle(samples, asker.place)
     write_samples(tools.work.path("judge", number, "good"), good)
     write_samples(tools.work.path("judge", number, "bad"), bad)
-    facts = {"counts": report.count(samples, section.quorum), "coverage": coverage.count_samples(good)}
+    facts = {
+        "counts": report.count(samples, section.quorum),
+        "coverage": coverage.count_samples(good),
+        "borne": {"kept": costs.borne(good), "rejected": costs.borne(bad)},
+        "took": asker.account.rows(),
+    }
     tools.work.publish("judge", number, facts)
 
 

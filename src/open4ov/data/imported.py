@@ -57,6 +57,7 @@ def vertical(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample
                     "aliases": [],
                     "scene": dict(sample.scene) if sample.scene else None,
                     "lineage": [],
+                    "steps": [step for step in sample.steps if step.stage == "import"],
                 }
             )
         _add(found[sha], sample, asked)

@@ -29,7 +29,7 @@ def vote(
     pictures: Callable[[Sample], Picture],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Adds the three votes to each sample."""
+    """Adds the three votes to each sample, and what they took to its steps."""
     requests = [
         Request(judge, Prompt("judge", triplet(sample, tree)), (pictures(sample),), Judgement)
         for sample in samples
@@ -45,6 +45,8 @@ def vote(
             else Vote(judge=name, score=None, reason=f"no usable answer: {answer}", missing=True)
             for name, answer in zip(names, given, strict=True)
         ]
+        steps = [asker.step(judge, "judge", answer) for judge, answer in zip(JUDGES, given, strict=True)]
+        sample.steps = [*sample.steps, *(step for step in steps if step is not None)]
 
 
 def triplet(sample: Sample, tree: LabelTree) -> dict[str, Any]:

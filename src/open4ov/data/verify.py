@@ -44,6 +44,8 @@ def verify(
         for sample in samples
     ]
     for sample, answer in zip(samples, asker.ask_many(requests, progress), strict=True):
+        if (step := asker.step("verify", "verify", answer)) is not None:
+            sample.steps = [*sample.steps, step]
         if not isinstance(answer, dict):
             sample.extra["check_reasons"] = {"unverified": str(answer)}
             continue

@@ -20,9 +20,10 @@ from open4ov.documents import mineru
 from open4ov.documents.blocks import DocumentError, Page
 from open4ov.documents.captions import carry
 from open4ov.documents.pdf import look
-from open4ov.store import ImageStore, atomic
+from open4ov.store import ImageStore, atomic, write_json
 
 PAGES = "pages.jsonl"
+FAULTS = "faults.json"
 MAX_CRASHES = 20
 """Pages of one document that may crash the reader before the rest is given up."""
 
@@ -50,10 +51,11 @@ def extract(
     target = folder / PAGES
     faults: list[dict[str, str]] = []
     if target.is_file():
-        return faults
+        return json.loads((folder / FAULTS).read_text("utf-8")) if (folder / FAULTS).is_file() else faults
     with atomic(target) as temporary, temporary.open("w", encoding="utf-8") as file:
         if mineru.is_content_list(path):
             _write(mineru.read(path, store, settings.max_pixels, faults), file)
+            write_json(folder / FAULTS, faults)  # first, so that a killed run has it when it has the pages
         else:
             look(path)  # before a process is started for it
             _write(_read(path, store, settings, progress), file)

@@ -22,7 +22,9 @@ from pydantic import BaseModel, ValidationError
 
 from open4ov.errors import UserError
 from open4ov.mllm.crew import Crew
+from open4ov.mllm.took import Account, Took
 from open4ov.recipe import DataSection
+from open4ov.sample import Step
 
 if TYPE_CHECKING:
     from open4ov.mllm.desk import Desk
@@ -42,13 +44,17 @@ class ProviderError(UserError):
 class AnswerError(UserError):
     """One question got no usable answer. The stage skips and lists what it was about; `kind` is for counting."""
 
-    def __init__(self, message: str, kind: str = "unanswered") -> None:
+    def __init__(self, message: str, kind: str = "unanswered", took: Took | None = None) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.took = kind, took
 
 
 class Answered(dict[str, Any]):
-    """An answer that its provider has checked against the schema already."""
+    """An answer that its provider has checked against the schema already, and what it took, where that is known."""
+
+    def __init__(self, answer: dict[str, Any], took: Took | None = None) -> None:
+        super().__init__(answer)
+        self.took = took
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,7 @@ class Asker:
     """The providers of a recipe behind one call. Raises `UserError` for a role or provider that does not exist.
 
     `place`: the folder of a run, where answers of endpoints and what they cost are kept; without it they are forgotten.
+    `account`: what the answers took so far.
     """
 
     def __init__(
@@ -168,6 +175,7 @@ class Asker:
 
             self._desk = Desk.open(section, place)
         self._providers = _build(section, self._desk) if providers is None else providers
+        self.place, self.account = place, Account()
         self._prompted = {
             name for name, one in section.providers.items() if providers is None and one.kind != "catalog"
         }
@@ -179,25 +187,47 @@ class Asker:
         self._roles = dict(section.roles)
 
     def provider(self, role: str) -> Provider:
-        name = self._roles.get(role) or self._roles.get("default") or "default"
+        name = self._name(role)
         if name not in self._providers:
             raise UserError(f"data.roles: no provider for {role!r}: name one, or add data.providers.default")
         return self._providers[name]
+
+    def _name(self, role: str) -> str:
+        return self._roles.get(role) or self._roles.get("default") or "default"
 
     def identity(self, role: str) -> str:
         """Who plays the role, as votes record it: `judge_1:rules`, `judge_1:gpt-4o`."""
         return f"{role}:{self.provider(role).identity(role)}"
 
-    def origin(self, role: str, template: str) -> list[str]:
-        """For the lineage of a sample: `["rank = rank@1 by gpt-4o"]`; nothing where no model reads the prompt."""
-        name = self._roles.get(role) or self._roles.get("default") or "default"
+    def require_model(self, role: str, otherwise: str) -> None:
+        """Raises `UserError` when the catalog would play a role that needs a model; `otherwise`: what to do instead."""
+        if getattr(self.provider(role), "offline", False):
+            raise UserError(
+                f"data.roles.{role}: provider '{self._name(role)}' is the catalog, which answers from the annotations "
+                f"of the shipped corpora and cannot play this role. Name one of kind openai (an endpoint) or engine (a "
+                f"model in this process) under data.providers and data.roles.{role}, or {otherwise}"
+            )
+
+    def step(self, role: str, template: str, answer: object = None, note: str | None = None) -> Step | None:
+        """For the lineage of a sample: who was asked with which prompt, and what the answer (or `AnswerError`) took,
+        where that is known. None where no model reads the prompt."""
+        name = self._name(role)
         if name not in self._prompted:
-            return []
-        return [f"{role} = {version(template)} by {self.provider(role).identity(role)}"]
+            return None
+        by, took = self.provider(role).identity(role), getattr(answer, "took", None)
+        known: dict[str, Any] = {}
+        if isinstance(took, Took):
+            known = {"input": took.input, "output": took.output, "cost": took.money, "kept": took.kept}
+            known["estimated"] = took.estimated or None
+            note = "an equal question stands at an earlier sample, which bears the answer" if took.again else note
+        return Step(stage=_stage(role, template), by=by, provider=name, prompt=version(template), note=note, **known)
 
     def ask(self, role: str, prompt: Prompt, images: Sequence[Picture], schema: type[BaseModel]) -> dict[str, Any]:
         """The answer, checked against `schema`. Raises `AnswerError` or `ProviderError`."""
-        return self._ask(Request(role, prompt, images, schema))
+        (answer,) = self.ask_many([Request(role, prompt, images, schema)])
+        if isinstance(answer, AnswerError):
+            raise answer
+        return answer
 
     def _ask(self, request: Request) -> dict[str, Any]:
         answer = self.provider(request.role).answer(request)
@@ -208,6 +238,12 @@ class Asker:
         except ValidationError as error:
             name = self.identity(request.role)
             raise AnswerError(f"{name}: the answer does not fit: {_first(error)}", "schema") from None
+
+    def _noted(self, request: Request, answer: dict[str, Any] | AnswerError) -> dict[str, Any] | AnswerError:
+        """Puts down what the answer took; in the order of the requests, so that of equal ones the first bears it."""
+        if isinstance(answer, Answered | AnswerError) and answer.took is not None:
+            answer.took = self.account.add(_stage(request.role, request.prompt.template), answer.took)
+        return answer
 
     def report(self) -> dict[str, Any]:
         """What was asked of endpoints, by role: questions, answers kept from before, requests, retries, faults by kind,
@@ -237,8 +273,8 @@ class Asker:
                 if id(provider) not in crews:  # one for each, so that none sees more at once than its recipe allows
                     crews[id(provider)] = Crew(one, getattr(provider, "threads", provider.concurrency))
                 jobs.append(crews[id(provider)].submit(request))
-            for job in jobs:
-                answers.append(job())
+            for request, job in zip(requests, jobs, strict=True):
+                answers.append(self._noted(request, job()))
                 if progress:
                     progress(len(answers), len(requests))
         except Exception:
@@ -279,6 +315,11 @@ def _build(section: DataSection, desk: Desk | None) -> dict[str, Provider]:
 
             providers[name] = CatalogProvider()
     return providers
+
+
+def _stage(role: str, template: str) -> str:
+    """What a step is called: the role, or the prompt where one role is asked with several."""
+    return template if role in BESIDE else role
 
 
 def _first(error: ValidationError) -> str:

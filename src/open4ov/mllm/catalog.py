@@ -36,6 +36,8 @@ class CatalogProvider:
     """Single-threaded; what it finds out about the last pictures is kept."""
 
     concurrency = 1
+    offline = True
+    """Reads no prompt: roles that need a model are not its own (`Asker.require_model`)"""
 
     def __init__(self) -> None:
         self._looks: dict[str, tuple[Seen, Neighbours | None]] = {}  # the last ones; in the order of their first look

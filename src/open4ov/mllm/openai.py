@@ -30,6 +30,7 @@ from open4ov.mllm.desk import Desk
 from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
 from open4ov.mllm.pause import SHORTEST
+from open4ov.mllm.took import Took
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
 
@@ -69,6 +70,7 @@ class OpenAIProvider:
         self._where = f"{where} ({settings.base_url or 'api.openai.com'})"
         self._gate = self._desk.gate(self._url, settings.concurrency)
         self._given_up, self._lock = 0, threading.Lock()
+        self._under_way: dict[bytes, threading.Event] = {}
         transport = Transport(self._url, settings.timeout, self._desk.local, f"{where}.base_url")
         self._client = openai.OpenAI(
             api_key=self._secret,
@@ -84,14 +86,29 @@ class OpenAIProvider:
 
     def answer(self, request: Request) -> Answered:
         question = self._question(request)
-        found = self._kept(question)
-        if found is None:
-            try:
-                found = self._ask(question)
-            except AnswerError as error:
-                self._desk.tally.fault(request.role, error.kind)
-                raise
-        return found
+        if self._desk.cache is None:
+            return self._fresh(question)
+        mine = threading.Event()
+        while True:
+            with self._lock:  # an equal question may be under way: its answer will do, and is paid for once
+                other = self._under_way.setdefault(question.key, mine)
+            if other is mine:
+                break
+            other.wait()
+        try:
+            found = self._kept(question)
+            return self._fresh(question) if found is None else found
+        finally:
+            with self._lock:
+                del self._under_way[question.key]
+            mine.set()
+
+    def _fresh(self, question: _Question) -> Answered:
+        try:
+            return self._ask(question)
+        except AnswerError as error:
+            self._desk.tally.fault(question.request.role, error.kind)
+            raise
 
     def _question(self, request: Request) -> _Question:
         text, prompt, schema = request.prompt.text, version(request.prompt.template), reply.schema(request.schema)
@@ -117,7 +134,12 @@ class OpenAIProvider:
             return None
         usage = Usage(kept.input, kept.output, int(kept.estimated))
         self._desk.tally.answered(question.request.role, usage, self._settings.price, kept=True)
-        return Answered(answer)
+        return Answered(answer, self._took(usage, question, kept=True))
+
+    def _took(self, usage: Usage, question: _Question | None = None, *, kept: bool = False) -> Took:
+        """What an answer took; with its question where it is kept, so that an equal one need not be paid for again."""
+        named = question.key.hex() if question and self._desk.cache else ""
+        return Took(usage.input, usage.output, usage.estimated > 0, self._settings.price, kept, named)
 
     def _ask(self, question: _Question) -> Answered:
         request = question.request
@@ -129,7 +151,11 @@ class OpenAIProvider:
         images = sum(tokens.of_image(self._settings.image_tokens, *png_size(png)) for png in pictures)
         usage, fault = Usage(), reply.Misfit("empty", "")
         for repair in (False, True):
-            completion, took = self._send(question, messages, said, images, repair)
+            try:
+                completion, took = self._send(question, messages, said, images, repair)
+            except AnswerError as error:
+                error.took = self._took(usage) if repair else None
+                raise
             usage += took
             try:
                 text = reply.text(completion, self._secret or "")
@@ -148,12 +174,12 @@ class OpenAIProvider:
                 kept = Kept(text, usage.input, usage.output, usage.estimated > 0)
                 self._desk.cache.put(question.key, kept, self._model, version(request.prompt.template))
             self._desk.tally.answered(request.role, usage, self._settings.price, kept=False)
-            return Answered(answer)
+            return Answered(answer, self._took(usage, question))
         where = f"{self._where}, {request.role}"
         if fault.repair:
             raise AnswerError(f"{where}: no answer that fits the schema, even when asked again: {fault.reason}",
-                              fault.kind)  # fmt: skip
-        raise AnswerError(f"{where}: {fault.reason}", fault.kind)
+                              fault.kind, self._took(usage))  # fmt: skip
+        raise AnswerError(f"{where}: {fault.reason}", fault.kind, self._took(usage))
 
     def _send(
         self, question: _Question, messages: list[Any], said: str, images: int, repair: bool
