@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mllm.endpoint import endpoint
 from PIL import Image, ImageOps
@@ -132,6 +132,7 @@ def test_none_is_a_picture_that_ships() -> None:
     assert not shipped & {hashlib.sha256(each.file.read_bytes()).hexdigest() for each in everything}
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.integers(1, 5).flatmap(
         lambda count: st.tuples(
