@@ -7,6 +7,7 @@ often the kept ones and the annotated ones have one in common (the paper: 89.7 %
 endpoint (`kind: openai`), our own engine (`kind: engine`), or the trained embedder, which asks no model:
 
     data:
+      embedder: open4ov
       providers: {default: {kind: catalog}, looking: {kind: embedder}}
       roles: {rank: looking}
 
