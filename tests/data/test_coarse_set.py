@@ -220,6 +220,19 @@ def test_nothing_answered_is_no_result() -> None:
         coarse.measured(shown, failed * len(shown), failed * len(others), TREE, 3)
 
 
+def test_what_was_trained_on_is_left_out_wherever_it_lies(tmp_path: Path) -> None:
+    shown, _ = coarse.read()
+    clipart_rows = [each for each in shown if each.source.startswith("openclipart")]
+    assert len({each.drawing for each in clipart_rows}) == len(clipart_rows)
+    listed = tmp_path / "trained.txt"
+    listed.write_text(f"elsewhere/{clipart_rows[0].drawing}.svg\n{clipart_rows[1].drawing}\n\nnone/of_them\n")
+    left = coarse.untrained(shown, listed)
+    assert [each for each in shown if each not in left] == clipart_rows[:2]
+    assert coarse.untrained(shown, None) == shown
+    with pytest.raises(UserError, match="--trained"):
+        coarse.untrained(shown, tmp_path / "missing.txt")
+
+
 def test_a_tree_without_a_label_of_the_set_is_refused(tmp_path: Path) -> None:
     tree = TREE.model_copy(update={"domain": TREE.domain[1:]})
     with pytest.raises(UserError, match="no domain automotive"):
