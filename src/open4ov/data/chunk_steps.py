@@ -220,9 +220,14 @@ def note(image: Sample) -> str:
 
 
 def _fine(tools: Tools, matched: Sequence[Matched]) -> list[list[tuple[Topic, float]]]:
+    """Fine matching: by the images where the embedder sees them, else by their descriptions."""
     if not tools.topics or not matched:
         return [[] for _ in matched]
-    images = tools.embed([description for _, _, description in matched])
+    embedder = tools.asker.embedder
+    if embedder.sees:
+        images = embedder.images([tools.picture(image) for image, _, _ in matched])
+    else:
+        images = embedder.texts([description for _, _, description in matched])
     return match.fine(
         images, tools.topics, tools.topic_rows, [kept for _, kept, _ in matched], tools.section.top_topics
     )

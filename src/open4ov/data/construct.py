@@ -22,9 +22,8 @@ from open4ov.data.assemble import Construction, Progress
 from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
 from open4ov.errors import UserError
-from open4ov.functions import function
 from open4ov.mllm.ask import Asker
-from open4ov.mllm.estimate import figures, guessers
+from open4ov.mllm.estimate import figures, guessed_embedder, guessers
 from open4ov.recipe import DataSection
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, count_samples, read_samples, write_json, write_samples
@@ -59,8 +58,9 @@ def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None)
     section = task.section
     tree = labels.load(section.labels)
     density.check_scenarios(section, tree)
-    function(section.embedder, "data.embedder")
-    construction = Construction(Tools(task, asker), out, progress)
+    tools = Tools(task, asker)
+    _ = asker.embedder  # a fault of its is told before anything is asked
+    construction = Construction(tools, out, progress)
     told = construction.run()
     report.write(out / "report.json", told)
     write_json(out / "summary.json", told["counts"])
@@ -70,7 +70,8 @@ def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None)
 def estimate(images: Sequence[Sample], section: DataSection, store: ImageStore, seed: int) -> dict[str, Any]:
     """What `construct` would ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing."""
     providers, rows = guessers(section)
-    make(images, section, store, seed, asker=Asker(section, dict(providers)))
+    asker = Asker(section, dict(providers), embedder=guessed_embedder(section, rows))
+    make(images, section, store, seed, asker=asker)
     return figures(section, rows)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,6 @@ from open4ov.data import hygiene, labels, topics
 from open4ov.data.decontaminate import Benchmarks
 from open4ov.data.nearest import Floats
 from open4ov.data.working import Work
-from open4ov.functions import function
 from open4ov.mllm.ask import Asker, Picture, Request
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
@@ -61,16 +60,12 @@ class Tools:
         return hygiene.Hygiene(self.section.hygiene, self.store, self.seed, self.tell, self._benchmarks)
 
     @cached_property
-    def embed(self) -> Callable[[list[str]], Floats]:
-        return function(self.section.embedder, "data.embedder")
-
-    @cached_property
     def topics(self) -> list[topics.Topic]:
         return list(topics.read(self.work.root / "topics.parquet"))
 
     @cached_property
     def topic_rows(self) -> Floats:
-        return self.embed([topic.text for topic in self.topics])
+        return self.asker.embedder.texts([topic.text for topic in self.topics])
 
     def picture(self, sample: Sample) -> Picture:
         sha = sample.images[0]
