@@ -12,6 +12,7 @@ The blocking client in threads, since it takes less of the processor than the as
 from __future__ import annotations
 
 import base64
+import json
 import os
 import threading
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from typing import Any
 
 import httpx2
 import openai
-from openai.types.chat import ChatCompletion
 
 from open4ov.mllm import reply, tokens
 from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
@@ -149,7 +149,7 @@ class OpenAIProvider:
 
     def _send(
         self, question: _Question, messages: list[Any], said: str, images: int, repair: bool
-    ) -> tuple[ChatCompletion, Usage]:
+    ) -> tuple[Any, Usage]:
         """One reply, after as many tries as the recipe allows."""
         role, budget, price = question.request.role, self._desk.budget, self._settings.price
         framing = tokens.MESSAGE * (len(messages) + 1) + images
@@ -191,9 +191,9 @@ class OpenAIProvider:
             limit = failed.outcome == "limited"  # then no sooner than the endpoint says, whoever else may go on
             self._gate.sleep(max(failed.pause, SHORTEST) if limit else backoff(tries - 1))
 
-    def _create(self, question: _Question, messages: list[Any]) -> ChatCompletion:
+    def _create(self, question: _Question, messages: list[Any]) -> Any:
         # `post`, as `chat.completions.create` calls it: that walks through messages and schema by their types first,
-        # which takes more of the processor than all that this package adds to a request.
+        # and builds typed objects of the reply, which takes more of the processor than all that this package adds.
         body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
@@ -202,7 +202,8 @@ class OpenAIProvider:
         }
         if self._settings.temperature is not None:
             body["temperature"] = self._settings.temperature
-        return self._client.post("/chat/completions", cast_to=ChatCompletion, body=body)
+        found = self._client.post("/chat/completions", cast_to=object, body=body)
+        return json.loads(found) if isinstance(found, str) else found  # text: the reply does not say that it is JSON
 
     def _stop_or_go_on(self, failed: Failure, role: str, tries: int, limited: int) -> None:
         """Returns when the question may be tried again. Raises AnswerError for this one, ProviderError for all."""
@@ -234,8 +235,8 @@ def _url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _guess(completion: ChatCompletion) -> int:
+def _guess(completion: Any) -> int:
     try:
-        return tokens.guess(completion.choices[0].message.content or "")
-    except (AttributeError, IndexError, TypeError):
+        return tokens.guess(completion["choices"][0]["message"]["content"] or "")
+    except (AttributeError, IndexError, TypeError, KeyError):
         return 0
