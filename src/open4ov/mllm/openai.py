@@ -12,6 +12,7 @@ The blocking client in threads, since it takes less of the processor than the as
 from __future__ import annotations
 
 import base64
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -20,17 +21,17 @@ from typing import Any, TypeVar
 
 import httpx2
 import openai
-from openai.types.chat import ChatCompletion
 
 from open4ov.mllm import reply, tokens
 from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
 from open4ov.mllm.budget import Usage
-from open4ov.mllm.cache import Kept, key
+from open4ov.mllm.cache import Kept
 from open4ov.mllm.concurrency import backoff
 from open4ov.mllm.desk import Desk
 from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
 from open4ov.mllm.pause import SHORTEST
+from open4ov.mllm.question import known_as
 from open4ov.mllm.took import Took
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
@@ -70,7 +71,8 @@ class Line:
                 "endpoint's key (any word for an endpoint without keys)"
             )
         self.concurrency = settings.concurrency
-        self.threads = 2 * settings.concurrency  # so that one is ready to be sent where another was refused or has come
+        # More threads than may be open: one is ready to be sent where another has come, or was refused and has to wait.
+        self.threads = settings.concurrency + min(settings.concurrency, 64)
         self._settings, self._model, self._name = settings, settings.model, where.rpartition(".")[2]
         self._where = f"{where} ({settings.base_url or 'api.openai.com'})"
         self._gate = self._desk.gate(self._url, settings.concurrency)
@@ -188,18 +190,8 @@ class OpenAIProvider(Line):
             raise
 
     def _question(self, request: Request) -> _Question:
-        text, prompt, schema = request.prompt.text, version(request.prompt.template), reply.schema(request.schema)
-        settings = self._settings
-        named = key(
-            role=request.role,  # two judges are two, though one model plays them
-            endpoint=settings.cache_as or self._url,
-            model=self._model,
-            parameters=[settings.temperature, settings.max_tokens],
-            schema=schema.text,
-            prompt=prompt,
-            messages=[["user", [picture.sha for picture in request.images], text]],
-        )
-        return _Question(request, text, schema, named)
+        text = request.prompt.text
+        return _Question(request, text, reply.schema(request.schema), known_as(request, text, self._settings))
 
     def _kept(self, question: _Question) -> Answered | None:
         kept = self._desk.cache.get(question.key) if self._desk.cache else None
@@ -260,20 +252,20 @@ class OpenAIProvider(Line):
 
     def _send(
         self, question: _Question, messages: list[Any], said: str, images: int, repair: bool
-    ) -> tuple[ChatCompletion, Usage]:
+    ) -> tuple[Any, Usage]:
         framing = tokens.MESSAGE * (len(messages) + 1) + images
         most = Usage(tokens.bound(said) + framing, self._settings.max_tokens)
         charged = Usage(tokens.guess(said) + framing, 0, 1)
 
-        def create() -> tuple[ChatCompletion, Usage]:
+        def create() -> tuple[Any, Usage]:
             completion = self._create(question, messages)
             return completion, reply.usage(completion) or Usage(charged.input, _guess(completion), 1)
 
         return self.send(question.request.role, most, create, charged, repair=repair)
 
-    def _create(self, question: _Question, messages: list[Any]) -> ChatCompletion:
+    def _create(self, question: _Question, messages: list[Any]) -> Any:
         # `post`, as `chat.completions.create` calls it: that walks through messages and schema by their types first,
-        # which takes more of the processor than all that this package adds to a request.
+        # and builds typed objects of the reply, which takes more of the processor than all that this package adds.
         body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
@@ -282,7 +274,8 @@ class OpenAIProvider(Line):
         }
         if self._settings.temperature is not None:
             body["temperature"] = self._settings.temperature
-        return self._client.post("/chat/completions", cast_to=ChatCompletion, body=body)
+        found = self._client.post("/chat/completions", cast_to=object, body=body)
+        return json.loads(found) if isinstance(found, str) else found  # text: the reply does not say that it is JSON
 
 
 def data_url(picture: Picture) -> str:
@@ -294,8 +287,8 @@ def _url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _guess(completion: ChatCompletion) -> int:
+def _guess(completion: Any) -> int:
     try:
-        return tokens.guess(completion.choices[0].message.content or "")
-    except (AttributeError, IndexError, TypeError):
+        return tokens.guess(completion["choices"][0]["message"]["content"] or "")
+    except (AttributeError, IndexError, TypeError, KeyError):
         return 0
