@@ -2,11 +2,11 @@
 
     python -m bench.streaming [--samples 10000 100000] [--pairs 4] [--defects 0.1] [--write]
 
-Everything but the model and the pictures is real: recipe, prompts, labels, topics, fine matching, question checks, votes,
-verification, Parquet. The provider is in this process and answers at once (`open4ov.mllm.estimate.made_up`, the answers of
-the dry run: every judge agrees). The images are records without pixels, as none of these steps reads pixels by
-itself: decoding, hashing and encoding of pictures for an endpoint are not in these figures. Each size runs in a process
-of its own; peak is its resident memory at most (VmHWM), the start is after imports and before the first image.
+Everything but the model and the pictures is real: recipe, prompts, labels, topics, fine matching, question checks,
+votes, verification, Parquet. The provider is in this process and answers at once (`open4ov.mllm.estimate.made_up`, the
+answers of the dry run: every judge agrees). The images are records without pixels, as none of these steps reads pixels
+by itself: decoding, hashing and encoding of pictures for an endpoint are not in these figures. Each size runs in a
+process of its own; peak is its resident memory at most (VmHWM), the start is after imports and before the first image.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "all", "wall s", "working folder", "output",
     )  # fmt: skip
     lines = [
-        "Columns from `match` on: processor milliseconds a sample of each step and of all, seconds by the clock, and bytes "
-        "a sample on disk.\n",
+        "Columns from `match` on: processor milliseconds a sample of each step and of all, seconds by the clock, and "
+        "bytes a sample on disk.\n",
         f"| {' | '.join(heads)} |",
         "|" + "---|" * len(heads),
     ]

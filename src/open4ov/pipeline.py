@@ -193,9 +193,12 @@ def _evaluation_files(recipe: Recipe) -> dict[str, str]:
     return {"evaluation_files": fingerprint(paths)} if paths else {}
 
 
-# How fast and for how much an answer comes does not change it: a run goes on with a larger budget.
-_PACE: dict[str, Any] = {"cache": True, "budget": True, "local_only": True, "local_hosts": True, "providers": {
-    "__all__": {"concurrency", "timeout", "retries", "price", "image_tokens", "cache_as", "api_key_env"}}}  # fmt: skip
+# How fast, for how much and by which process an answer comes does not change it: a run goes on with a larger budget.
+_PROVIDER_PACE = {"concurrency", "timeout", "retries", "price", "image_tokens", "cache_as", "api_key_env"}
+_PACE: dict[str, Any] = {
+    **dict.fromkeys(("cache", "budget", "local_only", "local_hosts", "executor"), True),
+    "providers": {"__all__": _PROVIDER_PACE},
+}
 
 
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:

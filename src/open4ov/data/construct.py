@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from open4ov.data import density, labels, report, topics
 from open4ov.data.assemble import Construction, Progress
+from open4ov.data.executor import Executor
 from open4ov.data.images import collect_images
 from open4ov.data.task import Task, Tools
 from open4ov.errors import UserError
@@ -38,9 +39,15 @@ __all__ = ["Result", "collect_images", "construct", "make"]
 def construct(run: StageRun) -> None:
     """Reads images/samples.parquet; writes samples.parquet, rejected.parquet, topics.parquet and report.json."""
     section, source = run.recipe.data, run.inputs["images"] / "samples.parquet"
-    asker = Asker(section, place=run.inputs["images"].parent)
     task = Task(section, source, run.images.root, run.scratch, run.recipe.seed)
-    told = build(task, run.out, asker, run.progress)
+    place = run.inputs["images"].parent
+    if section.executor.kind == "ray":
+        from open4ov.data.executor_ray import Cluster
+
+        with Cluster(task, place) as cluster:
+            told = build(task, run.out, cluster.asker, run.progress, cluster)
+    else:
+        told = build(task, run.out, Asker(section, place=place), run.progress)
     if not told["counts"]["kept"]:
         raise UserError(
             f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} "
@@ -48,15 +55,16 @@ def construct(run: StageRun) -> None:
         )
 
 
-def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None) -> dict[str, Any]:
+def build(
+    task: Task, out: Path, asker: Asker, progress: Progress | None = None, executor: Executor | None = None
+) -> dict[str, Any]:
     """All steps in order: writes the stage's files to `out` and gives the report. What is done already in the task's
     working folder is not done again. Raises `UserError`."""
     section = task.section
     tree = labels.load(section.labels)
     density.check_scenarios(section, tree)
     function(section.embedder, "data.embedder")
-    construction = Construction(Tools(task, asker), out, progress)
-    told = construction.run()
+    told = Construction(Tools(task, asker), out, progress, executor).run()
     report.write(out / "report.json", told)
     write_json(out / "summary.json", told["counts"])
     return told

@@ -154,17 +154,22 @@ class Asker:
     """The providers of a recipe behind one call. Raises `UserError` for a role or provider that does not exist.
 
     `place`: the folder of a run, where answers of endpoints and what they cost are kept; without it they are forgotten.
+    `desk`: where to ask for both instead.
     """
 
     def __init__(
-        self, section: DataSection, providers: dict[str, Provider] | None = None, place: Path | None = None
+        self,
+        section: DataSection,
+        providers: dict[str, Provider] | None = None,
+        place: Path | None = None,
+        desk: Desk | None = None,
     ) -> None:
-        self._desk: Desk | None = None
-        if providers is None and any(one.kind == "openai" for one in section.providers.values()):
+        self.desk = desk
+        if desk is None and providers is None and any(one.kind == "openai" for one in section.providers.values()):
             from open4ov.mllm.desk import Desk
 
-            self._desk = Desk.open(section, place)
-        self._providers = _build(section, self._desk) if providers is None else providers
+            self.desk = Desk.open(section, place)
+        self._providers = _build(section, self.desk) if providers is None else providers
         self._prompted = {
             name for name, one in section.providers.items() if providers is None and one.kind != "catalog"
         }
@@ -209,7 +214,7 @@ class Asker:
     def report(self) -> dict[str, Any]:
         """What was asked of endpoints, by role: questions, answers kept from before, requests, retries, faults by kind,
         and what it cost. Empty when no endpoint is among the providers."""
-        return self._desk.report() if self._desk else {}
+        return self.desk.report() if self.desk else {}
 
     def ask_many(
         self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None

@@ -106,7 +106,8 @@ class OpenAIProvider:
         return _Question(request, text, schema, named)
 
     def _kept(self, question: _Question) -> Answered | None:
-        kept = self._desk.cache.get(question.key) if self._desk.cache else None
+        cache = self._desk.cache
+        kept = cache.get(question.key) if cache is not None else None  # its truth would count all its rows
         if kept is None:
             return None
         try:
