@@ -82,7 +82,12 @@ class Cluster:
                 "num_cpus": math.ceil(settings.workers * settings.cpus), "object_store_memory": STORE,
                 "include_dashboard": False,
             }  # fmt: skip
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **here)
+            try:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
+            except Exception as error:  # ray raises bare ones here
+                ray.shutdown()
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"data.executor: Ray did not start: {reason} The same command tries again") from error
         for name in ("ray.data", "ray"):
             logging.getLogger(name).setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()

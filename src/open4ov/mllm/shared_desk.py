@@ -23,7 +23,7 @@ from open4ov.mllm.cache import AnswerCache, Kept
 from open4ov.mllm.desk import Desk
 from open4ov.mllm.local import Local
 from open4ov.recipe import DataSection
-from open4ov.recipe_providers import PriceSection
+from open4ov.recipe_providers import BudgetSection, PriceSection
 
 BEAT, SILENT = 5.0, 60.0
 AGAIN = 0.05
@@ -103,7 +103,9 @@ class SharedDesk(Desk):
         self.who = uuid.uuid4().hex
         self._call = call
         super().__init__(
-            _Answers(call), _Book(self.who, call), Local(section.local_hosts) if section.local_only else None
+            _Answers(call),
+            _Book(section.budget, self.who, call),
+            Local(section.local_hosts) if section.local_only else None,
         )
         self._closed = threading.Event()
         threading.Thread(target=self._live, daemon=True).start()
@@ -147,7 +149,8 @@ class _Answers(AnswerCache):
 
 
 class _Book(Budget):
-    def __init__(self, who: str, call: Call) -> None:
+    def __init__(self, limits: BudgetSection, who: str, call: Call) -> None:
+        self._limited = limits.tokens is not None or limits.money is not None
         self._who, self._call = who, call
 
     def reserve(self, role: str, provider: str, most: Usage, price: PriceSection | None) -> Reservation:
@@ -156,6 +159,8 @@ class _Book(Budget):
         return found
 
     def offer(self, role: str, provider: str, most: Usage, price: PriceSection | None) -> Reservation | None:
+        if not self._limited:  # as the book itself would say, without the way there
+            return Reservation(None, role, provider, most, price)
         return self._call("offer", self._who, role, provider, most, price)
 
     def settle(self, reserved: Reservation, took: Usage) -> None:
