@@ -25,6 +25,7 @@ from open4ov.data.task import Task
 from open4ov.errors import UserError
 from open4ov.mllm import Asker
 from open4ov.mllm.embedding import embed_texts
+from open4ov.pipeline import graph
 from open4ov.recipe import BudgetSection, DataSection, ProviderSection, Recipe, load
 from open4ov.recipe_executor import ExecutorSection
 from open4ov.sample import Sample
@@ -228,6 +229,10 @@ def test_the_recipe_says_who_works(tmp_path: Path) -> None:
         return load(file)
 
     assert said("executor: ray").data.executor == ExecutorSection(kind="ray")
+    keys = [
+        graph(said(f"executor: {kind}")).stages["data"].config(said(f"executor: {kind}")) for kind in ("ray", "local")
+    ]
+    assert keys[0] == keys[1]  # who does the work is no part of what a stage is made from
     assert said("executor: {kind: ray, address: 'head:6379', workers: 4}").data.executor.address == "head:6379"
     for text, reason in (
         ("executor: spark", "executor"),
