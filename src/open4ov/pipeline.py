@@ -210,11 +210,13 @@ def _pictures_of(paths: list[Path], folders: list[Path]) -> list[tuple[str, Path
     return [item for path in paths for item in evaluation_tsv.named(path, folders).items()]
 
 
-# How fast and for how much an answer comes does not change it: a run goes on with a larger budget.
+# How fast, for how much and by which process an answer comes does not change it: a run goes on with a larger budget.
 _ASKING = {"concurrency", "timeout", "retries", "price", "image_tokens", "api_key_env"}
-_PACE: dict[str, Any] = {"cache": True, "budget": True, "local_only": True, "local_hosts": True,
-    "embedder": {"batch": True, "endpoint": _ASKING | {"batch"}}, "providers": {
-    "__all__": _ASKING | {"cache_as"}}}  # fmt: skip
+_PACE: dict[str, Any] = {
+    **dict.fromkeys(("cache", "budget", "local_only", "local_hosts", "executor"), True),
+    "embedder": {"batch": True, "endpoint": _ASKING | {"batch"}},
+    "providers": {"__all__": _ASKING | {"cache_as"}},
+}
 
 
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from open4ov import recipe_rules, yaml_file
 from open4ov.errors import UserError, nearest
 from open4ov.recipe_embedder import DEFAULT, EmbedderSection
+from open4ov.recipe_executor import ExecutorSection
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.recipe_providers import BudgetSection, PriceSection, ProviderSection
 from open4ov.recipe_section import Section
@@ -101,6 +102,7 @@ class DataSection(Section):
         default=0.0, ge=0, le=1, description="share of wrong samples added to measure the judges"
     )
     hygiene: HygieneSection = Field(default_factory=HygieneSection)
+    executor: ExecutorSection = Field(default_factory=ExecutorSection)
     chunk: int = Field(default=2048, ge=1, description="images that are worked on, and held in memory, together")
 
 

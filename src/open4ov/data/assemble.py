@@ -51,7 +51,7 @@ class Construction:
         self, tools: Tools, out: Path, progress: Progress | None = None, executor: Executor | None = None
     ) -> None:
         self.tools, self.work, self.section, self.out = tools, tools.work, tools.section, out
-        self.executor = executor or Local(tools, _teller(progress))
+        self._executor, self._tell = executor or Local(tools), _teller(progress)
         self.total = count_samples(tools.task.source)
         self.chunks = max(1, -(-self.total // self.section.chunk))
         self.clean = tools.hygiene()
@@ -71,15 +71,18 @@ class Construction:
         self._samples(judged)
         return self._report(judged, barren)
 
+    def _run(self, step: str, chunks: Sequence[Chunk]) -> None:
+        self._executor.run(step, chunks, self._tell)
+
     def _match(self) -> None:
         """Hygiene of images, then labels and density."""
         size = self.section.chunk
         sizes = [max(0, min(size, self.total - number * size)) for number in range(self.chunks)]
         gone: list[list[int]] = [[] for _ in sizes]
         if self.clean.compares:
-            self.executor.run("clean", [Chunk(number, size) for number, size in enumerate(sizes)])
+            self._run("clean", [Chunk(number, size) for number, size in enumerate(sizes)])
             gone = self._compare()
-        self.executor.run("match", [Chunk(n, size, {"gone": gone[n]}) for n, size in enumerate(sizes)])
+        self._run("match", [Chunk(n, size, {"gone": gone[n]}) for n, size in enumerate(sizes)])
         if not self.clean.compares:
             self._merge_clean()
 
@@ -175,7 +178,7 @@ class Construction:
             own = None if budgets is None else budgets[first : first + size]
             chunks.append(Chunk(number, size, {"first": first, "step": step, "budgets": own}))
             first += size
-        self.executor.run("write", chunks)
+        self._run("write", chunks)
 
     def _judge(self) -> int:
         """Adds the known defects, has everything judged and verified, and gives the number of chunks there are then."""
@@ -183,7 +186,7 @@ class Construction:
         if not self.work.done("defects", 0):
             self.work.publish("defects", 0, {"sizes": self._defects() if self.section.inject_defects else []})
         sizes += self.work.facts("defects", 0)["sizes"]
-        self.executor.run("judge", [Chunk(number, size) for number, size in enumerate(sizes)])
+        self._run("judge", [Chunk(number, size) for number, size in enumerate(sizes)])
         return len(sizes)
 
     def _defects(self) -> list[int]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from open4ov.data import density, labels, report, topics
 from open4ov.data.assemble import Construction, Progress
+from open4ov.data.executor import Executor
 from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
 from open4ov.errors import UserError
@@ -38,11 +39,16 @@ def construct(run: StageRun) -> None:
     """Reads what stage `images` left; writes samples.parquet, rejected.parquet, general.parquet (the general set as it
     came through hygiene; with general_rejected.parquet, if any was asked for), topics.parquet and report.json."""
     section, given = run.recipe.data, run.inputs["images"]
-    source, general = given / "samples.parquet", given / "general.parquet"
-    asker = Asker(section, place=given.parent)
+    source, general, place = given / "samples.parquet", given / "general.parquet", given.parent
     drawn = run.recipe.images.general.startswith(CORPUS)
     task = Task(section, source, run.images.root, run.scratch, run.recipe.seed, general, drawn)
-    told = build(task, run.out, asker, run.progress)
+    if section.executor.kind == "ray":
+        from open4ov.data.executor_ray import Cluster
+
+        with Cluster(task, place) as cluster:
+            told = build(task, run.out, cluster.asker, run.progress, cluster)
+    else:
+        told = build(task, run.out, Asker(section, place=place), run.progress)
     for line in report.warnings(told):
         run.note(line)
     if not told["counts"]["kept"]:
@@ -52,7 +58,9 @@ def construct(run: StageRun) -> None:
         )
 
 
-def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None) -> dict[str, Any]:
+def build(
+    task: Task, out: Path, asker: Asker, progress: Progress | None = None, executor: Executor | None = None
+) -> dict[str, Any]:
     """All steps in order: writes the stage's files to `out` and gives the report. What is done already in the task's
     working folder is not done again. Raises `UserError`."""
     section = task.section
@@ -60,8 +68,7 @@ def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None)
     density.check_scenarios(section, tree)
     tools = Tools(task, asker)
     _ = asker.embedder  # a fault of its is told before anything is asked
-    construction = Construction(tools, out, progress)
-    told = construction.run()
+    told = Construction(tools, out, progress, executor).run()
     report.write(out / "report.json", told)
     write_json(out / "summary.json", told["counts"])
     return told

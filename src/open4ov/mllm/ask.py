@@ -164,7 +164,8 @@ class Asker:
     """The providers of a recipe behind one call. Raises `UserError` for a role or provider that does not exist.
 
     `place`: the folder of a run, where answers of endpoints and what they cost are kept; without it they are forgotten.
-    `providers` and `embedder` take the place of the recipe's. `account`: what the answers took so far.
+    `desk`: where to ask for both instead. `providers` and `embedder` take the place of the recipe's. `account`: what
+    the answers took so far.
     """
 
     def __init__(
@@ -173,13 +174,14 @@ class Asker:
         providers: dict[str, Provider] | None = None,
         place: Path | None = None,
         embedder: Embedder | None = None,
+        desk: Desk | None = None,
     ) -> None:
-        self._desk: Desk | None = None
+        self.desk = desk
         asked = providers is None and any(one.kind == "openai" for one in section.providers.values())
-        if asked or (embedder is None and section.embedder.endpoint is not None):
+        if desk is None and (asked or (embedder is None and section.embedder.endpoint is not None)):
             from open4ov.mllm.desk import Desk
 
-            self._desk = Desk.open(section, place)
+            self.desk = Desk.open(section, place)
         self._section = section
         if embedder is not None:
             self.embedder = embedder
@@ -203,7 +205,7 @@ class Asker:
             if settings.kind == "openai":
                 from open4ov.mllm.openai import OpenAIProvider
 
-                providers[name] = OpenAIProvider(settings, where, self._desk)
+                providers[name] = OpenAIProvider(settings, where, self.desk)
             elif settings.kind == "engine":
                 from open4ov.mllm.engine import EngineProvider
 
@@ -225,7 +227,7 @@ class Asker:
         """The recipe's embedder; built when it is first asked for. Raises `UserError`."""
         from open4ov.mllm.embedders import Remembered, open_embedder
 
-        found = open_embedder(self._section.embedder, self._desk)
+        found = open_embedder(self._section.embedder, self.desk)
         ranks = any(one.kind == "embedder" for one in self._section.providers.values())
         return Remembered(found) if ranks else found
 
@@ -291,7 +293,7 @@ class Asker:
     def report(self) -> dict[str, Any]:
         """What was asked of endpoints, by role: questions, answers kept from before, requests, retries, faults by kind,
         and what it cost. Empty when no endpoint is among the providers."""
-        return self._desk.report() if self._desk else {}
+        return self.desk.report() if self.desk else {}
 
     def ask_many(
         self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None
@@ -325,13 +327,13 @@ class Asker:
                 crew.end()
             raise
         except BaseException:  # Ctrl-C: whoever waits for a reply is left behind, whoever has one keeps it
-            if self._desk:
-                self._desk.stop()
+            if self.desk:
+                self.desk.stop()
             end = time.monotonic() + GRACE
             for crew in crews.values():
                 crew.end(max(0.0, end - time.monotonic()))
-            if self._desk:
-                self._desk.budget.abandon()
+            if self.desk:
+                self.desk.budget.abandon()
             raise
         for crew in crews.values():
             crew.end()

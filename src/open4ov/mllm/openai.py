@@ -194,7 +194,8 @@ class OpenAIProvider(Line):
         return _Question(request, text, reply.schema(request.schema), known_as(request, text, self._settings))
 
     def _kept(self, question: _Question) -> Answered | None:
-        kept = self._desk.cache.get(question.key) if self._desk.cache else None
+        cache = self._desk.cache
+        kept = cache.get(question.key) if cache is not None else None  # its truth would count all its rows
         if kept is None:
             return None
         try:
@@ -207,7 +208,7 @@ class OpenAIProvider(Line):
 
     def _took(self, usage: Usage, question: _Question | None = None, *, kept: bool = False) -> Took:
         """What an answer took; with its question where it is kept, so that an equal one need not be paid for again."""
-        named = question.key.hex() if question and self._desk.cache else ""
+        named = question.key.hex() if question and self._desk.cache is not None else ""
         return Took(usage.input, usage.output, usage.estimated > 0, self._settings.price, kept, named)
 
     def _ask(self, question: _Question) -> Answered:
