@@ -11,12 +11,15 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from open4ov.data import (
+    conversations,
     coverage,
     defects,
     density,
@@ -34,7 +37,7 @@ from open4ov.data import (
 from open4ov.data.images import CORPUS, collect_images
 from open4ov.errors import UserError
 from open4ov.functions import function
-from open4ov.mllm.ask import JUDGES, ROLES, Asker, Picture, Request
+from open4ov.mllm.ask import Asker, Picture, Request
 from open4ov.mllm.estimate import figures, guessers
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
@@ -46,8 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["Result", "collect_images", "construct", "make"]
 
 Progress = Callable[[str, int, int], None]
-TEMPLATES: dict[str, str] = dict.fromkeys(JUDGES, "judge")
-"""Roles whose prompt has another name"""
 Embedder = Callable[[list[str]], NDArray[np.float32]]
 
 
@@ -114,20 +115,31 @@ def make(
     asker: Asker | None = None,
     clean: hygiene.Hygiene | None = None,
 ) -> Result:
-    """All steps in order. `images`: one sample an image, without messages. Raises `UserError`."""
+    """All steps in order. `images`: one sample an image, without messages; one with messages is a conversation that
+    came whole (conversations.py). Raises `UserError`."""
     tree = labels.load(section.labels)
     density.check_scenarios(section, tree)
     embed = cast(Embedder, function(section.embedder, "data.embedder"))
     asker = asker or Asker(section)
     tell = _teller(progress)
-    origins = [line for role in ROLES if role != "verify" for line in asker.origin(role, TEMPLATES.get(role, role))]
     skipped: list[dict[str, str]] = []
     clean = clean or hygiene.Hygiene(section.hygiene, store, seed, tell)
-    given, images = len(images), clean.images(images, skipped)
+    given, images = images, clean.images(images, skipped)
 
-    def picture(sample: Sample) -> Picture:
-        sha = sample.images[0]
+    @cache
+    def origins(whole: bool, came: bool) -> list[str]:
+        return conversations.origins(asker, whole=whole, came=came)
+
+    def picture(sample: Sample, sha: str) -> Picture:
         return Picture(sha, lambda: store.get(sha), sample.scene, lambda: store.png(sha))
+
+    def pictures(sample: Sample) -> tuple[Picture, ...]:
+        return tuple(picture(sample, sha) for sha in sample.images)
+
+    def ranking(image: Sample) -> Request:
+        if image.messages:
+            return conversations.rank(image, pictures(image), tree, _note(image))
+        return match.request(pictures(image)[0], tree, _note(image))
 
     def answers(step: str, about: Sequence[Sample], requests: list[Request]) -> list[dict[str, Any] | None]:
         found = asker.ask_many(requests, tell(step))
@@ -136,7 +148,7 @@ def make(
                 skipped.append({"image": image.id, "step": step, "reason": str(answer)})
         return [answer if isinstance(answer, dict) else None for answer in found]
 
-    ranked = answers("matching labels", images, [match.request(picture(i), tree, _note(i)) for i in images])
+    ranked = answers("matching labels", images, [ranking(image) for image in images])
     matched: list[tuple[Sample, dict[Axis, list[str]], str]] = []
     coarse: list[tuple[str, dict[Axis, list[str]]]] = []
     ranking_faults: Counter[str] = Counter()
@@ -162,15 +174,26 @@ def make(
     )
     nearest = _fine(embed, tree_topics, matched, section.top_topics)
 
-    live = [image for image, _, _ in matched]
-    scored = answers("scoring density", live, [density.request(picture(i), _note(i)) for i in live])
+    views = [(image, sha) for image, _, _ in matched for sha in dict.fromkeys(image.images)]
+    requests = [density.request(picture(image, sha), _note(image)) for image, sha in views]
+    scored = iter(answers("scoring density", [image for image, _ in views], requests))
     ready: list[tuple[Sample, list[tuple[topics.Topic, float]]]] = []
-    for (image, kept, _), near, scores in zip(matched, nearest, scored, strict=True):
-        if scores is None:
+    came: list[Sample] = []
+    for (image, kept, _), near in zip(matched, nearest, strict=True):
+        given_scores = list(islice(scored, len(set(image.images))))
+        known_scores = [scores for scores in given_scores if scores is not None]
+        if len(known_scores) < len(given_scores):
             continue
-        ids = density.fuse(scores, density.weights(section, kept["domain"]))
+        fused = conversations.density(known_scores)
+        ids = density.fuse(fused, density.weights(section, kept["domain"]))
         dense = image.model_copy()
-        dense.density = {**scores, "ids": round(ids, 6)}
+        dense.density = {**fused, "ids": round(ids, 6)}
+        if image.messages:
+            if near:
+                came.append(conversations.labelled(dense, near))
+            else:
+                skipped.append({"image": image.id, "step": "matching topics", "reason": "no topic under its labels"})
+            continue
         dense.budget = density.budget(ids, section.min_pairs, section.max_pairs)
         ready.append((dense, near))
     if section.total_pairs is not None:
@@ -190,7 +213,7 @@ def make(
         [image for image, _ in asked],
         [
             synthesize.request(
-                picture(i),
+                pictures(i)[0],
                 tree,
                 [topic for topic, _ in near],
                 i.budget or 0,
@@ -208,12 +231,13 @@ def make(
             skipped.append({"image": image.id, "step": "writing questions", "reason": "no question fits its topics"})
         made += pairs
 
-    made, unclean = clean.samples(made)
+    made, unclean = clean.samples([*made, *came])
+    came, made = _parted(made, {sample.id for sample in came})
     spoilt = defects.inject(made, tree_topics, section.inject_defects, seed)
-    everything = [*made, *spoilt]
-    judge.vote(asker, everything, tree, picture, tell("judging"))
+    everything = [*made, *came, *spoilt]
+    judge.vote(asker, everything, tree, pictures, tell("judging"))
     through = [sample for sample in everything if judge.kept(sample.votes, section.quorum)]
-    verify.verify(asker, through, tree, picture, tell("verifying"))
+    verify.verify(asker, through, tree, pictures, tell("verifying"))
     for sample in everything:
         if not judge.kept(sample.votes, section.quorum):
             sample.extra["rejected_by"] = "judges"
@@ -222,9 +246,10 @@ def make(
     good = [s for s in everything if "rejected_by" not in s.extra and "defect" not in s.extra]
     bad = [s for s in everything if "rejected_by" in s.extra or "defect" in s.extra]
     for sample in everything:
-        sample.lineage = [*sample.lineage, *origins]
+        sample.lineage = [*sample.lineage, *origins(conversations.whole(sample), conversations.came(sample))]
     for sample in through:
-        sample.lineage = [*sample.lineage, *asker.origin("verify", "verify")]
+        template = conversations.template("verify", whole=conversations.whole(sample), came=False)
+        sample.lineage = [*sample.lineage, *asker.origin("verify", template)]
     clean.split(good)
     told = report.figures(images, dense_images, everything, tree, tree_topics, skipped, barren)
     told["labels"]["ranking_faults"] = dict(sorted(ranking_faults.items()))
@@ -236,7 +261,9 @@ def make(
     if asking := asker.report():
         told["asking"] = asking
     told["cost_per_kept"] = report.cost_per_kept(asking, len(good))
-    report.add_hygiene(told, clean.report, given, unclean)
+    if whole := [image for image in given if image.messages]:
+        told["conversations"] = conversations.figures(whole, came, [s for s in came if "rejected_by" not in s.extra])
+    report.add_hygiene(told, clean.report, len(given), unclean)
     return Result(good, [*bad, *unclean], tree_topics, told)
 
 
@@ -247,6 +274,11 @@ def _fine(
         return [[] for _ in matched]
     images = embed([description for _, _, description in matched])
     return match.fine(images, found, embed([topic.text for topic in found]), [kept for _, kept, _ in matched], k)
+
+
+def _parted(samples: Sequence[Sample], ids: set[str]) -> tuple[list[Sample], list[Sample]]:
+    """(those with one of the ids, the others)"""
+    return [sample for sample in samples if sample.id in ids], [sample for sample in samples if sample.id not in ids]
 
 
 def _evenly(images: Sequence[Sample], most: int) -> list[Sample]:

@@ -40,6 +40,7 @@ class Hygiene:
             self.report["decontamination"] = {**counts, "unreadable": faults, "images": [], "questions": []}
         self._pictures = PictureSteps(section, store, self._benchmarks, tell, self.report, "images_dropped")
         self._texts = TextSteps(section, self._benchmarks, self.report)
+        self._early: list[Sample] = []
         self._general: tuple[PictureSteps, list[Sample]] | None = None
 
     @property
@@ -48,14 +49,20 @@ class Hygiene:
         return self._section != HygieneSection()
 
     def images(self, images: Sequence[Sample], skipped: Dropped) -> list[Sample]:
-        """The images that stay, cleaned; those that do not are added to `skipped`."""
+        """The images that stay, cleaned; those that do not are added to `skipped`, but for conversations that go for
+        their texts, which `samples` gives back with the others."""
         kept, gone = self._pictures.run(images)
         skipped += [{"image": one.sample.id, "step": one.step, "reason": one.reason} for one in gone]
-        return kept
+        told = [image for image in kept if image.messages]
+        for step in (self._texts.without_personal_data, self._texts.unasked):  # before a model reads them
+            told, dropped = step(told)
+            self._early += dropped
+        stay = {sample.id: sample for sample in told}
+        return [stay[image.id] if image.messages else image for image in kept if not image.messages or image.id in stay]
 
     def samples(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
         """(the samples that stay, those that go with `extra["rejected_by"]`)."""
-        kept, gone = list(samples), list[Sample]()
+        kept, gone = list(samples), self._early
         for step in (self._texts.without_personal_data, self._texts.once, self._texts.unasked):
             kept, dropped = step(kept)
             gone += dropped

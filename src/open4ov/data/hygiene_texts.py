@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from open4ov.answers import normalise
 from open4ov.data import dedup, personal
+from open4ov.data.conversations import questions
 from open4ov.data.decontaminate import Benchmarks
 from open4ov.data.hygiene_pictures import Gone
 from open4ov.recipe_hygiene import HygieneSection
@@ -62,7 +62,7 @@ class TextSteps:
             about[key].append(at)
         reasons: dict[int, str] = {}
         for places in about.values():
-            texts = ["\n".join(_questions(samples[at])) for at in places]
+            texts = ["\n".join(text for text, _ in questions(samples[at])) for at in places]
             pairs = dedup.text_pairs(texts, least)
             for at, (other, likeness) in dedup.keep(len(places), pairs, [(n, "") for n in range(len(places))]).items():
                 reasons[places[at]] = f"asks nearly the same as {samples[places[other]].id} (Jaccard {likeness:.3f})"
@@ -79,7 +79,7 @@ class TextSteps:
         gone: list[Sample] = []
         for sample in samples:
             pictured = bool(sample.images)
-            found = (self._benchmarks.asked(text, answer, pictured=pictured) for text, answer in _turns(sample))
+            found = (self._benchmarks.asked(text, answer, pictured=pictured) for text, answer in _asked(sample))
             evidence = next((one for one in found if one), None)
             if evidence is None:
                 kept.append(sample)
@@ -100,17 +100,7 @@ def as_rejected(gone: Sequence[Gone]) -> list[Sample]:
     return [rejected(one.sample, one.step.replace(" ", "_").replace("-", "_"), one.reason) for one in gone]
 
 
-def _questions(sample: Sample) -> list[str]:
-    return [message.text for message in sample.messages if message.role == "user"]
-
-
-def _turns(sample: Sample) -> list[tuple[str, str | None]]:
+def _asked(sample: Sample) -> list[tuple[str, str | None]]:
     """Each question with its answer: the sample's own where it is the only one, else the reply that follows it."""
-    asked = _questions(sample)
-    if len(asked) == 1:
-        return [(asked[0], sample.answer)]
-    return [
-        (turn.text, after.text if after is not None and after.role == "assistant" else None)
-        for turn, after in pairwise([*sample.messages, None])
-        if turn is not None and turn.role == "user"
-    ]
+    turns = questions(sample)
+    return [(turns[0][0], sample.answer)] if len(turns) == 1 else turns

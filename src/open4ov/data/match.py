@@ -24,11 +24,15 @@ from open4ov.sample import Axis
 
 def request(picture: Picture, tree: LabelTree, annotation: str) -> Request:
     """Asks for a picture's ranking of all L1 labels, *Others* among them, on both axes."""
-    labels = {
+    prompt = Prompt("rank", {"labels": named(tree), "annotation": annotation})
+    return Request("rank", prompt, (picture,), Ranking, lambda answer: objection(answer, tree))
+
+
+def named(tree: LabelTree) -> dict[str, list[dict[str, Any]]]:
+    """Axis → the L1 labels to rank, each with its name and its L2 labels' tags."""
+    return {
         axis: [{"name": l1.name, "tags": [list(l2.tags) for l2 in l1.l2]} for l1 in tree.axis(axis)] for axis in AXES
     }
-    prompt = Prompt("rank", {"labels": labels, "annotation": annotation})
-    return Request("rank", prompt, (picture,), Ranking, lambda answer: objection(answer, tree))
 
 
 def objection(answer: dict[str, Any], tree: LabelTree) -> str | None:
