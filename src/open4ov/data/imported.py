@@ -16,13 +16,15 @@ from open4ov.errors import UserError
 from open4ov.formats.convert import SAMPLES, located
 from open4ov.formats.pairs import single_question
 from open4ov.sample import Sample, content_id
-from open4ov.store import ImageError, ImageStore, iter_samples
+from open4ov.store import ImageError, ImageStore, check_finished, iter_samples
 
 Skipped = list[dict[str, str]]
 
 
 def is_set(path: Path) -> bool:
-    """Whether a folder holds imported samples and not image files."""
+    """Whether a folder holds imported samples and not image files. Raises UserError for a half-made set, whose image
+    store would else be taken for a folder of images."""
+    check_finished(path)
     return (path / SAMPLES).is_file()
 
 
