@@ -72,7 +72,8 @@ class Hygiene:
         """The same for the general set: (those that stay, those that go with `extra["rejected_by"]`).
 
         What our own corpus has `drawn` is decontaminated only: it holds nobody's data, its parts may be used freely,
-        its plain pictures are alike by their nature, and evaluation draws others. `split` gives the rest their sides.
+        its plain pictures are alike by their nature, and evaluation draws others. Its questions about pictures have
+        the wording of a few patterns, so that there the picture decides. `split` gives the rest their sides.
         """
         if not self.asked:
             return list(samples), []
@@ -84,7 +85,8 @@ class Hygiene:
         kept, lost = pictures.run(samples, drawn=drawn)
         gone = as_rejected(lost)
         texts = TextSteps(self._section, self._benchmarks, report)
-        for step in (texts.unasked,) if drawn else (texts.without_personal_data, texts.once, texts.unasked):
+        steps = (texts.unasked_alone,) if drawn else (texts.without_personal_data, texts.once, texts.unasked)
+        for step in steps:
             kept, dropped = step(kept)
             gone += dropped
         report["kept"] = len(kept)

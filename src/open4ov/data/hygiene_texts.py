@@ -89,6 +89,12 @@ class TextSteps:
             gone.append(rejected(sample, "decontamination", reason))
         return kept, gone
 
+    def unasked_alone(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """`unasked`, for samples without a picture; all others stay."""
+        _, gone = self.unasked([sample for sample in samples if not sample.images])
+        away = {sample.id for sample in gone}
+        return [sample for sample in samples if sample.id not in away], gone
+
 
 def rejected(sample: Sample, by: str, reason: str) -> Sample:
     """The sample with who took it out and why."""
