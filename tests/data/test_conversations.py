@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_collect_images import collect
 from open4ov.corpora import in_car
 from open4ov.data import conversations
 from open4ov.data.construct import make
+from open4ov.data.verify import DIMENSIONS
 from open4ov.formats.convert import import_set
 from open4ov.mllm.ask import Request
 from open4ov.mllm.known import known
@@ -21,7 +23,8 @@ from open4ov.recipe import DataSection
 from open4ov.sample import Message, Part, Sample, assistant, user
 from open4ov.store import ImageStore, read_samples
 
-HELLO = [{"type": "text", "text": "Hello"}]
+sys.path.insert(0, str(Path(__file__).parents[1] / "mllm"))
+from endpoint import endpoint
 
 
 def turn(role: str, *content: str) -> dict[str, Any]:
@@ -114,6 +117,44 @@ def test_they_get_labels_topics_density_votes_and_checks_as_a_whole(vertical: An
     )
     assert len(provider.of("density")) == 4, "each image of each"
     assert len(provider.of("verify")) == 3
+
+
+def reply(body: dict[str, Any], number: int) -> str:
+    """A model that plays every role, and says no where it is not shown both images of a conversation about two."""
+    schema = body["response_format"]["json_schema"]["name"]
+    *shown, text = body["messages"][0]["content"]
+    complete = "2 images" not in text["text"] or [part["type"] for part in shown] == ["image_url"] * 2
+    ok = {"ok": complete, "score": 5, "reason": "fine"}
+    answers: dict[str, Any] = {
+        "Ranking": {"description": "noise", "domain": ["Nature", "Others"], "ability": ["Counting", "Others"]},
+        "Topics": {"topics": ["Counting grains"]},
+        "Density": {"subjects": 0.5, "space": 0.25, "ocr": 0, "knowledge": 0},
+        "Pairs": {"pairs": []},
+        "Judgement": {"score": int(complete), "reason": "r"},
+        "Verification": dict.fromkeys(DIMENSIONS, ok),
+    }
+    return json.dumps(answers[schema])
+
+
+def test_an_endpoint_is_shown_all_images_and_the_lineage_names_its_prompts(
+    vertical: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported, found, _, store = vertical
+    monkeypatch.setenv("TEST_KEY", "k")
+    with endpoint(reply) as server:
+        provider = {"kind": "openai", "base_url": server.url, "model": "m", "api_key_env": "TEST_KEY"}
+        section = DataSection.model_validate({"providers": {"default": provider}, "topics_per_pair": 1})
+        result = make(found, section, store)
+    kept = {sample.id: sample for sample in result.samples}
+    both = kept[imported["images"].id]
+    assert both.density["ids"] == pytest.approx(0.2)
+    assert both.lineage == [
+        "topics = topics@1 by m", "rank = rank_conversation@1 by m", "density = density@2 by m",
+        "judge_1 = judge_conversation@1 by m", "judge_2 = judge_conversation@1 by m",
+        "judge_3 = judge_conversation@1 by m", "verify = verify_conversation@1 by m",
+    ]  # fmt: skip
+    (single,) = [sample for sample in kept.values() if "annotation" in sample.extra]
+    assert "judge_1 = judge@2 by m" in single.lineage
 
 
 class Stern(MadeUp):
