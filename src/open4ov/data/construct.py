@@ -3,7 +3,9 @@
     images → coarse match → topic tree → fine match → density and budget → QA synthesis
            → known defects added → three judges vote → responses verified → defects taken out → samples
 
-Whatever does not get through is listed with the reason: an image in report.json, a sample in rejected.parquet.
+Conversations of several turns or images, which open data holds, take the same way as they are, but for budget and
+synthesis. Whatever does not get through is listed with the reason: an image in report.json, a sample in
+rejected.parquet.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ def construct(run: StageRun) -> None:
     section, seed = run.recipe.data, run.recipe.seed
     images = read_samples(run.inputs["images"] / "samples.parquet")
     asker = Asker(section, place=run.inputs["images"].parent)
+    density.check_scenarios(section, labels.load(section.labels))  # before an hour of hashing, not after
     clean = hygiene.Hygiene(section.hygiene, run.images, seed, _teller(run.progress))
     given = run.inputs["images"] / "general.parquet"
     drawn = run.recipe.images.general.startswith(CORPUS)
