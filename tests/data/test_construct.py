@@ -156,6 +156,7 @@ class Run:
         self.scratch = path / "scratch"
         self.out.mkdir(parents=True)
         write_samples(path / "images" / "samples.parquet", images)
+        write_samples(path / "images" / "general.parquet", [])
 
     def progress(self, description: str, done: int, total: int) -> None:
         self.steps.append((description, done, total))
@@ -168,7 +169,8 @@ def test_the_stage_writes_the_same_bytes_twice(tmp_path: Path, images: list[Samp
         construct(run)  # type: ignore[arg-type]
         written.append({file.name: file.read_bytes() for file in run.out.iterdir()})
     assert written[0] == written[1]
-    assert set(written[0]) == {"samples.parquet", "rejected.parquet", "topics.parquet", "report.json", "summary.json"}
+    names = {"samples", "rejected", "general", "topics"}
+    assert set(written[0]) == {*(f"{name}.parquet" for name in names), "report.json", "summary.json"}
     rejected = read_samples(tmp_path / "a" / "data" / "rejected.parquet")
     assert any("defect" in sample.extra for sample in rejected)
     assert all(sample.extra.get("rejected_by") or sample.extra.get("defect") for sample in rejected)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from open4ov.data import coverage, density, density_evidence, hygiene, picture_table, report, topics
+from open4ov.data import conversations, coverage, density, density_evidence, hygiene, picture_table, report, topics
 from open4ov.data.chunk_steps import cleaned
 from open4ov.data.defect_index import Index
 from open4ov.data.executor import Chunk, Executor, Local
@@ -227,7 +227,9 @@ class Construction:
                 self.clean.add_splits(groups, [sample.split for sample in general], self.clean.report["general"])
                 write_samples(self.out / "general.parquet", general)
         bad = [self.work.path("judge", number, "bad") for number in range(judged)]
-        unclean = [self.work.path("write", number, why) for why in UNCLEAN for number in range(self.chunks)]
+        unclean = [
+            self.work.path(step, n, why) for why in UNCLEAN for step in ("clean", "write") for n in range(self.chunks)
+        ]
         join_samples(self.out / "rejected.parquet", [*bad, *(path for path in unclean if path.exists())])
 
     def _report(self, judged: int, barren: list[dict[str, str]]) -> dict[str, Any]:
@@ -235,15 +237,21 @@ class Construction:
         written: Counts = {"budgets": {}, "measured": [], "synthesis": {}, "unclean": {}}
         found: Counts = {"counts": {}, "coverage": {}}
         borne: list[dict[str, Any]] = []
+        came, talks = Counter[str](), cast("Counts", {})
+        for facts in self.work.every("clean", self.chunks):
+            add(talks, facts["conversations"])
+            add(written["unclean"], facts["unclean"])
         for facts in self.work.every("match", self.chunks):
             add(matched, {name: facts[name] for name in matched})
             self.account.join(facts["took"])
         for facts in self.work.every("write", self.chunks):
             add(written, {name: facts[name] for name in written})
+            came["judged"] += facts["came"]
             self.account.join(facts["took"])
             borne.append(facts["borne"])
         for facts in self.work.every("judge", judged):
             add(found, {name: facts[name] for name in found})
+            came["kept"] += facts["came"]
             self.account.join(facts["took"])
             borne.append(facts["borne"])
         tree, tree_topics, asker = self.tools.tree, self.tools.topics, self.tools.asker
@@ -257,6 +265,8 @@ class Construction:
         told["density"]["second_opinion"] = density_evidence.agreement(scored, measured)
         told["synthesis"] = report.synthesis(written["synthesis"])
         told["panel"] = report.panel_figures(found["counts"])
+        if talks["given"]:
+            told["conversations"] = conversations.figures(talks, came["judged"], came["kept"])
         told["undecided"] = found["counts"].get("undecided", 0)
         if asking := asker.report():
             told["asking"] = asking

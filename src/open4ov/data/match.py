@@ -24,9 +24,13 @@ from open4ov.sample import Axis
 
 def request(picture: Picture, tree: LabelTree, annotation: str) -> Request:
     """Asks for a picture's ranking of all L1 labels, *Others* among them, on both axes."""
-    labels = {axis: [_entry(l1) for l1 in tree.axis(axis)] for axis in AXES}
-    prompt = Prompt("rank", {"labels": labels, "annotation": annotation})
+    prompt = Prompt("rank", {"labels": named(tree), "annotation": annotation})
     return Request("rank", prompt, (picture,), Ranking, lambda answer: objection(answer, tree))
+
+
+def named(tree: LabelTree) -> dict[str, list[dict[str, Any]]]:
+    """Axis → the L1 labels to rank, as `_entry` has them."""
+    return {axis: [_entry(l1) for l1 in tree.axis(axis)] for axis in AXES}
 
 
 def _entry(l1: L1) -> dict[str, Any]:

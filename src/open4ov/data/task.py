@@ -18,7 +18,7 @@ from open4ov.sample import Axis, Sample
 from open4ov.store import ImageStore
 
 FALLEN = ("licence", "annotation", "picture", "near", "seen", "unranked", "unlabelled", "unscored", "idle",
-          "unwritten", "unfit")  # fmt: skip
+          "unwritten", "unfit", "untopical")  # fmt: skip
 """Why an image fell out, in the order in which the report lists them"""
 
 Skipped = dict[str, list[dict[str, str]]]
@@ -67,8 +67,12 @@ class Tools:
     def topic_rows(self) -> Floats:
         return self.asker.embedder.texts([topic.text for topic in self.topics])
 
-    def picture(self, sample: Sample) -> Picture:
-        sha = sample.images[0]
+    def pictures(self, sample: Sample) -> tuple[Picture, ...]:
+        return tuple(self.picture(sample, sha) for sha in sample.images)
+
+    def picture(self, sample: Sample, sha: str | None = None) -> Picture:
+        """One of a sample's pictures; the first when none is named."""
+        sha = sha or sample.images[0]
         return Picture(sha, lambda: self.store.get(sha), sample.scene, lambda: self.store.png(sha))
 
     def answers(

@@ -1,7 +1,8 @@
 """Documents to image-question-answer samples (paper §4.1.1): one document after another, each finished on disk.
 
 A finished document is not read or asked about again by the same command; one that cannot be used is listed with the
-reason and the others go on. Samples, what was rejected, the figures, and a report stand together at the end.
+reason and the others go on. Samples, what was rejected, the figures, and a report stand together at the end; until they
+do, a mark keeps the folder from being taken for a whole one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from open4ov.mllm.ask import AnswerError, Asker, Picture, Prompt, Request, versi
 from open4ov.mllm.took import Account
 from open4ov.progress import Reporter
 from open4ov.sample import Sample, content_id
-from open4ov.store import ImageStore, read_samples, sweep, write_json, write_samples
+from open4ov.store import ImageStore, read_samples, sweep, unfinished, write_json, write_samples
 
 STORE = "image-store"
 STAGE = "documents"
@@ -54,7 +55,13 @@ def build(
     files = list(_listed(inputs))
     if not files:
         raise UserError("no document: name PDF files, folders of them, or MinerU's content_list.json files")
-    out.mkdir(parents=True, exist_ok=True)
+    with unfinished(out):
+        return _build(files, out, settings, asker, questions, reporter)
+
+
+def _build(
+    files: Sequence[Path], out: Path, settings: Settings, asker: Asker | None, questions: int, reporter: Reporter
+) -> dict[str, Any]:
     sweep(out)
     store = ImageStore(out / STORE)
     entries: list[dict[str, Any]] = []
