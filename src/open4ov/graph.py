@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from open4ov import memory
-from open4ov.errors import UserError, nearest
+from open4ov.errors import RefusedError, UserError, nearest
 from open4ov.progress import Reporter
 from open4ov.recipe import Recipe
 from open4ov.run_dir import Place, disk_full, hash_json
@@ -137,6 +137,11 @@ class Graph:
                 seconds, peak = time.perf_counter() - start, _peak_bytes()
                 measured = {"seconds": round(seconds, 3), "peak_bytes": peak, "resumed": resumed}
                 place.publish({"key": key, **facts, **measured})
+            except RefusedError as error:
+                place.set_aside({"stage": stage.name, "key": key, "reason": str(error)})
+                if not error.final:
+                    place.drop_scratch()
+                raise UserError(f"{error}. What was made is kept in {place.failed}") from error
             except BaseException as error:
                 shutil.rmtree(place.new, ignore_errors=True)
                 if is_disk_full(error):

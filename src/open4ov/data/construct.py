@@ -22,7 +22,7 @@ from open4ov.data.assemble import Construction, Progress
 from open4ov.data.executor import Executor
 from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
-from open4ov.errors import UserError
+from open4ov.errors import RefusedError
 from open4ov.mllm.ask import Asker
 from open4ov.mllm.estimate import figures, guessed_embedder, guessers
 from open4ov.recipe import DataSection
@@ -52,9 +52,9 @@ def construct(run: StageRun) -> None:
     for line in report.warnings(told):
         run.note(line)
     if not told["counts"]["kept"]:
-        raise UserError(
+        raise RefusedError(
             f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} "
-            "See docs/data.md for what each provider can answer"
+            "See docs/data.md for what each provider can answer, and look at votes and reasons with `open4ov data view`"
         )
 
 
