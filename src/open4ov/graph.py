@@ -57,12 +57,16 @@ class StageRun:
 
 @dataclass(frozen=True)
 class Stage:
-    """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on."""
+    """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on.
+
+    `unanswered` says of the finished folder what making it anew may still bring, in a line; empty when nothing.
+    """
 
     name: str
     inputs: tuple[str, ...]
     config: Callable[[Recipe], BaseModel | dict[str, Any]]
     run: Callable[[StageRun], None]
+    unanswered: Callable[[Path], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,13 @@ class Graph:
                 wanted.update(stage.inputs)
         return [stage for stage in self.stages.values() if stage.name in wanted]
 
-    def run(self, recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None) -> list[Outcome]:
+    def run(
+        self, recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None, retry: bool = False
+    ) -> list[Outcome]:
         """Brings the stages up to date in the run directory `root`, which must exist and be locked by the caller.
 
-        A stage whose key is that of its folder is skipped. Raises UserError when the disk is full or a stage refuses
+        A stage whose key is that of its folder is skipped; with `retry` not one that has something `unanswered`, which
+        is made anew beside the finished one. Raises UserError when the disk is full or a stage refuses
         its input; finished stages stay as they are.
         """
         stages = self.needed(until)
@@ -112,9 +119,15 @@ class Graph:
             made_from = {name: Place(root, name).lineage() for name in stage.inputs}
             facts = _facts(stage, recipe, made_from)
             key = hash_json(facts)
-            if place.intact(key):
+            intact = place.intact(key)
+            lacks = stage.unanswered(place.final) if intact and stage.unanswered else ""
+            if intact and not (retry and lacks):
                 place.drop_scratch()
                 reporter.skipped(stage.name, position, len(stages))
+                if lacks:
+                    reporter.note(stage.name, lacks)
+                elif retry and stage.unanswered:
+                    reporter.note(stage.name, "has no question whose answer may still come; nothing is asked again")
                 outcomes.append(Outcome(stage.name, "skipped", 0.0))
                 continue
             reporter.started(stage.name, position, len(stages))

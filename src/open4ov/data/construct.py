@@ -26,6 +26,7 @@ from open4ov.errors import RefusedError
 from open4ov.mllm.ask import Asker
 from open4ov.mllm.estimate import figures, guessed_embedder, guessers
 from open4ov.recipe import DataSection
+from open4ov.run_dir import read_json
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, count_samples, read_samples, write_json, write_samples
 
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
 __all__ = ["Result", "collect_images", "construct", "make"]
+
+UNANSWERED = "unanswered.json"
+
+
+def unanswered(folder: Path) -> str:
+    """What a finished stage can still ask for, in a line for a person; empty when nothing. `folder`: the stage's."""
+    missed = read_json(folder / UNANSWERED) or {"passing": 0}
+    return f"{missed['questions']} questions got no usable answer{report.again(missed)}" if missed["passing"] else ""
 
 
 def construct(run: StageRun) -> None:
@@ -54,7 +63,8 @@ def construct(run: StageRun) -> None:
     if not told["counts"]["kept"]:
         raise RefusedError(
             f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} "
-            "See docs/data.md for what each provider can answer, and look at votes and reasons with `open4ov data view`"
+            "See docs/data.md for what each provider can answer, and `open4ov data view` for votes and reasons",
+            final=not told["unanswered"]["passing"],
         )
 
 
@@ -71,6 +81,7 @@ def build(
     told = Construction(tools, out, progress, executor).run()
     report.write(out / "report.json", told)
     write_json(out / "summary.json", told["counts"])
+    write_json(out / UNANSWERED, told["unanswered"])
     return told
 
 

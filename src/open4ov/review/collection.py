@@ -36,8 +36,8 @@ class Collection:
             held, self.reviews = directory, run / "reviews"
         else:
             raise UserError(
-                f"{directory}: holds no samples.parquet, neither itself nor in data/ or data.failed/; name a run directory whose stage "
-                "data is finished, or a folder with samples.parquet"
+                f"{directory}: holds no samples.parquet, neither itself nor in data/ or data.failed/; name a run "
+                "directory whose stage data is finished, or a folder with samples.parquet"
             )
         roots = (directory / STORE, directory.parent / STORE)
         self.images = ImageStore(next((root for root in roots if root.is_dir()), roots[0]))
