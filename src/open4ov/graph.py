@@ -60,6 +60,8 @@ class Stage:
     """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on.
 
     `unanswered` says of the finished folder what making it anew may still bring, in a line; empty when nothing.
+    `check` raises UserError for what the stage would stumble over on this machine; it is called before any stage runs,
+    and only when this one will.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Stage:
     config: Callable[[Recipe], BaseModel | dict[str, Any]]
     run: Callable[[StageRun], None]
     unanswered: Callable[[Path], str] | None = None
+    check: Callable[[Recipe], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ class Graph:
         stages = self.needed(until)
         images = ImageStore(root / "image-store")
         sweep(root)
+        for stage in self._stale(stages, recipe, root):
+            if stage.check:
+                stage.check(recipe)
         outcomes: list[Outcome] = []
         for position, stage in enumerate(stages, 1):
             place = Place(root, stage.name)
@@ -165,6 +171,19 @@ class Graph:
             reporter.finished(stage.name, seconds, peak)
             outcomes.append(Outcome(stage.name, "done", seconds))
         return outcomes
+
+    def _stale(self, stages: Sequence[Stage], recipe: Recipe, root: Path) -> list[Stage]:
+        """Those that are not as the recipe has them, and those that are made from such."""
+        stale: dict[str, Stage] = {}
+        for stage in stages:
+            place = Place(root, stage.name)
+            place.recover()
+            if not stale.keys() & set(stage.inputs):
+                made_from = {name: Place(root, name).lineage() for name in stage.inputs}
+                if place.intact(hash_json(_facts(stage, recipe, made_from))):
+                    continue
+            stale[stage.name] = stage
+        return list(stale.values())
 
 
 def _facts(stage: Stage, recipe: Recipe, made_from: dict[str, dict[str, str]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def graph(recipe: Recipe) -> Graph:
     """The stages of a recipe."""
     stages = [
         Stage("images", (), _images, _call("open4ov.data.construct:collect_images")),
-        Stage("data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered),
+        Stage("data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready),
     ]
     models = [*(SFT[:1] if recipe.sft.schedule == "random_mix" else SFT), "rl", "dpo"]
     before: tuple[str, ...] = ()
@@ -146,6 +146,14 @@ def _unanswered(folder: Path) -> str:
     from open4ov.data.construct import unanswered
 
     return unanswered(folder)
+
+
+def _ready(recipe: Recipe) -> None:
+    from open4ov.data import density, labels
+    from open4ov.mllm import ready
+
+    density.check_scenarios(recipe.data, labels.load(recipe.data.labels))
+    ready.check(recipe.data)
 
 
 def _trainer(name: str) -> Callable[[StageRun], None]:

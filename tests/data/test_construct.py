@@ -15,6 +15,7 @@ from PIL import Image
 from open4ov.corpora import in_car
 from open4ov.data import defects, labels, topics
 from open4ov.data.construct import Result, construct, make
+from open4ov.data.report import warnings
 from open4ov.data.verify import DIMENSIONS
 from open4ov.errors import UserError
 from open4ov.recipe import DataSection, ProviderSection, Recipe
@@ -191,8 +192,9 @@ def test_unannotated_images_under_the_catalog_are_listed_and_alone_are_an_error(
     assert [(entry["image"], entry["step"]) for entry in mixed.report["skipped"]] == [("bare", "matching labels")]
     assert mixed.report["counts"]["images_skipped"] == 1
     assert mixed.samples
+    run = Run(tmp_path, [bare], store)
     with pytest.raises(UserError, match="unannotated images need an endpoint"):
-        construct(run := Run(tmp_path, [bare], store))  # type: ignore[arg-type]
+        construct(run)  # type: ignore[arg-type]
     assert "1 questions got no usable answer (rank: 1 unanswered), 1 images fell out" in run.notes[0]
 
 
@@ -275,5 +277,9 @@ def test_a_total_is_shared_out_and_images_without_a_budget_are_listed(images: li
     assert [entry["reason"] for entry in made.report["skipped"]] == ["its budget is 0"] * budgets["0"]
     with pytest.raises(UserError, match=r"data\.total_pairs: 100 pairs cannot be had of 12 images"):
         make(images[:12], DataSection(total_pairs=100), store)
+    bare = images[0].model_copy(update={"id": "bare", "scene": None})
+    made = make([bare, *images[1:4]], DataSection(min_pairs=0, max_pairs=3, total_pairs=12), store)
+    assert made.report["density"]["total_pairs"] == {"asked": 12, "shared_out": 9}  # one fell out, which ends nothing
+    assert warnings(made.report)[-1] == "of data.total_pairs = 12 the images that did not fall out can have 9"
     with pytest.raises(UserError, match=r"data\.density_scenarios\.Cars"):
         make(images[:1], DataSection(density_scenarios={"Cars": {"ocr": 1}}), store)

@@ -58,12 +58,15 @@ class Construction:
         self.fallen: dict[str, Iterable[dict[str, str]]] = {}
         self.account = Account()
         self.missed: Counts = {}
+        self.pairs: int | None = None
+        """The pairs that the images left can have of `total_pairs`"""
 
     def run(self) -> dict[str, Any]:
         """The report; samples, rejected samples, topics and the general set lie in `out` then."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._general()
         self._count_groups()
+        self._check_total()
         self._match()
         barren = self._topics()
         self._write()
@@ -111,6 +114,13 @@ class Construction:
         if self.section.hygiene.groups:
             general = [] if self.tools.task.drawn else self.general
             self.clean.count_groups(chain(iter_samples(self.tools.task.source), general))
+
+    def _check_total(self) -> None:
+        """Before anything is paid for: a total that not even all images could have."""
+        section, total = self.section, self.section.total_pairs
+        if total is not None:
+            asked_about = sum(not image.messages for image in iter_samples(self.tools.task.source))
+            density.check_total(asked_about, section.min_pairs, section.max_pairs, total)
 
     def _merge_clean(self) -> None:
         for facts in self.work.every("clean", self.chunks):
@@ -183,7 +193,9 @@ class Construction:
         section, ready = self.section, len(self.ids)
         budgets: list[int] | None = None
         if section.total_pairs is not None:
-            budgets = density.allocate(self.ids, section.min_pairs, section.max_pairs, section.total_pairs)
+            most = section.max_pairs * ready  # images have fallen out since the total was checked
+            self.pairs = min(section.total_pairs, most)
+            budgets = density.allocate(self.ids, section.min_pairs, section.max_pairs, self.pairs)
         step = max(1, -(-ready // section.density_evidence)) if section.density_evidence else 0
         chunks: list[Chunk] = []
         first = 0
@@ -276,6 +288,8 @@ class Construction:
         told["coverage"] = coverage.figures(tree, matched["coverage"], tree_topics, found["coverage"])
         scored, measured = [a for a, _ in written["measured"]], [b for _, b in written["measured"]]
         told["density"]["second_opinion"] = density_evidence.agreement(scored, measured)
+        if self.pairs is not None:
+            told["density"]["total_pairs"] = {"asked": self.section.total_pairs, "shared_out": self.pairs}
         told["synthesis"] = report.synthesis(written["synthesis"])
         told["panel"] = report.panel_figures(found["counts"])
         if talks["given"]:

@@ -63,6 +63,16 @@ def budget(ids: float, min_pairs: int, max_pairs: int) -> int:
     return math.floor(min_pairs + ids * (max_pairs - min_pairs) + 0.5)
 
 
+def check_total(images: int, min_pairs: int, max_pairs: int, total: int) -> None:
+    """Raises `UserError` for a total that so many images cannot have within the bounds."""
+    least, most = min_pairs * images, max_pairs * images
+    if not least <= total <= most:
+        raise UserError(
+            f"data.total_pairs: {total} pairs cannot be had of {images} images with {min_pairs} to {max_pairs} each "
+            f"({least} to {most}); change data.total_pairs, data.min_pairs or data.max_pairs"
+        )
+
+
 def allocate(ids: Sequence[float], min_pairs: int, max_pairs: int, total: int) -> list[int]:
     """Budgets that sum to `total`, each between the bounds, never falling as IDS grows.
 
@@ -73,12 +83,8 @@ def allocate(ids: Sequence[float], min_pairs: int, max_pairs: int, total: int) -
     """
     if max_pairs < min_pairs:
         raise UserError(f"data.max_pairs ({max_pairs}) is below data.min_pairs ({min_pairs})")
-    least, most = min_pairs * len(ids), max_pairs * len(ids)
-    if not least <= total <= most:
-        raise UserError(
-            f"data.total_pairs: {total} pairs cannot be had of {len(ids)} images with {min_pairs} to {max_pairs} each "
-            f"({least} to {most}); change data.total_pairs, data.min_pairs or data.max_pairs"
-        )
+    check_total(len(ids), min_pairs, max_pairs, total)
+    least = min_pairs * len(ids)
     scores, steps = np.asarray(ids, dtype=np.float64), max_pairs - min_pairs
     further = total - least
     if not further:

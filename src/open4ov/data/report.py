@@ -135,6 +135,10 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     """What a person should know of at the end, in lines: images and samples that fell out, questions without an answer,
     and what hygiene could not look at."""
     found = [*_lost(report)]
+    pairs = report["density"].get("total_pairs")
+    if pairs and pairs["shared_out"] < pairs["asked"]:
+        found.append(f"of data.total_pairs = {pairs['asked']} the images that did not fall out can have "
+                     f"{pairs['shared_out']}")  # fmt: skip
     hygiene = report.get("hygiene", {})
     if unreadable := hygiene.get("decontamination", {}).get("unreadable"):
         some = "; ".join(f"{entry['row']}: {entry['reason']}" for entry in unreadable[:3])

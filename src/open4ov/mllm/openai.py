@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
 from open4ov.mllm.pause import SHORTEST
 from open4ov.mllm.question import known_as
+from open4ov.mllm.ready import key_of
 from open4ov.mllm.took import Took
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
@@ -64,12 +64,7 @@ class Line:
         self._url = settings.base_url or DEFAULT_URL
         if self._desk.local is not None:
             self._desk.local.check(self._url, f"{where}.base_url")
-        self._secret = os.environ.get(settings.api_key_env)
-        if not self._secret:
-            raise ProviderError(
-                f"{where}.api_key_env: the environment variable {settings.api_key_env} is not set; set it to the "
-                "endpoint's key (any word for an endpoint without keys)"
-            )
+        self._secret = key_of(settings.api_key_env, where)
         self.concurrency = settings.concurrency
         # More threads than may be open: one is ready to be sent where another has come, or was refused and has to wait.
         self.threads = settings.concurrency + min(settings.concurrency, 64)
