@@ -23,7 +23,8 @@ _GROUPS = 32  # of traits held in memory
 _ROWS = 4096
 _TABLES = """
 CREATE TABLE traits (number INTEGER PRIMARY KEY, id TEXT, question INTEGER, content INTEGER, images INTEGER,
-    language TEXT, speaks INTEGER, answers TEXT, abilities TEXT);
+    language TEXT, speaks INTEGER, answers TEXT, abilities TEXT, type TEXT, domains TEXT);
+CREATE INDEX by_type ON traits (type, language, number) WHERE type != '';
 CREATE TABLE choices (place INTEGER PRIMARY KEY, kind TEXT, base INTEGER, other INTEGER, topic INTEGER);
 CREATE TABLE records (number INTEGER PRIMARY KEY, record TEXT);
 """
@@ -32,7 +33,8 @@ CREATE TABLE records (number INTEGER PRIMARY KEY, record TEXT);
 def record(trait: Trait) -> list[Any]:
     """A trait as JSON can hold it, but for its number, which is its place."""
     return [trait.id, trait.question, trait.content, trait.images, trait.language, int(trait.speaks),
-            json.dumps(sorted(trait.answers)), json.dumps(sorted(trait.abilities))]  # fmt: skip
+            json.dumps(sorted(trait.answers)), json.dumps(sorted(trait.abilities)),
+            trait.type, json.dumps(sorted(trait.domains))]  # fmt: skip
 
 
 class Index:
@@ -46,10 +48,10 @@ class Index:
         self._database.execute("PRAGMA synchronous=OFF")
         self._database.executescript(_TABLES)
         rows = ((number, *values) for number, values in enumerate(records))
-        self._size = self._insert("INSERT INTO traits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._size = self._insert("INSERT INTO traits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         for column in ("question", "content"):
             self._database.execute(f"CREATE INDEX by_{column} ON traits ({column}, number)")
-        self._groups: OrderedDict[tuple[str, int], list[Trait]] = OrderedDict()
+        self._groups: OrderedDict[tuple[object, ...], list[Trait]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._size
@@ -58,17 +60,20 @@ class Index:
         return _trait(self._database.execute("SELECT * FROM traits WHERE number = ?", (number,)).fetchone())
 
     def alike(self, trait: Trait) -> Sequence[Trait]:
-        return self._group("question", trait.question)
+        return self._group("question = ?", trait.question)
 
     def twins(self, trait: Trait) -> Sequence[Trait]:
-        return self._group("content", trait.content)
+        return self._group("content = ?", trait.content)
 
-    def _group(self, column: str, key: int) -> list[Trait]:
-        held = self._groups.pop((column, key), None)
+    def kin(self, trait: Trait, language: str) -> Sequence[Trait]:
+        return self._group("type != '' AND type = ? AND language = ?", trait.type, language)
+
+    def _group(self, alike: str, *key: int | str) -> list[Trait]:
+        held = self._groups.pop((alike, *key), None)
         if held is None:
-            query = f"SELECT * FROM traits WHERE {column} = ? ORDER BY number LIMIT ?"
-            held = [_trait(row) for row in self._database.execute(query, (key, MOST_ALIKE))]
-        self._groups[column, key] = held
+            query = f"SELECT * FROM traits WHERE {alike} ORDER BY number LIMIT ?"
+            held = [_trait(row) for row in self._database.execute(query, (*key, MOST_ALIKE))]
+        self._groups[alike, *key] = held
         if len(self._groups) > _GROUPS:
             self._groups.popitem(last=False)
         return held
@@ -121,8 +126,8 @@ def _of(needed: np.ndarray[Any, np.dtype[np.int64]], records: Iterable[str]) -> 
 
 
 def _trait(row: tuple[Any, ...]) -> Trait:
-    number, name, question, content, images, language, speaks, answers, abilities = row
+    number, name, question, content, images, language, speaks, answers, abilities, type, domains = row
     return Trait(
         number, name, question, content, images, language, bool(speaks),
-        frozenset(json.loads(answers)), frozenset(json.loads(abilities)),
+        frozenset(json.loads(answers)), frozenset(json.loads(abilities)), type, frozenset(json.loads(domains)),
     )  # fmt: skip

@@ -7,6 +7,10 @@ The wrong part is plausible: a wrong answer is the right answer to the same ques
 image one for which the same question has another answer, a wrong topic one of another ability, a wrong language the
 answer and response that the other language's question of the same kind has for the same picture content.
 
+Questions that a model wrote are hardly ever asked twice in the same words. Of such a sample, where nobody else is asked
+the same, the wrong part comes from one of the same question type: the answer to it about another image, an image under
+other domain labels, or an answer in the other language, best about the same image. Kinds that came less often go first.
+
 What is chosen depends on a few facts of each sample only (`Trait`), so that those of a million samples may lie on disk
 (defect_index.py); the samples themselves are read when a choice is carried out.
 """
@@ -28,6 +32,8 @@ from open4ov.mllm.costs import unpaid
 from open4ov.sample import Sample, content_id
 
 KINDS = ("wrong_answer", "wrong_image", "wrong_topic", "wrong_language")
+LANGUAGES = ("en", "zh")
+_DRAWS = 16
 MOST_ALIKE = 1024
 """Samples of one question, or of one picture content, among which a wrong part is sought: the first so many"""
 
@@ -48,16 +54,20 @@ class Trait:
     speaks: bool
     answers: frozenset[int]
     abilities: frozenset[str]
+    type: str = ""
+    """Of a question that a model wrote; empty for others, which are asked in the words of a corpus"""
+    domains: frozenset[str] = frozenset()
 
 
 class Pool(Protocol):
     """The traits of all samples. `alike`: those that are asked the same; `twins`: those of the same task and picture
-    content; at most `MOST_ALIKE`, in order."""
+    content; `kin`: those of the same question type in a language. At most `MOST_ALIKE`, in order."""
 
     def __len__(self) -> int: ...
     def at(self, number: int) -> Trait: ...
     def alike(self, trait: Trait) -> Sequence[Trait]: ...
     def twins(self, trait: Trait) -> Sequence[Trait]: ...
+    def kin(self, trait: Trait, language: str) -> Sequence[Trait]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +104,14 @@ def choose(pool: Pool, topics: Sequence[Topic], rate: float, seed: int) -> Itera
     rng = random.Random(f"defects/{seed}")
     elsewhere: dict[frozenset[str], array[int]] = {}
     made = 0
+    counts = dict.fromkeys(KINDS, 0)
     for number in shuffled(len(pool), rng):
         if made == wanted:
             return
         base = pool.at(number)
         turn = made % len(KINDS)
-        for kind in (*KINDS[turn:], *KINDS[:turn]):
+        in_turn = (*KINDS[turn:], *KINDS[:turn])
+        for kind in sorted(KINDS, key=counts.__getitem__) if base.type else in_turn:
             if kind == "wrong_topic":
                 if base.abilities not in elsewhere:
                     far = (n for n, topic in enumerate(topics) if topic.ability[0] not in base.abilities)
@@ -110,8 +122,12 @@ def choose(pool: Pool, topics: Sequence[Topic], rate: float, seed: int) -> Itera
             elif others := [one.number for one in _others(pool, base, kind)]:
                 yield Choice(kind, number, other=rng.choice(others))
                 break
+            elif (other := _of_kin(pool, base, kind, rng)) is not None:
+                yield Choice(kind, number, other=other)
+                break
         else:
             continue
+        counts[kind] += 1
         made += 1
 
 
@@ -134,6 +150,33 @@ def _others(pool: Pool, base: Trait, kind: str) -> Iterator[Trait]:
         for one in pool.alike(base):
             if one.images != base.images and not one.answers & base.answers:
                 yield one
+
+
+def _of_kin(pool: Pool, base: Trait, kind: str, rng: random.Random) -> int | None:
+    """The number of a sample of the same question type whose part would be wrong in the base; None where there is
+    none, and for questions in the words of a corpus."""
+    if not base.type:
+        return None
+
+    def wrong(one: Trait) -> bool:
+        if one.number == base.number or one.answers & base.answers:
+            return False
+        if kind == "wrong_language":
+            return one.speaks
+        if kind == "wrong_image":
+            return one.images != base.images and bool(one.domains) and not one.domains & base.domains
+        return one.images != base.images
+
+    if kind != "wrong_language":
+        kin = pool.kin(base, base.language)
+    else:
+        spoken = [one for language in LANGUAGES if language != base.language for one in pool.kin(base, language)]
+        kin = [one for one in spoken if one.images == base.images and wrong(one)] or spoken
+    for _ in range(min(_DRAWS, len(kin))):  # nearly always the first will do, and there may be a thousand
+        if wrong(one := rng.choice(kin)):
+            return one.number
+    found = [one.number for one in kin if wrong(one)]
+    return rng.choice(found) if found else None
 
 
 def spoil(base: Sample, choice: Choice, other: Sample | None, topic: Topic | None) -> Sample:
@@ -172,6 +215,8 @@ def trait(number: int, sample: Sample) -> Trait:
         written_in(sample.answer or "") == sample.language,
         frozenset(map(_hash, answers)),
         frozenset(label.l1 for label in sample.labels if label.axis == "ability"),
+        str(sample.extra.get("type", "")),
+        frozenset(label.l1 for label in sample.labels if label.axis == "domain"),
     )
 
 
@@ -187,10 +232,13 @@ class _Held:
         self._traits = traits
         self._alike: dict[int, list[Trait]] = defaultdict(list)
         self._twins: dict[int, list[Trait]] = defaultdict(list)
+        self._kin: dict[tuple[str, str], list[Trait]] = defaultdict(list)
         for one in traits:
             for groups, key in ((self._alike, one.question), (self._twins, one.content)):
                 if len(groups[key]) < MOST_ALIKE:
                     groups[key].append(one)
+            if one.type and len(kin := self._kin[one.type, one.language]) < MOST_ALIKE:
+                kin.append(one)
 
     def __len__(self) -> int:
         return len(self._traits)
@@ -203,3 +251,6 @@ class _Held:
 
     def twins(self, trait: Trait) -> Sequence[Trait]:
         return self._twins[trait.content]
+
+    def kin(self, trait: Trait, language: str) -> Sequence[Trait]:
+        return self._kin[trait.type, language]

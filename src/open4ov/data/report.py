@@ -139,6 +139,10 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     if pairs and pairs["shared_out"] < pairs["asked"]:
         found.append(f"of data.total_pairs = {pairs['asked']} the images that did not fall out can have "
                      f"{pairs['shared_out']}")  # fmt: skip
+    spoilt = {kind: report["defects"][kind]["samples"] for kind in KINDS}
+    if rare := [f"{count} {kind}" for kind, count in spoilt.items() if count * 10 < sum(spoilt.values())]:
+        total = sum(spoilt.values())
+        found.append(f"of {total} known defects only {', '.join(rare)} could be made; of that recall says little")
     hygiene = report.get("hygiene", {})
     if unreadable := hygiene.get("decontamination", {}).get("unreadable"):
         some = "; ".join(f"{entry['row']}: {entry['reason']}" for entry in unreadable[:3])
