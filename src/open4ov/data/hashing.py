@@ -50,7 +50,7 @@ class Print:
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     """The RGB picture as [S, S, 3], its sides squeezed to one length: means over blocks of pixels.
 
-    Each block counts a grid of 2 x 2 to 8 x 8 pixels: what it shows hardly depends on more, and the time hardly grows
+    Each block counts a grid of 3 x 3 to 8 x 8 pixels: what it shows hardly depends on more, and the time hardly grows
     with the picture.
     """
     if min(image.size) <= SIDE:
@@ -62,7 +62,7 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 
 def _samples(pixels: int) -> int:
     """How many pixels of each block of a thumbnail count along a side of so many pixels."""
-    return min(max(2 if pixels < 3 * SIDE else 3, 2 * pixels // (3 * SIDE)), 8)
+    return min(max(3, 2 * pixels // (3 * SIDE)), 8)
 
 
 def grey(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
