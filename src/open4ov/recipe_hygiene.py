@@ -25,6 +25,14 @@ class HygieneSection(Section):
     decontaminate: list[str] = Field(
         default_factory=list[str], description="evaluation TSVs (VLMEvalKit) whose images and questions are left out"
     )
+    question_embedder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="package.module:function (N texts -> [N, D]): a second opinion on questions of `decontaminate`",
+    )
+    question_cosine: float = Field(
+        default=0.9, gt=0, le=1, description="cosine of their embeddings from which two questions are one"
+    )
     personal_data: dict[Kind, Literal["mask", "drop"]] = Field(
         default_factory=dict[Kind, Literal["mask", "drop"]], description="kind -> mask it, or drop the sample"
     )
@@ -57,6 +65,13 @@ def contradictions(hygiene: HygieneSection) -> Iterator[tuple[Loc, str]]:
 
 def idle(hygiene: HygieneSection) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that were written but that nothing reads: (place, reason, the option that makes it so)."""
+    loc: Loc
+    if hygiene.question_embedder and not hygiene.decontaminate:
+        loc = ("data", "hygiene", "question_embedder")
+        yield loc, "data.hygiene.decontaminate names no evaluation set", ("data", "hygiene", "decontaminate")
+    if "question_cosine" in hygiene.model_fields_set and not hygiene.question_embedder:
+        loc = ("data", "hygiene", "question_cosine")
+        yield loc, "data.hygiene.question_embedder is empty", ("data", "hygiene", "question_embedder")
     if hygiene.groups and not hygiene.val + hygiene.test:
-        loc: Loc = ("data", "hygiene", "groups")
+        loc = ("data", "hygiene", "groups")
         yield loc, "data.hygiene.val and data.hygiene.test are 0, so nothing is split", ("data", "hygiene", "val")

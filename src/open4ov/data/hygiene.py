@@ -34,7 +34,7 @@ class Hygiene:
 
     def __init__(self, section: HygieneSection, store: ImageStore, seed: int, tell: Tell) -> None:
         self._section, self._store, self._seed, self._tell = section, store, seed, tell
-        self._benchmarks = Benchmarks([Path(name) for name in section.decontaminate]) if section.decontaminate else None
+        self._benchmarks = _benchmarks(section) if section.decontaminate else None
         self._clusters: dict[str, str] = {}
         self.report: dict[str, Any] = {}
         if self._benchmarks:
@@ -266,6 +266,12 @@ class Hygiene:
 
 
 _TOGETHER = 8  # bits within which images lie on one side of a split when the recipe names no radius
+
+
+def _benchmarks(section: HygieneSection) -> Benchmarks:
+    name = section.question_embedder
+    embed = function(name, "data.hygiene.question_embedder") if name else None
+    return Benchmarks([Path(path) for path in section.decontaminate], embed, section.question_cosine)
 
 
 def licence(sample: Sample) -> str:
