@@ -190,6 +190,8 @@ def _evaluation_files(recipe: Recipe) -> dict[str, Any]:
     hygiene = recipe.data.hygiene
     if hygiene.burned_in:
         function(hygiene.burned_in, "data.hygiene.burned_in")
+    if hygiene.question_embedder:
+        function(hygiene.question_embedder, "data.hygiene.question_embedder")
     paths = [Path(name) for name in hygiene.decontaminate]
     for path in paths:
         if not path.is_file():
