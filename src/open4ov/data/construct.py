@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "collect_images", "construct", "make"]
 
+FAILED = "data-failed.json"
+"""Beside the stage's folder: the report of a stage that kept nothing"""
 Progress = Callable[[str, int, int], None]
 Embedder = Callable[[list[str]], NDArray[np.float32]]
 
@@ -59,10 +61,13 @@ def construct(run: StageRun) -> None:
     topics.write(run.out / "topics.parquet", result.topics, labels.load(run.recipe.data.labels))
     write_json(run.out / "report.json", result.report)
     write_json(run.out / "summary.json", result.report["counts"])
+    listed = run.inputs["images"].parent / FAILED
+    listed.unlink(missing_ok=True)
     if not result.samples:
+        write_json(listed, result.report)  # outside the stage's folder, which goes when the stage fails
         raise UserError(
-            f"data: none of the {len(images)} images gave a sample. {report.reasons(result.report)} "
-            "See docs/data.md for what each provider can answer"
+            f"data: none of the {len(images)} images gave a sample. {report.reasons(result.report)} All reasons are in "
+            f"{listed}. See docs/data.md for what each provider can answer"
         )
 
 
