@@ -174,6 +174,24 @@ def test_each_answer_that_cannot_be_used_is_listed_where_it_was_asked(tmp_path: 
     nothing_is_empty(kept)
 
 
+def test_where_nothing_is_left_the_reasons_are_listed_all_the_same(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images", 3)
+
+    def bad(body: dict[str, Any], number: int) -> Raw:
+        return Raw(completion("{}")) if kind(body) == "Density" else reply(body, number)
+
+    said = r"none of the 3 images gave a sample.*data-failed\.json"
+    with endpoint(bad) as server, pytest.raises(UserError, match=said):
+        build(images, server.url, tmp_path / "run", retries=0)
+    report = json.loads((tmp_path / "run" / "data-failed.json").read_text())
+    assert [entry["step"] for entry in report["skipped"]] == ["scoring density"] * 3
+    assert report["asking"]["roles"]["density"]["faults"] == {"schema": 3}
+    assert not (tmp_path / "run" / "data").exists()
+    with endpoint(reply) as server:
+        build(images, server.url, tmp_path / "run", retries=0)
+    assert not (tmp_path / "run" / "data-failed.json").exists()
+
+
 def test_topics_without_a_usable_answer_are_listed(tmp_path: Path) -> None:
     images = pictures(tmp_path / "images", 1)
 

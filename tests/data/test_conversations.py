@@ -154,7 +154,7 @@ def test_an_endpoint_is_shown_all_images_and_the_lineage_names_its_prompts(
         "verify = verify_conversation@1 by m",
     ]  # fmt: skip
     (single,) = [sample for sample in kept.values() if "annotation" in sample.extra]
-    assert "judge_1 = judge@2 by m" in single.lineage
+    assert ("judge_1", "judge@2") in {(step.stage, step.prompt) for step in single.steps}
 
 
 class Stern(MadeUp):

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "collect_images", "construct", "make"]
 
+FAILED = "data-failed.json"
+"""Beside the stage's folder: the report of a stage that kept nothing"""
+
 
 def construct(run: StageRun) -> None:
     """Reads what stage `images` left; writes samples.parquet, rejected.parquet, general.parquet (the general set as it
@@ -51,10 +54,13 @@ def construct(run: StageRun) -> None:
         told = build(task, run.out, Asker(section, place=place), run.progress)
     for line in report.warnings(told):
         run.note(line)
+    listed = place / FAILED
+    listed.unlink(missing_ok=True)
     if not told["counts"]["kept"]:
+        report.write(listed, told)  # outside the stage's folder, which goes when the stage fails
         raise UserError(
-            f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} "
-            "See docs/data.md for what each provider can answer"
+            f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} All reasons are in "
+            f"{listed}. See docs/data.md for what each provider can answer"
         )
 
 
