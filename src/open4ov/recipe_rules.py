@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from open4ov import recipe_hygiene, recipe_providers
+from open4ov import recipe_embedder, recipe_hygiene, recipe_providers
 from open4ov.errors import nearest
 from open4ov.yaml_file import Loc
 
@@ -52,6 +52,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that were written but that nothing reads in this run: (place, reason, the option that makes it so)."""
     yield from _idle_images(recipe.images)
     yield from recipe_providers.idle(recipe.data)
+    yield from recipe_embedder.idle(recipe.data)
     yield from _idle_data(recipe.data)
     yield from _idle_sft(recipe.sft)
     yield from _idle_rl(recipe.rl)
@@ -69,6 +70,7 @@ def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
     for scenario, weights in data.density_scenarios.items():
         yield from _weights(weights, ("data", "density_scenarios", scenario))
     yield from recipe_providers.contradictions(data)
+    yield from recipe_embedder.contradictions(data)
 
 
 def _weights(weights: dict[str, float], loc: Loc) -> Iterator[tuple[Loc, str]]:

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from open4ov.data import (
     coverage,
@@ -32,9 +29,9 @@ from open4ov.data import (
 )
 from open4ov.data.images import collect_images
 from open4ov.errors import UserError
-from open4ov.functions import function
 from open4ov.mllm.ask import JUDGES, ROLES, Asker, Picture, Request
-from open4ov.mllm.estimate import figures, guessers
+from open4ov.mllm.embedders import Embedder
+from open4ov.mllm.estimate import figures, guessed_embedder, guessers
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
 from open4ov.store import ImageStore, read_samples, write_json, write_samples
@@ -47,7 +44,6 @@ __all__ = ["Result", "collect_images", "construct", "make"]
 Progress = Callable[[str, int, int], None]
 TEMPLATES: dict[str, str] = dict.fromkeys(JUDGES, "judge")
 """Roles whose prompt has another name"""
-Embedder = Callable[[list[str]], NDArray[np.float32]]
 
 
 def construct(run: StageRun) -> None:
@@ -70,7 +66,7 @@ def construct(run: StageRun) -> None:
 def estimate(images: Sequence[Sample], section: DataSection, store: ImageStore, seed: int) -> dict[str, Any]:
     """What `construct` would ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing."""
     providers, rows = guessers(section)
-    make(images, section, store, seed, asker=Asker(section, dict(providers)))
+    make(images, section, store, seed, asker=Asker(section, dict(providers), embedder=guessed_embedder(section, rows)))
     return figures(section, rows)
 
 
@@ -97,8 +93,8 @@ def make(
     """All steps in order. `images`: one sample an image, without messages. Raises `UserError`."""
     tree = labels.load(section.labels)
     density.check_scenarios(section, tree)
-    embed = cast(Embedder, function(section.embedder, "data.embedder"))
     asker = asker or Asker(section)
+    embedder = asker.embedder
     tell = _teller(progress)
     origins = [line for role in ROLES if role != "verify" for line in asker.origin(role, TEMPLATES.get(role, role))]
     skipped: list[dict[str, str]] = []
@@ -140,7 +136,7 @@ def make(
         {name for _, kept, _ in matched for name in kept["ability"]},
         section.topics_per_pair,
     )
-    nearest = _fine(embed, tree_topics, matched, section.top_topics)
+    nearest = _fine(embedder, picture, tree_topics, matched, section.top_topics)
 
     live = [image for image, _, _ in matched]
     scored = answers("scoring density", live, [density.request(picture(i), _note(i)) for i in live])
@@ -221,12 +217,21 @@ def make(
 
 
 def _fine(
-    embed: Embedder, found: list[topics.Topic], matched: Sequence[tuple[Sample, dict[Axis, list[str]], str]], k: int
+    embedder: Embedder,
+    picture: Callable[[Sample], Picture],
+    found: list[topics.Topic],
+    matched: Sequence[tuple[Sample, dict[Axis, list[str]], str]],
+    k: int,
 ) -> list[list[tuple[topics.Topic, float]]]:
+    """Fine matching: by the images where the embedder sees them, else by their descriptions."""
     if not found or not matched:
         return [[] for _ in matched]
-    images = embed([description for _, _, description in matched])
-    return match.fine(images, found, embed([topic.text for topic in found]), [kept for _, kept, _ in matched], k)
+    if embedder.sees:
+        images = embedder.images([picture(image) for image, _, _ in matched])
+    else:
+        images = embedder.texts([description for _, _, description in matched])
+    texts = embedder.texts([topic.text for topic in found])
+    return match.fine(images, found, texts, [kept for _, kept, _ in matched], k)
 
 
 def _evenly(images: Sequence[Sample], most: int) -> list[Sample]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,7 @@ from open4ov.recipe import DataSection
 
 if TYPE_CHECKING:
     from open4ov.mllm.desk import Desk
+    from open4ov.mllm.embedders import Embedder
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
 BESIDE = ("labels", "documents")
@@ -154,26 +155,69 @@ class Asker:
     """The providers of a recipe behind one call. Raises `UserError` for a role or provider that does not exist.
 
     `place`: the folder of a run, where answers of endpoints and what they cost are kept; without it they are forgotten.
+    `providers` and `embedder` take the place of the recipe's.
     """
 
     def __init__(
-        self, section: DataSection, providers: dict[str, Provider] | None = None, place: Path | None = None
+        self,
+        section: DataSection,
+        providers: dict[str, Provider] | None = None,
+        place: Path | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         self._desk: Desk | None = None
-        if providers is None and any(one.kind == "openai" for one in section.providers.values()):
+        asked = providers is None and any(one.kind == "openai" for one in section.providers.values())
+        if asked or (embedder is None and section.embedder.endpoint is not None):
             from open4ov.mllm.desk import Desk
 
             self._desk = Desk.open(section, place)
-        self._providers = _build(section, self._desk) if providers is None else providers
-        self._prompted = {
-            name for name, one in section.providers.items() if providers is None and one.kind != "catalog"
-        }
+        self._section = section
+        if embedder is not None:
+            self.embedder = embedder
+        self._providers = self._build() if providers is None else providers
+        read = {name for name, one in section.providers.items() if one.kind in ("openai", "engine")}
+        self._prompted = read if providers is None else set[str]()
         for role, name in section.roles.items():
             if role != "default" and role not in (*ROLES, *BESIDE):
                 raise UserError(f"data.roles: no role {role!r}; the roles are {', '.join((*ROLES, *BESIDE))}")
             if name not in self._providers:
                 raise UserError(f"data.roles.{role}: no provider {name!r} under data.providers")
         self._roles = dict(section.roles)
+
+    def _build(self) -> dict[str, Provider]:
+        # Imported here: the catalog loads its symbol library, the client its transport, only where a recipe asks for
+        # them.
+        providers: dict[str, Provider] = {}
+        for name, settings in self._section.providers.items():
+            where = f"data.providers.{name}"
+            if settings.kind == "openai":
+                from open4ov.mllm.openai import OpenAIProvider
+
+                providers[name] = OpenAIProvider(settings, where, self._desk)
+            elif settings.kind == "engine":
+                from open4ov.mllm.engine import EngineProvider
+
+                providers[name] = EngineProvider(settings, where)
+            elif settings.kind == "embedder":
+                from open4ov.mllm.embedder_rank import EmbedderProvider
+
+                providers[name] = EmbedderProvider(settings, where, self.embedder, self._section.embedder)
+            else:
+                if settings.base_url or settings.model:
+                    raise UserError(f"{where}: base_url and model have no effect with kind: catalog; remove them")
+                from open4ov.mllm.catalog import CatalogProvider
+
+                providers[name] = CatalogProvider()
+        return providers
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The recipe's embedder; built when it is first asked for. Raises `UserError`."""
+        from open4ov.mllm.embedders import Remembered, open_embedder
+
+        found = open_embedder(self._section.embedder, self._desk)
+        ranks = any(one.kind == "embedder" for one in self._section.providers.values())
+        return Remembered(found) if ranks else found
 
     def provider(self, role: str) -> Provider:
         name = self._roles.get(role) or self._roles.get("default") or "default"
@@ -243,28 +287,6 @@ class Asker:
             for pool in pools.values():
                 pool.shutdown(cancel_futures=True)
         return answers
-
-
-def _build(section: DataSection, desk: Desk | None) -> dict[str, Provider]:
-    # Imported here: the catalog loads its symbol library, the client its transport, only where a recipe asks for them.
-    providers: dict[str, Provider] = {}
-    for name, settings in section.providers.items():
-        where = f"data.providers.{name}"
-        if settings.kind == "openai":
-            from open4ov.mllm.openai import OpenAIProvider
-
-            providers[name] = OpenAIProvider(settings, where, desk)
-        elif settings.kind == "engine":
-            from open4ov.mllm.engine import EngineProvider
-
-            providers[name] = EngineProvider(settings, where)
-        else:
-            if settings.base_url or settings.model:
-                raise UserError(f"{where}: base_url and model have no effect with kind: catalog; remove them")
-            from open4ov.mllm.catalog import CatalogProvider
-
-            providers[name] = CatalogProvider()
-    return providers
 
 
 def _first(error: ValidationError) -> str:

@@ -9,16 +9,23 @@ typical one of its kind. A question that is asked twice counts once, as the kept
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from open4ov.mllm import tokens
-from open4ov.mllm.ask import AnswerError, Request, version
+from open4ov.mllm.ask import AnswerError, Picture, Request, version
 from open4ov.mllm.budget import Usage
+from open4ov.mllm.embedding import Floats, embed_texts
 from open4ov.recipe import DataSection
-from open4ov.recipe_providers import ProviderSection
+from open4ov.recipe_embedder import EndpointSection
+from open4ov.recipe_providers import PriceSection, ProviderSection
 
 SENTENCE = "It shows this and that beside one another, which can be asked about in some ways."
+
+
+EMBED, ENDPOINT = "embed", "data.embedder"
+"""Role and name of the embeddings endpoint's row"""
 
 
 @dataclass
@@ -113,19 +120,64 @@ def guessers(section: DataSection) -> tuple[dict[str, Guesser], dict[tuple[str, 
     return {name: Guesser(name, settings, rows) for name, settings in section.providers.items()}, rows
 
 
+class GuessedEmbedder:
+    """Counts what an embeddings endpoint would be asked; its rows are hashed, those of images from their digest."""
+
+    def __init__(self, settings: EndpointSection, rows: dict[tuple[str, str], Row]) -> None:
+        self.sees, self._settings, self._rows = settings.images, settings, rows
+        self._seen: set[str] = set()
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        new = dict.fromkeys(text for text in texts if text not in self._seen)
+        self._seen.update(new)
+        self._count(len(new), self._settings.batch, sum(tokens.guess(text) + tokens.MESSAGE for text in new))
+        return embed_texts(texts)
+
+    def images(self, pictures: Sequence[Picture]) -> Floats:
+        new = {picture.sha: picture for picture in pictures if picture.sha not in self._seen}
+        self._seen.update(new)
+        sizes = [tokens.of_image(self._settings.image_tokens, *picture.size) for picture in new.values()]
+        step = self._settings.batch if self._settings.image_form == "input" else 1
+        row = self._count(len(new), step, sum(sizes) + 2 * tokens.MESSAGE * len(new))
+        row.images += len(new)
+        row.image_tokens += sum(sizes)
+        return embed_texts([picture.sha for picture in pictures])
+
+    def _count(self, items: int, step: int, read: int) -> Row:
+        row = self._rows.setdefault((EMBED, ENDPOINT), Row())
+        row.calls += -(-items // step)
+        row.usage += Usage(read)
+        return row
+
+
+def guessed_embedder(section: DataSection, rows: dict[tuple[str, str], Row]) -> GuessedEmbedder | None:
+    """In place of an embeddings endpoint, so that nothing is sent; None where the recipe names another embedder."""
+    endpoint = section.embedder.endpoint
+    return GuessedEmbedder(endpoint, rows) if endpoint else None
+
+
+def _asked(section: DataSection, name: str) -> ProviderSection:
+    """Model, price and image rule of whoever a row is about."""
+    endpoint = section.embedder.endpoint
+    if name != ENDPOINT or endpoint is None:
+        return section.providers[name]
+    price = None if endpoint.price is None else PriceSection(input=endpoint.price, output=0)
+    return ProviderSection(kind="openai", model=endpoint.model, price=price, image_tokens=endpoint.image_tokens)
+
+
 def figures(section: DataSection, rows: dict[tuple[str, str], Row]) -> dict[str, Any]:
     """The estimate as data: lines by role and provider, totals, and by which rules images were counted."""
     lines: list[dict[str, Any]] = [
         {
-            "role": role, "provider": name, "model": section.providers[name].model or "", "calls": row.calls,
+            "role": role, "provider": name, "model": _asked(section, name).model or "", "calls": row.calls,
             "images": row.images, "image_tokens": row.image_tokens, "input": row.usage.input,
-            "output": row.usage.output, "money": row.usage.money(section.providers[name].price),
-            "priced": section.providers[name].price is not None,
+            "output": row.usage.output, "money": row.usage.money(_asked(section, name).price),
+            "priced": _asked(section, name).price is not None,
         }
         for (role, name), row in rows.items()
     ]  # fmt: skip
     names = ("calls", "images", "image_tokens", "input", "output", "money")
-    rules = {name: tokens.rule_in_words(section.providers[name].image_tokens) for _, name in rows}
+    rules = {name: tokens.rule_in_words(_asked(section, name).image_tokens) for _, name in rows}
     return {"lines": lines, "total": {name: sum(line[name] for line in lines) for name in names}, "image_rules": rules}
 
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import base64
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -32,6 +33,7 @@ from open4ov.mllm.local import DEFAULT_URL
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
 
+Reply = TypeVar("Reply")
 PATIENCE = 50
 """How often a question may meet a 429"""
 IN_A_ROW = 8
@@ -46,8 +48,11 @@ class _Question:
     key: bytes
 
 
-class OpenAIProvider:
-    """Raises `ProviderError` when built without a model or a key, and when the endpoint refuses to serve."""
+class Line:
+    """The way to one endpoint, for any kind of request: its client and key, its gate, tries and costs.
+
+    Raises `ProviderError` when built without a model or a key, and when the endpoint refuses to serve.
+    """
 
     def __init__(self, settings: ProviderSection, where: str, desk: Desk | None = None) -> None:
         if not settings.model:
@@ -76,6 +81,72 @@ class OpenAIProvider:
             default_headers={"Accept-Encoding": "identity"},
             http_client=httpx2.Client(transport=transport, follow_redirects=False, trust_env=False),
         )
+
+    def send(
+        self, role: str, most: Usage, create: Callable[[], tuple[Reply, Usage]], charged: Usage, *, repair: bool = False
+    ) -> tuple[Reply, Usage]:
+        """One reply and what it took, after as many tries as the recipe allows.
+
+        `create` sends the request; it can take `most`, and counts as `charged` where it failed and may have been
+        charged all the same. Raises `AnswerError` for this question, `ProviderError` for all.
+        """
+        budget, price = self._desk.budget, self._settings.price
+        tries = limited = 0
+        while True:
+            turn = self._gate.enter()
+            try:
+                reserved = budget.reserve(role, self._name, most, price)
+            except ProviderError as error:
+                self._gate.leave(turn, "failed")
+                self._gate.close(error)
+                raise
+            self._desk.tally.sent(role, repair and not tries)
+            took, failed = Usage(), None
+            try:
+                found, took = create()
+            except Exception as error:
+                failed = failure(error, self._secret or "")
+                if failed is None:
+                    raise
+                if failed.charged:
+                    took = charged
+            finally:
+                budget.settle(reserved, took)
+                self._gate.leave(turn, failed.outcome if failed else "good", (failed and failed.pause) or 0.0)
+            if failed is None:
+                with self._lock:
+                    self._given_up = 0
+                return found, took  # pyright: ignore[reportPossiblyUnboundVariable]
+            limited += failed.outcome == "limited"
+            tries += failed.outcome != "limited"
+            self._stop_or_go_on(failed, role, tries, limited)
+            self._desk.tally.retried(role, failed.kind)
+            if failed.outcome != "limited":
+                self._gate.sleep(backoff(tries - 1))
+
+    def _stop_or_go_on(self, failed: Failure, role: str, tries: int, limited: int) -> None:
+        """Returns when the question may be tried again. Raises AnswerError for this one, ProviderError for all."""
+        if failed.again and tries <= self._settings.retries and limited <= PATIENCE and not failed.everyone:
+            return
+        message = f"{self._where}, {role}: {failed.reason}"
+        if tries > 1:
+            message += f" (tried {tries} times)"
+        with self._lock:
+            self._given_up += 1
+            row = self._given_up
+        if failed.everyone or failed.kind == "unreachable":
+            error = ProviderError(message)
+        elif row >= IN_A_ROW:
+            error = ProviderError(f"{message}; {row} questions in a row ended like this, so none of the others is sent")
+        else:
+            raise AnswerError(message, failed.kind)
+        self._desk.tally.fault(role, failed.kind)
+        self._gate.close(error)
+        raise error
+
+
+class OpenAIProvider(Line):
+    """Asks with chat completions."""
 
     def identity(self, role: str) -> str:
         return self._model
@@ -156,43 +227,15 @@ class OpenAIProvider:
     def _send(
         self, question: _Question, messages: list[Any], said: str, images: int, repair: bool
     ) -> tuple[ChatCompletion, Usage]:
-        """One reply, after as many tries as the recipe allows."""
-        role, budget, price = question.request.role, self._desk.budget, self._settings.price
         framing = tokens.MESSAGE * (len(messages) + 1) + images
         most = Usage(tokens.bound(said) + framing, self._settings.max_tokens)
-        tries = limited = 0
-        while True:
-            turn = self._gate.enter()
-            try:
-                reserved = budget.reserve(role, self._name, most, price)
-            except ProviderError as error:
-                self._gate.leave(turn, "failed")
-                self._gate.close(error)
-                raise
-            self._desk.tally.sent(role, repair and not tries)
-            took, failed = Usage(), None
-            try:
-                completion = self._create(question, messages)
-                took = reply.usage(completion) or Usage(tokens.guess(said) + framing, _guess(completion), 1)
-            except Exception as error:
-                failed = failure(error, self._secret or "")
-                if failed is None:
-                    raise
-                if failed.charged:
-                    took = Usage(tokens.guess(said) + framing, 0, 1)
-            finally:
-                budget.settle(reserved, took)
-                self._gate.leave(turn, failed.outcome if failed else "good", (failed and failed.pause) or 0.0)
-            if failed is None:
-                with self._lock:
-                    self._given_up = 0
-                return completion, took  # pyright: ignore[reportPossiblyUnboundVariable]
-            limited += failed.outcome == "limited"
-            tries += failed.outcome != "limited"
-            self._stop_or_go_on(failed, role, tries, limited)
-            self._desk.tally.retried(role, failed.kind)
-            if failed.outcome != "limited":
-                self._gate.sleep(backoff(tries - 1))
+        charged = Usage(tokens.guess(said) + framing, 0, 1)
+
+        def create() -> tuple[ChatCompletion, Usage]:
+            completion = self._create(question, messages)
+            return completion, reply.usage(completion) or Usage(charged.input, _guess(completion), 1)
+
+        return self.send(question.request.role, most, create, charged, repair=repair)
 
     def _create(self, question: _Question, messages: list[Any]) -> ChatCompletion:
         # `post`, as `chat.completions.create` calls it: that walks through messages and schema by their types first,
@@ -206,26 +249,6 @@ class OpenAIProvider:
         if self._settings.temperature is not None:
             body["temperature"] = self._settings.temperature
         return self._client.post("/chat/completions", cast_to=ChatCompletion, body=body)
-
-    def _stop_or_go_on(self, failed: Failure, role: str, tries: int, limited: int) -> None:
-        """Returns when the question may be tried again. Raises AnswerError for this one, ProviderError for all."""
-        if failed.again and tries <= self._settings.retries and limited <= PATIENCE and not failed.everyone:
-            return
-        message = f"{self._where}, {role}: {failed.reason}"
-        if tries > 1:
-            message += f" (tried {tries} times)"
-        with self._lock:
-            self._given_up += 1
-            row = self._given_up
-        if failed.everyone or failed.kind == "unreachable":
-            error = ProviderError(message)
-        elif row >= IN_A_ROW:
-            error = ProviderError(f"{message}; {row} questions in a row ended like this, so none of the others is sent")
-        else:
-            raise AnswerError(message, failed.kind)
-        self._desk.tally.fault(role, failed.kind)
-        self._gate.close(error)
-        raise error
 
 
 def data_url(picture: Picture) -> str:
