@@ -18,6 +18,9 @@ import argparse
 import hashlib
 import random
 import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +41,10 @@ from open4ov.mllm import picture_features
 from open4ov.mllm.towers import FOLDER, buckets
 
 SEED = 20_261_126
-VIEWS = 2
-"""Pictures made of a drawing: as it is on white, and on another ground"""
-AT_MOST = 2
+AT_MOST = 1
 """Icons of one group (variants of one another)"""
+PART = 256
+"""Pictures whose features are computed and kept together"""
 NEAR = 6
 WIDTH, HIDDEN, BUCKETS = 96, 256, 12_288
 BATCH, WORDS = 384, 512
@@ -54,22 +57,15 @@ def split_of(group: str) -> str:
 
 
 def collect(folder: Path, leave_out: list[Path]) -> tuple[list[sources.Drawing], NDArray[np.float32], dict[str, Any]]:
-    """Drawings, their features [drawings, views, F] and facts of them."""
-    kept_file = folder / "features.npz"
-    found: list[sources.Drawing] = []
-    seen: dict[str, int] = {}
-    for drawing in sources.drawings(folder):
-        seen[drawing.group] = seen.get(drawing.group, 0) + 1
-        if drawing.source != "mdi" or seen[drawing.group] <= AT_MOST:
-            found.append(drawing)
-    known: dict[str, int] = {}
-    if kept_file.exists():
-        kept = np.load(kept_file)
-        known = {name: row for row, name in enumerate(kept["names"].tolist())}
+    """Drawings, their features [drawings, F] and facts of them."""
     drawings: list[sources.Drawing] = []
     pictures: list[Image.Image] = []
+    seen: Counter[str] = Counter()
     alike = 0
-    for drawing in found:
+    for drawing in sources.drawings(folder):
+        seen[drawing.group] += 1
+        if drawing.source == "mdi" and seen[drawing.group] > AT_MOST:
+            continue
         picture = sources.picture(drawing, folder)
         if picture is None or picture.getchannel("A").getextrema()[1] < 128:
             continue
@@ -79,27 +75,37 @@ def collect(folder: Path, leave_out: list[Path]) -> tuple[list[sources.Drawing],
         drawings.append(drawing)
         pictures.append(picture)
     print(f"{len(drawings)} drawings, {alike} look like a vertical's", flush=True)
-    rows = np.zeros((len(drawings), VIEWS, picture_features.WIDTH), dtype=np.float32)
-    names = [f"{drawing.source}/{drawing.id}" for drawing in drawings]
-    todo: list[tuple[int, int, Image.Image]] = []
-    for number, (drawing, picture) in enumerate(zip(drawings, pictures, strict=True)):
-        if names[number] in known:
-            rows[number] = kept["rows"][known[names[number]]]
-            continue
-        todo += [(number, view, one) for view, one in enumerate(views(drawing, picture))]
-    began = time.time()
-    for start in range(0, len(todo), 512):
-        part = todo[start : start + 512]
-        for (number, view, _), row in zip(part, picture_features.features([one for *_, one in part]), strict=True):
-            rows[number, view] = row
-        print(f"features {start + len(part)}/{len(todo)}, {time.time() - began:.0f} s", flush=True)
-    np.savez(kept_file, names=np.array(names), rows=rows)
+    images = [shown(drawing, picture) for drawing, picture in zip(drawings, pictures, strict=True)]
+    rows = _features(images, folder / "features", [f"{one.source}/{one.id}" for one in drawings])
     bits = np.stack([difference_hash(sources.board(picture)) for picture in pictures])
-    prints = [_print(views(drawing, picture)[0]) for drawing, picture in zip(drawings, pictures, strict=True)]
     foreign = [path for place in leave_out for path in sorted(place.rglob("*")) if path.is_file()]
     held = [_print(one) for one in map(_open, foreign) if one is not None]
-    facts = {"bits": bits, "prints": np.array(prints, np.uint64), "held": np.array(held, np.uint64), "alike": alike}
-    return drawings, rows, facts
+    prints = np.array([_print(image) for image in images], np.uint64)
+    return drawings, rows, {"bits": bits, "prints": prints, "held": np.array(held, np.uint64), "alike": alike}
+
+
+def _features(images: list[Image.Image], kept: Path, names: list[str]) -> NDArray[np.float32]:
+    """[N, F]; parts are kept in a folder as they are ready."""
+    kept.mkdir(exist_ok=True)
+    parts = range(0, len(images), PART)
+    jobs = []
+    for start in parts:
+        name = hashlib.sha256("\n".join(names[start : start + PART]).encode()).hexdigest()[:16]
+        jobs.append((kept / f"{name}.npy", images[start : start + PART]))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        found = []
+        for number, part in enumerate(pool.map(_part, jobs)):
+            found.append(part)
+            print(f"features of part {number + 1} of {len(jobs)}", flush=True)
+    return np.concatenate(found)
+
+
+def _part(job: tuple[Path, list[Image.Image]]) -> NDArray[np.float32]:
+    path, images = job
+    if not path.exists():
+        torch.set_num_threads(1)
+        np.save(path, picture_features.features(images))
+    return np.load(path)
 
 
 def _print(image: Image.Image) -> int:
@@ -113,11 +119,14 @@ def _open(path: Path) -> Image.Image | None:
         return None
 
 
-def views(drawing: sources.Drawing, picture: Image.Image) -> list[Image.Image]:
+def shown(drawing: sources.Drawing, picture: Image.Image) -> Image.Image:
+    """A drawing as it is trained on: an icon in some colour, others on white or on some ground."""
+    rng = random.Random(f"{SEED}/{drawing.source}/{drawing.id}")
+    if drawing.source == "mdi" or rng.random() < 0.5:
+        return sources.coloured(picture, drawing.source == "mdi", f"{SEED}/{drawing.id}")
     white = Image.new("RGB", picture.size, "white")
     white.paste(picture.convert("RGB"), (0, 0), picture.getchannel("A"))
-    icon = drawing.source == "mdi"
-    return [white, *(sources.coloured(picture, icon, f"{SEED}/{drawing.id}/{view}") for view in range(1, VIEWS))]
+    return white
 
 
 def splits(drawings: list[sources.Drawing], facts: dict[str, Any]) -> list[str]:
@@ -203,8 +212,7 @@ def train(
     """On these drawings only; `pairs` are texts that mean alike."""
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
-    flat = rows.reshape(-1, rows.shape[-1])
-    mean, scale = flat.mean(axis=0), 1 / (flat.std(axis=0) + 0.05 * flat.std())
+    mean, scale = rows.mean(axis=0), 1 / (rows.std(axis=0) + 0.05 * rows.std())
     model = Model(mean, scale.astype(np.float32))
     texts = [(one, other) for drawing in drawings for one in drawing.en[:1] for other in (*drawing.en[1:], *drawing.zh)]
     optimizer = torch.optim.AdamW(
@@ -221,7 +229,7 @@ def train(
             group["lr"] = rate * min(1.0, (step + 1) / 50) * (1 - step / steps)
         chosen = rng.choices(range(len(drawings)), weights, k=BATCH)
         said = [text_of(drawings[number], rng) for number in chosen]
-        seen = features[chosen, [rng.randrange(VIEWS) for _ in chosen]]
+        seen = features[chosen]
         loss = contrast(model.images(seen), model.texts(said), model.temperature, said)
         both = [*rng.sample(pairs, WORDS // 2), *rng.sample(texts, WORDS // 2)]
         ones, others = [one for one, _ in both], [other for _, other in both]

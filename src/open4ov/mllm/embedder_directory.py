@@ -6,6 +6,7 @@ images is what it says itself (its `modalities`).
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -32,10 +33,9 @@ class DirectoryEmbedder:
         _check(folder)
         if importlib.util.find_spec("sentence_transformers") is None:
             raise UserError(f"{WHERE}: needs the extra `embed`: pip install 'open4ov[embed]'")
-        from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
-
+        opened: Any = importlib.import_module("sentence_transformers")  # carries no types
         try:
-            self._model: Any = SentenceTransformer(
+            self._model: Any = opened.SentenceTransformer(
                 str(folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
             )
         except Exception as error:  # whatever a folder's contents make the library raise

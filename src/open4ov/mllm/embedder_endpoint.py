@@ -154,7 +154,7 @@ def _read(reply: Any, count: int, dimensions: int | None) -> Floats:
         raise _odd(f"the reply holds no {count} rows")
     rows: list[Floats | None] = [None] * count
     for place, entry in enumerate(cast("list[Any]", data)):
-        number = entry.get("index", place) if isinstance(entry, dict) else None
+        number: Any = cast("dict[str, Any]", entry).get("index", place) if isinstance(entry, dict) else None
         if not isinstance(number, int) or not 0 <= number < count or rows[number] is not None:
             raise _odd("the reply's rows have no index of their own")
         rows[number] = _row(cast("dict[str, Any]", entry).get("embedding"))

@@ -116,7 +116,7 @@ class Line:
             if failed is None:
                 with self._lock:
                     self._given_up = 0
-                return found, took  # pyright: ignore[reportPossiblyUnboundVariable]
+                return found, took  # pyright: ignore[reportPossiblyUnboundVariable, reportReturnType]
             limited += failed.outcome == "limited"
             tries += failed.outcome != "limited"
             self._stop_or_go_on(failed, role, tries, limited)

@@ -64,7 +64,7 @@ def square(image: Image.Image) -> Image.Image:
     image = image.convert("RGB")
     if max(image.size) > LARGEST:
         scale = LARGEST / max(image.size)
-        size = tuple(max(1, round(length * scale)) for length in image.size)
+        size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
         image = image.resize(size, Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.int16)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 
 from open4ov.assets import ROOT
 from open4ov.mllm.embedding import features
@@ -58,7 +58,9 @@ class Towers:
         w = self._weights
         x = (rows - w["image.mean"]) * w["image.scale"]
         hidden = x @ w["image.in"].T + w["image.in_bias"]
-        return unit((hidden / (1 + np.exp(-hidden))) @ w["image.out"].T + x @ w["image.skip"].T)
+        gated = (hidden / (1 + np.exp(-hidden))).astype(np.float32)
+        found: Floats = gated @ w["image.out"].T + x @ w["image.skip"].T
+        return unit(found)
 
 
 @cache
