@@ -74,17 +74,21 @@ class Drawing:
 
 
 @cache
-def _forbidden() -> re.Pattern[str]:
-    names = "|".join(re.escape(name.casefold()) for name in in_car.fragments("en"))
-    return re.compile(rf"\b(?:{names}|{MEDICAL}|{DRIVING})\b")
+def _forbidden() -> tuple[re.Pattern[str], frozenset[str]]:
+    """What a text may not hold, and the words that such a thing begins with."""
+    names = [*(name.casefold() for name in in_car.fragments("en")), *MEDICAL.split("|"), *DRIVING.split("|")]
+    pattern = "|".join(re.escape(name) for name in names)
+    return re.compile(rf"\b(?:{pattern})\b"), frozenset(re.findall(r"[a-z0-9]+", name)[0] for name in names)
 
 
 def of_a_vertical(text: str) -> bool:
     """Whether a text holds a name of the in-car vertical, or a word of it or of the medical one."""
-    plain = re.sub(r"[_\-]+", " ", text.casefold())
-    if _forbidden().search(plain) or _forbidden().search(text.casefold()):
+    plain = text.casefold()
+    pattern, first = _forbidden()
+    suspect = not first.isdisjoint(re.findall(r"[a-z0-9]+", plain))
+    if suspect and (pattern.search(plain) or pattern.search(re.sub(r"[_\-]+", " ", plain))):
         return True
-    return any(name in text for name in in_car.fragments("zh"))
+    return not text.isascii() and any(name in text for name in in_car.fragments("zh"))
 
 
 @cache

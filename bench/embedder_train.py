@@ -20,6 +20,7 @@ import random
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,20 @@ from safetensors.numpy import save_file
 from bench import embedder_sources as sources
 from open4ov.corpora.shapes_vendor import difference_hash
 from open4ov.data import hashing
-from open4ov.images import open_image
+from open4ov.images import ImageError, open_image
 from open4ov.mllm import picture_features
 from open4ov.mllm.towers import FOLDER, buckets
 
 SEED = 20_261_126
 AT_MOST = 1
 """Icons of one group (variants of one another)"""
+FEATURES = "features.npz"
+"""Kept for bench/embedder.py"""
 PART = 256
 """Pictures whose features are computed and kept together"""
 NEAR = 6
 WIDTH, HIDDEN, BUCKETS = 96, 256, 12_288
-BATCH, WORDS = 384, 512
+BATCH, WORDS = 384, 256
 """Pictures and pairs of texts of a step"""
 
 
@@ -56,32 +59,57 @@ def split_of(group: str) -> str:
     return "test" if tenth == 0 else "val" if tenth == 1 else "train"
 
 
+@dataclass
+class Look:
+    """What is made of a drawing: the picture trained on, its hashes, and whether it looks like a vertical's."""
+
+    image: Image.Image
+    bits: NDArray[np.bool_]
+    print: int
+    alike: bool
+
+
 def collect(folder: Path, leave_out: list[Path]) -> tuple[list[sources.Drawing], NDArray[np.float32], dict[str, Any]]:
     """Drawings, their features [drawings, F] and facts of them."""
-    drawings: list[sources.Drawing] = []
-    pictures: list[Image.Image] = []
+    found: list[sources.Drawing] = []
     seen: Counter[str] = Counter()
-    alike = 0
     for drawing in sources.drawings(folder):
         seen[drawing.group] += 1
-        if drawing.source == "mdi" and seen[drawing.group] > AT_MOST:
-            continue
-        picture = sources.picture(drawing, folder)
-        if picture is None or picture.getchannel("A").getextrema()[1] < 128:
-            continue
-        if sources.looks_like_a_vertical(picture):
-            alike += 1
-            continue
-        drawings.append(drawing)
-        pictures.append(picture)
-    print(f"{len(drawings)} drawings, {alike} look like a vertical's", flush=True)
-    images = [shown(drawing, picture) for drawing, picture in zip(drawings, pictures, strict=True)]
-    rows = _features(images, folder / "features", [f"{one.source}/{one.id}" for one in drawings])
-    bits = np.stack([difference_hash(sources.board(picture)) for picture in pictures])
-    foreign = [path for place in leave_out for path in sorted(place.rglob("*")) if path.is_file()]
-    held = [_print(one) for one in map(_open, foreign) if one is not None]
-    prints = np.array([_print(image) for image in images], np.uint64)
-    return drawings, rows, {"bits": bits, "prints": prints, "held": np.array(held, np.uint64), "alike": alike}
+        if drawing.source != "mdi" or seen[drawing.group] <= AT_MOST:
+            found.append(drawing)
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        looks = list(pool.map(_look, found, [folder] * len(found), chunksize=200))
+        foreign = [path for place in leave_out for path in sorted(place.rglob("*")) if path.is_file()]
+        held = [one for one in pool.map(_foreign, foreign, chunksize=20) if one is not None]
+    alike = sum(look is not None and look.alike for look in looks)
+    pairs = [(drawing, look) for drawing, look in zip(found, looks, strict=True) if look is not None and not look.alike]
+    drawings = [drawing for drawing, _ in pairs]
+    print(f"{len(drawings)} drawings, {alike} look like a vertical's, {len(held)} to be left out", flush=True)
+    names = [f"{one.source}/{one.id}" for one in drawings]
+    rows = _features([look.image for _, look in pairs], folder / "features", names)
+    np.savez(folder / FEATURES, names=np.array(names), rows=rows)
+    facts = {
+        "bits": np.stack([look.bits for _, look in pairs]),
+        "prints": np.array([look.print for _, look in pairs], np.uint64),
+        "held": np.array(held, np.uint64),
+    }
+    return drawings, rows, facts
+
+
+def _look(drawing: sources.Drawing, folder: Path) -> Look | None:
+    picture = sources.picture(drawing, folder)
+    if picture is None or picture.getchannel("A").getextrema()[1] < 128:
+        return None
+    image = shown(drawing, picture)
+    alike = sources.looks_like_a_vertical(picture)
+    return Look(image, difference_hash(sources.board(picture)), _print(image), alike)
+
+
+def _foreign(path: Path) -> int | None:
+    try:
+        return _print(open_image(path).convert("RGB"))
+    except ImageError:  # whatever is no picture
+        return None
 
 
 def _features(images: list[Image.Image], kept: Path, names: list[str]) -> NDArray[np.float32]:
@@ -110,13 +138,6 @@ def _part(job: tuple[Path, list[Image.Image]]) -> NDArray[np.float32]:
 
 def _print(image: Image.Image) -> int:
     return hashing.phash(picture_features.square(image))
-
-
-def _open(path: Path) -> Image.Image | None:
-    try:
-        return open_image(path).convert("RGB")
-    except Exception:  # whatever is no picture
-        return None
 
 
 def shown(drawing: sources.Drawing, picture: Image.Image) -> Image.Image:
@@ -247,7 +268,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--leave-out", type=Path, action="append", default=[], help="pictures never to train on")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=700)
     options = parser.parse_args()
     drawings, rows, facts = collect(options.folder, options.leave_out)
     found = splits(drawings, facts)
