@@ -25,12 +25,11 @@ from open4ov.corpora import in_car
 from open4ov.data import labels, match, topics
 from open4ov.mllm import Asker, Picture
 from open4ov.mllm.catalog import CatalogProvider
-from open4ov.mllm.embedder_rank import EmbedderProvider
+from open4ov.mllm.embedder_rank import label_scores, texts_of
 from open4ov.mllm.embedders import ShippedEmbedder
 from open4ov.mllm.embedding import embed_texts
 from open4ov.mllm.towers import CALIBRATION, FOLDER, shipped, unit
-from open4ov.recipe import DataSection, ProviderSection
-from open4ov.recipe_embedder import EmbedderSection
+from open4ov.recipe import DataSection
 
 KS = (1, 5, 10)
 THRESHOLDS = np.round(np.arange(-0.2, 0.8, 0.01), 2)
@@ -82,64 +81,57 @@ def retrieval(test: Set, train: Set) -> str:
     return "\n".join(lines)
 
 
-def ranked(part: Set, others: float) -> tuple[int, int, int, int]:
-    """(labelled pictures, of them with a fitting label among the first three above Others, pictures of no domain, of
-    them with no label above Others)."""
-    tree = labels.load()
-    provider = EmbedderProvider(ProviderSection(kind="embedder", others=others), "bench", _Given(part),
-                                EmbedderSection(name="open4ov"))  # fmt: skip
-    counts = [0, 0, 0, 0]
-    for number, drawing in enumerate(part.drawings):
-        fitting = embedder_labels.labels(drawing.source, drawing.place)
-        if fitting is None:
-            continue
-        answer = provider.answer(match.request(Picture(str(number), _no_pixels), tree, ""))
-        kept = match.coarse(answer, tree, 3)["domain"]
-        counts[0 if fitting else 2] += 1
-        counts[1 if fitting else 3] += bool(fitting & set(kept)) if fitting else not kept
-    return counts[0], counts[1], counts[2], counts[3]
+class Ranked:
+    """The domain labels' scores of a split's pictures, and which labels fit them by their folders."""
+
+    def __init__(self, part: Set) -> None:
+        tree = labels.load()
+        entries = match.request(Picture("", _no_pixels), tree, "").prompt.values["labels"]["domain"]
+        owner = [number for number, entry in enumerate(entries) for _ in texts_of(entry)]
+        texts = shipped().texts([text for entry in entries for text in texts_of(entry)])
+        fitting = [embedder_labels.labels(one.source, one.place) for one in part.drawings]
+        known = [number for number, one in enumerate(fitting) if one is not None]
+        self.scores = label_scores(part.rows[known] @ texts.T, owner)  # [pictures, labels]
+        names = tree.names("domain")
+        self.fits = np.array([[name in (fitting[number] or ()) for name in names] for number in known])
+
+    def shares(self, others: float) -> tuple[float, float]:
+        """Of pictures with a domain, those with a fitting label among the first three above Others; of pictures with
+        none, those with no label above Others."""
+        first = np.argsort(-self.scores, axis=1, kind="stable")[:, :3]
+        above = np.take_along_axis(self.scores, first, axis=1) >= others
+        good = (np.take_along_axis(self.fits, first, axis=1) & above).any(axis=1)
+        some = self.fits.any(axis=1)
+        return float(good[some].mean()), float((~above.any(axis=1))[~some].mean())
 
 
 def _no_pixels() -> Any:
     raise AssertionError("rows are known")
 
 
-class _Given(ShippedEmbedder):
-    """The shipped embedder over pictures whose rows are known: their number is the digest."""
-
-    def __init__(self, part: Set) -> None:
-        super().__init__()
-        self._part = part
-
-    def images(self, pictures: Any) -> Any:
-        return self._part.rows[[int(one.sha) for one in pictures]]
-
-
 def calibrate(val: Set) -> dict[str, Any]:
     """The threshold at which both shares of `ranked` are highest together (their mean)."""
-    found: list[tuple[float, float]] = []
-    for threshold in THRESHOLDS:
-        labelled, right, none, empty = ranked(val, float(threshold))
-        found.append(((right / labelled + empty / none) / 2, -float(threshold)))
-    best = max(found)
-    return {"others": -best[1], "how": "python -m bench.embedder FOLDER --calibrate, on the validation split: the mean "
-            "of two shares, of labelled pictures with a fitting label among three above Others, and of pictures of no "
-            "domain with none above", "mean of shares": round(best[0], 4)}  # fmt: skip
+    ranked = Ranked(val)
+    best, threshold = max((sum(ranked.shares(float(one))) / 2, -float(one)) for one in THRESHOLDS)
+    return {
+        "others": -threshold,
+        "how": "python -m bench.embedder FOLDER --calibrate, validation split: the highest mean of two shares: of "
+        "pictures of a domain with a fitting label among three above Others, and of pictures of none with none above",
+        "mean of shares": round(best, 4),
+    }
 
 
 def coarse(test: Set, others: float) -> str:
-    labelled, right, none, empty = ranked(test, others)
-    free = ranked(test, -1.0)
-    tree = labels.load()
-    fitting = [found for one in test.drawings if (found := embedder_labels.labels(one.source, one.place))]
-    names = len(tree.names("domain"))
-    chance = np.mean([1 - _none(names, len(found), 3) for found in fitting])
+    ranked = Ranked(test)
+    (right, empty), (free, _) = ranked.shares(others), ranked.shares(-1.0)
+    some = ranked.fits.any(axis=1)
+    chance = np.mean([1 - _none(ranked.fits.shape[1], int(count), 3) for count in ranked.fits[some].sum(axis=1)])
     return (
         "| what | share |\n|---|---|\n"
-        f"| a fitting label among the first three above Others ({labelled} pictures) | {right / labelled:.1%} |\n"
-        f"| the same without Others | {free[1] / labelled:.1%} |\n"
+        f"| a fitting label among the first three above Others ({some.sum()} pictures) | {right:.1%} |\n"
+        f"| the same without Others | {free:.1%} |\n"
         f"| the same by three labels at random, without Others | {chance:.1%} |\n"
-        f"| no label above Others for pictures of no domain ({none}) | {empty / none:.1%} |"
+        f"| no label above Others for pictures of no domain ({(~some).sum()}) | {empty:.1%} |"
     )
 
 

@@ -57,8 +57,7 @@ class EmbedderProvider:
         image = unit(self._embedder.images(list(request.images)))[0]
         entries, owner, texts = self._domains(labels["domain"])
         near = texts @ image
-        best = [float(near[[place for place, one in enumerate(owner) if one == number]].max())
-                for number in range(len(entries))]  # fmt: skip
+        best = label_scores(near[None], owner)[0].tolist()
         order = sorted(range(len(entries)), key=lambda number: (-best[number], number))
         above = sum(score >= self._others for score in best)
         names = [str(entries[number]["name"]) for number in order]
@@ -81,6 +80,12 @@ class EmbedderProvider:
 def texts_of(entry: dict[str, Any]) -> list[str]:
     """What stands for an L1 label: its name, and each L2's name with its things."""
     return [str(entry["name"]), *(f"{l2['name']}: {', '.join(l2['things'])}" for l2 in entry["l2"])]
+
+
+def label_scores(near: Floats, owner: list[int]) -> Floats:
+    """[N, labels]: of cosines with the labels' texts [N, T] the best of each label; `owner` [T] says whose they are."""
+    places = np.array(owner)
+    return np.stack([near[:, places == number].max(axis=1) for number in range(max(owner) + 1)], axis=1)
 
 
 def _abilities(entries: list[Any], domains: list[Any], near: Floats, owner: list[int]) -> list[str]:
