@@ -59,8 +59,8 @@ class Towers:
         x = (rows - w["image.mean"]) * w["image.scale"]
         hidden = x @ w["image.in"].T + w["image.in_bias"]
         gated = (hidden / (1 + np.exp(-hidden))).astype(np.float32)
-        found: Floats = gated @ w["image.out"].T + x @ w["image.skip"].T
-        return unit(found)
+        found = gated @ w["image.out"].T + x @ w["image.skip"].T
+        return unit(found.astype(np.float32))
 
 
 @cache
