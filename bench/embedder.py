@@ -201,7 +201,7 @@ def main() -> None:
         found = f"\n## {title}\n\n{part()}\n"
         print(found, flush=True)
         text += found
-    print(write("embedder", text))
+    print(write("embedder", text.replace(str(options.folder), "FOLDER")))
 
 
 if __name__ == "__main__":
