@@ -4,7 +4,8 @@ a number of places and times at which it refuses everything, if asked for.
     python -m bench.endpoint PORT [--latency 0.2] [--places 32] [--closed-every 10 --closed-for 1] [--refuse 0.01]
         [--retry-after 1]
 
-GET anything: counts as JSON. POST: a judgement, after the latency, or a 429 with Retry-After.
+GET anything: counts as JSON. POST: a judgement, after the latency, or a 429 at once as hosted endpoints send it: with
+Retry-After in whole seconds, Retry-After-Ms exactly, and an error of the usual words.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import socket
 import subprocess
@@ -22,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+PERSON = '{"name": "Jason", "age": 25}'
 ANSWER = '{"score": 1, "reason": "The topic fits the question, and the answer is right for this image."}'
 
 
@@ -30,8 +33,12 @@ def _http(status: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-def _completion() -> bytes:
-    choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
+def _completion(content: str | None, tool: str | None = None) -> bytes:
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if tool is not None:
+        called = {"name": "Judgement", "arguments": tool}
+        message["tool_calls"] = [{"id": "call_1", "type": "function", "function": called}]
+    choice = {"index": 0, "message": message, "finish_reason": "stop" if tool is None else "tool_calls"}
     usage = {"prompt_tokens": 300, "completion_tokens": 25, "total_tokens": 325}
     whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
     return json.dumps(whole).encode()
@@ -42,9 +49,18 @@ class Endpoint:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.began, self.rng = options, time.monotonic(), random.Random(0)
-        self.good = _http("200 OK", _completion())
-        self.counts = {"answered": 0, "refused": 0, "most": 0}
-        self.open = 0
+        self.good = _http("200 OK", _completion(ANSWER))
+        self.called = _http("200 OK", _completion(None, ANSWER))  # for distilabel, which asks for a call of a tool
+        self.person = _http("200 OK", _completion(PERSON))  # for what Curator tries first
+        self.counts = {"answered": 0, "refused": 0, "most": 0, "open_seconds": 0.0}
+        self.open, self.changed = 0, self.began
+
+    def turn(self, step: int) -> None:
+        """One more is open, or one less."""
+        now = time.monotonic()
+        self.counts["open_seconds"] += self.open * (now - self.changed)
+        self.open, self.changed = self.open + step, now
+        self.counts["most"] = max(self.counts["most"], self.open)
 
     def refusal(self) -> bytes | None:
         """A 429 and when to come again, or nothing."""
@@ -57,7 +73,10 @@ class Endpoint:
             wait = options.retry_after
         if not wait:
             return None
-        return _http("429 Too Many Requests", b'{"error": {"code": "rate_limit_exceeded"}}', f"Retry-After: {wait:.3f}")
+        told = {"message": f"Rate limit reached for m. Please try again in {wait:.1f}s.", "type": "requests",
+                "param": None, "code": "rate_limit_exceeded"}  # fmt: skip
+        after = (f"Retry-After: {math.ceil(wait)}", f"Retry-After-Ms: {math.ceil(1000 * wait)}")
+        return _http("429 Too Many Requests", json.dumps({"error": told}).encode(), *after)
 
 
 class Connection(asyncio.Protocol):
@@ -82,26 +101,27 @@ class Connection(asyncio.Protocol):
         if len(rest) < length:
             return
         self.received = rest[length:]
-        self._answer()
+        endpoint = self.endpoint
+        good = endpoint.called if b'"tools"' in rest else endpoint.person if b'"User"' in rest else endpoint.good
+        self._answer(good)
 
-    def _answer(self) -> None:
+    def _answer(self, good: bytes) -> None:
         endpoint = self.endpoint
         refused = endpoint.refusal()
         if refused is not None:
             endpoint.counts["refused"] += 1
             self.transport.write(refused)
             return
-        endpoint.open += 1
-        endpoint.counts["most"] = max(endpoint.counts["most"], endpoint.open)
+        endpoint.turn(1)
         if endpoint.options.latency:
-            asyncio.get_running_loop().call_later(endpoint.options.latency, self._done)
+            asyncio.get_running_loop().call_later(endpoint.options.latency, self._done, good)
         else:
-            self._done()
+            self._done(good)
 
-    def _done(self) -> None:
-        self.endpoint.open -= 1
+    def _done(self, good: bytes) -> None:
+        self.endpoint.turn(-1)
         self.endpoint.counts["answered"] += 1
-        self.transport.write(self.endpoint.good)
+        self.transport.write(good)
 
 
 @contextmanager
@@ -125,8 +145,8 @@ def endpoint(**options: float) -> Iterator[str]:
         process.wait(30)
 
 
-def counts(url: str) -> dict[str, int]:
-    """What the endpoint has answered and refused, and the most it had open."""
+def counts(url: str) -> dict[str, float]:
+    """What the endpoint has answered and refused, the most it had open, and how many it had open, summed over time."""
     with urllib.request.urlopen(url, timeout=30) as answer:
         return json.loads(answer.read())
 

@@ -91,7 +91,7 @@ def estimate(recipe: Recipe, root: Path, reporter: Reporter) -> dict[str, Any]:
 
     run(recipe, root, reporter, until="images")
     images = read_samples(root / "images" / "samples.parquet")
-    return estimate(images, recipe.data, ImageStore(root / "image-store"), recipe.seed)
+    return estimate(images, recipe.data, ImageStore(root / "image-store"), recipe.seed, root)
 
 
 def _unwritable(root: Path, error: OSError) -> UserError:

@@ -88,7 +88,7 @@ def test_all_that_decides_an_answer_is_in_the_key(tmp_path: Path, monkeypatch: p
 def test_another_version_of_a_prompt_is_another_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with endpoint(lambda body, number: GOOD) as server:
         for version, sent in (("judge@1", 1), ("judge@1", 1), ("judge@2", 2)):
-            monkeypatch.setattr("open4ov.mllm.openai.version", lambda template, version=version: version)
+            monkeypatch.setattr("open4ov.mllm.question.version", lambda template, version=version: version)
             Asker(section(server.url), place=tmp_path).ask_many([judgement()])
             assert len(server.bodies) == sent
 

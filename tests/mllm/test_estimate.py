@@ -112,6 +112,54 @@ def test_it_counts_what_a_run_with_these_answers_sends(
     assert set(report["roles"]) == set(ROLES)
 
 
+def test_what_is_kept_is_not_asked_again(
+    images: tuple[ImageStore, list[Sample]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is stopped by its budget; the dry run then says what the same command will send when it may go on. The
+    oracle is again an endpoint that gives the answers of the dry run, kept ones aside."""
+    monkeypatch.setenv("TEST_KEY", "a-secret-of-this-test")
+    store, samples = images
+    given: dict[str, str] = {}
+    make_up = estimate.made_up
+
+    def record(request: Request) -> dict[str, Any]:
+        found = make_up(request)
+        shown = [data_url(picture) for picture in request.images]
+        given["".join([*shown, request.prompt.text])] = json.dumps(found)
+        return found
+
+    def reply(body: dict[str, Any], number: int) -> Raw:
+        *shown, text = body["messages"][0]["content"]
+        return Raw(completion(given["".join([*(one["image_url"]["url"] for one in shown), text["text"]])], (900, 20)))
+
+    monkeypatch.setattr(estimate, "made_up", record)
+    with endpoint(reply) as server:
+        small, large = section(server.url, budget={"tokens": 40_000}), section(server.url, budget={"tokens": 10**8})
+        first = construct.estimate(samples, small, store, 0, tmp_path)
+        assert first["total"]["kept"] == 0
+        assert first["spent"] == {"tokens": 0, "money": 0.0}
+        assert not (tmp_path / "asked").exists()  # looked for, not made
+        with pytest.raises(UserError, match=r"data\.budget\.tokens"):
+            construct.make(samples, small, store, 0, asker=Asker(small, place=tmp_path))
+        sent = len(server.bodies)
+        assert 0 < sent < first["total"]["calls"]
+        second = construct.estimate(samples, small, store, 0, tmp_path)
+        assert len(server.bodies) == sent
+        assert second["total"]["kept"] == sent
+        assert second["total"]["calls"] == first["total"]["calls"] - sent
+        assert second["total"]["input"] < first["total"]["input"]
+        assert second["spent"]["tokens"] == sent * 920
+        text = estimate.to_text(second, small)
+        assert f"{sent} answers are kept" in text
+        assert f"Spent so far: {sent * 920:,} tokens" in text
+        assert f"of which {40_000 - sent * 920:,} are left" in text
+        construct.make(samples, large, store, 0, asker=Asker(large, place=tmp_path))
+        assert len(server.bodies) == sent + second["total"]["calls"]
+        last = construct.estimate(samples, large, store, 0, tmp_path)
+        assert (last["total"]["calls"], last["total"]["money"]) == (0, 0)
+        assert last["total"]["kept"] == len(server.bodies)
+
+
 def test_the_table_names_its_rules_and_the_budget_that_is_too_small(images: tuple[ImageStore, list[Sample]]) -> None:
     store, samples = images
     chosen = section("http://127.0.0.1:9/v1", budget={"tokens": 100})

@@ -67,11 +67,14 @@ def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None)
     return told
 
 
-def estimate(images: Sequence[Sample], section: DataSection, store: ImageStore, seed: int) -> dict[str, Any]:
-    """What `construct` would ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing."""
-    providers, rows = guessers(section)
-    make(images, section, store, seed, asker=Asker(section, dict(providers)))
-    return figures(section, rows)
+def estimate(
+    images: Sequence[Sample], section: DataSection, store: ImageStore, seed: int, place: Path | None = None
+) -> dict[str, Any]:
+    """What `construct` would still ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing.
+    `place`: the run's folder, where answers and the costs of earlier starts are."""
+    with guessers(section, place) as (providers, rows):
+        make(images, section, store, seed, asker=Asker(section, dict(providers)))
+    return figures(section, rows, place)
 
 
 class Result:

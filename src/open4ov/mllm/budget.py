@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,18 @@ INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET requ
     input = input + excluded.input, output = output + excluded.output, estimated = estimated + excluded.estimated,
     money = money + excluded.money
 """
+
+
+def spent_before(path: Path) -> tuple[int, float]:
+    """Tokens and money in the book of a run, with what was under way when it ended; nothing without a book."""
+    if not path.is_file():
+        return 0, 0.0
+    with closing(connect(path, _SCHEMA, 1)) as book:
+        found = book.execute(
+            "SELECT sum(input + output), sum(money) FROM "
+            "(SELECT input, output, money FROM spent UNION ALL SELECT input, output, money FROM open)"
+        ).fetchone()
+    return int(found[0] or 0), float(found[1] or 0.0)
 
 
 class BudgetError(ProviderError):

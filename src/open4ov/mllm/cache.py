@@ -50,6 +50,11 @@ class AnswerCache:
         self._lock = threading.Lock()
         self._database = connect(self.path, _SCHEMA, 1)
 
+    @staticmethod
+    def of_before(folder: Path) -> AnswerCache | None:
+        """The answers of a folder that has some; nothing is made."""
+        return AnswerCache(folder) if (folder / "answers.sqlite").is_file() else None
+
     def get(self, key: bytes) -> Kept | None:
         with self._lock:
             row = self._database.execute(

@@ -24,6 +24,16 @@ from open4ov.recipe_providers import PriceSection
 FOLDER = "asked"
 
 
+def kept_in(section: DataSection, place: Path | None) -> Path | None:
+    """The folder of kept answers of a run whose folder is `place`; None: they are forgotten."""
+    return Path(section.cache) if section.cache else place / FOLDER if place else None
+
+
+def book_of(place: Path) -> Path:
+    """The file that says what a run has spent."""
+    return place / FOLDER / "spending.sqlite"
+
+
 class Tally:
     """Counts by role, from many threads."""
 
@@ -86,12 +96,11 @@ class Desk:
     @staticmethod
     def open(section: DataSection, place: Path | None) -> Desk:
         """The desk of a recipe; `place` is the run's folder. Raises UserError when files cannot be used."""
-        folder = place / FOLDER if place else None
-        kept = Path(section.cache) if section.cache else folder
+        kept = kept_in(section, place)
         try:
             return Desk(
                 AnswerCache(kept) if kept else None,
-                Budget(section.budget, folder / "spending.sqlite" if folder else None),
+                Budget(section.budget, book_of(place) if place else None),
                 Local(section.local_hosts) if section.local_only else None,
             )
         except (PermissionError, FileExistsError, NotADirectoryError) as error:

@@ -3,20 +3,27 @@
 All steps run as they would, with every prompt as it would be sent; only the answers are made up: topics as many as are
 asked for, pairs up to the budget, every judge and check in favour. So calls and tokens are on the high side, and the
 later steps follow the earlier ones. Text is counted by `tokens.guess`, images by the recipe's rule, an answer as a
-typical one of its kind. A question that is asked twice counts once, as the kept answer would be used.
+typical one of its kind. A question that is asked twice counts once, as the kept answer would be used; one whose answer
+is kept from an earlier start counts as kept and costs nothing, and what follows is built on that answer.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from open4ov.mllm import tokens
-from open4ov.mllm.ask import AnswerError, Request, version
+from open4ov.mllm.ask import AnswerError, Request
 from open4ov.mllm.budget import Usage
 from open4ov.recipe import DataSection
 from open4ov.recipe_providers import ProviderSection
+
+if TYPE_CHECKING:
+    from open4ov.mllm.cache import AnswerCache
 
 SENTENCE = "It shows this and that beside one another, which can be asked about in some ways."
 
@@ -26,33 +33,49 @@ class Row:
     """What one role asks of one provider."""
 
     calls: int = 0
+    kept: int = 0  # beside those: answered before
     images: int = 0
     image_tokens: int = 0
     usage: Usage = field(default_factory=Usage)
 
 
 class Guesser:
-    """A provider that counts and answers at once. `rows`: by role and provider, shared by all guessers of a run."""
+    """A provider that counts and answers at once. `rows`: by role and provider, shared by all guessers of a run.
+    `cache`: answers of earlier starts."""
 
     concurrency = 1
 
-    def __init__(self, name: str, settings: ProviderSection, rows: dict[tuple[str, str], Row]) -> None:
-        self._name, self._settings, self._rows = name, settings, rows
-        self._seen: set[tuple[object, ...]] = set()
+    def __init__(
+        self, name: str, settings: ProviderSection, rows: dict[tuple[str, str], Row], cache: AnswerCache | None = None
+    ) -> None:
+        self._name, self._settings, self._rows, self._cache = name, settings, rows, cache
+        self._seen: set[bytes] = set()
         self._pictures: dict[str, int] = {}
 
     def identity(self, role: str) -> str:
         return self._settings.model or self._settings.kind
 
     def answer(self, request: Request) -> dict[str, Any]:
+        if self._settings.kind != "openai":
+            return made_up(request)
         from open4ov.mllm import reply
+        from open4ov.mllm.question import known_as
 
         text = request.prompt.text
-        answer = made_up(request)
-        asked = (request.role, version(request.prompt.template), text, *(picture.sha for picture in request.images))
-        if self._settings.kind != "openai" or asked in self._seen:
-            return answer
+        asked = known_as(request, text, self._settings)
+        kept = self._cache.get(asked) if self._cache else None
+        try:
+            answer = reply.fit(kept.answer, request) if kept else None
+        except reply.Misfit:  # as the run itself would find
+            answer = None
+        again = asked in self._seen
         self._seen.add(asked)
+        if answer is not None:
+            self._rows.setdefault((request.role, self._name), Row()).kept += not again
+            return answer
+        answer = made_up(request)
+        if again:
+            return answer
         pictures = [self._picture(request, number) for number in range(len(request.images))]
         schema = reply.schema(request.schema).text
         said = request.schema.model_validate(answer).model_dump_json()
@@ -107,26 +130,48 @@ def _pair(values: dict[str, Any], number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def guessers(section: DataSection) -> tuple[dict[str, Guesser], dict[tuple[str, str], Row]]:
-    """One for each provider of a recipe, and the rows that they fill."""
+@contextmanager
+def guessers(
+    section: DataSection, place: Path | None = None
+) -> Generator[tuple[dict[str, Guesser], dict[tuple[str, str], Row]]]:
+    """One for each provider of a recipe, and the rows that they fill. `place`: the run's folder, with its answers."""
+    from open4ov.mllm.cache import AnswerCache
+    from open4ov.mllm.desk import kept_in
+
     rows: dict[tuple[str, str], Row] = {}
-    return {name: Guesser(name, settings, rows) for name, settings in section.providers.items()}, rows
+    folder = kept_in(section, place)
+    cache = AnswerCache.of_before(folder) if folder else None
+    try:
+        yield {name: Guesser(name, settings, rows, cache) for name, settings in section.providers.items()}, rows
+    finally:
+        if cache:
+            cache.close()
 
 
-def figures(section: DataSection, rows: dict[tuple[str, str], Row]) -> dict[str, Any]:
-    """The estimate as data: lines by role and provider, totals, and by which rules images were counted."""
+def figures(section: DataSection, rows: dict[tuple[str, str], Row], place: Path | None = None) -> dict[str, Any]:
+    """The estimate as data: lines by role and provider, totals, what the run has spent before, and by which rules
+    images were counted."""
+    from open4ov.mllm.budget import spent_before
+    from open4ov.mllm.desk import book_of
+
+    tokens_before, money_before = spent_before(book_of(place)) if place else (0, 0.0)
     lines: list[dict[str, Any]] = [
         {
             "role": role, "provider": name, "model": section.providers[name].model or "", "calls": row.calls,
-            "images": row.images, "image_tokens": row.image_tokens, "input": row.usage.input,
+            "kept": row.kept, "images": row.images, "image_tokens": row.image_tokens, "input": row.usage.input,
             "output": row.usage.output, "money": row.usage.money(section.providers[name].price),
             "priced": section.providers[name].price is not None,
         }
         for (role, name), row in rows.items()
     ]  # fmt: skip
-    names = ("calls", "images", "image_tokens", "input", "output", "money")
+    names = ("calls", "kept", "images", "image_tokens", "input", "output", "money")
     rules = {name: tokens.rule_in_words(section.providers[name].image_tokens) for _, name in rows}
-    return {"lines": lines, "total": {name: sum(line[name] for line in lines) for name in names}, "image_rules": rules}
+    return {
+        "lines": lines,
+        "total": {name: sum(line[name] for line in lines) for name in names},
+        "spent": {"tokens": tokens_before, "money": money_before},
+        "image_rules": rules,
+    }
 
 
 def to_text(found: dict[str, Any], section: DataSection) -> str:
@@ -137,6 +182,7 @@ def to_text(found: dict[str, Any], section: DataSection) -> str:
         "role",
         "provider",
         "calls",
+        "kept",
         "images",
         "input tokens",
         "of images",
@@ -146,7 +192,7 @@ def to_text(found: dict[str, Any], section: DataSection) -> str:
     rows: list[tuple[str, ...]] = [head]
     for line in [*found["lines"], {"role": "all", "provider": "", "priced": True, **found["total"]}]:
         cost = f"{line['money']:.4g}" if line["priced"] else "no price"
-        counts = (line[name] for name in ("calls", "images", "input", "image_tokens", "output"))
+        counts = (line[name] for name in ("calls", "kept", "images", "input", "image_tokens", "output"))
         rows.append((str(line["role"]), str(line["provider"]), *(f"{count:,}" for count in counts), cost))
     widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
     text = [
@@ -156,11 +202,20 @@ def to_text(found: dict[str, Any], section: DataSection) -> str:
     ]  # fmt: skip
     text += [f"images for {name}: {rule}" for name, rule in found["image_rules"].items()]
     text.append("An estimate on the high side: every judge agrees, every image gets the pairs of a middling density.")
-    total, limits = found["total"], section.budget
+    total, limits, spent = found["total"], section.budget, found["spent"]
+    if total["kept"]:
+        text.append(
+            f"{total['kept']:,} answers are kept from before and cost nothing again; they are in no other column."
+        )
+    if spent["tokens"]:
+        text.append(f"Spent so far: {spent['tokens']:,} tokens, {spent['money']:.4g} by the prices of then.")
     for name, limit, need in (("tokens", limits.tokens, total["input"] + total["output"]),
                               ("money", limits.money, total["money"])):  # fmt: skip
-        if limit is not None and need > limit:
+        left = 0.0 if limit is None else max(0.0, limit - spent[name])
+        if limit is not None and need > left:
+            of_it = f", of which {left:,.6g} are left" if spent[name] else ""
             text.append(
-                f"data.budget.{name} is {limit:,}: about {limit / need:.0%} of this, and the run would stop there."
+                f"data.budget.{name} is {limit:,}{of_it}: about {left / need:.0%} of this, "
+                "and the run would stop there."
             )
     return "\n".join(text)

@@ -2,7 +2,7 @@
 
 | kind | what happened | what follows |
 |---|---|---|
-| `rate_limited` | 429 | the endpoint is left alone as long as it says, and asked less at once if that is why |
+| `rate_limited` | 429 | tried again no sooner than it says; a trial tells whether it means everybody (`pause.py`) |
 | `overloaded` | 408, 503 | tried again later, fewer at once |
 | `timeout` | no whole reply in time | the same |
 | `server_error` | any other 5xx, 409 | tried again later |

@@ -24,12 +24,13 @@ from openai.types.chat import ChatCompletion
 from open4ov.mllm import reply, tokens
 from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
 from open4ov.mllm.budget import Usage
-from open4ov.mllm.cache import Kept, key
+from open4ov.mllm.cache import Kept
 from open4ov.mllm.concurrency import backoff
 from open4ov.mllm.desk import Desk
 from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
 from open4ov.mllm.pause import SHORTEST
+from open4ov.mllm.question import known_as
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
 
@@ -64,7 +65,8 @@ class OpenAIProvider:
                 "endpoint's key (any word for an endpoint without keys)"
             )
         self.concurrency = settings.concurrency
-        self.threads = 2 * settings.concurrency  # so that one is ready to be sent where another was refused or has come
+        # More threads than may be open: one is ready to be sent where another has come, or was refused and has to wait.
+        self.threads = settings.concurrency + min(settings.concurrency, 64)
         self._settings, self._model, self._name = settings, settings.model, where.rpartition(".")[2]
         self._where = f"{where} ({settings.base_url or 'api.openai.com'})"
         self._gate = self._desk.gate(self._url, settings.concurrency)
@@ -94,18 +96,8 @@ class OpenAIProvider:
         return found
 
     def _question(self, request: Request) -> _Question:
-        text, prompt, schema = request.prompt.text, version(request.prompt.template), reply.schema(request.schema)
-        settings = self._settings
-        named = key(
-            role=request.role,  # two judges are two, though one model plays them
-            endpoint=settings.cache_as or self._url,
-            model=self._model,
-            parameters=[settings.temperature, settings.max_tokens],
-            schema=schema.text,
-            prompt=prompt,
-            messages=[["user", [picture.sha for picture in request.images], text]],
-        )
-        return _Question(request, text, schema, named)
+        text = request.prompt.text
+        return _Question(request, text, reply.schema(request.schema), known_as(request, text, self._settings))
 
     def _kept(self, question: _Question) -> Answered | None:
         kept = self._desk.cache.get(question.key) if self._desk.cache else None
