@@ -63,7 +63,7 @@ def review(
                 raise UserError(f"--under {name}: no such L1; known: {', '.join(known)}")
         section = load_recipe(recipe).data
         embed = function(section.embedder, "data.embedder")
-        expanded = labels_expand.expand(Asker(section), tree, embed, under or (), limit, like)
+        expanded = labels_expand.expand(Asker(section, place=out), tree, embed, under or (), limit, like)
     elif under:
         raise UserError("--under has no effect without --recipe, which names who proposes")
     labels_review.write(out, tree, expanded, _coverage(run) if run else None)
