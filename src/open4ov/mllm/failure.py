@@ -29,12 +29,14 @@ SECRET = 12
 """Characters from which a key is no common word, so that what holds it repeats it"""
 LONGEST_PAUSE = 600.0
 """Seconds; who is told to wait longer had better come back another time"""
+_UNSEEN = ("timeout", "closed", "empty", "huge", "encoding")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """`again`: another try may help; `everyone`: no other question will fare better; `charged`: it may have cost.
-    `pause`: seconds for which the endpoint wants to be left alone."""
+    """`again`: another try may help; `everyone`: no other question will fare better; `charged`: it may have cost;
+    `unseen`: an answer of any length may have been written and charged, though none came. `pause`: seconds
+    for which the endpoint wants to be left alone."""
 
     kind: str
     reason: str
@@ -42,6 +44,7 @@ class Failure:
     again: bool = True
     everyone: bool = False
     charged: bool = False
+    unseen: bool = False
     pause: float = 0.0
 
 
@@ -56,13 +59,14 @@ def failure(error: Exception, secret: str) -> Failure | None:
             error.again,
             everyone=error.kind == "not_local",
             charged=error.kind not in ("unreachable", "redirect", "not_local"),
+            unseen=error.kind in _UNSEEN,
         )
     if isinstance(error, openai.APIStatusError):
         return _status(error, secret)
     if isinstance(error, openai.APIConnectionError):
-        return Failure("closed", "the connection to the endpoint failed", charged=True)
+        return Failure("closed", "the connection to the endpoint failed", charged=True, unseen=True)
     if isinstance(error, openai.APIError | ValueError | RecursionError):
-        return Failure("truncated", "the reply is no whole JSON", charged=True)
+        return Failure("truncated", "the reply is no whole JSON", charged=True, unseen=True)
     return None
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import os
+import sqlite3
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from open4ov.mllm import reply, tokens
 from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept
-from open4ov.mllm.concurrency import backoff
+from open4ov.mllm.concurrency import Outcome, backoff
 from open4ov.mllm.desk import Desk
 from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
@@ -93,7 +94,23 @@ class OpenAIProvider:
             except AnswerError as error:
                 self._desk.tally.fault(request.role, error.kind)
                 raise
+            except Exception as error:
+                ended = self._ended(error)
+                if ended is not error:
+                    raise ended from error
+                raise
         return found
+
+    def _ended(self, error: Exception) -> Exception:
+        """After a full disk or a fault of ours, whoever waits must not wait for ever. Gives what to raise."""
+        if isinstance(error, sqlite3.Error):
+            error = ProviderError(
+                f"{self._where}: what is asked and spent cannot be written ({error}). All answers before are kept: "
+                "make room, and the same command goes on from here"
+            )
+        self._gate.close(error)
+        self._desk.budget.end(error)
+        return error
 
     def _question(self, request: Request) -> _Question:
         text = request.prompt.text
@@ -157,29 +174,34 @@ class OpenAIProvider:
         tries = limited = 0
         while True:
             turn = self._gate.enter()
+            took, failed = Usage(), None
+            outcome: Outcome = "failed"  # what the gate is told when even the book cannot be written
+            pause = 0.0
             try:
                 reserved = budget.reserve(role, self._name, most, price)
-            except ProviderError as error:
-                self._gate.leave(turn, "failed")
+                self._desk.tally.sent(role, repair and not tries)
+                try:
+                    completion = self._create(question, messages)
+                    took = reply.usage(completion) or Usage(tokens.guess(said) + framing, _guess(completion), 1)
+                    outcome = "good"
+                except Exception as error:
+                    failed = failure(error, self._secret or "")
+                    if failed is None:
+                        raise
+                    outcome, pause = failed.outcome, failed.pause
+                    if failed.charged:
+                        took = Usage(tokens.guess(said) + framing, most.output if failed.unseen else 0, 1)
+                        self._desk.tally.unseen(role, took)
+                except BaseException:  # stopped while it was under way: it may be charged in full
+                    took = Usage(most.input, most.output, 1)
+                    raise
+                finally:
+                    budget.settle(reserved, took)
+            except ProviderError as error:  # of the budget: before the next in line is let in
                 self._gate.close(error)
                 raise
-            self._desk.tally.sent(role, repair and not tries)
-            took, failed = Usage(), None
-            try:
-                completion = self._create(question, messages)
-                took = reply.usage(completion) or Usage(tokens.guess(said) + framing, _guess(completion), 1)
-            except Exception as error:
-                failed = failure(error, self._secret or "")
-                if failed is None:
-                    raise
-                if failed.charged:
-                    took = Usage(tokens.guess(said) + framing, 0, 1)
-            except BaseException:  # stopped while it was under way: it may be charged in full
-                took = Usage(most.input, most.output, 1)
-                raise
             finally:
-                budget.settle(reserved, took)
-                self._gate.leave(turn, failed.outcome if failed else "good", (failed and failed.pause) or 0.0)
+                self._gate.leave(turn, outcome, pause)
             if failed is None:
                 with self._lock:
                     self._given_up = 0
