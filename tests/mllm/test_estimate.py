@@ -17,7 +17,7 @@ from open4ov.data import construct
 from open4ov.errors import UserError
 from open4ov.mllm import ROLES, Asker, Prompt, Request, estimate
 from open4ov.mllm.answers import Density, Judgement, Pairs, Ranking, Topics, Verification
-from open4ov.mllm.openai import data_url
+from open4ov.mllm.showing import encode
 from open4ov.recipe import DataSection, PriceSection, ProviderSection
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
@@ -75,7 +75,7 @@ def test_it_counts_what_a_run_with_these_answers_sends(
 
     def record(self: estimate.Guesser, request: Request) -> dict[str, Any]:
         found = answer(self, request)
-        shown = [data_url(picture) for picture in request.images]
+        shown = [encode(picture, ProviderSection()).url for picture in request.images]
         given["".join([*shown, request.prompt.text])] = json.dumps(found)
         return found
 
@@ -124,7 +124,7 @@ def test_what_is_kept_is_not_asked_again(
 
     def record(request: Request) -> dict[str, Any]:
         found = make_up(request)
-        shown = [data_url(picture) for picture in request.images]
+        shown = [encode(picture, ProviderSection()).url for picture in request.images]
         given["".join([*shown, request.prompt.text])] = json.dumps(found)
         return found
 

@@ -88,9 +88,12 @@ class Guesser:
         return answer
 
     def _picture(self, request: Request, number: int) -> int:
+        from open4ov.mllm.showing import scaled
+
         picture = request.images[number]
         if picture.sha not in self._pictures:
-            self._pictures[picture.sha] = tokens.of_image(self._settings.image_tokens, *picture.size)
+            size = scaled(picture.size, self._settings.max_pixels)
+            self._pictures[picture.sha] = tokens.of_image(self._settings.image_tokens, *size)
         return self._pictures[picture.sha]
 
 

@@ -87,7 +87,10 @@ def _status(error: openai.APIStatusError, secret: str) -> Failure:
         return Failure("server_error", reason, pause=wait or 0.0)
     if status in (401, 402, 403, 404):
         return Failure("refused", f"{reason}; check base_url, model and key", again=False, everyone=True)
-    return Failure(f"http_{status}", f"{reason}: it does not accept this question", again=False)
+    hint = ""
+    if status in (400, 422) and re.search(r"max_(completion_)?tokens", str(error.body)):
+        hint = "; is it the name under which it wants max_tokens (data.providers.*.max_tokens_field)?"
+    return Failure(f"http_{status}", f"{reason}: it does not accept this question{hint}", again=False)
 
 
 def _code(error: openai.APIStatusError, secret: str) -> str:

@@ -1,8 +1,8 @@
 """The real provider: any OpenAI-compatible endpoint (a hosted model, vLLM, ...), through the official client.
 
-Images travel as PNG data URLs. The answer is asked for as strict JSON schema; one that does not parse or fit is sent
-back once with what was wrong. Before a question goes out it is looked up among the kept answers, has a turn at the
-endpoint's gate and its share of the budget set aside. The key is read from the environment variable that the recipe
+Images travel as data URLs (`showing.py`). The answer is asked for as strict JSON schema; one that does not parse or fit
+is sent back once with what was wrong. Before a question goes out it is looked up among the kept answers, has a turn at
+the endpoint's gate and its share of the budget set aside. The key is read from the environment variable that the recipe
 names, and from nowhere else. What goes wrong has a kind (`failure.py`, `reply.py`).
 
 The blocking client in threads, since it takes less of the processor than the asyncio one (`python -m bench.data
@@ -11,7 +11,6 @@ The blocking client in threads, since it takes less of the processor than the as
 
 from __future__ import annotations
 
-import base64
 import os
 import sqlite3
 import threading
@@ -23,7 +22,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from open4ov.mllm import reply, tokens
-from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
+from open4ov.mllm.ask import Answered, AnswerError, ProviderError, Request, version
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept
 from open4ov.mllm.concurrency import Outcome, backoff
@@ -31,7 +30,8 @@ from open4ov.mllm.desk import Desk
 from open4ov.mllm.failure import Failure, failure
 from open4ov.mllm.local import DEFAULT_URL
 from open4ov.mllm.pause import SHORTEST
-from open4ov.mllm.question import known_as
+from open4ov.mllm.question import known_as, longest
+from open4ov.mllm.showing import Showing
 from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
 
@@ -70,6 +70,7 @@ class OpenAIProvider:
         self.threads = settings.concurrency + min(settings.concurrency, 64)
         self._settings, self._model, self._name = settings, settings.model, where.rpartition(".")[2]
         self._where = f"{where} ({settings.base_url or 'api.openai.com'})"
+        self._showing = Showing(settings)
         self._gate = self._desk.gate(self._url, settings.concurrency)
         self._given_up, self._lock = 0, threading.Lock()
         transport = Transport(self._url, settings.timeout, self._desk.local, f"{where}.base_url")
@@ -130,12 +131,12 @@ class OpenAIProvider:
 
     def _ask(self, question: _Question) -> Answered:
         request = question.request
-        pictures = [picture.png for picture in request.images]
-        content: list[Any] = [{"type": "image_url", "image_url": {"url": _url(png)}} for png in pictures]
+        pictures = [self._showing.of(picture) for picture in request.images]
+        content: list[Any] = [{"type": "image_url", "image_url": {"url": picture.url}} for picture in pictures]
         content.append({"type": "text", "text": question.text})
         messages: list[Any] = [{"role": "user", "content": content}]
         said = question.text + question.schema.text
-        images = sum(tokens.of_image(self._settings.image_tokens, *png_size(png)) for png in pictures)
+        images = sum(tokens.of_image(self._settings.image_tokens, *picture.size) for picture in pictures)
         usage, fault = Usage(), reply.Misfit("empty", "")
         for repair in (False, True):
             completion, took = self._send(question, messages, said, images, repair)
@@ -219,9 +220,11 @@ class OpenAIProvider:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
-            "max_completion_tokens": self._settings.max_tokens,
             "response_format": question.schema.response_format,
+            **longest(self._settings),
         }
+        if self._settings.seed is not None:
+            body["seed"] = self._settings.seed
         if self._settings.temperature is not None:
             body["temperature"] = self._settings.temperature
         return self._client.post("/chat/completions", cast_to=ChatCompletion, body=body)
@@ -245,15 +248,6 @@ class OpenAIProvider:
         self._desk.tally.fault(role, failed.kind)
         self._gate.close(error)
         raise error
-
-
-def data_url(picture: Picture) -> str:
-    """The picture as a PNG data URL."""
-    return _url(picture.png)
-
-
-def _url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _guess(completion: ChatCompletion) -> int:
