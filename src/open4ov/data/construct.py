@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open4ov.data import density, labels, report, topics
+from open4ov.data import density, judge, labels, report, topics
 from open4ov.data.assemble import Construction, Progress
 from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
@@ -43,6 +43,8 @@ def construct(run: StageRun) -> None:
     asker = Asker(section, place=given.parent)
     drawn = run.recipe.images.general.startswith(CORPUS)
     task = Task(section, source, run.images.root, run.scratch, run.recipe.seed, general, drawn)
+    if alike := judge.warning(section):  # before anything is paid
+        run.note(alike)
     told = build(task, run.out, asker, run.progress)
     for line in report.warnings(told):
         run.note(line)
@@ -62,6 +64,7 @@ def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None)
     function(section.embedder, "data.embedder")
     construction = Construction(Tools(task, asker), out, progress)
     told = construction.run()
+    told["votes"]["alike"] = judge.alike(section)
     report.write(out / "report.json", told)
     write_json(out / "summary.json", told["counts"])
     return told
@@ -74,7 +77,10 @@ def estimate(
     `place`: the run's folder, where answers and the costs of earlier starts are."""
     with guessers(section, place) as (providers, rows):
         make(images, section, store, seed, asker=Asker(section, dict(providers)))
-    return figures(section, rows, place)
+    with guessers(section, place, most=True) as (providers, most):
+        make(images, section, store, seed, asker=Asker(section, dict(providers)))
+    found = figures(section, rows, most, place)
+    return found if (alike := judge.warning(section)) is None else {**found, "warning": alike}
 
 
 class Result:
