@@ -61,7 +61,7 @@ def review(
             if name not in known:
                 raise UserError(f"--under {name}: no such L1; known: {', '.join(known)}")
         section = load_recipe(recipe).data
-        asker = Asker(section)
+        asker = Asker(section, place=out)
         expanded = labels_expand.expand(asker, tree, asker.embedder.texts, under or (), limit, like)
     elif under:
         raise UserError("--under has no effect without --recipe, which names who proposes")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from open4ov.cli import data as commands
 from open4ov.errors import UserError
 from open4ov.images import open_image
-from open4ov.mllm import openai
+from open4ov.mllm import line
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, read_samples
 
@@ -27,8 +27,8 @@ from open4ov.store import ImageStore, read_samples
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "sk-very-secret-4711")
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
-    monkeypatch.setattr(openai, "PATIENCE", 2)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "PATIENCE", 2)
 
 
 def build(images: Path, url: str, out: Path, *more: str, **provider: Any) -> dict[str, Any]:

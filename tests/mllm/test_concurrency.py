@@ -220,6 +220,31 @@ def test_nobody_waits_at_a_closed_gate() -> None:
     gate.sleep(3600)  # returns at once
 
 
+def test_a_place_that_is_free_is_taken_though_others_sleep() -> None:
+    """Two questions wait for their next try when one that waits for a place is to be let in."""
+    gate = Gate(1)
+    turn = gate.enter()
+
+    def waiting() -> int:
+        found = [one for one in vars(gate).values() if isinstance(one, threading.Condition)]
+        return sum(len(one._waiters) for one in found)  # type: ignore[attr-defined]
+
+    sleepers = [threading.Thread(target=gate.sleep, args=(600.0,), daemon=True) for _ in range(2)]
+    last = threading.Thread(target=gate.enter, daemon=True)
+    for number, thread in enumerate([*sleepers, last]):
+        thread.start()
+        while waiting() <= number:
+            pass
+    gate.leave(turn, "good")
+    last.join(20)
+    taken = not last.is_alive()
+    gate.close(ProviderError("over"))
+    for thread in sleepers:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert taken
+
+
 def test_a_pause_of_all_holds_everybody_back_until_it_is_over() -> None:
     times = iter([0.0, 0.0, 0.1, 0.1, 0.2, 5.0, 9.0])
     last = [0.0]

@@ -13,7 +13,7 @@ from endpoint import CONTENT, EXPECTED, FAULTS, Raw, completion, endpoint, limit
 from PIL import Image
 
 from open4ov.data import labels, match, synthesize
-from open4ov.mllm import AnswerError, Asker, Picture, Prompt, ProviderError, Request, openai
+from open4ov.mllm import AnswerError, Asker, Picture, Prompt, ProviderError, Request, line
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.concurrency import Gate
 from open4ov.recipe import DataSection, ProviderSection
@@ -25,7 +25,7 @@ GOOD = '{"score": 1, "reason": "fine"}'
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
 
 
 def asker(url: str, place: Path | None = None, **more: Any) -> Asker:
@@ -46,7 +46,7 @@ def ask(asker: Asker, request: Request) -> dict[str, Any] | AnswerError:
 def test_each_fault_has_its_kind_and_ends_one_question_only(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(openai, "PATIENCE", 3)
+    monkeypatch.setattr(line, "PATIENCE", 3)
     caplog.set_level(logging.DEBUG)
     kind, requests = EXPECTED[name]
     timeout = 1.0 if kind == "timeout" else 20.0
@@ -97,7 +97,7 @@ def test_an_endpoint_that_never_works_stops_the_stage_before_all_questions_are_s
         asking = asker(server.url, retries=0, concurrency=4)
         with pytest.raises(ProviderError, match=r"web page.*8 questions in a row"):
             asking.ask_many([judgement(str(n)) for n in range(200)])
-        assert len(server.bodies) <= openai.IN_A_ROW + 2 * 4  # those under way, and who was let in just before the end
+        assert len(server.bodies) <= line.IN_A_ROW + 2 * 4  # those under way, and who was let in just before the end
 
 
 def test_answers_between_faults_keep_the_stage_going() -> None:

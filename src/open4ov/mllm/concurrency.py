@@ -162,7 +162,9 @@ class Gate:
         self.window = Window(most)
         self.pause = pause or Pause()
         self._clock, self._open, self._waiting = clock, 0, 0
-        self._condition = threading.Condition()
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)
+        self._asleep = threading.Condition(lock)  # who sleeps must not take the call that a place is free
         self._closed: Exception | None = None
 
     def enter(self) -> Turn:
@@ -210,14 +212,15 @@ class Gate:
 
     def sleep(self, seconds: float) -> None:
         """Waits outside of a turn; not longer than until the gate is closed."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._closed is not None, seconds)
+        with self._asleep:
+            self._asleep.wait_for(lambda: self._closed is not None, seconds)
 
     def close(self, error: Exception) -> None:
         """Nobody gets a turn any more."""
         with self._condition:
             self._closed = error
             self._condition.notify_all()
+            self._asleep.notify_all()
 
 
 def backoff(attempt: int) -> float:

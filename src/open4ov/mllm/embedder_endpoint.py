@@ -22,8 +22,9 @@ from open4ov.mllm import tokens
 from open4ov.mllm.ask import AnswerError, Picture, ProviderError, png_size
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept, key
+from open4ov.mllm.line import Line
 from open4ov.mllm.local import DEFAULT_URL
-from open4ov.mllm.openai import Line, data_url
+from open4ov.mllm.openai import data_url
 from open4ov.mllm.transport import Fault
 from open4ov.recipe_embedder import EndpointSection
 from open4ov.recipe_providers import PriceSection, ProviderSection
