@@ -236,7 +236,7 @@ def concepts(texts: list[str]) -> NDArray[np.float32]:
 def test_an_embedder_is_a_second_opinion_in_another_language_too(tsvs: list[Path]) -> None:
     asked = "Which city is the capital of France?"
     assert Benchmarks(tsvs).asked(asked, "Paris", pictured=False) is None
-    benchmarks = Benchmarks(tsvs, concepts, 0.9)
+    benchmarks = Benchmarks(tsvs, embed=concepts, near=0.9)
     hit = benchmarks.asked(asked, "Paris", pictured=False)
     assert hit is not None
     assert (hit.file, hit.index, hit.likeness) == ("two.tsv", "c", 1.0)
