@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open4ov.data import density, labels, report, topics
+from open4ov.data import density, embedder, labels, report, topics
 from open4ov.data.assemble import Construction, Progress
 from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
 from open4ov.errors import UserError
-from open4ov.functions import function
 from open4ov.mllm.ask import Asker
 from open4ov.mllm.estimate import figures, guessers
 from open4ov.recipe import DataSection
@@ -59,7 +58,7 @@ def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None)
     section = task.section
     tree = labels.load(section.labels)
     density.check_scenarios(section, tree)
-    function(section.embedder, "data.embedder")
+    embedder.tried(section.embedder)
     construction = Construction(Tools(task, asker), out, progress)
     told = construction.run()
     report.write(out / "report.json", told)
