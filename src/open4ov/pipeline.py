@@ -164,8 +164,8 @@ def _corpora() -> str:
 
 
 def _folder(folder: Path) -> str:
-    """A digest of a folder of images and annotations."""
-    return fingerprint(path for path in folder.rglob("*") if path.is_file())
+    """A digest of a folder of images and annotations: samples name their files by where these lie below it."""
+    return fingerprint((path for path in folder.rglob("*") if path.is_file()), folder)
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:

@@ -124,4 +124,4 @@ def test_a_recipe_ranks_with_the_shipped_embedder() -> None:
     assert isinstance(answer, dict)
     assert match.faults(answer, tree) == []
     assert asker.identity("rank") == "rank:embedder open4ov"
-    assert asker.origin("rank", "rank") == []  # no model read a prompt
+    assert asker.step("rank", "rank", answer) is None  # no model read a prompt
