@@ -238,7 +238,7 @@ def test_usage_that_makes_no_sense_is_estimated() -> None:
 
 def test_three_judges_on_three_endpoints_at_once(tmp_path: Path) -> None:
     """One of them fails often; the others neither wait for it nor take its answers, though their model has one name."""
-    barrier = threading.Barrier(3, timeout=20)
+    barrier = threading.Barrier(3, timeout=60)
 
     def judge(score: int) -> Any:
         def reply(body: dict[str, Any], number: int) -> str | Raw:
@@ -250,7 +250,7 @@ def test_three_judges_on_three_endpoints_at_once(tmp_path: Path) -> None:
 
     with endpoint(judge(1)) as a, endpoint(judge(0)) as b, endpoint(judge(1)) as c:
         providers = {
-            name: ProviderSection(kind="openai", base_url=one.url, model="same", api_key_env="TEST_KEY", retries=5)
+            name: ProviderSection(kind="openai", base_url=one.url, model="same", api_key_env="TEST_KEY", retries=9)
             for name, one in (("default", a), ("b", b), ("c", c))
         }
         section = DataSection(providers=providers, roles={"judge_2": "b", "judge_3": "c"})

@@ -11,6 +11,7 @@ The blocking client in threads, since it takes less of the processor than the as
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -19,7 +20,6 @@ from typing import Any
 
 import httpx2
 import openai
-from openai.types.chat import ChatCompletion
 
 from open4ov.mllm import reply, tokens
 from open4ov.mllm.ask import Answered, AnswerError, ProviderError, Request, version
@@ -167,7 +167,7 @@ class OpenAIProvider:
 
     def _send(
         self, question: _Question, messages: list[Any], said: str, images: int, repair: bool
-    ) -> tuple[ChatCompletion, Usage]:
+    ) -> tuple[Any, Usage]:
         """One reply, after as many tries as the recipe allows."""
         role, budget, price = question.request.role, self._desk.budget, self._settings.price
         framing = tokens.MESSAGE * (len(messages) + 1) + images
@@ -214,9 +214,9 @@ class OpenAIProvider:
             limit = failed.outcome == "limited"  # then no sooner than the endpoint says, whoever else may go on
             self._gate.sleep(max(failed.pause, SHORTEST) if limit else backoff(tries - 1))
 
-    def _create(self, question: _Question, messages: list[Any]) -> ChatCompletion:
+    def _create(self, question: _Question, messages: list[Any]) -> Any:
         # `post`, as `chat.completions.create` calls it: that walks through messages and schema by their types first,
-        # which takes more of the processor than all that this package adds to a request.
+        # and builds typed objects of the reply, which takes more of the processor than all that this package adds.
         body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
@@ -227,7 +227,8 @@ class OpenAIProvider:
             body["seed"] = self._settings.seed
         if self._settings.temperature is not None:
             body["temperature"] = self._settings.temperature
-        return self._client.post("/chat/completions", cast_to=ChatCompletion, body=body)
+        found = self._client.post("/chat/completions", cast_to=object, body=body)
+        return json.loads(found) if isinstance(found, str) else found  # text: the reply does not say that it is JSON
 
     def _stop_or_go_on(self, failed: Failure, role: str, tries: int, limited: int) -> None:
         """Returns when the question may be tried again. Raises AnswerError for this one, ProviderError for all."""
@@ -250,8 +251,8 @@ class OpenAIProvider:
         raise error
 
 
-def _guess(completion: ChatCompletion) -> int:
+def _guess(completion: Any) -> int:
     try:
-        return tokens.guess(completion.choices[0].message.content or "")
-    except (AttributeError, IndexError, TypeError):
+        return tokens.guess(completion["choices"][0]["message"]["content"] or "")
+    except (AttributeError, IndexError, TypeError, KeyError):
         return 0

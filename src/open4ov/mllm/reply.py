@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from openai.types.chat import ChatCompletion
 from openai.types.shared_params import ResponseFormatJSONSchema
 from pydantic import BaseModel, ValidationError
 
@@ -58,20 +57,20 @@ def schema(model: type[BaseModel]) -> Schema:
     )
 
 
-def text(completion: ChatCompletion, secret: str) -> str:
-    """The text of a reply. Raises Misfit for one that has none, refuses, or was cut. Nothing about its form is taken
-    for granted: the client passes on what an endpoint sends."""
+def text(completion: Any, secret: str) -> str:
+    """The text of a chat completion, as JSON data. Raises Misfit for one that has none, refuses, or was cut. Nothing
+    about its form is taken for granted: the client passes on what an endpoint sends."""
     try:
-        choice = completion.choices[0]
-        message, finish = choice.message, choice.finish_reason
-        said, refused = message.content, getattr(message, "refusal", None)
+        choice = completion["choices"][0]
+        message, finish = choice["message"], choice.get("finish_reason")
+        said, refused = message.get("content"), message.get("refusal")
     except (AttributeError, IndexError, TypeError, KeyError):
         raise Misfit("empty", "the reply holds no message", repair=True) from None
     if refused or finish == "content_filter":
         raise Misfit("refusal", "the model refuses to answer")
     if finish == "length":
         raise Misfit("cut", "the answer is longer than allowed (data.providers.*.max_tokens)")
-    if not isinstance(said, str) or not said.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(said, str) or not said.strip():
         raise Misfit("empty", "the answer is empty", repair=True)
     if len(said) > LONGEST:
         raise Misfit("huge", f"the answer is longer than {LONGEST} characters")
@@ -114,13 +113,12 @@ def fit(said: str, request: Request) -> dict[str, Any]:
     return answer
 
 
-def usage(completion: ChatCompletion) -> Usage | None:
+def usage(completion: Any) -> Usage | None:
     """The endpoint's own count of tokens; None where it gives none that can be right."""
     try:
-        counted = completion.usage
-        given = (counted.prompt_tokens, counted.completion_tokens) if counted else ()
-    except AttributeError:
+        read, written = completion["usage"]["prompt_tokens"], completion["usage"]["completion_tokens"]
+    except (AttributeError, IndexError, TypeError, KeyError):
         return None
-    if len(given) != 2 or not all(type(one) is int and 0 <= one < 2**31 for one in given):
+    if not all(type(one) is int and 0 <= one < 2**31 for one in (read, written)):
         return None
-    return Usage(*given)
+    return Usage(read, written)
