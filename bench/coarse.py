@@ -1,14 +1,17 @@
 """Coarse matching against labels given by looking (paper §2.2.3). See `--help` and coarse/README.md.
 
-    python -m bench.coarse --recipe RECIPE [RECIPE ...] [--out FOLDER]
+    python -m bench.coarse --recipe RECIPE [RECIPE ...] [--out FOLDER] [--trained FILE]
 
 Asks whoever plays the role `rank` in each recipe to rank the L1 labels of the pictures of `bench/coarse/`, and says how
 often the kept ones and the annotated ones have one in common (the paper: 89.7 %). Nothing but the recipe is needed: an
 endpoint (`kind: openai`), our own engine (`kind: engine`), or the trained embedder, which asks no model:
 
     data:
+      embedder: open4ov
       providers: {default: {kind: catalog}, looking: {kind: embedder}}
       roles: {rank: looking}
+
+What was trained on some of the pictures is measured on the others: FILE has their names or paths, one a line.
 
 The catalog cannot be measured: it reads annotations, and these pictures have none that it could find.
 """
@@ -59,6 +62,12 @@ class Shown:
         kinds = {"openclipart-svg": "Open Clip Art, drawings", "healthicons": "Health Icons, black symbols"}
         kinds["drawn"] = "charts, pages and screens drawn for the set"
         return kinds.get(self.source.split()[0], "photographs")
+
+    @property
+    def drawing(self) -> str:
+        """The name of the file that it was made of, which says what it is wherever it lies: drawings of Open Clip Art
+        are in several folders."""
+        return Path(self.source).stem
 
     def picture(self) -> Picture:
         """Without an annotation, so that nobody who answers is told what it shows."""
@@ -180,18 +189,33 @@ def _share(told: dict[str, Any]) -> str:
     return f"{_percent(told['share'])} ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
 
 
-def run(path: Path, place: Path) -> str:
-    """One recipe's part of the result. Raises `UserError` as `Asker` and `measured`."""
+def untrained(shown: Sequence[Shown], trained: Path | None) -> list[Shown]:
+    """Those whose drawing is not in the list, by its name without folder and suffix. Raises `UserError`."""
+    if trained is None:
+        return list(shown)
+    try:
+        lines = trained.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"--trained: {trained}: {error.strerror}") from None
+    names = {Path(line.strip().removesuffix(".svg")).name for line in lines if line.strip()}
+    return [each for each in shown if each.drawing not in names]
+
+
+def run(path: Path, place: Path, trained: Path | None = None) -> str:
+    """One recipe's part of the result. Raises `UserError` as `Asker`, `measured` and `untrained`."""
     section = recipes.load(path).data
     tree = labels.load(section.labels)
-    shown, others = read()
+    everything = read()
+    shown, others = (untrained(group, trained) for group in everything)
+    left = sum(map(len, everything)) - len(shown) - len(others)
     for axis in AXES:
         names(shown, tree, axis)  # before anything is asked and paid for
     asker = Asker(section, place=place)
     requests = [match.request(each.picture(), tree, "") for each in (*shown, *others)]
     found = asker.ask_many(requests, _tell)
     tables = measured(shown, found[: len(shown)], found[len(shown) :], tree, section.top_l1)
-    return f"\n## {path.name}: {asker.identity('rank')}\n\n{tables}\n"
+    told = f"Left out, since it was trained on them: {left} pictures.\n\n" if trained else ""
+    return f"\n## {path.name}: {asker.identity('rank')}\n\n{told}{tables}\n"
 
 
 def _tell(done: int, total: int) -> None:
@@ -205,12 +229,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder where answers of endpoints are kept: run again, nothing is asked twice"
     )
+    parser.add_argument("--trained", type=Path, help="names of drawings that were trained on, one a line: left out")
     options = parser.parse_args()
     text = f"# Coarse matching\n\n{machine()}"
     with tempfile.TemporaryDirectory() as folder:
         for path in options.recipe:
             try:
-                part = run(path, options.out or Path(folder))
+                part = run(path, options.out or Path(folder), options.trained)
             except UserError as error:
                 sys.exit(f"error: {path}: {error}")
             print(part, flush=True)

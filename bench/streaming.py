@@ -1,12 +1,14 @@
 """Data construction: memory as the number of samples grows, and what each step costs a sample. See `--help`.
 
     python -m bench.streaming [--samples 10000 100000] [--pairs 4] [--defects 0.1] [--write]
+    python -m bench.streaming --only asked      requests and tokens an image by role, of photographs of 1024 x 768
+    python -m bench.streaming --only counter    milliseconds of the calls that workers make to the one book and cache
 
-Everything but the model and the pictures is real: recipe, prompts, labels, topics, fine matching, question checks, votes,
-verification, Parquet. The provider is in this process and answers at once (`open4ov.mllm.estimate.made_up`, the answers of
-the dry run: every judge agrees). The images are records without pixels, as none of these steps reads pixels by
-itself: decoding, hashing and encoding of pictures for an endpoint are not in these figures. Each size runs in a process
-of its own; peak is its resident memory at most (VmHWM), the start is after imports and before the first image.
+Everything but the model and the pictures is real: recipe, prompts, labels, topics, fine matching, question checks,
+votes, verification, Parquet. The provider is in this process and answers at once (`open4ov.mllm.estimate.made_up`, the
+answers of the dry run: every judge agrees). The images are records without pixels, as none of these steps reads pixels
+by itself: decoding, hashing and encoding of pictures for an endpoint are not in these figures. Each size runs in a
+process of its own; peak is its resident memory at most (VmHWM), the start is after imports and before the first image.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from bench.measure import machine, write
 from open4ov.data import chunk_steps
-from open4ov.data.construct import build
+from open4ov.data.construct import build, estimate
 from open4ov.data.task import Task
 from open4ov.mllm import Asker, Request
 from open4ov.mllm.estimate import made_up
-from open4ov.recipe import DataSection
+from open4ov.recipe import BudgetSection, DataSection, ProviderSection
 from open4ov.sample import Sample, content_id
-from open4ov.store import write_samples
+from open4ov.store import ImageStore, write_samples
 
 
 class Cheap:
@@ -100,8 +104,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "all", "wall s", "working folder", "output",
     )  # fmt: skip
     lines = [
-        "Columns from `match` on: processor milliseconds a sample of each step and of all, seconds by the clock, and bytes "
-        "a sample on disk.\n",
+        "Columns from `match` on: processor milliseconds a sample of each step and of all, seconds by the clock, and "
+        "bytes a sample on disk.\n",
         f"| {' | '.join(heads)} |",
         "|" + "---|" * len(heads),
     ]
@@ -118,6 +122,64 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def asked(pairs: int, images: int = 40) -> str:
+    """By the dry run: prompts as they would be sent, answers made up."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = ImageStore(Path(folder))
+        shas = [store.put(Image.new("RGB", (1024, 768), (n, 80, 160))) for n in range(images)]
+        some = [Sample(id=str(n), source="folder", task="image", images=[sha]) for n, sha in enumerate(shas)]
+        provider = ProviderSection(kind="openai", model="m", image_tokens="patch32")
+        section = DataSection(
+            providers={"default": provider}, min_pairs=pairs, max_pairs=pairs, topics_per_pair=1, density_evidence=0
+        )
+        found = estimate(some, section, store, 0)
+    lines = ["| role | requests an image | input tokens an image | of them the picture's | output tokens an image |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for line in (*(one for one in found["lines"] if one["role"] != "topics"),):
+        cells = [line[name] / images for name in ("calls", "input", "image_tokens", "output")]
+        lines.append(f"| {line['role']} | {' | '.join(f'{cell:,.1f}' for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def counted(calls: int = 2000) -> str:
+    """The four calls of one question: is it kept, set aside, keep it, book it."""
+    from open4ov.mllm.budget import Usage
+    from open4ov.mllm.cache import Kept, key
+    from open4ov.mllm.shared_desk import Counter as Desk
+
+    section = DataSection(budget=BudgetSection(tokens=10**12))
+
+    def question(call: Callable[..., Any], number: int) -> None:
+        name = key(question=number)
+        call("get", name)
+        reserved = call("offer", "w", "rank", "p", Usage(2000, 4000), None)
+        call("put", name, Kept('{"score": 1, "reason": "as it should be"}', 1500, 30, False), "m", "judge@2")
+        call("settle", "w", reserved, Usage(1500, 30))
+
+    lines = ["| four calls of a question | ms by the clock | ms of the asking process |", "|---|---|---|"]
+
+    def timed(name: str, call: Callable[..., Any]) -> None:
+        began, before = time.perf_counter(), time.process_time()
+        for number in range(calls):
+            question(call, number)
+        clock, spent = time.perf_counter() - began, time.process_time() - before
+        lines.append(f"| {name} | {1000 * clock / calls:.2f} | {1000 * spent / calls:.2f} |")
+
+    with tempfile.TemporaryDirectory() as folder:
+        here = Desk(section, Path(folder) / "a")
+        timed("in this process", lambda method, *arguments: getattr(here, method)(*arguments))
+        try:
+            import ray
+        except ImportError:
+            lines.append("| by Ray | not installed | |")
+            return "\n".join(lines) + "\n"
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=128 * 2**20)
+        actor = ray.remote(Desk).options(num_cpus=0, max_concurrency=64).remote(section, Path(folder) / "b")
+        timed("by an actor of Ray", lambda method, *arguments: ray.get(getattr(actor, method).remote(*arguments)))
+        ray.shutdown()
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000])
@@ -125,11 +187,15 @@ def main() -> None:
     parser.add_argument("--defects", type=float, default=0.0, help="share of known defects")
     parser.add_argument("--chunk", type=int, default=2048, help="images of a chunk")
     parser.add_argument("--write", action="store_true", help="write bench/results/")
+    parser.add_argument("--only", choices=("asked", "counter"))
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(child(chosen.child, chosen.pairs, chosen.defects, chosen.chunk, Path(folder))))
+        return
+    if chosen.only:
+        print(machine(), asked(chosen.pairs) if chosen.only == "asked" else counted(), sep="\n")
         return
     rows: list[dict[str, Any]] = []
     for samples in chosen.samples:

@@ -163,7 +163,6 @@ def refused() -> dict[str, tuple[bytes, str]]:
         "disguised EPS": (encoded(Image.new("RGB", (8, 8)), "EPS"), "not an image in a known format (PNG, JPEG,"),
         "ICO": (encoded(Image.new("RGB", (8, 8)), "ICO"), "not an image in a known format"),
         "JPEG 2000": (encoded(Image.new("RGB", (8, 8)), "JPEG2000"), "not an image in a known format"),
-        "DICOM": (bytes(128) + b"DICM" + bytes(40), "is DICOM, which is read in folders"),
         "sound": (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not an image in a known format"),
         "words": (b"BMW 320d", "begins like BMP, but its header is damaged"),
         "header only": (good()[:20], "damaged"),
@@ -215,6 +214,11 @@ def test_the_content_says_what_a_file_is_and_only_that_decoder_runs(
         with pytest.raises(ImageError, match=f"{kind}.png: not an image in a known format"):
             open_image(tmp_path / f"{kind}.png")
     assert tried == ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"]
+
+
+def test_dicom_is_for_the_readers_that_know_its_windows() -> None:
+    with pytest.raises(ImageError, match=r"scan: is DICOM, which is read in folders of images"):
+        open_image(bytes(128) + b"DICM" + bytes(40), name="scan")
 
 
 def test_the_limit_is_the_callers(tmp_path: Path) -> None:

@@ -52,7 +52,12 @@ def test_every_step_is_told_parents_first(run: Path) -> None:
         ("image-1", "source", "folder, file x/cat.png"),
         ("image-1", "left out", "scoring density: truncated JSON"),
         ("kept-1234", "source", "folder"),
-        ("kept-1234", "synthesize", "by m0, prompt synthesize@3, tokens 812, cost 0.002"),
+        (
+            "kept-1234",
+            "synthesize",
+            "by m0, prompt synthesize@3, tokens 812, cost 0.002, not known whether fresh or kept",
+        ),
+        ("kept-1234", "cost", "812 tokens, 0.002 in the currency of the prices"),
         ("kept-1234", "made from", "image-1"),
         ("kept-1234", "text", "user: What?"),
         ("kept-1234", "text", "assistant: A cat. Yes."),

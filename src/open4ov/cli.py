@@ -16,9 +16,9 @@ from typing import Annotated
 
 import typer
 
+from open4ov import cli_build, cli_labels
 from open4ov import cli_documents as documents
 from open4ov import cli_formats as formats
-from open4ov import cli_labels
 from open4ov import cli_review as review
 from open4ov import cli_serving as serving
 from open4ov.cli_serving import model_dir
@@ -34,6 +34,7 @@ nano = typer.Typer(help="The shipped base models, open4ov-nano and open4ov-nano-
 data = typer.Typer(
     help="Sets of samples: in, out, looked at, reviewed, and where one comes from.", no_args_is_help=True
 )
+data.add_typer(cli_build.app)
 data.add_typer(formats.app)
 data.add_typer(documents.app)
 data.add_typer(review.app)

@@ -41,4 +41,7 @@ def documents(
     asker = Asker(load(recipe, set_ or ()).data, place=out) if recipe is not None else None
     settings = Settings(max_pages=max_pages, max_pixels=max_pixels, ocr=ocr, page_seconds=page_seconds)
     report = build(inputs, out, settings, asker, questions, Quiet() if quiet else Terminal())
-    print(json.dumps({**report["counts"], "rejected_for": report["rejected"]}, ensure_ascii=False, indent=1))
+    told = {**report["counts"], "rejected_for": report["rejected"]}
+    if "costs" in report:
+        told["costs"] = report["costs"]["total"]
+    print(json.dumps(told, ensure_ascii=False, indent=1))

@@ -53,7 +53,6 @@ def review(
     tree = load(labels)
     expanded = labels_expand.Expanded()
     if recipe is not None:
-        from open4ov.functions import function
         from open4ov.mllm.ask import Asker
         from open4ov.recipe import load as load_recipe
 
@@ -62,8 +61,8 @@ def review(
             if name not in known:
                 raise UserError(f"--under {name}: no such L1; known: {', '.join(known)}")
         section = load_recipe(recipe).data
-        embed = function(section.embedder, "data.embedder")
-        expanded = labels_expand.expand(Asker(section, place=out), tree, embed, under or (), limit, like)
+        asker = Asker(section, place=out)
+        expanded = labels_expand.expand(asker, tree, asker.embedder.texts, under or (), limit, like)
     elif under:
         raise UserError("--under has no effect without --recipe, which names who proposes")
     labels_review.write(out, tree, expanded, _coverage(run) if run else None)

@@ -169,7 +169,9 @@ def _folder(folder: Path) -> str:
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:
-    function(recipe.data.embedder, "data.embedder")
+    from open4ov.mllm.embedders import identity
+
+    embedder = identity(recipe.data.embedder)
     labels = Path(recipe.data.labels) if recipe.data.labels else None
     if labels and not labels.is_file():
         raise UserError(f"data.labels: no such file: {labels}")
@@ -178,7 +180,8 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     providers = recipe.data.providers.values()
     models = [_model(one.model) for one in providers if one.kind == "engine" and one.model]
     section = recipe.data.model_dump(mode="json", exclude=_PACE)
-    return {**section, "labels_file": digest, **evaluation, **({"models": models} if models else {})}
+    rest = {name: value for name, value in (("models", models), ("embedder_files", embedder)) if value}
+    return {**section, "labels_file": digest, **evaluation, **rest}
 
 
 def _evaluation_files(recipe: Recipe) -> dict[str, Any]:
@@ -187,6 +190,8 @@ def _evaluation_files(recipe: Recipe) -> dict[str, Any]:
     hygiene = recipe.data.hygiene
     if hygiene.burned_in:
         function(hygiene.burned_in, "data.hygiene.burned_in")
+    if hygiene.question_embedder:
+        function(hygiene.question_embedder, "data.hygiene.question_embedder")
     paths = [Path(name) for name in hygiene.decontaminate]
     for path in paths:
         if not path.is_file():
@@ -207,9 +212,13 @@ def _pictures_of(paths: list[Path], folders: list[Path]) -> list[tuple[str, Path
     return [item for path in paths for item in evaluation_tsv.named(path, folders).items()]
 
 
-# How fast and for how much an answer comes does not change it: a run goes on with a larger budget.
-_PACE: dict[str, Any] = {"cache": True, "budget": True, "local_only": True, "local_hosts": True, "providers": {
-    "__all__": {"concurrency", "timeout", "retries", "price", "image_tokens", "cache_as", "api_key_env"}}}  # fmt: skip
+# How fast, for how much and by which process an answer comes does not change it: a run goes on with a larger budget.
+_ASKING = {"concurrency", "timeout", "retries", "price", "image_tokens", "api_key_env"}
+_PACE: dict[str, Any] = {
+    **dict.fromkeys(("cache", "budget", "local_only", "local_hosts", "executor"), True),
+    "embedder": {"batch": True, "endpoint": _ASKING | {"batch"}},
+    "providers": {"__all__": _ASKING | {"cache_as"}},
+}
 
 
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin
 
 import yaml
@@ -15,6 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from open4ov import recipe_rules, yaml_file
 from open4ov.errors import UserError, nearest
+from open4ov.recipe_embedder import DEFAULT, EmbedderSection
+from open4ov.recipe_executor import ExecutorSection
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.recipe_providers import BudgetSection, PriceSection, ProviderSection
 from open4ov.recipe_section import Section
@@ -81,9 +84,10 @@ class DataSection(Section):
     topics_per_pair: int = Field(
         default=12, ge=1, description="L3 topics asked for a pair of a domain L2 and an ability L2 (§2.2.2)"
     )
-    embedder: str = Field(
-        default="open4ov.mllm.embedding:embed_texts",
-        description="package.module:function of fine matching: a list of N texts -> a float array [N, D]",
+    embedder: EmbedderSection = Field(
+        default_factory=lambda: EmbedderSection(name=DEFAULT),
+        description="of fine matching: package.module:function (N texts -> a float array [N, D]), open4ov, "
+        "{directory: PATH} or {endpoint: {...}}",
     )
     languages: list[Literal["en", "zh"]] = Field(
         default_factory=lambda: list[Literal["en", "zh"]](("en", "zh")),
@@ -98,6 +102,7 @@ class DataSection(Section):
         default=0.0, ge=0, le=1, description="share of wrong samples added to measure the judges"
     )
     hygiene: HygieneSection = Field(default_factory=HygieneSection)
+    executor: ExecutorSection = Field(default_factory=ExecutorSection)
     chunk: int = Field(default=2048, ge=1, description="images that are worked on, and held in memory, together")
 
 
@@ -306,6 +311,9 @@ def _unknown(data: object, shape: Any, loc: Loc = ()) -> Iterable[tuple[Loc, lis
     if get_origin(shape) is dict:
         for key, value in entries.items():
             yield from _unknown(value, get_args(shape)[1], (*loc, key))
+    elif get_origin(shape) is UnionType:  # a section or nothing
+        for one in get_args(shape):
+            yield from _unknown(cast("object", data), one, loc)
     elif isinstance(shape, type) and issubclass(shape, BaseModel):
         for key, value in entries.items():
             if key not in shape.model_fields:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from open4ov.recipe import DataSection
 
 ImageRule = Literal["patch32", "patch28", "tiles"]
+_READ = {"engine": ("model", "concurrency"), "embedder": ("others",)}
 
 
 class PriceSection(Section):
@@ -30,9 +31,10 @@ class PriceSection(Section):
 class ProviderSection(Section):
     """Who answers the prompts of data construction (paper §2.2)."""
 
-    kind: Literal["catalog", "openai", "engine"] = Field(
+    kind: Literal["catalog", "openai", "engine", "embedder"] = Field(
         default="catalog",
-        description="catalog: shipped annotations; openai: an endpoint; engine: a model in this process",
+        description="catalog: shipped annotations; openai: an endpoint; engine: a model in this process; embedder: "
+        "data.embedder ranks labels, and asks no model",
     )
     base_url: str | None = Field(default=None, description="OpenAI-compatible endpoint; the key comes from api_key_env")
     model: str | None = Field(
@@ -70,6 +72,9 @@ class ProviderSection(Section):
         min_length=1,
         description="name under which its answers are kept, for an endpoint whose address changes; base_url when empty",
     )
+    others: float | None = Field(
+        default=None, ge=-1, le=1, description="embedder: cosine of image and label where Others stands; shipped's own"
+    )
 
 
 class BudgetSection(Section):
@@ -94,7 +99,7 @@ def contradictions(data: DataSection) -> Iterator[tuple[Loc, str]]:
             yield here, "kind `engine` needs `model`: a model's folder, or a shipped one's name"
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", provider.api_key_env):
             yield (*here, "api_key_env"), "is no name of an environment variable; put the key there, never in a recipe"
-        if provider.base_url is not None and (fault := _address(provider.base_url)):
+        if provider.base_url is not None and (fault := address_fault(provider.base_url)):
             yield (*here, "base_url"), fault
         if provider.image_format == "png" and "jpeg_quality" in provider.model_fields_set:
             yield (*here, "jpeg_quality"), "has no effect with image_format: png; remove it"
@@ -110,7 +115,8 @@ def contradictions(data: DataSection) -> Iterator[tuple[Loc, str]]:
             yield ("data", "local_hosts", number), f"{host} is neither a host's name nor an address nor a network"
 
 
-def _address(url: str) -> str | None:
+def address_fault(url: str) -> str | None:
+    """What is wrong with an endpoint's address; None: nothing. Never repeats it, since it may hold a secret."""
     try:
         parts = urlsplit(url)
         port_is_right = parts.port is None or parts.port > 0
@@ -135,15 +141,19 @@ def idle(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run: (place, reason, the option that makes it so)."""
     for name, provider in data.providers.items():
         loc: Loc = ("data", "providers", name)
-        offline = {"catalog": "which answers offline", "engine": "which asks no endpoint"}
+        offline = {"catalog": "which answers offline", "engine": "which asks no endpoint",
+                   "embedder": "which asks data.embedder only"}  # fmt: skip
         if provider.kind in offline:
             reason = f"provider '{name}' is of kind `{provider.kind}`, {offline[provider.kind]}"
-            read = {"kind", "model", "concurrency"} if provider.kind == "engine" else {"kind"}
+            read = {"kind", *_READ.get(provider.kind, ())}
             for field in sorted(provider.model_fields_set - read):
                 yield (*loc, field), reason, (*loc, "kind")
+        elif "others" in provider.model_fields_set:
+            yield (*loc, "others"), f"provider '{name}' asks a model, which places Others itself", (*loc, "kind")
         if name != "default" and name not in data.roles.values():
             yield loc, f"no role in data.roles names provider '{name}'", ("data", "roles")
-    if not any(provider.kind == "openai" for provider in data.providers.values()):
+    asked = data.embedder.endpoint is not None or any(one.kind == "openai" for one in data.providers.values())
+    if not asked:
         for field in sorted({"cache", "budget"} & data.model_fields_set):
             yield ("data", field), "no provider is of kind `openai`; nothing is sent or paid", ("data", "providers")
     if not data.local_only and "local_hosts" in data.model_fields_set:

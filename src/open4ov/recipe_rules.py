@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from open4ov import recipe_hygiene, recipe_providers
+from open4ov import recipe_embedder, recipe_executor, recipe_hygiene, recipe_providers
 from open4ov.errors import nearest
 from open4ov.yaml_file import Loc
 
@@ -52,6 +52,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that were written but that nothing reads in this run: (place, reason, the option that makes it so)."""
     yield from _idle_images(recipe.images)
     yield from recipe_providers.idle(recipe.data)
+    yield from recipe_embedder.idle(recipe.data)
     yield from _idle_data(recipe.data)
     yield from _idle_sft(recipe.sft)
     yield from _idle_rl(recipe.rl)
@@ -61,6 +62,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
 
 def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
     yield from recipe_hygiene.contradictions(data.hygiene)
+    yield from recipe_executor.contradictions(data)
     if data.min_pairs > data.max_pairs:
         yield ("data", "min_pairs"), f"{data.min_pairs} is more than data.max_pairs = {data.max_pairs}"
     if data.quorum > 3:
@@ -69,6 +71,7 @@ def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
     for scenario, weights in data.density_scenarios.items():
         yield from _weights(weights, ("data", "density_scenarios", scenario))
     yield from recipe_providers.contradictions(data)
+    yield from recipe_embedder.contradictions(data)
 
 
 def _weights(weights: dict[str, float], loc: Loc) -> Iterator[tuple[Loc, str]]:
@@ -107,6 +110,7 @@ def _idle_images(images: ImagesSection) -> Iterator[tuple[Loc, str, Loc]]:
 
 def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_hygiene.idle(data.hygiene)
+    yield from recipe_executor.idle(data)
     if data.language_per_image and len(data.languages) == 1:
         yield ("data", "language_per_image"), "data.languages names one language", ("data", "languages")
 

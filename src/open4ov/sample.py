@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 Role = Literal["system", "user", "assistant"]
 Axis = Literal["domain", "ability"]
@@ -81,18 +81,38 @@ class Vote(_Record):
 class Step(_Record):
     """One thing that was done to a sample. Only `stage` must be there; what a stage knows beyond these it adds.
 
-    `by`: the model, format or function that did it; `prompt`: the template's name and version; `tokens` and `cost`:
-    this sample's share, the latter in the provider's currency; `file` and `place`: where it was read.
+    `by`: the model, format or function that did it, `provider`: its name in the recipe; `prompt`: the template's name
+    and version; `input` and `output` (or `tokens`, where only their sum is known): tokens of the answer, `estimated`
+    where the endpoint did not count them; `cost`: money in the currency of the recipe's prices; `among`: an answer for
+    that many samples, of which all four are this one's part; `file` and `place`: where it was read. `kept`: the answer
+    was found among the kept ones; only while samples are made (mllm/provenance.py). What is None is not written.
     """
 
     stage: str
     by: str | None = None
+    provider: str | None = None
     prompt: str | None = None
+    input: int | None = None
+    output: int | None = None
     tokens: int | None = None
+    estimated: bool | None = None
+    among: int | None = None
     cost: float | None = None
+    kept: bool | None = None
     file: str | None = None
     place: str | None = None
     note: str | None = None
+
+    @property
+    def known_tokens(self) -> int | None:
+        """Input and output together; None where they are not known."""
+        if self.input is None and self.output is None:
+            return self.tokens
+        return (self.input or 0) + (self.output or 0)
+
+    @model_serializer(mode="wrap")
+    def _known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 class Sample(_Record):

@@ -36,6 +36,7 @@ __all__ = [
     "ImageStore",
     "Seen",
     "atomic",
+    "check_finished",
     "count_samples",
     "is_disk_full",
     "iter_records",
@@ -43,12 +44,16 @@ __all__ = [
     "join_samples",
     "open_image",
     "read_samples",
+    "unfinished",
     "write_json",
     "write_samples",
 ]
 
 TEMPORARY = ".part-"
 """How the names of half-written files begin."""
+
+UNFINISHED = ".unfinished"
+"""A file in a folder that is being made by more than one rename."""
 
 _ordinals = count()  # two threads may write the same image at once
 
@@ -79,6 +84,21 @@ def sweep(root: Path) -> None:
     """Removes what killed writers left half-written below `root`. Only while nobody else writes there."""
     for path in root.rglob(f"{TEMPORARY}*"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def unfinished(folder: Path) -> Generator[None]:
+    """Marks a folder as half made while the block runs, and for good when it ends badly or the process is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNFINISHED).touch()
+    yield
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def check_finished(folder: Path) -> None:
+    """Raises UserError for a folder that is half made: what is in it may be a part, or old and new together."""
+    if (folder / UNFINISHED).exists():
+        raise UserError(f"{folder}: is not finished; give the command that makes it again, and it goes on")
 
 
 def is_disk_full(error: BaseException | None) -> bool:

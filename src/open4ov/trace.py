@@ -1,8 +1,9 @@
 """The life of one sample: every step that the files of a run, or of an import, know of (`open4ov data trace DIR ID`).
 
 A sample's parents (`lineage`) come first, then what was done to it file by file: where it was read, its labels and
-topics, density and budget, votes with reasons, checks, rejection, what training thought of it; and from the reports
-what names it. What an older file does not hold is left out, never made up.
+topics, density and budget, votes with reasons, checks, rejection, what training thought of it; what its answers took,
+step by step and in all; and from the reports what names it. What an older file does not hold is left out, never made
+up; of answers that a model gave, what is not known is said to be so.
 """
 
 # pyarrow carries no types:
@@ -20,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from open4ov.errors import UserError
-from open4ov.sample import Sample
+from open4ov.mllm.provenance import lookup
+from open4ov.sample import Sample, Step
 
 Event = dict[str, Any]
 """`stage`, `what` it says in words, `sample` it is about, `file` it stands in, and figures beside."""
@@ -89,7 +91,7 @@ def _life(folder: Path, files: list[Path], id: str, told: set[str]) -> Iterator[
     told.add(id)
     copies = [(path, sample) for path in files for sample in _of(path, id)]
     for parent in dict.fromkeys(parent for _, sample in copies for parent in sample.lineage):
-        if parent not in told:
+        if parent not in told and " " not in parent:  # older files have remarks there
             yield from _life(folder, files, parent, told)
     if not copies:
         what = "named as a parent, and in no file here"
@@ -98,7 +100,7 @@ def _life(folder: Path, files: list[Path], id: str, told: set[str]) -> Iterator[
     known: set[str] = set()
     for path, sample in copies:
         name = path.relative_to(folder).as_posix()
-        for event in _events(sample):
+        for event in _events(sample, lookup(folder, id)):
             if (key := json.dumps(event, sort_keys=True, default=str)) not in known:
                 known.add(key)
                 yield {"sample": id, **event, "file": name}
@@ -112,14 +114,20 @@ def _of(path: Path, id: str) -> Iterator[Sample]:
             yield Sample.model_validate_json(record.as_py())
 
 
-def _events(sample: Sample) -> Iterator[Event]:
+def _events(sample: Sample, kept: list[bool | None]) -> Iterator[Event]:
     read = sample.extra.get("file")
     yield _event(
         "source", f"{sample.source}{f', file {read}' if read else ''}", split=sample.split, images=sample.images
     )
-    for step in sample.steps:
-        known = step.model_dump(exclude_none=True, exclude={"stage"})
-        yield _event(step.stage, ", ".join(f"{key} {value}" for key, value in known.items()) or "done", **known)
+    for at, step in enumerate(sample.steps):
+        known = step.model_dump(exclude={"stage"})
+        if step.prompt is not None:
+            known["answer"] = {True: "kept from before", False: "fresh", None: None}[
+                kept[at] if at < len(kept) else None
+            ]
+        yield _event(step.stage, _told(step, known), **known)
+    if any(step.prompt for step in sample.steps):
+        yield _cost(sample.steps)
     if sample.lineage:
         yield _event("made from", ", ".join(sample.lineage), parents=sample.lineage)
     for message in sample.messages:
@@ -157,6 +165,38 @@ def _events(sample: Sample) -> Iterator[Event]:
         yield _event(
             "mastery", f"{sample.mastery or 'not rated'}{rate}", mastery=sample.mastery, pass_rate=sample.pass_rate
         )
+
+
+def _told(step: Step, known: dict[str, Any]) -> str:
+    """A step in words; of a model's answer also what is not known."""
+    parts = [
+        f"{key} {value:g}" if key == "cost" else f"{key} {value}" for key, value in known.items() if value is not None
+    ]
+    if step.among is not None:
+        parts[parts.index(f"among {step.among}")] = f"its part of an answer for {step.among} samples"
+    if step.prompt is not None and step.note is None:
+        if step.known_tokens is None:
+            parts.append("tokens and cost not known")
+        elif step.cost is None:
+            parts.append("cost not known: no price")
+        if known.get("answer") is None:
+            parts.append("not known whether fresh or kept")
+    return ", ".join(parts) or "done"
+
+
+def _cost(steps: list[Step]) -> Event:
+    """What the answers of a sample took together."""
+    asked = [step for step in steps if step.prompt is not None and step.note is None]
+    tokens = sum(step.known_tokens or 0 for step in asked)
+    priced = [step.cost for step in asked if step.cost is not None]
+    money = sum(priced) if priced else None
+    what = f"{tokens:,} tokens, " + ("no price known" if money is None else f"{money:g} in the currency of the prices")
+    unknown = [step.stage for step in asked if step.known_tokens is None]
+    if unknown:
+        what += f"; not known of {', '.join(unknown)}"
+    if any(step.estimated for step in asked):
+        what += "; tokens partly estimated, since an endpoint did not count them"
+    return _event("cost", what, tokens=tokens, cost=money, unknown=unknown)
 
 
 def _event(stage: str, what: str, **figures: Any) -> Event:

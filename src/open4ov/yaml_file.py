@@ -26,6 +26,27 @@ _Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
 )
 
 
+class _Once(_Loader):
+    """Refuses a key that is given twice in one mapping; of the two PyYAML would take the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value not in lines:
+                lines[key.value] = key.start_mark.line + 1
+            else:
+                told = f"'{key.value}' is given twice (first in line {lines[key.value]})"
+                raise yaml.MarkedYAMLError(problem=told, problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse(text: str) -> Any:
+    """A whole document. Raises yaml.YAMLError, also for a key that is given twice."""
+    return yaml.load(text, Loader=_Once)  # a SafeLoader
+
+
 def parse_value(text: str) -> Any:
     """One YAML value (what stands after `--set key=`). Raises yaml.YAMLError."""
     return yaml.load(text, Loader=_Loader)  # a SafeLoader

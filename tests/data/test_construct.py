@@ -71,7 +71,9 @@ def test_the_report_counts_what_is_there(result: Result) -> None:
     assert sum(low["topics"] for low in automotive["l2"]) == automotive["topics"] == len(result.topics)
     assert result.report["coverage"]["others"] == []
     assert result.report["density"]["second_opinion"]["mean"]["images"] <= 100
-    assert result.report["cost_per_kept"]["money"] is None
+    assert result.report["cost_per_kept"] == {"money": None, "tokens": None, "roles": {}}
+    assert "costs" not in result.report
+    assert not any(sample.steps for sample in (*result.samples, *result.rejected))  # no model read a prompt
     counts = result.report["counts"]
     assert counts["kept"] == len(result.samples)
     assert counts["kept"] + counts["rejected"] + counts["defects"] == len(result.samples) + len(result.rejected)
@@ -154,6 +156,7 @@ class Run:
         self.scratch = path / "scratch"
         self.out.mkdir(parents=True)
         write_samples(path / "images" / "samples.parquet", images)
+        write_samples(path / "images" / "general.parquet", [])
 
     def progress(self, description: str, done: int, total: int) -> None:
         self.steps.append((description, done, total))
@@ -166,7 +169,8 @@ def test_the_stage_writes_the_same_bytes_twice(tmp_path: Path, images: list[Samp
         construct(run)  # type: ignore[arg-type]
         written.append({file.name: file.read_bytes() for file in run.out.iterdir()})
     assert written[0] == written[1]
-    assert set(written[0]) == {"samples.parquet", "rejected.parquet", "topics.parquet", "report.json", "summary.json"}
+    names = {"samples", "rejected", "general", "topics"}
+    assert set(written[0]) == {*(f"{name}.parquet" for name in names), "report.json", "summary.json"}
     rejected = read_samples(tmp_path / "a" / "data" / "rejected.parquet")
     assert any("defect" in sample.extra for sample in rejected)
     assert all(sample.extra.get("rejected_by") or sample.extra.get("defect") for sample in rejected)
@@ -239,10 +243,12 @@ def test_an_endpoint_builds_data_from_images_without_annotation(
     (kept,) = read_samples(run.out / "samples.parquet")
     assert kept.messages[0].text == "How many dogs?"
     assert kept.budget == 8
-    assert kept.lineage == [
-        "dogs", "topics = topics@1 by a", "rank = rank@1 by a", "density = density@2 by a",
-        "synthesize = synthesize@2 by a", "judge_1 = judge@2 by a", "judge_2 = judge@2 by b",
-        "judge_3 = judge@2 by c", "verify = verify@2 by a",
+    assert kept.lineage == ["dogs"]
+    assert [(step.stage, step.prompt, step.provider, step.by) for step in kept.steps] == [
+        ("rank", "rank@1", "default", "a"), ("density", "density@2", "default", "a"),
+        ("topics", "topics@1", "default", "a"), ("synthesize", "synthesize@2", "default", "a"),
+        ("judge_1", "judge@2", "default", "a"), ("judge_2", "judge@2", "b", "b"), ("judge_3", "judge@2", "c", "c"),
+        ("verify", "verify@2", "default", "a"),
     ]  # fmt: skip
     assert [(vote.judge, vote.score) for vote in kept.votes] == [("judge_1:a", 1), ("judge_2:b", 1), ("judge_3:c", 0)]
     rejected = {s.messages[0].text: s for s in read_samples(run.out / "rejected.parquet")}

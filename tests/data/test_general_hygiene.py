@@ -94,13 +94,16 @@ def test_what_our_corpus_draws_is_decontaminated_and_nothing_else(store: ImageSt
         one("b", "What colour is it?", "red", [alike]),
         one("c", "The picture shows mail a@b.org. Whose?", "b", [plain]),
         one("benchmark", "Which English author wrote the novel Pride and Prejudice?", "Austen"),
+        one("pattern", "Which colour has the larger of both circles in the upper row?", "red", [alike]),
     ]
+    pattern = {"image": encoded(drawing(clipart.names()[1])), "question": samples[-1].messages[0].text, "answer": "red"}
+    second = write_tsv(tsv.with_name("second.tsv"), [{"index": 1, **pattern}])
     options: dict[str, Any] = {
         "licences": ["cc0"], "personal_data": {"email": "drop"}, "near_duplicates": 6, "near_questions": 0.5,
-        "val": 0.4, "test": 0.4, "decontaminate": [str(tsv)],
+        "val": 0.4, "test": 0.4, "decontaminate": [str(tsv), str(second)],
     }  # fmt: skip
     ids, why, report, kept = cleaned(samples, store, drawn=True, **options)
-    assert ids == ["a", "b", "c"]
+    assert ids == ["a", "b", "c", "pattern"]
     assert list(why) == ["benchmark"]
     assert set(report["general"]) == {"samples", "kept", "drawn", "decontamination"}
     assert {sample.split for sample in kept} == {"train"}

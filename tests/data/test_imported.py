@@ -45,7 +45,7 @@ def open_data(tmp_path: Path) -> Path:
 def test_as_the_vertical_it_gives_each_image_once_with_its_questions(open_data: Path, tmp_path: Path) -> None:
     vertical, _, skipped, run = collect(tmp_path, vertical=str(open_data), general_count=0)
     samples = read_samples(open_data / "samples.parquet")
-    first, second = vertical
+    first, second, whole = vertical
     assert first.lineage == [samples[0].id, samples[2].id]
     beside = {"language": "en", "task": "imported"}
     assert first.scene == {"qa": [
@@ -55,7 +55,9 @@ def test_as_the_vertical_it_gives_each_image_once_with_its_questions(open_data: 
     assert (second.scene or {})["qa"][0]["language"] == "zh"
     assert second.extra["fields"]["license"] == "CC0"
     assert second.steps[0].place == "row 2 (line 1)"
-    assert {entry["file"] for entry in skipped} == {samples[3].id, samples[4].id}
+    assert (whole.id, whole.messages, whole.answer) == (samples[3].id, samples[3].messages, "2")
+    assert {entry["file"]: entry["reason"] for entry in skipped}[samples[4].id].startswith("text alone")
+    assert len(skipped) == 1
     assert all(run.images.get(sha) for sample in vertical for sha in sample.images)
     assert not first.messages
 
@@ -65,13 +67,13 @@ def test_as_the_general_set_it_gives_its_conversations(open_data: Path, tmp_path
     samples = read_samples(open_data / "samples.parquet")
     assert [sample.messages for sample in general] == [sample.messages for sample in samples]
     assert [sample.answer for sample in general] == ["Dark red. ", "红色", "20", "2", "Hi"]
-    assert len(skipped) == 2, "both of the vertical"
+    assert len(skipped) == 1, "the vertical's"
 
 
 def test_without_an_image_it_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}\n')
     import_set(tmp_path / "rows.jsonl", tmp_path / "set")
-    with pytest.raises(UserError, match="no sample of one image in"):
+    with pytest.raises(UserError, match="has an image and an answer"):
         collect(tmp_path, vertical=str(tmp_path / "set"), general_count=0)
 
 

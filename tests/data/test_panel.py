@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from PIL import Image
 
-from open4ov.data import defects, judge, labels, panel, report, verify
+from open4ov.data import defects, judge, labels, panel, verify
 from open4ov.data.agreement import interval
 from open4ov.data.topics import Topic
 from open4ov.mllm import AnswerError, Asker, Picture, Prompt, Request
@@ -231,20 +231,6 @@ def test_an_endpoint_must_score_every_dimension_by_anchors() -> None:
     for name in verify.DIMENSIONS:
         rubric = " ".join(text.split(f"- {name}: ")[1].split("\n- ")[0].split())
         assert all(f"{score}: " in rubric for score in (1, 3, 5))
-
-
-def test_cost_per_kept_sample() -> None:
-    rows = [
-        {"role": "judge_1", "input": 100, "output": 20, "money": 0.3},
-        {"role": "judge_1", "input": 0, "output": 0, "money": 0.1},
-        {"role": "verify", "input": 60, "output": 20, "money": 0.2},
-    ]
-    found = report.cost_per_kept({"spent": {"by": rows}}, 4)
-    assert (found["money"], found["tokens"]) == (pytest.approx(0.15), 50)
-    assert found["roles"]["judge_1"] == {"money": pytest.approx(0.1), "tokens": 30}
-    nothing = {"money": None, "tokens": None, "roles": {}}
-    assert report.cost_per_kept({}, 4) == nothing
-    assert report.cost_per_kept({"spent": {"by": rows}}, 0) == nothing
 
 
 def test_a_missing_vote_is_told_from_an_abstention() -> None:

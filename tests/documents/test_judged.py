@@ -18,21 +18,26 @@ pytest.importorskip("pypdfium2", reason="needs the extra: pip install 'open4ov[d
 
 from documents.compose import Sheet, photo, save
 from documents.pages_known import article, paper
-from mllm.endpoint import endpoint
+from mllm.endpoint import Raw, completion, endpoint
 
 from open4ov.cli_documents import app
 from open4ov.documents.build import build
 from open4ov.documents.extract import Settings
-from open4ov.mllm.ask import Asker, Prompt
+from open4ov.errors import UserError
+from open4ov.formats.convert import export_set
+from open4ov.mllm.ask import Asker, Prompt, ProviderError
 from open4ov.progress import Quiet
 from open4ov.recipe import DataSection
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, read_samples
+from open4ov.trace import trace
 
 
-def asker(url: str) -> Asker:
+def asker(url: str, place: Path) -> Asker:
+    """As the command makes it: what was asked is kept in `place`."""
     provider = {"kind": "openai", "base_url": url, "model": "m", "api_key_env": "DOCUMENTS_KEY"}
-    return Asker(DataSection.model_validate({"providers": {"default": provider}}))
+    provider |= {"price": {"input": 2.0, "output": 10.0}, "cache_as": "m"}
+    return Asker(DataSection.model_validate({"providers": {"default": provider}}), place=place)
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +69,10 @@ def test_printed_questions_without_a_model(tmp_path: Path) -> None:
     assert [part.type for part in opened.messages[0].content] == ["image", "text"]
     store = ImageStore(tmp_path / "out" / "image-store")
     assert store.get(opened.images[0]).size[0] > 300
-    assert opened.lineage[0] == f"document {opened.extra['document']}"
-    assert opened.lineage[1] == "page 1"
+    figures = {figure.id: figure for figure in read_samples(tmp_path / "out" / "figures.parquet")}
+    assert [figures[parent].images for parent in opened.lineage] == [opened.images]
+    (step,) = opened.steps
+    assert (step.stage, step.by, step.file, step.place) == ("document", "pdf", str(tmp_path / "p.pdf"), "page 1")
     assert {box["kind"] for box in opened.extra["boxes"]} == {"text", "figure"}
     assert report["documents"][0]["questions_without_picture"] == 1
     assert report["asked"].startswith("nobody")
@@ -100,9 +107,9 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
     article(tmp_path / "a.pdf")
     paper(tmp_path / "p.pdf")
     with endpoint(reply) as server:
-        report = build([tmp_path], tmp_path / "out", Settings(), asker(server.url), 4, Quiet())
+        report = build([tmp_path], tmp_path / "out", Settings(), asker(server.url, tmp_path / "out"), 4, Quiet())
         asked = len(server.bodies)
-        again = build([tmp_path], tmp_path / "out", Settings(), asker(server.url), 4, Quiet())
+        again = build([tmp_path], tmp_path / "out", Settings(), asker(server.url, tmp_path / "out"), 4, Quiet())
         assert len(server.bodies) == asked  # finished documents are not asked about again
     assert again == report
     samples = kept(tmp_path / "out")
@@ -111,7 +118,12 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
     assert len(about_figures) == 7
     assert about_figures[0].messages[1].text == "It is pink. \\boxed{pink}"
     assert about_figures[0].extra["ablation"] == {"with_picture": "pink", "without_picture": None}
-    assert about_figures[0].lineage[-1] == "documents = documents@1 by m"
+    assert [(step.stage, step.prompt, step.place) for step in about_figures[0].steps] == [
+        ("document", None, "page 1"), ("documents", "documents@1", None),
+        ("documents_screen", "documents_screen@1", None),
+        ("documents_read", "documents_read@1", "with the picture"),
+        ("documents_read", "documents_read@1", "without the picture"),
+    ]  # fmt: skip
     printed = {sample.extra["number"]: sample for sample in samples if sample.extra["origin"] == "printed"}
     assert printed.keys() == {1, 3}
     assert printed[1].extra["flags"] == ["unconfirmed: the model answers otherwise"]
@@ -125,10 +137,77 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
     assert report["counts"]["kept"] == len(samples) == 9
 
 
+def test_a_command_taken_up_again_keeps_what_was_asked_and_spent(tmp_path: Path) -> None:
+    """The endpoint ends in the middle of the second document; the first is finished and not asked about again."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    article(folder / "a.pdf")
+    paper(folder / "p.pdf")
+
+    def counted(body: dict[str, Any], number: int) -> Raw:
+        return Raw(completion(reply(body, number), (900 + len(str(body["messages"])) % 7, 40)))
+
+    out = tmp_path / "whole"
+    with endpoint(counted) as server:
+        whole = build([folder], out, Settings(), asker(server.url, out), 4, Quiet())
+        sent = len(server.bodies)
+    costs = whole["costs"]
+    assert (costs["total"]["answers"], costs["total"]["output"]) == (sent, 40 * sent)
+    assert set(costs["steps"]) == {"documents", "documents_screen", "documents_read"}
+    again = [step for sample in read_samples(out / "rejected.parquet") for step in sample.steps if step.output == 0]
+    assert {step.place for step in again} == {"without the picture"}  # asked of several figures in the same words
+    for name in ("input", "output", "money"):
+        parts = [costs[group][name] for group in ("kept", "rejected", "no_sample")]
+        assert sum(parts) == pytest.approx(costs["total"][name])
+        assert sum(entry["costs"]["total"][name] for entry in whole["documents"]) == pytest.approx(costs["total"][name])
+    assert whole["cost_per_kept"]["money"] * whole["counts"]["kept"] == pytest.approx(costs["total"]["money"])
+    assert whole["spent"]["total"]["requests"] == sent
+
+    out = tmp_path / "cut"
+    with endpoint(lambda body, number: 401 if number >= sent - 4 else counted(body, number)) as server:
+        with pytest.raises(ProviderError, match="401"):
+            build([folder], out, Settings(), asker(server.url, out), 4, Quiet())
+        before = len(server.bodies)
+    assert len(list(out.rglob("done.json"))) == 1
+    with endpoint(counted) as server:
+        cut = build([folder], out, Settings(), asker(server.url, out), 4, Quiet())
+        assert len(server.bodies) == 4
+    assert cut["costs"] == whole["costs"]
+    assert cut["documents"] == whole["documents"]
+    assert cut["spent"]["total"]["requests"] == before + 4
+    assert cut["spent"]["total"]["output"] == whole["spent"]["total"]["output"]
+    for name in ("samples.parquet", "rejected.parquet", "figures.parquet"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    sample = next(one for one in kept(out) if one.extra["origin"] == "printed")
+    told = [event for event in trace(out, sample.id) if event["sample"] == sample.id]
+    assert {event["answer"] for event in told if "prompt" in event} <= {"fresh", "kept from before"}
+    assert next(event for event in told if event["stage"] == "cost")["tokens"] > 2700
+    assert trace(out, sample.id)[0]["sample"] == sample.lineage[0]  # the figure comes first
+    assert not [event for event in trace(out, sample.id) if event["stage"] == "unknown"]
+    export_set(out, tmp_path / "set", "messages", name="set")
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "Construction (from documents" in card
+    assert "| documents_read |" in card
+    assert f"and {costs['total']['money']:.6g}, those for rejected" in card
+
+
+def test_the_catalog_cannot_ask_about_documents(tmp_path: Path) -> None:
+    paper(tmp_path / "p.pdf")
+    (tmp_path / "r.yaml").write_text("name: t\n")
+    given = [str(tmp_path / "p.pdf"), "--out", str(tmp_path / "out"), "--quiet", "--recipe", str(tmp_path / "r.yaml")]
+    error = CliRunner().invoke(app, given).exception
+    assert isinstance(error, UserError)
+    assert str(error).startswith("data.roles.documents: provider 'default' is the catalog")
+    assert "kind openai" in str(error)
+    assert "leave out --recipe" in str(error)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
 def test_the_question_without_its_picture_travels_without_it(tmp_path: Path) -> None:
     paper(tmp_path / "p.pdf")
     with endpoint(reply) as server:
-        build([tmp_path / "p.pdf"], tmp_path / "out", Settings(), asker(server.url), 4, Quiet())
+        build([tmp_path / "p.pdf"], tmp_path / "out", Settings(), asker(server.url, tmp_path / "out"), 4, Quiet())
         reads = [body["messages"][0]["content"] for body in server.bodies]
     blind = [content for content in reads if "Its picture is not given" in content[-1]["text"]]
     seeing = [content for content in reads if "by looking at the picture" in content[-1]["text"]]
@@ -140,7 +219,9 @@ def test_the_question_without_its_picture_travels_without_it(tmp_path: Path) -> 
 def test_answers_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     article(tmp_path / "a.pdf")
     with endpoint(lambda body, number: "no JSON") as server:
-        report = build([tmp_path / "a.pdf"], tmp_path / "out", Settings(), asker(server.url), 2, Quiet())
+        report = build(
+            [tmp_path / "a.pdf"], tmp_path / "out", Settings(), asker(server.url, tmp_path / "out"), 2, Quiet()
+        )
     (entry,) = report["documents"]
     assert sum(entry["figures_not_asked_about"].values()) == 7
     assert kept(tmp_path / "out") == []
@@ -187,6 +268,8 @@ def test_a_list_of_mineru_in_its_old_and_its_new_words(tmp_path: Path) -> None:
     assert (entry["pages"], entry["figures"], entry["figures_with_caption"]) == (3, 2, 2)
     assert [fault["where"] for fault in entry["faults"]] == [f"entry {at}" for at in (8, 9, 10, 11, 12, 13)]
     assert "leaves the folder" in entry["faults"][0]["reason"]
+    (tmp_path / "out").joinpath("documents").glob("*/done.json").__next__().unlink()  # killed before it was finished
+    assert build([tmp_path], tmp_path / "out", Settings(), None, 3, Quiet()) == report
     (sample,) = kept(tmp_path / "out")
     assert (sample.answer, sample.extra["letter"], sample.extra["caption"]) == ("pink", "B", "图 2 水位")
     figures = read_samples(tmp_path / "out" / "figures.parquet")

@@ -106,6 +106,23 @@ FAULTS: dict[str, Raw] = {
     "gzip": Raw(b"\x1f\x8b" + b"0" * 100, 200, {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
 }
 
+EXPECTED: dict[str, tuple[str, int]] = {
+    "limited": ("rate_limited", 4),
+    "error_500": ("server_error", 2), "error_503": ("overloaded", 2), "error_400": ("http_400", 1),
+    "hang": ("timeout", 2), "drip": ("timeout", 2), "close": ("closed", 2), "close_at_once": ("closed", 2),
+    "redirect": ("redirect", 1), "html": ("html", 2), "html_called_json": ("html", 2), "plain": ("not_json", 2),
+    "empty": ("empty", 2), "truncated_reply": ("truncated", 2), "nested": ("truncated", 2),
+    "array": ("empty", 2), "no_choices": ("empty", 2), "odd_choices": ("empty", 2),
+    "null_text": ("empty", 2), "blank_text": ("empty", 2),
+    "truncated": ("truncated", 2), "words": ("not_json", 2), "schema": ("schema", 2),
+    "refusal": ("refusal", 1), "filtered": ("refusal", 1), "refusal_in_words": ("refusal", 2),
+    "refusal_in_chinese": ("refusal", 2), "cut": ("cut", 1), "long_text": ("huge", 1), "huge": ("huge", 1),
+    "gzip": ("encoding", 1),
+}  # fmt: skip
+"""fault: (its kind, the requests that a question takes with one retry)"""
+CONTENT = {"unknown_labels", "duplicated_ranks", "wrong_language"}
+"""Those of the right form that say what cannot be; which kind that is depends on what was asked"""
+
 
 class Endpoint:
     def __init__(self) -> None:
@@ -121,7 +138,10 @@ def endpoint(reply: Reply) -> Iterator[Endpoint]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            told = self.rfile.read(length := int(self.headers["Content-Length"]))
+            if len(told) < length:  # the client was killed in the middle of its question
+                return
+            body = json.loads(told)
             with lock:
                 number = len(seen.bodies)
                 seen.bodies.append(body)

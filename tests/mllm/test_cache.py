@@ -85,6 +85,26 @@ def test_all_that_decides_an_answer_is_in_the_key(tmp_path: Path, monkeypatch: p
     assert {body.get("temperature", "none") for body in server.bodies} == {0, 0.5, "none"}
 
 
+def test_equal_questions_at_once_are_sent_once(tmp_path: Path) -> None:
+    """Unless the first gets no answer: then the next one tries."""
+    first = threading.Event()
+
+    def slow(body: dict[str, Any], number: int) -> str | int:
+        if number == 0:
+            first.wait(0.2)  # long enough for the others to come
+            return 400
+        return GOOD
+
+    with endpoint(slow) as server:
+        asker = Asker(section(server.url, retries=0), place=tmp_path)
+        answers = asker.ask_many([judgement()] * 8)
+        assert len(server.bodies) == 2
+    assert [isinstance(one, dict) for one in answers].count(False) == 1
+    figures = asker.report()["roles"]["judge_1"]
+    assert (figures["answers"], figures["kept"], figures["requests"]) == (7, 6, 2)
+    assert asker.account.totals()["judge_1"].answers == 1
+
+
 def test_another_version_of_a_prompt_is_another_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with endpoint(lambda body, number: GOOD) as server:
         for version, sent in (("judge@1", 1), ("judge@1", 1), ("judge@2", 2)):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import FAULTS, Raw, completion, endpoint, limited
+from endpoint import CONTENT, EXPECTED, FAULTS, Raw, completion, endpoint, limited
 from PIL import Image
 
 from open4ov.data import labels, match, synthesize
-from open4ov.mllm import AnswerError, Asker, Picture, Prompt, ProviderError, Request, openai
+from open4ov.mllm import AnswerError, Asker, Picture, Prompt, ProviderError, Request, line
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.concurrency import Gate
 from open4ov.recipe import DataSection, ProviderSection
@@ -25,7 +25,7 @@ GOOD = '{"score": 1, "reason": "fine"}'
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
 
 
 def asker(url: str, place: Path | None = None, **more: Any) -> Asker:
@@ -42,30 +42,11 @@ def ask(asker: Asker, request: Request) -> dict[str, Any] | AnswerError:
     return asker.ask_many([request])[0]
 
 
-# fault: (kind, requests sent)
-EXPECTED = {
-    "limited": ("rate_limited", 4),
-    "error_500": ("server_error", 2), "error_503": ("overloaded", 2), "error_400": ("http_400", 1),
-    "hang": ("timeout", 2), "drip": ("timeout", 2), "close": ("closed", 2), "close_at_once": ("closed", 2),
-    "redirect": ("redirect", 1), "html": ("html", 2), "html_called_json": ("html", 2), "plain": ("not_json", 2),
-    "empty": ("empty", 2), "truncated_reply": ("truncated", 2), "nested": ("truncated", 2),
-    "array": ("empty", 2), "no_choices": ("empty", 2), "odd_choices": ("empty", 2),
-    "null_text": ("empty", 2), "blank_text": ("empty", 2),
-    "truncated": ("truncated", 2), "words": ("not_json", 2), "schema": ("schema", 2),
-    "refusal": ("refusal", 1), "filtered": ("refusal", 1), "refusal_in_words": ("refusal", 2),
-    "refusal_in_chinese": ("refusal", 2), "cut": ("cut", 1), "long_text": ("huge", 1), "huge": ("huge", 1),
-    "gzip": ("encoding", 1),
-}  # fmt: skip
-
-
-CONTENT = {"unknown_labels", "duplicated_ranks", "wrong_language"}
-
-
 @pytest.mark.parametrize("name", sorted(FAULTS.keys() - CONTENT))
 def test_each_fault_has_its_kind_and_ends_one_question_only(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(openai, "PATIENCE", 3)
+    monkeypatch.setattr(line, "PATIENCE", 3)
     caplog.set_level(logging.DEBUG)
     kind, requests = EXPECTED[name]
     timeout = 1.0 if kind == "timeout" else 20.0
@@ -116,7 +97,7 @@ def test_an_endpoint_that_never_works_stops_the_stage_before_all_questions_are_s
         asking = asker(server.url, retries=0, concurrency=4)
         with pytest.raises(ProviderError, match=r"web page.*8 questions in a row"):
             asking.ask_many([judgement(str(n)) for n in range(200)])
-        assert len(server.bodies) <= openai.IN_A_ROW + 2 * 4  # those under way, and who was let in just before the end
+        assert len(server.bodies) <= line.IN_A_ROW + 2 * 4  # those under way, and who was let in just before the end
 
 
 def test_answers_between_faults_keep_the_stage_going() -> None:

@@ -139,6 +139,7 @@ def test_a_reviewed_set_leaves_out_rejected_and_holds_fixes(folder: Path, tmp_pa
     assert kept["s1"].images == kept["s3"].images
     assert kept["s3"].extra == {}
     assert kept["s1"].extra["reviews"]["ann"]["verdict"] == "fix"
+    assert [(step.stage, step.by, step.note) for step in kept["s1"].steps] == [("review", "ann", "fix")]
     assert dropped["s0"].extra["rejected_by"] == "review"
     assert "rejected_by" not in kept["s4"].extra
     with pytest.raises(UserError, match="exists"):

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from open4ov.data import coverage, density, density_evidence, hygiene, picture_table, report, topics
+from open4ov.data import conversations, coverage, density, density_evidence, hygiene, picture_table, report, topics
 from open4ov.data.chunk_steps import cleaned
 from open4ov.data.defect_index import Index
 from open4ov.data.executor import Chunk, Executor, Local
@@ -25,6 +25,8 @@ from open4ov.data.splits import Split
 from open4ov.data.task import FALLEN, Tools
 from open4ov.data.working import Counts, Listed, add
 from open4ov.errors import UserError
+from open4ov.mllm import costs
+from open4ov.mllm.took import Account
 from open4ov.sample import Sample
 from open4ov.store import (
     count_samples,
@@ -49,11 +51,12 @@ class Construction:
         self, tools: Tools, out: Path, progress: Progress | None = None, executor: Executor | None = None
     ) -> None:
         self.tools, self.work, self.section, self.out = tools, tools.work, tools.section, out
-        self.executor = executor or Local(tools, _teller(progress))
+        self._executor, self._tell = executor or Local(tools), _teller(progress)
         self.total = count_samples(tools.task.source)
         self.chunks = max(1, -(-self.total // self.section.chunk))
         self.clean = tools.hygiene()
         self.fallen: dict[str, Iterable[dict[str, str]]] = {}
+        self.account = Account()
 
     def run(self) -> dict[str, Any]:
         """The report; samples, rejected samples, topics and the general set lie in `out` then."""
@@ -68,15 +71,18 @@ class Construction:
         self._samples(judged)
         return self._report(judged, barren)
 
+    def _run(self, step: str, chunks: Sequence[Chunk]) -> None:
+        self._executor.run(step, chunks, self._tell)
+
     def _match(self) -> None:
         """Hygiene of images, then labels and density."""
         size = self.section.chunk
         sizes = [max(0, min(size, self.total - number * size)) for number in range(self.chunks)]
         gone: list[list[int]] = [[] for _ in sizes]
         if self.clean.compares:
-            self.executor.run("clean", [Chunk(number, size) for number, size in enumerate(sizes)])
+            self._run("clean", [Chunk(number, size) for number, size in enumerate(sizes)])
             gone = self._compare()
-        self.executor.run("match", [Chunk(n, size, {"gone": gone[n]}) for n, size in enumerate(sizes)])
+        self._run("match", [Chunk(n, size, {"gone": gone[n]}) for n, size in enumerate(sizes)])
         if not self.clean.compares:
             self._merge_clean()
 
@@ -144,12 +150,15 @@ class Construction:
             for facts in self.work.every("match", self.chunks):
                 for axis, found in facts["names"].items():
                     names[axis].update(found)
-            tree, most = self.tools.tree, self.section.topics_per_pair
-            found, barren = topics.generate(self.tools.asker, tree, names["domain"], names["ability"], most)
+            tree, most, asker = self.tools.tree, self.section.topics_per_pair, self.tools.asker
+            asker.account = Account()
+            found, barren = topics.generate(asker, tree, names["domain"], names["ability"], most)
             topics.write(file, found, tree)
-            write_json(rest, barren)
+            write_json(rest, {"barren": barren, "took": asker.account.rows()})
         shutil.copy(file, self.out / "topics.parquet")
-        return json.loads(rest.read_text(encoding="utf-8"))
+        told = json.loads(rest.read_text(encoding="utf-8"))
+        self.account.join(told["took"])
+        return told["barren"]
 
     def _write(self) -> None:
         """Budgets, then questions and answers."""
@@ -169,7 +178,7 @@ class Construction:
             own = None if budgets is None else budgets[first : first + size]
             chunks.append(Chunk(number, size, {"first": first, "step": step, "budgets": own}))
             first += size
-        self.executor.run("write", chunks)
+        self._run("write", chunks)
 
     def _judge(self) -> int:
         """Adds the known defects, has everything judged and verified, and gives the number of chunks there are then."""
@@ -177,7 +186,7 @@ class Construction:
         if not self.work.done("defects", 0):
             self.work.publish("defects", 0, {"sizes": self._defects() if self.section.inject_defects else []})
         sizes += self.work.facts("defects", 0)["sizes"]
-        self.executor.run("judge", [Chunk(number, size) for number, size in enumerate(sizes)])
+        self._run("judge", [Chunk(number, size) for number, size in enumerate(sizes)])
         return len(sizes)
 
     def _defects(self) -> list[int]:
@@ -218,19 +227,33 @@ class Construction:
                 self.clean.add_splits(groups, [sample.split for sample in general], self.clean.report["general"])
                 write_samples(self.out / "general.parquet", general)
         bad = [self.work.path("judge", number, "bad") for number in range(judged)]
-        unclean = [self.work.path("write", number, why) for why in UNCLEAN for number in range(self.chunks)]
+        unclean = [
+            self.work.path(step, n, why) for why in UNCLEAN for step in ("clean", "write") for n in range(self.chunks)
+        ]
         join_samples(self.out / "rejected.parquet", [*bad, *(path for path in unclean if path.exists())])
 
     def _report(self, judged: int, barren: list[dict[str, str]]) -> dict[str, Any]:
         matched: Counts = {"images": 0, "coverage": {}, "faults": {}}
         written: Counts = {"budgets": {}, "measured": [], "synthesis": {}, "unclean": {}}
         found: Counts = {"counts": {}, "coverage": {}}
+        borne: list[dict[str, Any]] = []
+        came, talks = Counter[str](), cast("Counts", {})
+        for facts in self.work.every("clean", self.chunks):
+            add(talks, facts["conversations"])
+            add(written["unclean"], facts["unclean"])
         for facts in self.work.every("match", self.chunks):
             add(matched, {name: facts[name] for name in matched})
+            self.account.join(facts["took"])
         for facts in self.work.every("write", self.chunks):
             add(written, {name: facts[name] for name in written})
+            came["judged"] += facts["came"]
+            self.account.join(facts["took"])
+            borne.append(facts["borne"])
         for facts in self.work.every("judge", judged):
-            add(found, facts)
+            add(found, {name: facts[name] for name in found})
+            came["kept"] += facts["came"]
+            self.account.join(facts["took"])
+            borne.append(facts["borne"])
         tree, tree_topics, asker = self.tools.tree, self.tools.topics, self.tools.asker
         told = report.figures(
             matched["images"], self.ids, written["budgets"], found["counts"], tree, len(tree_topics),
@@ -242,10 +265,14 @@ class Construction:
         told["density"]["second_opinion"] = density_evidence.agreement(scored, measured)
         told["synthesis"] = report.synthesis(written["synthesis"])
         told["panel"] = report.panel_figures(found["counts"])
+        if talks["given"]:
+            told["conversations"] = conversations.figures(talks, came["judged"], came["kept"])
         told["undecided"] = found["counts"].get("undecided", 0)
         if asking := asker.report():
             told["asking"] = asking
-        told["cost_per_kept"] = report.cost_per_kept(asking, told["counts"]["kept"])
+        if known := costs.figures(self.account.totals(), **costs.merged(borne)):
+            told["costs"] = known
+        told["cost_per_kept"] = costs.per_kept(known, told["counts"]["kept"])
         report.add_hygiene(told, self.clean.report, self.total, written["unclean"])
         return told
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from open4ov.data import (
+    conversations,
     coverage,
     defects,
     density,
@@ -28,12 +30,13 @@ from open4ov.data.defect_index import record
 from open4ov.data.hygiene import entry
 from open4ov.data.task import FALLEN, Matched, Skipped, Tools, skip
 from open4ov.data.topics import Topic
-from open4ov.mllm.ask import JUDGES, ROLES
-from open4ov.sample import Axis, Sample
+from open4ov.mllm import costs, provenance
+from open4ov.mllm.took import Account
+from open4ov.sample import Axis, Sample, Step
 from open4ov.store import iter_samples, write_samples
 
-TEMPLATES: dict[str, str] = dict.fromkeys(JUDGES, "judge")
-"""Roles whose prompt has another name"""
+CAME = "came"
+"""The part of a chunk that holds conversations which came whole"""
 
 
 def clean(tools: Tools, number: int) -> None:
@@ -50,7 +53,9 @@ def cleaned(tools: Tools, number: int) -> list[Sample]:
         return list(iter_samples(work.path("clean", number)) if changed else source)
     images = list(source)
     here = tools.hygiene()
-    looked = here.look(images)
+    told, early = here.told(images)
+    unclean = _unclean(tools, "clean", number, early)
+    looked = here.look(told)
     changed = len(looked.kept) != len(images) or any(a is not b for a, b in zip(looked.kept, images, strict=True))
     if changed:
         write_samples(work.path("clean", number), looked.kept)
@@ -62,6 +67,8 @@ def cleaned(tools: Tools, number: int) -> list[Sample]:
         "skipped": {why: list(map(entry, gone)) for why, gone in zip(FALLEN, looked.gone, strict=False)},
         "evidence": list(looked.evidence.items()),
         "hygiene": here.report,
+        "conversations": conversations.count(images),
+        "unclean": unclean,
     }
     work.publish("clean", number, facts)
     return looked.kept
@@ -69,11 +76,17 @@ def cleaned(tools: Tools, number: int) -> list[Sample]:
 
 def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
     """`gone`: the places in the cleaned chunk of images that were found elsewhere."""
+    tools.asker.account = Account()  # equal questions of a chunk are paid for once
     tree, section = tools.tree, tools.section
     skipped: Skipped = {}
     out = set(gone)
     images = [image for at, image in enumerate(cleaned(tools, number)) if at not in out]
-    requests = [match.request(tools.picture(i), tree, note(i)) for i in images]
+    requests = [
+        conversations.rank(image, tools.pictures(image), tree, note(image))
+        if image.messages
+        else match.request(tools.picture(image), tree, note(image))
+        for image in images
+    ]
     ranked = tools.answers("matching labels", "unranked", images, requests, skipped)
     matched: list[Matched] = []
     coarse: list[tuple[str, dict[Axis, list[str]]]] = []
@@ -85,33 +98,45 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
         kept = match.coarse(answer, tree, section.top_l1)
         coarse.append((image.id, kept))
         if kept["domain"] and kept["ability"]:
+            template = conversations.template("rank", whole=True, came=bool(image.messages))
+            image = costs.noted(image, tools.asker.step("rank", template, answer))
             matched.append((image, kept, answer["description"]))
         else:
             lacking = [axis for axis in labels.AXES if not kept[axis]]
             reason = f"no {' and no '.join(lacking)} label above {labels.OTHERS}"
             skip(skipped, "unlabelled", image, "matching labels", reason)
-    live = [image for image, _, _ in matched]
-    requests = [density.request(tools.picture(i), note(i)) for i in live]
-    scored = tools.answers("scoring density", "unscored", live, requests, skipped)
+    views = [(image, sha) for image, _, _ in matched for sha in dict.fromkeys(image.images)]
+    requests = [density.request(tools.picture(image, sha), note(image)) for image, sha in views]
+    scored = iter(tools.answers("scoring density", "unscored", [image for image, _ in views], requests, skipped))
     ready: list[Sample] = []
-    rows: list[tuple[dict[Axis, list[str]], str]] = []
-    for (image, kept, description), scores in zip(matched, scored, strict=True):
-        if scores is None:
+    came: list[Sample] = []
+    rows: dict[bool, list[tuple[dict[Axis, list[str]], str]]] = {False: [], True: []}
+    for image, kept, description in matched:
+        given = list(islice(scored, len(set(image.images))))
+        scores = [one for one in given if one is not None]
+        if len(scores) < len(given):
             continue
-        ids = density.fuse(scores, density.weights(section, kept["domain"]))
-        dense = image.model_copy()
-        dense.density = {**scores, "ids": round(ids, 6)}
-        dense.budget = density.budget(ids, section.min_pairs, section.max_pairs)
-        ready.append(dense)
-        rows.append((kept, description))
+        fused = conversations.density(scores)
+        ids = density.fuse(fused, density.weights(section, kept["domain"]))
+        dense = costs.noted(image.model_copy(), *(tools.asker.step("density", "density", one) for one in scores))
+        dense.density = {**fused, "ids": round(ids, 6)}
+        whole = bool(image.messages)
+        if not whole:
+            dense.budget = density.budget(ids, section.min_pairs, section.max_pairs)
+        (came if whole else ready).append(dense)
+        rows[whole].append((kept, description))
     write_samples(tools.work.path("match", number), ready)
-    tools.work.write_rows("match", number, rows)
+    tools.work.write_rows("match", number, rows[False])
+    if came:
+        write_samples(tools.work.path("match", number, CAME), came)
+        tools.work.write_rows("match", number, rows[True], CAME)
     facts = {
         "images": len(images),
         "ids": [image.density["ids"] for image in ready],
         "names": {axis: sorted({name for _, kept, _ in matched for name in kept[axis]}) for axis in labels.AXES},
         "coverage": coverage.count_images(coarse),
         "faults": faults,
+        "took": tools.asker.account.rows(),
         "skipped": skipped,
     }
     tools.work.publish("match", number, facts)
@@ -120,6 +145,7 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
 def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Sequence[int] | None = None) -> None:
     """`first`: how many images were ready before this chunk; of every `step`-th the density is also measured from its
     pixels. `budgets` replace the images' own."""
+    tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section = tools.section
     skipped: Skipped = {}
     ready = list(iter_samples(tools.work.path("match", number)))
@@ -148,30 +174,36 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
     ]
     about = [image for image, _ in asked]
     written = tools.answers("writing questions", "unwritten", about, requests, skipped)
+    topics_step = tools.asker.step("topics", "topics", note="of the whole tree; no sample bears its cost")
     made: list[Sample] = []
     dropped: Counter[str] = Counter()
     for (image, near), answer in zip(asked, written, strict=True):
         pairs = synthesize.samples(image, near, answer["pairs"], dropped) if answer else []
+        costs.share(image, pairs, topics_step, tools.asker.step("synthesize", "synthesize", answer))
         if answer and not pairs:
             skip(skipped, "unfit", image, "writing questions", "no question fits its topics")
         made += pairs
+    whole = _came(tools, number, topics_step, skipped)
+    ids = {sample.id for sample in whole}
     here = tools.hygiene()
-    made, unclean = here.samples(made)
+    cleansed, unclean = here.samples([*made, *whole])
+    made, whole = [one for one in cleansed if one.id not in ids], [one for one in cleansed if one.id in ids]
     write_samples(tools.work.path("write", number), made)
-    by: dict[str, list[Sample]] = {}
-    for sample in unclean:
-        by.setdefault(str(sample.extra["rejected_by"]), []).append(sample)
-    for reason, samples in by.items():
-        write_samples(tools.work.path("write", number, reason), samples)
+    if whole:
+        write_samples(tools.work.path("write", number, CAME), whole)
+    by = _unclean(tools, "write", number, unclean)
     if section.inject_defects:
         traits = [record(defects.trait(0, sample)) for sample in made]
         tools.work.write_rows("write", number, traits)
     facts = {
         "samples": len(made),
+        "came": len(whole),
         "budgets": Counter(str(image.budget) for image in ready),
         "measured": measured,
         "synthesis": report.count_synthesis(made, dropped),
-        "unclean": {reason: len(samples) for reason, samples in by.items()},
+        "unclean": by,
+        "borne": {"rejected": costs.borne(unclean)},
+        "took": tools.asker.account.rows(),
         "hygiene": here.report,
         "skipped": skipped,
     }
@@ -180,11 +212,14 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
 
 def judge_(tools: Tools, number: int) -> None:
     """Of clean samples and of known defects alike; of the latter none stays."""
+    tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section, asker, tree = tools.section, tools.asker, tools.tree
     samples = list(iter_samples(tools.work.path("write", number)))
-    judge.vote(asker, samples, tree, tools.picture, tools.tell("judging"))
+    if (whole := tools.work.path("write", number, CAME)).exists():
+        samples += iter_samples(whole)
+    judge.vote(asker, samples, tree, tools.pictures, tools.tell("judging"))
     through = [sample for sample in samples if judge.kept(sample.votes, section.quorum)]
-    verify.verify(asker, through, tree, tools.picture, tools.tell("verifying"))
+    verify.verify(asker, through, tree, tools.pictures, tools.tell("verifying"))
     for sample in samples:
         if not judge.kept(sample.votes, section.quorum):
             sample.extra["rejected_by"] = "judges"
@@ -192,18 +227,46 @@ def judge_(tools: Tools, number: int) -> None:
             sample.extra["rejected_by"] = "verification"
     good = [s for s in samples if "rejected_by" not in s.extra and "defect" not in s.extra]
     bad = [s for s in samples if "rejected_by" in s.extra or "defect" in s.extra]
-    origins = [line for role in ROLES if role != "verify" for line in asker.origin(role, TEMPLATES.get(role, role))]
-    for sample in samples:
-        sample.lineage = [*sample.lineage, *origins]
-    for sample in through:
-        sample.lineage = [*sample.lineage, *asker.origin("verify", "verify")]
+    provenance.settle(samples, asker.place)
     write_samples(tools.work.path("judge", number, "good"), good)
     write_samples(tools.work.path("judge", number, "bad"), bad)
-    facts = {"counts": report.count(samples, section.quorum), "coverage": coverage.count_samples(good)}
+    facts = {
+        "counts": report.count(samples, section.quorum),
+        "coverage": coverage.count_samples(good),
+        "came": sum(map(conversations.came, good)),
+        "borne": {"kept": costs.borne(good), "rejected": costs.borne(bad)},
+        "took": asker.account.rows(),
+    }
     tools.work.publish("judge", number, facts)
 
 
 STEPS: dict[str, Callable[..., None]] = {"clean": clean, "match": match_, "write": write, "judge": judge_}
+
+
+def _unclean(tools: Tools, step: str, number: int, unclean: Sequence[Sample]) -> dict[str, int]:
+    """Writes the samples that hygiene takes out, by reason, and gives their numbers."""
+    provenance.settle(unclean, tools.asker.place)
+    by: dict[str, list[Sample]] = {}
+    for sample in unclean:
+        by.setdefault(str(sample.extra["rejected_by"]), []).append(sample)
+    for reason, samples in by.items():
+        write_samples(tools.work.path(step, number, reason), samples)
+    return {reason: len(samples) for reason, samples in by.items()}
+
+
+def _came(tools: Tools, number: int, topics_step: Step | None, skipped: Skipped) -> list[Sample]:
+    """The chunk's conversations that came whole, under their topics."""
+    if not (path := tools.work.path("match", number, CAME)).exists():
+        return []
+    rows = tools.work.rows("match", number, CAME)
+    images = [(image, kept, text) for image, (kept, text) in zip(iter_samples(path), rows, strict=True)]
+    found: list[Sample] = []
+    for (image, _, _), near in zip(images, _fine(tools, images), strict=True):
+        if near:
+            found.append(costs.noted(conversations.labelled(image, near), topics_step))
+        else:
+            skip(skipped, "untopical", image, "matching topics", "no topic under its labels")
+    return found
 
 
 def note(image: Sample) -> str:
@@ -211,9 +274,14 @@ def note(image: Sample) -> str:
 
 
 def _fine(tools: Tools, matched: Sequence[Matched]) -> list[list[tuple[Topic, float]]]:
+    """Fine matching: by the images where the embedder sees them, else by their descriptions."""
     if not tools.topics or not matched:
         return [[] for _ in matched]
-    images = tools.embed([description for _, _, description in matched])
+    embedder = tools.asker.embedder
+    if embedder.sees:
+        images = embedder.images([tools.picture(image) for image, _, _ in matched])
+    else:
+        images = embedder.texts([description for _, _, description in matched])
     return match.fine(
         images, tools.topics, tools.topic_rows, [kept for _, kept, _ in matched], tools.section.top_topics
     )

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from open4ov.data import density, judge, labels, report, topics
 from open4ov.data.assemble import Construction, Progress
+from open4ov.data.executor import Executor
 from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
 from open4ov.errors import UserError
-from open4ov.functions import function
 from open4ov.mllm.ask import Asker
-from open4ov.mllm.estimate import figures, guessers
+from open4ov.mllm.estimate import figures, guessed_embedder, guessers
 from open4ov.recipe import DataSection
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, count_samples, read_samples, write_json, write_samples
@@ -34,36 +34,49 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "collect_images", "construct", "make"]
 
+FAILED = "data-failed.json"
+"""Beside the stage's folder: the report of a stage that kept nothing"""
+
 
 def construct(run: StageRun) -> None:
     """Reads what stage `images` left; writes samples.parquet, rejected.parquet, general.parquet (the general set as it
     came through hygiene; with general_rejected.parquet, if any was asked for), topics.parquet and report.json."""
     section, given = run.recipe.data, run.inputs["images"]
-    source, general = given / "samples.parquet", given / "general.parquet"
-    asker = Asker(section, place=given.parent)
+    source, general, place = given / "samples.parquet", given / "general.parquet", given.parent
     drawn = run.recipe.images.general.startswith(CORPUS)
     task = Task(section, source, run.images.root, run.scratch, run.recipe.seed, general, drawn)
     if alike := judge.warning(section):  # before anything is paid
         run.note(alike)
-    told = build(task, run.out, asker, run.progress)
+    if section.executor.kind == "ray":
+        from open4ov.data.executor_ray import Cluster
+
+        with Cluster(task, place) as cluster:
+            told = build(task, run.out, cluster.asker, run.progress, cluster)
+    else:
+        told = build(task, run.out, Asker(section, place=place), run.progress)
     for line in report.warnings(told):
         run.note(line)
+    listed = place / FAILED
+    listed.unlink(missing_ok=True)
     if not told["counts"]["kept"]:
+        report.write(listed, told)  # outside the stage's folder, which goes when the stage fails
         raise UserError(
-            f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} "
-            "See docs/data.md for what each provider can answer"
+            f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} All reasons are "
+            f"in {listed}. See docs/data.md for what each provider can answer"
         )
 
 
-def build(task: Task, out: Path, asker: Asker, progress: Progress | None = None) -> dict[str, Any]:
+def build(
+    task: Task, out: Path, asker: Asker, progress: Progress | None = None, executor: Executor | None = None
+) -> dict[str, Any]:
     """All steps in order: writes the stage's files to `out` and gives the report. What is done already in the task's
     working folder is not done again. Raises `UserError`."""
     section = task.section
     tree = labels.load(section.labels)
     density.check_scenarios(section, tree)
-    function(section.embedder, "data.embedder")
-    construction = Construction(Tools(task, asker), out, progress)
-    told = construction.run()
+    tools = Tools(task, asker)
+    _ = asker.embedder  # a fault of its is told before anything is asked
+    told = Construction(tools, out, progress, executor).run()
     told["votes"]["alike"] = judge.alike(section)
     report.write(out / "report.json", told)
     write_json(out / "summary.json", told["counts"])
@@ -76,9 +89,21 @@ def estimate(
     """What `construct` would still ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing.
     `place`: the run's folder, where answers and the costs of earlier starts are."""
     with guessers(section, place) as (providers, rows):
-        make(images, section, store, seed, asker=Asker(section, dict(providers)))
+        make(
+            images,
+            section,
+            store,
+            seed,
+            asker=Asker(section, dict(providers), embedder=guessed_embedder(section, rows)),
+        )
     with guessers(section, place, most=True) as (providers, most):
-        make(images, section, store, seed, asker=Asker(section, dict(providers)))
+        make(
+            images,
+            section,
+            store,
+            seed,
+            asker=Asker(section, dict(providers), embedder=guessed_embedder(section, most)),
+        )
     found = figures(section, rows, most, place)
     return found if (alike := judge.warning(section)) is None else {**found, "warning": alike}
 

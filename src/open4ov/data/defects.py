@@ -24,6 +24,7 @@ from typing import Protocol
 
 from open4ov.data.language import written_in
 from open4ov.data.topics import Topic
+from open4ov.mllm.costs import unpaid
 from open4ov.sample import Sample, content_id
 
 KINDS = ("wrong_answer", "wrong_image", "wrong_topic", "wrong_language")
@@ -138,7 +139,7 @@ def _others(pool: Pool, base: Trait, kind: str) -> Iterator[Trait]:
 def spoil(base: Sample, choice: Choice, other: Sample | None, topic: Topic | None) -> Sample:
     """The defective copy that was chosen."""
     kind = choice.kind
-    spoilt = base.model_copy(update={"extra": dict(base.extra)})
+    spoilt = base.model_copy(update={"extra": dict(base.extra), "steps": unpaid(base.steps)})
     if kind == "wrong_topic":
         assert topic is not None
         spoilt.topics = [topic.path]

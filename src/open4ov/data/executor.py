@@ -25,22 +25,22 @@ class Chunk:
 
 
 class Executor(Protocol):
-    def run(self, step: str, chunks: Sequence[Chunk]) -> None:
-        """Does a step on all chunks that are not done yet."""
+    def run(self, step: str, chunks: Sequence[Chunk], tell: Tell) -> None:
+        """Does a step on all chunks that are not done yet. Raises what the step raises."""
         ...
 
 
 class Local:
     """One chunk after the other in this process."""
 
-    def __init__(self, tools: Tools, tell: Tell) -> None:
-        self._tools, self._tell = tools, tell
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
 
-    def run(self, step: str, chunks: Sequence[Chunk]) -> None:
+    def run(self, step: str, chunks: Sequence[Chunk], tell: Tell) -> None:
         total, first = sum(chunk.size for chunk in chunks), 0
         for chunk in chunks:
             if not self._tools.work.done(step, chunk.number):
-                self._tools.tell = within(self._tell, first, chunk.size, total)
+                self._tools.tell = within(tell, first, chunk.size, total)
                 STEPS[step](self._tools, chunk.number, **chunk.told)
             first += chunk.size
 

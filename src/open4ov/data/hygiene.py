@@ -22,6 +22,7 @@ from open4ov.data.hygiene_pictures import Fallen, Gone, Looked, Named, PictureSt
 from open4ov.data.hygiene_texts import TextSteps, as_rejected
 from open4ov.data.picture_table import Pictures
 from open4ov.data.working import Counts, tally
+from open4ov.functions import function
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
@@ -51,6 +52,7 @@ class Hygiene:
             self.report["decontamination"] = {**counts, "unreadable": faults, "images": [], "questions": []}
         self._pictures = PictureSteps(section, store, self._benchmarks, tell, self.report, "images_dropped")
         self._texts = TextSteps(section, self._benchmarks, self.report)
+        self._early: list[Sample] = []
 
     @property
     def asked(self) -> bool:
@@ -63,11 +65,24 @@ class Hygiene:
         return self._pictures.compares
 
     def images(self, images: Sequence[Sample], skipped: Dropped) -> list[Sample]:
-        """The images that stay, cleaned; those that do not are added to `skipped`. All in memory at once."""
+        """The images that stay, cleaned; those that do not are added to `skipped`, but for conversations that go for
+        their texts, which `samples` gives back with the others. All in memory at once."""
+        images, early = self.told(images)
+        self._early += early
         kept, gone, left = self._pictures.run(images)
         skipped += map(entry, gone)
         self._remember(left)
         return kept
+
+    def told(self, images: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """Conversations that came whole, by their texts, before a model reads them: (all images but those that go,
+        those that go with `extra["rejected_by"]`)."""
+        told, gone = [image for image in images if image.messages], list[Sample]()
+        for step in (self._texts.without_personal_data, self._texts.unasked) if told else ():
+            told, dropped = step(told)
+            gone += dropped
+        stay = {sample.id: sample for sample in told}
+        return [stay.get(one.id, one) for one in images if not one.messages or one.id in stay], gone
 
     def look(self, images: Sequence[Sample]) -> Looked:
         """Each image by itself; see `PictureSteps.look`."""
@@ -83,7 +98,7 @@ class Hygiene:
 
     def samples(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
         """(the samples that stay, those that go with `extra["rejected_by"]`). Samples of an image lie together."""
-        kept, gone = list(samples), list[Sample]()
+        kept, gone, self._early = list(samples), self._early, []
         for step in (self._texts.without_personal_data, self._texts.once, self._texts.unasked):
             kept, dropped = step(kept)
             gone += dropped
@@ -93,7 +108,8 @@ class Hygiene:
         """The same for the general set: (those that stay, those that go with `extra["rejected_by"]`).
 
         What our own corpus has `drawn` is decontaminated only: it holds nobody's data, its parts may be used freely,
-        its plain pictures are alike by their nature, and evaluation draws others.
+        its plain pictures are alike by their nature, and evaluation draws others. Its questions about pictures have
+        the wording of a few patterns, so that there the picture decides.
         """
         if not self.asked:
             return list(samples), []
@@ -107,7 +123,8 @@ class Hygiene:
         kept, lost, left = pictures.run(samples)
         gone = as_rejected(lost)
         texts = TextSteps(self._section, self._benchmarks, report)
-        for step in (texts.unasked,) if drawn else (texts.without_personal_data, texts.once, texts.unasked):
+        steps = (texts.unasked_alone,) if drawn else (texts.without_personal_data, texts.once, texts.unasked)
+        for step in steps:
             kept, dropped = step(kept)
             gone += dropped
         report["kept"] = len(kept)
@@ -180,8 +197,12 @@ class Hygiene:
 
 def read_benchmarks(section: HygieneSection) -> Benchmarks | None:
     """The evaluation sets that data are kept clean of; None when the recipe names none."""
+    if not section.decontaminate:
+        return None
     tsvs, folders = map(Path, section.decontaminate), map(Path, section.decontaminate_images)
-    return Benchmarks(list(tsvs), list(folders)) if section.decontaminate else None
+    name = section.question_embedder
+    embed = function(name, "data.hygiene.question_embedder") if name else None
+    return Benchmarks(list(tsvs), list(folders), embed, section.question_cosine)
 
 
 def entry(gone: Gone) -> dict[str, str]:

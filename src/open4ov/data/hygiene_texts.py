@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from open4ov.answers import normalise
 from open4ov.data import dedup, personal
+from open4ov.data.conversations import questions
 from open4ov.data.decontaminate import Benchmarks
 from open4ov.data.hygiene_pictures import Gone
 from open4ov.data.working import tally
@@ -60,7 +60,7 @@ class TextSteps:
             about[key].append(at)
         reasons: dict[int, str] = {}
         for places in about.values():
-            texts = ["\n".join(_questions(samples[at])) for at in places]
+            texts = ["\n".join(text for text, _ in questions(samples[at])) for at in places]
             pairs = dedup.text_pairs(texts, least)
             for at, (other, likeness) in dedup.keep(len(places), pairs, [(n, "") for n in range(len(places))]).items():
                 reasons[places[at]] = f"asks nearly the same as {samples[places[other]].id} (Jaccard {likeness:.3f})"
@@ -78,7 +78,7 @@ class TextSteps:
         gone: list[Sample] = []
         for sample in samples:
             pictured = bool(sample.images)
-            found = (self._benchmarks.asked(text, answer, pictured=pictured) for text, answer in _turns(sample))
+            found = (self._benchmarks.asked(text, answer, pictured=pictured) for text, answer in _asked(sample))
             evidence = next((one for one in found if one), None)
             if evidence is None:
                 kept.append(sample)
@@ -87,6 +87,12 @@ class TextSteps:
             reason = f"its question is in {evidence.file}, index {evidence.index} (overlap {evidence.likeness})"
             gone.append(rejected(sample, "decontamination", reason))
         return kept, gone
+
+    def unasked_alone(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """`unasked`, for samples without a picture; all others stay."""
+        _, gone = self.unasked([sample for sample in samples if not sample.images])
+        away = {sample.id for sample in gone}
+        return [sample for sample in samples if sample.id not in away], gone
 
 
 def rejected(sample: Sample, by: str, reason: str) -> Sample:
@@ -99,17 +105,7 @@ def as_rejected(gone: Sequence[Gone]) -> list[Sample]:
     return [rejected(one.sample, one.step.replace(" ", "_").replace("-", "_"), one.reason) for one in gone]
 
 
-def _questions(sample: Sample) -> list[str]:
-    return [message.text for message in sample.messages if message.role == "user"]
-
-
-def _turns(sample: Sample) -> list[tuple[str, str | None]]:
+def _asked(sample: Sample) -> list[tuple[str, str | None]]:
     """Each question with its answer: the sample's own where it is the only one, else the reply that follows it."""
-    asked = _questions(sample)
-    if len(asked) == 1:
-        return [(asked[0], sample.answer)]
-    return [
-        (turn.text, after.text if after is not None and after.role == "assistant" else None)
-        for turn, after in pairwise([*sample.messages, None])
-        if turn is not None and turn.role == "user"
-    ]
+    turns = questions(sample)
+    return [(turns[0][0], sample.answer)] if len(turns) == 1 else turns

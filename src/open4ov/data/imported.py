@@ -1,7 +1,8 @@
 """A set that `open4ov data import` made, as the start of construction: open data managed like the vertical (§3.2.2).
 
 As the vertical it gives an image each, and what was asked about it goes word for word into the `qa` of its annotation,
-each entry with the id of the sample it stood in; so it is labelled, judged and verified like what is newly written. As
+each entry with the id of the sample it stood in; so it is labelled, judged and verified like what is newly written. A
+sample with several turns or images, or a system message, comes as it is and is judged as a whole (conversations.py). As
 the general set it gives its conversations as they are.
 """
 
@@ -15,31 +16,41 @@ from open4ov.errors import UserError
 from open4ov.formats.convert import SAMPLES, located
 from open4ov.formats.pairs import single_question
 from open4ov.sample import Sample, content_id
-from open4ov.store import ImageError, ImageStore, iter_samples
+from open4ov.store import ImageError, ImageStore, check_finished, iter_samples
 
 Skipped = list[dict[str, str]]
 
 
 def is_set(path: Path) -> bool:
-    """Whether a folder holds imported samples and not image files."""
+    """Whether a folder holds imported samples and not image files. Raises UserError for a half-made set, whose image
+    store would else be taken for a folder of images."""
+    check_finished(path)
     return (path / SAMPLES).is_file()
 
 
 def vertical(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
-    """A sample without messages for each image of the set, in the order in which the images come first.
+    """A sample without messages for each image that is asked single questions, in the order in which the images come
+    first; then the conversations with their messages.
 
-    What `qa` cannot hold (several images, several turns, a system message, no answer) is listed. Raises UserError when
-    no image is left.
+    What has no image or no answer is listed. Raises UserError when nothing is left.
     """
     file, theirs = located(path)
     found: dict[str, Sample] = {}
+    conversations: list[Sample] = []
     for sample in iter_samples(file):
-        if len(sample.images) != 1:
-            skipped.append({"file": sample.id, "reason": f"it has {len(sample.images)} images; construction takes one"})
-            continue
         asked = single_question(sample)
-        if sample.messages and (asked is None or not asked[0].strip() or not (asked[1] or sample.answer or "").strip()):
-            skipped.append({"file": sample.id, "reason": "its conversation is not one question with one answer"})
+        if reason := _unfit(sample, asked):
+            skipped.append({"file": sample.id, "reason": reason})
+            continue
+        if len(sample.images) != 1 or (sample.messages and asked is None):
+            try:
+                for sha in sample.images:
+                    store.put(theirs.get(sha))
+            except ImageError as error:
+                skipped.append({"file": sample.id, "reason": str(error)})
+                continue
+            answer = sample.answer if sample.answer is not None else sample.messages[-1].text
+            conversations.append(sample.model_copy(update={"answer": answer}))
             continue
         sha = sample.images[0]
         if sha not in found:
@@ -57,12 +68,14 @@ def vertical(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample
                     "aliases": [],
                     "scene": dict(sample.scene) if sample.scene else None,
                     "lineage": [],
+                    "steps": [step for step in sample.steps if step.stage == "import"],
                 }
             )
         _add(found[sha], sample, asked)
-    if not found:
-        raise UserError(f"images: no sample of one image in {path}")
+    if not found and not conversations:
+        raise UserError(f"images: no sample in {path} has an image and an answer")
     yield from found.values()
+    yield from conversations
 
 
 def general(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample]:
@@ -80,6 +93,22 @@ def general(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample]
             skipped.append({"file": sample.id, "reason": str(error)})
             continue
         yield sample if sample.answer is not None else sample.model_copy(update={"answer": answers[-1]})
+
+
+def _unfit(sample: Sample, asked: tuple[str, str | None] | None) -> str | None:
+    """Why a sample cannot be labelled and judged; None when it can."""
+    if not sample.images:
+        return "text alone: construction looks at images; as images.general it comes as it is"
+    if not sample.messages:
+        return None if len(sample.images) == 1 else f"{len(sample.images)} images without a question; give one a sample"
+    if any(at >= len(sample.images) for message in sample.messages for part in message.content for at in part.shows):
+        return "its messages show an image that it does not have"
+    if asked is not None and len(sample.images) == 1:
+        answered = bool(asked[0].strip() and (asked[1] or sample.answer or "").strip())
+        return None if answered else "its question or its answer is empty"
+    if sample.messages[-1].role != "assistant" or not sample.messages[-1].text.strip():
+        return "its last turn has no answer"
+    return None if any(message.role == "user" for message in sample.messages) else "it asks nothing"
 
 
 def _add(image: Sample, sample: Sample, asked: tuple[str, str | None] | None) -> None:

@@ -3,7 +3,8 @@
 Three judges score every sample 0 or 1; a sample stays when at least `quorum` votes are 1. A vote is yes, no, abstain
 (the judge answers that it cannot tell) or missing (it gave no usable answer; the reason is kept). Only a yes helps a
 sample; `verdict` tells what was refused from what is undecided for want of votes. The paper's judges see (image, topic,
-question); ours see the answer too, since a wrong image under a general question shows in the answer only.
+question); ours see the answer too, since a wrong image under a general question shows in the answer only. Of a
+conversation they see all turns and images, and vote once (conversations.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from open4ov.data import votes
+from open4ov.data import conversations, votes
 from open4ov.data.labels import LabelTree
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.ask import JUDGES, Asker, Picture, Prompt, Request
@@ -27,12 +28,14 @@ def vote(
     asker: Asker,
     samples: Sequence[Sample],
     tree: LabelTree,
-    pictures: Callable[[Sample], Picture],
+    pictures: Callable[[Sample], Sequence[Picture]],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Adds the three votes to each sample."""
+    """Adds the three votes to each sample, and what they took to its steps."""
     requests = [
-        Request(judge, Prompt("judge", triplet(sample, tree)), (pictures(sample),), Judgement)
+        conversations.judge(judge, sample, pictures(sample), tree)
+        if conversations.whole(sample)
+        else Request(judge, Prompt("judge", triplet(sample, tree)), pictures(sample), Judgement)
         for sample in samples
         for judge in JUDGES
     ]
@@ -46,6 +49,9 @@ def vote(
             else Vote(judge=name, score=None, reason=f"no usable answer: {answer}", missing=True)
             for name, answer in zip(names, given, strict=True)
         ]
+        template = conversations.template(JUDGES[0], whole=conversations.whole(sample), came=False)
+        steps = [asker.step(judge, template, answer) for judge, answer in zip(JUDGES, given, strict=True)]
+        sample.steps = [*sample.steps, *(step for step in steps if step is not None)]
 
 
 def alike(section: DataSection) -> list[list[str]]:

@@ -17,6 +17,7 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from open4ov import yaml_file
 from open4ov.data import labels_flat
 from open4ov.errors import UserError
 from open4ov.sample import Axis, Label, content_id
@@ -113,7 +114,7 @@ def load(path: str | Path | None = None) -> LabelTree:
     where = str(path) if path else "labels.yaml"
     try:
         file = Path(path) if path else resources.files("open4ov.data") / "labels.yaml"
-        raw = yaml.safe_load(file.read_text("utf-8"))
+        raw = yaml_file.parse(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"data.labels: cannot read {where}: {error}") from None
     except yaml.YAMLError as error:

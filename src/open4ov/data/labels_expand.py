@@ -60,7 +60,11 @@ class Expanded:
 def expand(
     asker: Asker, tree: LabelTree, embed: Embedder, only: Iterable[str] = (), limit: int = LIMIT, like: float = LIKE
 ) -> Expanded:
-    """Proposals under each L1 of both axes, or under the L1 ids `only` (as `axis:id`), in the tree's order."""
+    """Proposals under each L1 of both axes, or under the L1 ids `only` (as `axis:id`), in the tree's order.
+
+    Raises `UserError` when the catalog would have to propose.
+    """
+    asker.require_model("labels", "leave out --recipe: then the review holds the tree as it is")
     chosen = set(only)
     asked: list[tuple[Axis, L1]] = [
         (axis, l1) for axis in AXES for l1 in tree.axis(axis) if not chosen or f"{axis}:{l1.id}" in chosen

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from open4ov.data.agreement import interval
-from open4ov.data.labels import AXES, OTHERS, LabelTree
+from open4ov.data.labels import AXES, L1, OTHERS, LabelTree
 from open4ov.data.nearest import Floats, Keys
 from open4ov.data.topics import Topic
 from open4ov.errors import UserError
@@ -24,11 +24,19 @@ from open4ov.sample import Axis
 
 def request(picture: Picture, tree: LabelTree, annotation: str) -> Request:
     """Asks for a picture's ranking of all L1 labels, *Others* among them, on both axes."""
-    labels = {
-        axis: [{"name": l1.name, "tags": [list(l2.tags) for l2 in l1.l2]} for l1 in tree.axis(axis)] for axis in AXES
-    }
-    prompt = Prompt("rank", {"labels": labels, "annotation": annotation})
+    prompt = Prompt("rank", {"labels": named(tree), "annotation": annotation})
     return Request("rank", prompt, (picture,), Ranking, lambda answer: objection(answer, tree))
+
+
+def named(tree: LabelTree) -> dict[str, list[dict[str, Any]]]:
+    """Axis → the L1 labels to rank, as `_entry` has them."""
+    return {axis: [_entry(l1) for l1 in tree.axis(axis)] for axis in AXES}
+
+
+def _entry(l1: L1) -> dict[str, Any]:
+    """An L1 label with its L2s: the prompt reads the name, the catalog the tags, an embedder the rest."""
+    l2 = [{"name": l2.name, "things": list(l2.things), "abilities": list(l2.abilities)} for l2 in l1.l2]
+    return {"id": l1.id, "name": l1.name, "tags": [list(l2.tags) for l2 in l1.l2], "l2": l2}
 
 
 def objection(answer: dict[str, Any], tree: LabelTree) -> str | None:

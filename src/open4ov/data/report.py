@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -112,24 +112,6 @@ def synthesis(counts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def cost_per_kept(asked: Mapping[str, Any], kept: int) -> dict[str, Any]:
-    """Money and tokens for each kept sample, in all and by role, from what the asker says it spent
-    (`asked["spent"]["by"]`: rows with role, money, input and output tokens).
-
-    None where nothing was kept, or no cost was recorded: the catalog costs nothing that could be counted.
-    """
-    rows = cast("list[dict[str, Any]]", asked.get("spent", {}).get("by", []) if kept else [])
-    if not rows:
-        return {"money": None, "tokens": None, "roles": {}}
-
-    def each(some: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        tokens = sum(row.get("input", 0) + row.get("output", 0) for row in some)
-        return {"money": sum(row.get("money", 0.0) for row in some) / kept, "tokens": tokens / kept}
-
-    roles = sorted({str(row.get("role", "")) for row in rows})
-    return {**each(rows), "roles": {role: each([row for row in rows if row.get("role", "") == role]) for role in roles}}
-
-
 def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unclean: Mapping[str, int]) -> None:
     """Adds what hygiene did, if it was asked for: `images` given to it, and by whom it took out how many samples."""
     if found:
@@ -160,9 +142,14 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
 
 def reasons(report: dict[str, Any]) -> str:
     """The commonest reasons why images and samples fell out, in a line for a person."""
+    return " ".join(f"{count} × {reason}." for reason, count in list(fallen_out(report).items())[:3])
+
+
+def fallen_out(report: dict[str, Any]) -> dict[str, int]:
+    """How many images and samples fell out for what, the commonest reason first."""
     counted = Counter(entry["reason"] for entry in report["skipped"])
     counted.update(report["false_rejections"]["reasons"])
-    return " ".join(f"{count} × {reason}." for reason, count in counted.most_common(3))
+    return dict(counted.most_common())
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from open4ov.data.wording import key
 from open4ov.mllm.answers import Pairs
 from open4ov.mllm.ask import Picture, Prompt, Request
 from open4ov.mllm.embedding import embed_texts
-from open4ov.sample import Sample, assistant, content_id, user
+from open4ov.sample import Sample, Step, assistant, content_id, user
 
 NEAR = 0.93
 """Cosine (embedded n-grams) from which two questions of one answer about one image count as the same. High, since one
@@ -113,6 +113,7 @@ def samples(
         topic, score = _nearest(entry, topics)
         sample = _sample(image, topic, score, entry)
         sample.extra["annotation"] = {"qa": number}
+        sample.steps = [*image.steps, Step(stage="annotation", note="question and answer are the annotation's own")]
         made.setdefault(sample.id, sample)
     return list(made.values())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +12,13 @@ from open4ov.data import hygiene, labels, topics
 from open4ov.data.decontaminate import Benchmarks
 from open4ov.data.nearest import Floats
 from open4ov.data.working import Work
-from open4ov.functions import function
 from open4ov.mllm.ask import Asker, Picture, Request
 from open4ov.recipe import DataSection
 from open4ov.sample import Axis, Sample
 from open4ov.store import ImageStore
 
 FALLEN = ("licence", "annotation", "picture", "near", "seen", "unranked", "unlabelled", "unscored", "idle",
-          "unwritten", "unfit")  # fmt: skip
+          "unwritten", "unfit", "untopical")  # fmt: skip
 """Why an image fell out, in the order in which the report lists them"""
 
 Skipped = dict[str, list[dict[str, str]]]
@@ -61,19 +60,19 @@ class Tools:
         return hygiene.Hygiene(self.section.hygiene, self.store, self.seed, self.tell, self._benchmarks)
 
     @cached_property
-    def embed(self) -> Callable[[list[str]], Floats]:
-        return function(self.section.embedder, "data.embedder")
-
-    @cached_property
     def topics(self) -> list[topics.Topic]:
         return list(topics.read(self.work.root / "topics.parquet"))
 
     @cached_property
     def topic_rows(self) -> Floats:
-        return self.embed([topic.text for topic in self.topics])
+        return self.asker.embedder.texts([topic.text for topic in self.topics])
 
-    def picture(self, sample: Sample) -> Picture:
-        sha = sample.images[0]
+    def pictures(self, sample: Sample) -> tuple[Picture, ...]:
+        return tuple(self.picture(sample, sha) for sha in sample.images)
+
+    def picture(self, sample: Sample, sha: str | None = None) -> Picture:
+        """One of a sample's pictures; the first when none is named."""
+        sha = sha or sample.images[0]
         return Picture(sha, lambda: self.store.get(sha), sample.scene, lambda: self.store.png(sha))
 
     def answers(

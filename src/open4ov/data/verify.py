@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from open4ov.data import conversations
 from open4ov.data.judge import triplet
 from open4ov.data.labels import LabelTree
 from open4ov.mllm.answers import Verification
@@ -26,7 +27,7 @@ def verify(
     asker: Asker,
     samples: Sequence[Sample],
     tree: LabelTree,
-    pictures: Callable[[Sample], Picture],
+    pictures: Callable[[Sample], Sequence[Picture]],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Adds `checks` (a verdict a dimension) and, for those that failed, the reasons in `extra["check_reasons"]`.
@@ -35,15 +36,20 @@ def verify(
     leaves `checks` empty, with the reason.
     """
     requests = [
-        Request(
+        conversations.verify(sample, pictures(sample), tree)
+        if conversations.whole(sample)
+        else Request(
             "verify",
             Prompt("verify", {**triplet(sample, tree), "response": sample.messages[-1].text}),
-            (pictures(sample),),
+            pictures(sample),
             Verification,
         )
         for sample in samples
     ]
     for sample, answer in zip(samples, asker.ask_many(requests, progress), strict=True):
+        template = conversations.template("verify", whole=conversations.whole(sample), came=False)
+        if (step := asker.step("verify", template, answer)) is not None:
+            sample.steps = [*sample.steps, step]
         if not isinstance(answer, dict):
             sample.extra["check_reasons"] = {"unverified": str(answer)}
             continue

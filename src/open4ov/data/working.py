@@ -36,13 +36,13 @@ class Work:
         with atomic(self.root / step / f"{number:06d}.json") as temporary:
             temporary.write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
 
-    def write_rows(self, step: str, number: int, rows: Sequence[Any]) -> None:
+    def write_rows(self, step: str, number: int, rows: Sequence[Any], part: str = "samples") -> None:
         """Keeps what belongs to a chunk's samples beside them: anything that JSON can hold, a row each."""
-        with atomic(self.path(step, number, "rows", "json")) as temporary:
+        with atomic(self.path(step, number, f"{part}.rows", "json")) as temporary:
             temporary.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
 
-    def rows(self, step: str, number: int) -> list[Any]:
-        return json.loads(self.path(step, number, "rows", "json").read_text(encoding="utf-8"))
+    def rows(self, step: str, number: int, part: str = "samples") -> list[Any]:
+        return json.loads(self.path(step, number, f"{part}.rows", "json").read_text(encoding="utf-8"))
 
     def done(self, step: str, number: int) -> bool:
         return (self.root / step / f"{number:06d}.json").exists()

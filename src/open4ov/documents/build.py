@@ -1,7 +1,8 @@
 """Documents to image-question-answer samples (paper §4.1.1): one document after another, each finished on disk.
 
 A finished document is not read or asked about again by the same command; one that cannot be used is listed with the
-reason and the others go on. Samples, what was rejected, the figures, and a report stand together at the end.
+reason and the others go on. Samples, what was rejected, the figures, and a report stand together at the end; until they
+do, a mark keeps the folder from being taken for a whole one.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from open4ov.documents.candidates import Figure, Found, find
 from open4ov.documents.extract import Settings, extract
 from open4ov.documents.samples import Document, asked_samples, figure_sample, language_of, printed_sample
 from open4ov.errors import UserError
+from open4ov.mllm import costs, provenance
 from open4ov.mllm.answers import FigureQuestions
 from open4ov.mllm.ask import AnswerError, Asker, Picture, Prompt, Request, version
+from open4ov.mllm.took import Account
 from open4ov.progress import Reporter
 from open4ov.sample import Sample, content_id
-from open4ov.store import ImageStore, read_samples, sweep, write_json, write_samples
+from open4ov.store import ImageStore, read_samples, sweep, unfinished, write_json, write_samples
 
 STORE = "image-store"
 STAGE = "documents"
-_RULES = 1
+_RULES = 2
 """Counts up when the same document would give other samples: finished ones are made anew."""
 
 _BATCH = 64  # figures asked about at once
@@ -40,12 +43,25 @@ def build(
     """Writes samples.parquet, rejected.parquet, figures.parquet and report.json into `out`, and gives the report.
 
     Without an `asker` only printed questions become samples, and none is tried without its picture. Raises UserError
-    when there is nothing to read.
+    when there is nothing to read, or when the catalog would have to play the role `documents`.
+
+    The report tells what the answers took, document by document, and what was sent and paid over all starts of the
+    command: a document that is finished takes its figures along.
     """
+    if asker is not None:
+        asker.require_model(
+            judging.ROLE, "leave out --recipe: then printed questions become samples, and figures get none"
+        )
     files = list(_listed(inputs))
     if not files:
         raise UserError("no document: name PDF files, folders of them, or MinerU's content_list.json files")
-    out.mkdir(parents=True, exist_ok=True)
+    with unfinished(out):
+        return _build(files, out, settings, asker, questions, reporter)
+
+
+def _build(
+    files: Sequence[Path], out: Path, settings: Settings, asker: Asker | None, questions: int, reporter: Reporter
+) -> dict[str, Any]:
     sweep(out)
     store = ImageStore(out / STORE)
     entries: list[dict[str, Any]] = []
@@ -112,21 +128,35 @@ def _finished(
     def progress(number: int, total: int) -> None:
         reporter.progress(STAGE, f"reading {file.name}", number, total)
 
+    if asker is not None:
+        asker.account = Account()
     faults = extract(file, folder, store, settings, progress)
     found = find(folder)
     samples: list[Sample] = []
     asked: list[str] = []
     if found.figures:
         samples, asked = _candidates(document, found, store, asker, questions, reporter)
-    write_samples(folder / "samples.parquet", _once(samples))
+    samples = _once(samples)
+    took = _costs(asker, samples)
+    write_samples(folder / "samples.parquet", samples)
     write_samples(folder / "figures.parquet", _once(figure_sample(document, figure) for figure in found.figures))
-    entry = _entry(document, found, samples, asked, faults)
+    entry = {**_entry(document, found, samples, asked, faults), **({"costs": took} if took else {})}
     write_json(done, entry)
     return entry
 
 
 def _once(samples: Sequence[Sample] | Iterator[Sample]) -> list[Sample]:
     return list({sample.id: sample for sample in samples}.values())
+
+
+def _costs(asker: Asker | None, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What the answers about a document took, and its samples made ready to be written."""
+    if asker is None:
+        return {}
+    out = [sample for sample in samples if judging.rejected(sample)]
+    kept = [sample for sample in samples if not judging.rejected(sample)]
+    provenance.settle(samples, asker.place)
+    return costs.figures(asker.account.totals(), kept=costs.borne(kept), rejected=costs.borne(out))
 
 
 def _candidates(
@@ -147,9 +177,8 @@ def _candidates(
                 if isinstance(said, AnswerError):
                     unasked.append(str(said))
                     continue
-                told = asker.origin(judging.ROLE, "documents")
-                origin = told[0] if told else f"documents by {asker.identity(judging.ROLE)}"
-                samples += asked_samples(document, figure, said["questions"][:questions], origin)
+                written = asker.step(judging.ROLE, "documents", said)
+                samples += asked_samples(document, figure, said["questions"][:questions], written)
             reporter.progress(STAGE, "asking about figures", min(start + _BATCH, len(spoken)), len(spoken))
     for sample in samples:
         judging.by_rules(sample, asker is not None)
@@ -238,6 +267,8 @@ def _report(entries: Sequence[dict[str, Any]], asker: Asker | None) -> dict[str,
     reasons = Counter[str]()
     for entry in entries:
         reasons.update(entry.get("rejected", {}))
+    asked = costs.merged(entry["costs"] for entry in entries if "costs" in entry)
+    spent = asker.report().get("spent") if asker else None
     return {
         "counts": {
             "documents": len(entries),
@@ -247,6 +278,8 @@ def _report(entries: Sequence[dict[str, Any]], asker: Asker | None) -> dict[str,
         "rejected": dict(sorted(reasons.items())),
         "asked": asker.identity(judging.ROLE) if asker else
         "nobody: without a recipe, figures get no questions and printed ones are not tried without their picture",
+        **({"costs": asked, "cost_per_kept": costs.per_kept(asked, totals["kept"])} if asked else {}),
+        **({"spent": spent} if spent else {}),
         "documents": list(entries),
     }  # fmt: skip
 

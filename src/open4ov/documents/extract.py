@@ -20,9 +20,9 @@ from open4ov.documents import mineru
 from open4ov.documents.blocks import DocumentError, Page
 from open4ov.documents.captions import carry
 from open4ov.documents.pdf import look
-from open4ov.store import ImageStore, atomic
+from open4ov.store import ImageStore, atomic, write_json
 
-PAGES = "pages.jsonl"
+PAGES, FAULTS = "pages.jsonl", "faults.json"
 MAX_CRASHES = 20
 """Pages of one document that may crash the reader before the rest is given up."""
 
@@ -47,13 +47,14 @@ def extract(
 
     Raises DocumentError when nothing of the document can be read.
     """
-    target = folder / PAGES
+    target, told = folder / PAGES, folder / FAULTS
     faults: list[dict[str, str]] = []
-    if target.is_file():
-        return faults
+    if target.is_file():  # read before, by a run that was killed later
+        return json.loads(told.read_text(encoding="utf-8")) if told.is_file() else faults
     with atomic(target) as temporary, temporary.open("w", encoding="utf-8") as file:
         if mineru.is_content_list(path):
             _write(mineru.read(path, store, settings.max_pixels, faults), file)
+            write_json(told, faults)
         else:
             look(path)  # before a process is started for it
             _write(_read(path, store, settings, progress), file)

@@ -13,7 +13,7 @@ from open4ov.answers import agrees, normalise, number, words
 from open4ov.documents.screening import text_defects
 from open4ov.mllm.answers import Read, Screened
 from open4ov.mllm.ask import AnswerError, Asker, Picture, Prompt, Request
-from open4ov.sample import Sample
+from open4ov.sample import Sample, Step
 
 ROLE = "documents"
 PROMPTS = ("documents", "documents_read", "documents_screen")
@@ -97,6 +97,7 @@ def by_model(
         for sample in left
     ]
     for sample, said in zip(left, asker.ask_many(screens, progress), strict=True):
+        _note(sample, asker.step(ROLE, "documents_screen", said))
         if isinstance(said, AnswerError):
             reject(sample, "unscreened", str(said))
             continue
@@ -107,6 +108,8 @@ def by_model(
     reads = [_read(sample, pictures(sample), shown) for sample in left for shown in (True, False)]
     answers = asker.ask_many(reads, progress)
     for sample, seen, blind in zip(left, answers[::2], answers[1::2], strict=True):
+        for said, place in ((seen, "with the picture"), (blind, "without the picture")):
+            _note(sample, asker.step(ROLE, "documents_read", said), place)
         if isinstance(seen, AnswerError) or isinstance(blind, AnswerError):
             reject(sample, "unread", str(seen if isinstance(seen, AnswerError) else blind))
             continue
@@ -118,6 +121,12 @@ def by_model(
                 reject(sample, "ablation", "the picture does not give the answer when asked again")
             else:  # a printed answer outranks a model that fails at it
                 sample.extra.setdefault("flags", []).append("unconfirmed: the model answers otherwise")
+
+
+def _note(sample: Sample, step: Step | None, place: str | None = None) -> None:
+    if step is not None:
+        step.place = place
+        sample.steps = [*sample.steps, step]
 
 
 def _read(sample: Sample, pictures: Sequence[Picture], shown: bool) -> Request:

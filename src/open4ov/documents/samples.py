@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from open4ov.answers import boxed, same
 from open4ov.documents.blocks import Block
 from open4ov.documents.candidates import Figure, Found
 from open4ov.documents.exam import Printed
-from open4ov.sample import Sample, assistant, content_id, user
+from open4ov.documents.mineru import is_content_list
+from open4ov.mllm.costs import shares
+from open4ov.sample import Sample, Step, assistant, content_id, user
 
 _LETTER = re.compile(r"^[(（\[]?([A-H])(?:[)）\].．、:：\s]|$)")
 _ABOUT_OPTIONS = re.compile(
@@ -44,7 +47,7 @@ def figure_sample(document: Document, figure: Figure) -> Sample:
     block = figure.block
     scene = {"caption": block.caption, "label": block.label, "text": figure.text, "words_in_it": block.text}
     sample = _sample(document, [block], figure.page_image, "image", language_of(block.caption + " ".join(figure.text)))
-    sample.id = content_id("figure", document.sha, block.page, block.box)
+    sample.id, sample.lineage = _figure_id(document, block), []
     sample.scene = {name: value for name, value in scene.items() if value}
     return sample
 
@@ -85,8 +88,13 @@ def printed_sample(document: Document, question: Printed, found: Found) -> Sampl
     return sample
 
 
-def asked_samples(document: Document, figure: Figure, questions: Sequence[dict[str, Any]], origin: str) -> list[Sample]:
-    """What a model asked about a figure, each question once; one without question, answer or response is left out."""
+def asked_samples(
+    document: Document, figure: Figure, questions: Sequence[dict[str, Any]], written: Step | None
+) -> list[Sample]:
+    """What a model asked about a figure, each question once; one without question, answer or response is left out.
+
+    `written`: the step that they were written in, of which each bears its part.
+    """
     made: dict[str, Sample] = {}
     for asked in questions:
         question, answer, response = (asked[name].strip() for name in ("question", "answer", "response"))
@@ -103,8 +111,9 @@ def asked_samples(document: Document, figure: Figure, questions: Sequence[dict[s
         sample.messages = [user(question, images=1), assistant(response)]
         sample.answer, sample.aliases = answer, [alias.strip() for alias in asked["aliases"] if alias.strip()]
         sample.extra |= {"origin": "asked", "text": figure.text}
-        sample.lineage.append(origin)
         made.setdefault(sample.id, sample)
+    for sample, step in zip(made.values(), shares(written, len(made)) if written else (), strict=False):
+        sample.steps = [*sample.steps, step]
     return list(made.values())
 
 
@@ -118,7 +127,15 @@ def _sample(
         task=task,
         language=language,
         images=[figure.image for figure in figures if figure.image],
-        lineage=[f"document {document.sha}", f"page {first.page}", *(f"figure {figure.image}" for figure in figures)],
+        lineage=[_figure_id(document, figure) for figure in figures],
+        steps=[
+            Step(
+                stage="document",
+                by="mineru" if is_content_list(Path(document.name)) else "pdf",
+                file=document.name,
+                place=f"page {first.page}",
+            )
+        ],
         extra={
             "file": document.name,
             "document": document.sha,
@@ -130,6 +147,11 @@ def _sample(
             "boxes": [_box(figure) for figure in figures],
         },
     )
+
+
+def _figure_id(document: Document, figure: Block) -> str:
+    """The id of a figure in figures.parquet, which is the parent of what is asked about it."""
+    return content_id("figure", document.sha, figure.page, figure.box)
 
 
 def _box(block: Block) -> dict[str, Any]:

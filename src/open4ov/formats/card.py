@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from open4ov.sample import Sample
+from open4ov.sample import Sample, Step
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 """Our names of splits, and the field's."""
@@ -46,8 +47,7 @@ class Card:
         self.labels: Counter[tuple[str, str, str]] = Counter()
         self.licences: Counter[str] = Counter()
         self.steps: Counter[tuple[str, str, str]] = Counter()
-        self.tokens = 0
-        self.cost = 0.0
+        self.costs: dict[str, _Cost] = {}
 
     def count(self, sample: Sample) -> None:
         """Takes note of a sample that was written."""
@@ -64,8 +64,8 @@ class Card:
         self.licences[str(stated[0])[:80] if stated else "not stated"] += 1
         for step in sample.steps:
             self.steps[step.stage, step.by or "", step.prompt or ""] += 1
-            self.tokens += step.tokens or 0
-            self.cost += step.cost or 0.0
+            if step.known_tokens is not None or step.cost is not None:
+                self.costs.setdefault(step.stage, _Cost()).add(step)
         self.unvoted += not sample.votes
 
     def text(self, folder: Path, left_out: Mapping[str, int]) -> str:
@@ -112,19 +112,87 @@ class Card:
             lines.append(f"Imported from `{imported.get('source')}` ({imported.get('format')}).\n")
         if counts := report.get("counts"):
             said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
-            lines.append(f"Construction (labels, topics, density, questions, three judges, verification): {said}.\n")
+            how = "labels, topics, density, questions, three judges, verification"
+            if "documents" in report:
+                how = "from documents: figures, captions, questions printed or asked, a second pass"
+            lines.append(f"Construction ({how}): {said}.\n")
         if self.unvoted:
             lines.append(f"{self.unvoted:,} samples were not voted on by judges.\n")
         steps = [(*key, count) for key, count in sorted(self.steps.items())]
         lines += _table("Steps", ("stage", "by", "prompt", "samples"), steps)
-        costs = report.get("costs") or report.get("usage") or report.get("budget")
-        if costs:
-            lines.append(f"## Costs\n\n```json\n{json.dumps(costs, ensure_ascii=False, indent=1)}\n```\n")
-        elif self.tokens or self.cost:
-            lines.append(f"## Costs\n\n{self.tokens:,} tokens, {self.cost:.4f} in the providers' currency.\n")
-        else:
-            lines.append("## Costs\n\nNot recorded.\n")
-        return lines
+        return lines + self._costs(report)
+
+    def _costs(self, report: dict[str, Any]) -> list[str]:
+        """What the samples of this export took, by role, and beside it what all of their construction took."""
+        lines: list[str] = []
+        if self.costs:
+            total = _Cost.of(self.costs.values())
+            rows = [cost.row(stage) for stage, cost in self.costs.items()][: _MOST - 1]
+            lines += _table(
+                "Costs", ("role", "samples", "tokens in", "tokens out", "tokens", "money"), [*rows, total.row("all")]
+            )
+            prices = "which named none" if total.money is None else "an answer for several samples counts in parts"
+            lines.append(f"Of the samples in this export; money in the currency of the recipe's prices, {prices}.\n")
+            if total.estimated:
+                lines.append(
+                    f"Of {total.estimated:,} answers tokens are estimated: their endpoint did not count them.\n"
+                )
+        found = report.get("costs")
+        whole = cast("dict[str, Any]", found).get("total") if isinstance(found, dict) else None
+        if isinstance(whole, dict):
+            lines += [] if self.costs else ["## Costs\n"]
+            kept = cast("dict[str, Any]", report.get("cost_per_kept") or {})
+            lines.append(_whole(cast("dict[str, Any]", whole), kept))
+        return lines or ["## Costs\n\nNot recorded.\n"]
+
+
+@dataclass
+class _Cost:
+    """Sums over the steps of a role. Tokens in and out are of those steps that tell them apart."""
+
+    samples: int = 0
+    input: int = 0
+    output: int = 0
+    tokens: int = 0
+    estimated: int = 0
+    money: float | None = None
+
+    def add(self, step: Step) -> None:
+        self.samples += 1
+        self.input += step.input or 0
+        self.output += step.output or 0
+        self.tokens += step.known_tokens or 0
+        self.estimated += bool(step.estimated)
+        if step.cost is not None:
+            self.money = (self.money or 0.0) + step.cost
+
+    @staticmethod
+    def of(costs: Iterable[_Cost]) -> _Cost:
+        """All together; `samples` is the largest number, since a sample has several roles."""
+        found = _Cost()
+        for one in costs:
+            found.samples = max(found.samples, one.samples)
+            for name in ("input", "output", "tokens", "estimated"):
+                setattr(found, name, getattr(found, name) + getattr(one, name))
+            if one.money is not None:
+                found.money = (found.money or 0.0) + one.money
+        return found
+
+    def row(self, name: str) -> tuple[object, ...]:
+        money = "not known" if self.money is None else f"{self.money:.6g}"
+        return name, self.samples, self.input, self.output, self.tokens, money
+
+
+def _whole(total: dict[str, Any], kept: dict[str, Any]) -> str:
+    """A line on what all answers of the construction took, those for samples that were not kept included."""
+    tokens = int(total.get("input") or 0) + int(total.get("output") or 0)
+    money = total.get("money")
+    said = f"All answers of the construction took {tokens:,} tokens"
+    said += "" if money is None else f" and {money:.6g}"
+    said += ", those for rejected samples and for none included"
+    if (each := kept.get("money")) is not None:
+        said += f"; {each:.6g} for each sample kept"
+    return said + ".\n"
 
 
 def _left_out(report: dict[str, Any], imported: dict[str, Any], left_out: Mapping[str, int]) -> list[str]:

@@ -1,8 +1,8 @@
 """A source in any format -> a folder of ours, and a folder of ours -> an export. Both hold a few samples at a time.
 
 A folder of ours has `samples.parquet`, `image-store/`, `import.json` (from what, in which format, how many) and
-`skipped.jsonl` (what was refused, where and why). An export is written beside its place and moved there when it is
-whole.
+`skipped.jsonl` (what was refused, where and why). Until they are whole a mark says so, and nobody takes the folder for
+a set. An export is written beside its place and moved there when it is whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ from open4ov.formats.reading import Reading
 from open4ov.formats.writing import Writing
 from open4ov.images import MAX_PIXELS
 from open4ov.sample import Sample, content_id
-from open4ov.store import TEMPORARY, ImageStore, Seen, atomic, iter_samples, sweep, write_json, write_samples
+from open4ov.store import (
+    TEMPORARY,
+    ImageStore,
+    Seen,
+    atomic,
+    check_finished,
+    iter_samples,
+    sweep,
+    unfinished,
+    write_json,
+    write_samples,
+)
 
 Progress = Callable[[int], None]
 SAMPLES, STORE, ORIGINALS = "samples.parquet", "image-store", "image-files"
@@ -81,7 +92,12 @@ def import_set(
     pictures = Pictures(
         ImageStore(out / STORE), [beside, *images], max_pixels, (out / ORIGINALS) if keep_files else None
     )
-    with atomic(out / SKIPPED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as report:
+    listing = out / SKIPPED
+    with (
+        unfinished(out),
+        atomic(listing) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as report,
+    ):
         reading = Reading(
             source,
             pictures,
@@ -162,6 +178,7 @@ def located(folder: Path, stage: str | None = None) -> tuple[Path, ImageStore]:
         raise UserError(f"{folder}: --stage names a stage of a run directory, and this is none")
     else:
         path = folder / SAMPLES
+    check_finished(path.parent)
     if not path.is_file():
         raise UserError(f"{path}: no such file; name an import, or a run directory whose stage is finished")
     roots = (path.parent / STORE, path.parent.parent / STORE)

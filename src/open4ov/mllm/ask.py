@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,10 +22,13 @@ from pydantic import BaseModel, ValidationError
 
 from open4ov.errors import UserError
 from open4ov.mllm.crew import Crew
+from open4ov.mllm.took import Account, Took
 from open4ov.recipe import DataSection
+from open4ov.sample import Step
 
 if TYPE_CHECKING:
     from open4ov.mllm.desk import Desk
+    from open4ov.mllm.embedders import Embedder
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
 BESIDE = ("labels", "documents")
@@ -42,13 +45,17 @@ class ProviderError(UserError):
 class AnswerError(UserError):
     """One question got no usable answer. The stage skips and lists what it was about; `kind` is for counting."""
 
-    def __init__(self, message: str, kind: str = "unanswered") -> None:
+    def __init__(self, message: str, kind: str = "unanswered", took: Took | None = None) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.took = kind, took
 
 
 class Answered(dict[str, Any]):
-    """An answer that its provider has checked against the schema already."""
+    """An answer that its provider has checked against the schema already, and what it took, where that is known."""
+
+    def __init__(self, answer: dict[str, Any], took: Took | None = None) -> None:
+        super().__init__(answer)
+        self.took = took
 
 
 @dataclass(frozen=True)
@@ -157,20 +164,31 @@ class Asker:
     """The providers of a recipe behind one call. Raises `UserError` for a role or provider that does not exist.
 
     `place`: the folder of a run, where answers of endpoints and what they cost are kept; without it they are forgotten.
+    `desk`: where to ask for both instead. `providers` and `embedder` take the place of the recipe's. `account`: what
+    the answers took so far.
     """
 
     def __init__(
-        self, section: DataSection, providers: dict[str, Provider] | None = None, place: Path | None = None
+        self,
+        section: DataSection,
+        providers: dict[str, Provider] | None = None,
+        place: Path | None = None,
+        embedder: Embedder | None = None,
+        desk: Desk | None = None,
     ) -> None:
-        self._desk: Desk | None = None
-        if providers is None and any(one.kind == "openai" for one in section.providers.values()):
+        self.desk = desk
+        asked = providers is None and any(one.kind == "openai" for one in section.providers.values())
+        if desk is None and (asked or (embedder is None and section.embedder.endpoint is not None)):
             from open4ov.mllm.desk import Desk
 
-            self._desk = Desk.open(section, place)
-        self._providers = _build(section, self._desk) if providers is None else providers
-        self._prompted = {
-            name for name, one in section.providers.items() if providers is None and one.kind != "catalog"
-        }
+            self.desk = Desk.open(section, place)
+        self._section = section
+        if embedder is not None:
+            self.embedder = embedder
+        self._providers = self._build() if providers is None else providers
+        self.place, self.account = place, Account()
+        read = {name for name, one in section.providers.items() if one.kind in ("openai", "engine")}
+        self._prompted = read if providers is None else set[str]()
         for role, name in section.roles.items():
             if role != "default" and role not in (*ROLES, *BESIDE):
                 raise UserError(f"data.roles: no role {role!r}; the roles are {', '.join((*ROLES, *BESIDE))}")
@@ -178,26 +196,83 @@ class Asker:
                 raise UserError(f"data.roles.{role}: no provider {name!r} under data.providers")
         self._roles = dict(section.roles)
 
+    def _build(self) -> dict[str, Provider]:
+        # Imported here: the catalog loads its symbol library, the client its transport, only where a recipe asks for
+        # them.
+        providers: dict[str, Provider] = {}
+        for name, settings in self._section.providers.items():
+            where = f"data.providers.{name}"
+            if settings.kind == "openai":
+                from open4ov.mllm.openai import OpenAIProvider
+
+                providers[name] = OpenAIProvider(settings, where, self.desk)
+            elif settings.kind == "engine":
+                from open4ov.mllm.engine import EngineProvider
+
+                providers[name] = EngineProvider(settings, where)
+            elif settings.kind == "embedder":
+                from open4ov.mllm.embedder_rank import EmbedderProvider
+
+                providers[name] = EmbedderProvider(settings, where, self.embedder, self._section.embedder)
+            else:
+                if settings.base_url or settings.model:
+                    raise UserError(f"{where}: base_url and model have no effect with kind: catalog; remove them")
+                from open4ov.mllm.catalog import CatalogProvider
+
+                providers[name] = CatalogProvider()
+        return providers
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The recipe's embedder; built when it is first asked for. Raises `UserError`."""
+        from open4ov.mllm.embedders import Remembered, open_embedder
+
+        found = open_embedder(self._section.embedder, self.desk)
+        ranks = any(one.kind == "embedder" for one in self._section.providers.values())
+        return Remembered(found) if ranks else found
+
     def provider(self, role: str) -> Provider:
-        name = self._roles.get(role) or self._roles.get("default") or "default"
+        name = self._name(role)
         if name not in self._providers:
             raise UserError(f"data.roles: no provider for {role!r}: name one, or add data.providers.default")
         return self._providers[name]
+
+    def _name(self, role: str) -> str:
+        return self._roles.get(role) or self._roles.get("default") or "default"
 
     def identity(self, role: str) -> str:
         """Who plays the role, as votes record it: `judge_1:rules`, `judge_1:gpt-4o`."""
         return f"{role}:{self.provider(role).identity(role)}"
 
-    def origin(self, role: str, template: str) -> list[str]:
-        """For the lineage of a sample: `["rank = rank@1 by gpt-4o"]`; nothing where no model reads the prompt."""
-        name = self._roles.get(role) or self._roles.get("default") or "default"
+    def require_model(self, role: str, otherwise: str) -> None:
+        """Raises `UserError` when the catalog would play a role that needs a model; `otherwise`: what to do instead."""
+        if getattr(self.provider(role), "offline", False):
+            raise UserError(
+                f"data.roles.{role}: provider '{self._name(role)}' is the catalog, which answers from the annotations "
+                f"of the shipped corpora and cannot play this role. Name one of kind openai (an endpoint) or engine (a "
+                f"model in this process) under data.providers and data.roles.{role}, or {otherwise}"
+            )
+
+    def step(self, role: str, template: str, answer: object = None, note: str | None = None) -> Step | None:
+        """For the lineage of a sample: who was asked with which prompt, and what the answer (or `AnswerError`) took,
+        where that is known. None where no model reads the prompt."""
+        name = self._name(role)
         if name not in self._prompted:
-            return []
-        return [f"{role} = {version(template)} by {self.provider(role).identity(role)}"]
+            return None
+        by, took = self.provider(role).identity(role), getattr(answer, "took", None)
+        known: dict[str, Any] = {}
+        if isinstance(took, Took):
+            known = {"input": took.input, "output": took.output, "cost": took.money, "kept": took.kept}
+            known["estimated"] = took.estimated or None
+            note = "an equal question stands at an earlier sample, which bears the answer" if took.again else note
+        return Step(stage=_stage(role, template), by=by, provider=name, prompt=version(template), note=note, **known)
 
     def ask(self, role: str, prompt: Prompt, images: Sequence[Picture], schema: type[BaseModel]) -> dict[str, Any]:
         """The answer, checked against `schema`. Raises `AnswerError` or `ProviderError`."""
-        return self._ask(Request(role, prompt, images, schema))
+        (answer,) = self.ask_many([Request(role, prompt, images, schema)])
+        if isinstance(answer, AnswerError):
+            raise answer
+        return answer
 
     def _ask(self, request: Request) -> dict[str, Any]:
         answer = self.provider(request.role).answer(request)
@@ -209,10 +284,16 @@ class Asker:
             name = self.identity(request.role)
             raise AnswerError(f"{name}: the answer does not fit: {_first(error)}", "schema") from None
 
+    def _noted(self, request: Request, answer: dict[str, Any] | AnswerError) -> dict[str, Any] | AnswerError:
+        """Puts down what the answer took; in the order of the requests, so that of equal ones the first bears it."""
+        if isinstance(answer, Answered | AnswerError) and answer.took is not None:
+            answer.took = self.account.add(_stage(request.role, request.prompt.template), answer.took)
+        return answer
+
     def report(self) -> dict[str, Any]:
         """What was asked of endpoints, by role: questions, answers kept from before, requests, retries, faults by kind,
         and what it cost. Empty when no endpoint is among the providers."""
-        return self._desk.report() if self._desk else {}
+        return self.desk.report() if self.desk else {}
 
     def ask_many(
         self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None
@@ -237,8 +318,8 @@ class Asker:
                 if id(provider) not in crews:  # one for each, so that none sees more at once than its recipe allows
                     crews[id(provider)] = Crew(one, getattr(provider, "threads", provider.concurrency))
                 jobs.append(crews[id(provider)].submit(request))
-            for job in jobs:
-                answers.append(job())
+            for request, job in zip(requests, jobs, strict=True):
+                answers.append(self._noted(request, job()))
                 if progress:
                     progress(len(answers), len(requests))
         except Exception:
@@ -246,39 +327,22 @@ class Asker:
                 crew.end()
             raise
         except BaseException:  # Ctrl-C: whoever waits for a reply is left behind, whoever has one keeps it
-            if self._desk:
-                self._desk.stop()
+            if self.desk:
+                self.desk.stop()
             end = time.monotonic() + GRACE
             for crew in crews.values():
                 crew.end(max(0.0, end - time.monotonic()))
-            if self._desk:
-                self._desk.budget.abandon()
+            if self.desk:
+                self.desk.budget.abandon()
             raise
         for crew in crews.values():
             crew.end()
         return answers
 
 
-def _build(section: DataSection, desk: Desk | None) -> dict[str, Provider]:
-    # Imported here: the catalog loads its symbol library, the client its transport, only where a recipe asks for them.
-    providers: dict[str, Provider] = {}
-    for name, settings in section.providers.items():
-        where = f"data.providers.{name}"
-        if settings.kind == "openai":
-            from open4ov.mllm.openai import OpenAIProvider
-
-            providers[name] = OpenAIProvider(settings, where, desk)
-        elif settings.kind == "engine":
-            from open4ov.mllm.engine import EngineProvider
-
-            providers[name] = EngineProvider(settings, where)
-        else:
-            if settings.base_url or settings.model:
-                raise UserError(f"{where}: base_url and model have no effect with kind: catalog; remove them")
-            from open4ov.mllm.catalog import CatalogProvider
-
-            providers[name] = CatalogProvider()
-    return providers
+def _stage(role: str, template: str) -> str:
+    """What a step is called: the role, or the prompt where one role is asked with several."""
+    return template if role in BESIDE else role
 
 
 def _first(error: ValidationError) -> str:

@@ -105,17 +105,24 @@ class Budget:
 
         Raises BudgetError when it can go beyond a limit.
         """
+        with self._condition:
+            while (found := self.offer(role, provider, most, price)) is None:
+                self._condition.wait()
+        return found
+
+    def offer(self, role: str, provider: str, most: Usage, price: PriceSection | None) -> Reservation | None:
+        """`reserve` without waiting: None when those under way may still give enough back."""
         serial = next(self._serials)
         if not self._limited:
             return self._under_way.setdefault(serial, Reservation(serial, None, role, provider, most, price))
         tokens, money = most.input + most.output, most.money(price)
         with self._condition:
-            while (short := self._short(tokens, money)) is not None:
-                if self._ended is not None:
-                    raise self._ended
+            if self._ended is not None:
+                raise self._ended
+            if (short := self._short(tokens, money)) is not None:
                 if not self._under_way:
                     raise BudgetError(short)
-                self._condition.wait()
+                return None
             self._open_tokens += tokens
             self._open_money += money
             row = (self._stage, role, provider, most.input, most.output, money)

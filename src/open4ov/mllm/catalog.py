@@ -36,6 +36,8 @@ class CatalogProvider:
     """Single-threaded; what it finds out about the last pictures is kept."""
 
     concurrency = 1
+    offline = True
+    """Reads no prompt: roles that need a model are not its own (`Asker.require_model`)"""
 
     def __init__(self) -> None:
         self._looks: dict[str, tuple[Seen, Neighbours | None]] = {}  # the last ones; in the order of their first look
@@ -55,29 +57,41 @@ class CatalogProvider:
             case "synthesize":
                 return {"pairs": _pairs(_scene(request), request.images[0].sha, prompt.values)}
             case "verify":
-                return rules.verify(_scene(request), prompt.values)
-            case "judge_1":
-                scene = request.images[0].scene
-                if scene is None:
-                    score, reason = None, "the image has no annotation"
-                else:
-                    score, reason = rules.judge(scene, prompt.values, "the annotation", abilities=True)
-            case "judge_2":
-                score, reason = self._by_pixels(request.images[0], prompt)
-            case "judge_3":
-                score, reason = self._embedding.vote(self._look(request.images[0])[1], prompt.values)
+                return _worst([rules.verify(_scene(request), values) for values in _turns(request)])
+            case "judge_1" | "judge_2" | "judge_3":
+                score, reason = self._vote(request)
+                return {"score": score, "reason": reason}
             case role:
                 raise AnswerError(f"the catalog does not play the role {role!r}")
-        return {"score": score, "reason": reason}
 
-    def _by_pixels(self, picture: Picture, prompt: Prompt) -> rules.Verdict:
+    def _vote(self, request: Request) -> rules.Verdict:
+        """A judge's verdict; on a conversation, no if it says no to a turn, and yes only if it does to all of them."""
+        if len(request.images) != 1:
+            return None, "the catalog knows single images only"
+        found = [self._verdict(request.role, request.images[0], values) for values in _turns(request)]
+        for wanted in (0, None):
+            for number, (score, reason) in enumerate(found, start=1):
+                if score == wanted:
+                    return score, reason if len(found) == 1 else f"turn {number}: {reason}"
+        return found[0]
+
+    def _verdict(self, role: str, picture: Picture, values: dict[str, Any]) -> rules.Verdict:
+        if role == "judge_2":
+            return self._by_pixels(picture, values)
+        if role == "judge_3":
+            return self._embedding.vote(self._look(picture)[1], values)
+        if picture.scene is None:
+            return None, "the image has no annotation"
+        return rules.judge(picture.scene, values, "the annotation", abilities=True)
+
+    def _by_pixels(self, picture: Picture, values: dict[str, Any]) -> rules.Verdict:
         seen, _ = self._look(picture)
         if seen.symbol is None:
             return None, "the pixels match no symbol of the library clearly"
         scene = self._library.scenes[seen.symbol]
         if seen.colour is not None and seen.colour != scene["colour"]:
             return None, f"the shape is {seen.symbol}'s but the colour is {seen.colour}"
-        return rules.judge(scene, prompt.values, "the pixels", abilities=False)
+        return rules.judge(scene, values, "the pixels", abilities=False)
 
     def _look(self, picture: Picture) -> tuple[Seen, Neighbours | None]:
         """What both judges see of a picture: its pixels, loaded once; never its annotation."""
@@ -97,7 +111,19 @@ class CatalogProvider:
         return EmbeddingJudge(self._library)
 
 
+def _turns(request: Request) -> list[dict[str, Any]]:
+    """What is asked of a judge or a verifier: a conversation's turns one by one, or the one question."""
+    return request.prompt.values.get("turns") or [request.prompt.values]
+
+
+def _worst(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Of each dimension the first turn that fails it, or the first turn."""
+    return {name: next((one[name] for one in found if not one[name]["ok"]), found[0][name]) for name in found[0]}
+
+
 def _scene(request: Request) -> dict[str, Any]:
+    if len(request.images) != 1:
+        raise AnswerError("the catalog knows single images only; a conversation about several needs an endpoint")
     scene = request.images[0].scene
     if not scene:
         raise AnswerError(NO_SCENE)

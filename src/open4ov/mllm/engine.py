@@ -18,7 +18,8 @@ from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.grammar import Grammars
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.errors import UserError
-from open4ov.mllm.ask import AnswerError, ProviderError, Request
+from open4ov.mllm.ask import Answered, AnswerError, ProviderError, Request
+from open4ov.mllm.took import Took
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import ProviderSection
 from open4ov.sample import user
@@ -70,13 +71,14 @@ class EngineProvider:
             raise
         except UserError as error:
             raise AnswerError(f"{where}: {error}") from None
+        took = Took(prompt, len(found.token_ids))
         if found.finish_reason != "stop":
-            raise AnswerError(f"{where}: the answer came to no end ({found.finish_reason})")
+            raise AnswerError(f"{where}: the answer came to no end ({found.finish_reason})", took=took)
         try:
-            return request.schema.model_validate_json(found.text).model_dump()
+            return Answered(request.schema.model_validate_json(found.text).model_dump(), took)
         except ValidationError as error:  # what a schema cannot say, a validator may
             detail = error.errors(include_url=False, include_input=False)[0]
-            raise AnswerError(f"{where}: the answer does not fit: {detail['msg']}") from None
+            raise AnswerError(f"{where}: the answer does not fit: {detail['msg']}", took=took) from None
 
     async def _complete(self, asked: engine.Request) -> engine.Completion:
         completion = None

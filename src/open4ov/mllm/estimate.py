@@ -15,17 +15,19 @@ one whose answer is kept from an earlier start costs nothing, and what follows i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open4ov.mllm import tokens
-from open4ov.mllm.ask import AnswerError, Request
+from open4ov.mllm.ask import AnswerError, Picture, Request
 from open4ov.mllm.budget import Usage
+from open4ov.mllm.embedding import Floats, embed_texts
 from open4ov.recipe import DataSection
-from open4ov.recipe_providers import ProviderSection
+from open4ov.recipe_embedder import EndpointSection
+from open4ov.recipe_providers import PriceSection, ProviderSection
 
 if TYPE_CHECKING:
     from open4ov.mllm.cache import AnswerCache
@@ -35,6 +37,10 @@ REASON = f"{SENTENCE} What the answer says of it can be seen, and nothing else i
 RESPONSE = " ".join([SENTENCE, REASON, SENTENCE, REASON])
 """About as long as models write when they explain: some 90 words"""
 TOPICS = "topics"
+
+
+EMBED, ENDPOINT = "embed", "data.embedder"
+"""Role and name of the embeddings endpoint's row"""
 
 
 @dataclass
@@ -167,6 +173,51 @@ def guessers(
             cache.close()
 
 
+class GuessedEmbedder:
+    """Counts what an embeddings endpoint would be asked; its rows are hashed, those of images from their digest."""
+
+    def __init__(self, settings: EndpointSection, rows: dict[tuple[str, str], Row]) -> None:
+        self.sees, self._settings, self._rows = settings.images, settings, rows
+        self._seen: set[str] = set()
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        new = dict.fromkeys(text for text in texts if text not in self._seen)
+        self._seen.update(new)
+        self._count(len(new), self._settings.batch, sum(tokens.guess(text) + tokens.MESSAGE for text in new))
+        return embed_texts(texts)
+
+    def images(self, pictures: Sequence[Picture]) -> Floats:
+        new = {picture.sha: picture for picture in pictures if picture.sha not in self._seen}
+        self._seen.update(new)
+        sizes = [tokens.of_image(self._settings.image_tokens, *picture.size) for picture in new.values()]
+        step = self._settings.batch if self._settings.image_form == "input" else 1
+        row = self._count(len(new), step, sum(sizes) + 2 * tokens.MESSAGE * len(new))
+        row.images += len(new)
+        row.image_tokens += sum(sizes)
+        return embed_texts([picture.sha for picture in pictures])
+
+    def _count(self, items: int, step: int, read: int) -> Row:
+        row = self._rows.setdefault((EMBED, ENDPOINT), Row())
+        row.calls += -(-items // step)
+        row.usage += Usage(read)
+        return row
+
+
+def guessed_embedder(section: DataSection, rows: dict[tuple[str, str], Row]) -> GuessedEmbedder | None:
+    """In place of an embeddings endpoint, so that nothing is sent; None where the recipe names another embedder."""
+    endpoint = section.embedder.endpoint
+    return GuessedEmbedder(endpoint, rows) if endpoint else None
+
+
+def _asked(section: DataSection, name: str) -> ProviderSection:
+    """Model, price and image rule of whoever a row is about."""
+    endpoint = section.embedder.endpoint
+    if name != ENDPOINT or endpoint is None:
+        return section.providers[name]
+    price = None if endpoint.price is None else PriceSection(input=endpoint.price, output=0)
+    return ProviderSection(kind="openai", model=endpoint.model, price=price, image_tokens=endpoint.image_tokens)
+
+
 def figures(
     section: DataSection, rows: dict[tuple[str, str], Row], most: dict[tuple[str, str], Row], place: Path | None = None
 ) -> dict[str, Any]:
@@ -178,13 +229,13 @@ def figures(
     tokens_before, money_before = spent_before(book_of(place)) if place else (0, 0.0)
     lines: list[dict[str, Any]] = [
         {
-            "role": role, "provider": name, "model": section.providers[name].model or "",
-            **_counts(section, name, row), "priced": section.providers[name].price is not None,
+            "role": role, "provider": name, "model": _asked(section, name).model or "",
+            **_counts(section, name, row), "priced": _asked(section, name).price is not None,
             "most": _counts(section, name, most.get((role, name), row)),
         }
         for (role, name), row in rows.items()
     ]  # fmt: skip
-    rules = {name: tokens.rule_in_words(section.providers[name].image_tokens) for _, name in rows}
+    rules = {name: tokens.rule_in_words(_asked(section, name).image_tokens) for _, name in rows}
     return {
         "lines": lines,
         "total": _sum(lines),
@@ -197,7 +248,7 @@ def figures(
 def _counts(section: DataSection, name: str, row: Row) -> dict[str, Any]:
     return {
         "calls": row.calls, "kept": row.kept, "images": row.images, "image_tokens": row.image_tokens,
-        "input": row.usage.input, "output": row.usage.output, "money": row.usage.money(section.providers[name].price),
+        "input": row.usage.input, "output": row.usage.output, "money": row.usage.money(_asked(section, name).price),
     }  # fmt: skip
 
 

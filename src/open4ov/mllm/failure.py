@@ -7,6 +7,7 @@
 | `timeout` | no whole reply in time | the same |
 | `server_error` | any other 5xx, 409 | tried again later |
 | `closed`, `empty`, `html`, `not_json`, `truncated` | the reply broke off, or is none | the same |
+| `embedding` | the reply does not hold the rows that were asked for | the same |
 | `unreachable` | no connection | tried again later; then the stage ends |
 | `redirect`, `encoding`, `huge` | a reply that is not accepted | the question is given up |
 | `http_400` and the like | the endpoint does not accept the question | the question is given up |

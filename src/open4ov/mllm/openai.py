@@ -12,33 +12,20 @@ The blocking client in threads, since it takes less of the processor than the as
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 import threading
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-import openai
-
 from open4ov.mllm import reply, tokens
-from open4ov.mllm.ask import Answered, AnswerError, ProviderError, Request, version
+from open4ov.mllm.ask import Answered, AnswerError, Request, version
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept
-from open4ov.mllm.concurrency import Outcome, backoff
 from open4ov.mllm.desk import Desk
-from open4ov.mllm.failure import Failure, failure
-from open4ov.mllm.local import DEFAULT_URL
-from open4ov.mllm.pause import SHORTEST
+from open4ov.mllm.line import Line
 from open4ov.mllm.question import known_as, longest
 from open4ov.mllm.showing import Showing
-from open4ov.mllm.transport import Transport
+from open4ov.mllm.took import Took
 from open4ov.recipe import ProviderSection
-
-PATIENCE = 50
-"""How often a question may meet a 429"""
-IN_A_ROW = 8
-"""Questions given up one after the other, with no answer between, that mean the endpoint itself does not work"""
 
 
 @dataclass(frozen=True)
@@ -49,76 +36,55 @@ class _Question:
     key: bytes
 
 
-class OpenAIProvider:
-    """Raises `ProviderError` when built without a model or a key, and when the endpoint refuses to serve."""
+class OpenAIProvider(Line):
+    """Asks with chat completions."""
 
     def __init__(self, settings: ProviderSection, where: str, desk: Desk | None = None) -> None:
-        if not settings.model:
-            raise ProviderError(f"{where}.model: an openai provider needs a model name")
-        self._desk = desk or Desk()
-        self._url = settings.base_url or DEFAULT_URL
-        if self._desk.local is not None:
-            self._desk.local.check(self._url, f"{where}.base_url")
-        self._secret = os.environ.get(settings.api_key_env)
-        if not self._secret:
-            raise ProviderError(
-                f"{where}.api_key_env: the environment variable {settings.api_key_env} is not set; set it to the "
-                "endpoint's key (any word for an endpoint without keys)"
-            )
-        self.concurrency = settings.concurrency
-        # More threads than may be open: one is ready to be sent where another has come, or was refused and has to wait.
-        self.threads = settings.concurrency + min(settings.concurrency, 64)
-        self._settings, self._model, self._name = settings, settings.model, where.rpartition(".")[2]
-        self._where = f"{where} ({settings.base_url or 'api.openai.com'})"
+        super().__init__(settings, where, desk)
         self._showing = Showing(settings)
-        self._gate = self._desk.gate(self._url, settings.concurrency)
-        self._given_up, self._lock = 0, threading.Lock()
-        transport = Transport(self._url, settings.timeout, self._desk.local, f"{where}.base_url")
-        self._client = openai.OpenAI(
-            api_key=self._secret,
-            base_url=self._url,
-            max_retries=0,
-            timeout=httpx2.Timeout(settings.timeout, connect=min(10.0, settings.timeout)),
-            default_headers={"Accept-Encoding": "identity"},
-            http_client=httpx2.Client(transport=transport, follow_redirects=False, trust_env=False),
-        )
+        self._under_way: dict[bytes, threading.Event] = {}
 
     def identity(self, role: str) -> str:
         return self._model
 
     def answer(self, request: Request) -> Answered:
         question = self._question(request)
-        found = self._kept(question)
-        if found is None:
-            try:
-                found = self._ask(question)
-            except AnswerError as error:
-                self._desk.tally.fault(request.role, error.kind)
-                raise
-            except Exception as error:
-                ended = self._ended(error)
-                if ended is not error:
-                    raise ended from error
-                raise
-        return found
+        if self._desk.cache is None:
+            return self._fresh(question)
+        mine = threading.Event()
+        while True:
+            with self._lock:  # an equal question may be under way: its answer will do, and is paid for once
+                other = self._under_way.setdefault(question.key, mine)
+            if other is mine:
+                break
+            other.wait()
+        try:
+            found = self._kept(question)
+            return self._fresh(question) if found is None else found
+        finally:
+            with self._lock:
+                del self._under_way[question.key]
+            mine.set()
 
-    def _ended(self, error: Exception) -> Exception:
-        """After a full disk or a fault of ours, whoever waits must not wait for ever. Gives what to raise."""
-        if isinstance(error, sqlite3.Error):
-            error = ProviderError(
-                f"{self._where}: what is asked and spent cannot be written ({error}). All answers before are kept: "
-                "make room, and the same command goes on from here"
-            )
-        self._gate.close(error)
-        self._desk.budget.end(error)
-        return error
+    def _fresh(self, question: _Question) -> Answered:
+        try:
+            return self._ask(question)
+        except AnswerError as error:
+            self._desk.tally.fault(question.request.role, error.kind)
+            raise
+        except Exception as error:
+            ended = self.ended(error)
+            if ended is not error:
+                raise ended from error
+            raise
 
     def _question(self, request: Request) -> _Question:
         text = request.prompt.text
         return _Question(request, text, reply.schema(request.schema), known_as(request, text, self._settings))
 
     def _kept(self, question: _Question) -> Answered | None:
-        kept = self._desk.cache.get(question.key) if self._desk.cache else None
+        cache = self._desk.cache
+        kept = cache.get(question.key) if cache is not None else None  # its truth would count all its rows
         if kept is None:
             return None
         try:
@@ -127,7 +93,12 @@ class OpenAIProvider:
             return None
         usage = Usage(kept.input, kept.output, int(kept.estimated))
         self._desk.tally.answered(question.request.role, usage, self._settings.price, kept=True)
-        return Answered(answer)
+        return Answered(answer, self._took(usage, question, kept=True))
+
+    def _took(self, usage: Usage, question: _Question | None = None, *, kept: bool = False) -> Took:
+        """What an answer took; with its question where it is kept, so that an equal one need not be paid for again."""
+        named = question.key.hex() if question and self._desk.cache is not None else ""
+        return Took(usage.input, usage.output, usage.estimated > 0, self._settings.price, kept, named)
 
     def _ask(self, question: _Question) -> Answered:
         request = question.request
@@ -139,7 +110,11 @@ class OpenAIProvider:
         images = sum(tokens.of_image(self._settings.image_tokens, *picture.size) for picture in pictures)
         usage, fault = Usage(), reply.Misfit("empty", "")
         for repair in (False, True):
-            completion, took = self._send(question, messages, said, images, repair)
+            try:
+                completion, took = self._send(question, messages, said, images, repair)
+            except AnswerError as error:
+                error.took = self._took(usage) if repair else None
+                raise
             usage += took
             try:
                 text = reply.text(completion, self._secret or "")
@@ -158,61 +133,25 @@ class OpenAIProvider:
                 kept = Kept(text, usage.input, usage.output, usage.estimated > 0)
                 self._desk.cache.put(question.key, kept, self._model, version(request.prompt.template))
             self._desk.tally.answered(request.role, usage, self._settings.price, kept=False)
-            return Answered(answer)
+            return Answered(answer, self._took(usage, question))
         where = f"{self._where}, {request.role}"
         if fault.repair:
             raise AnswerError(f"{where}: no answer that fits the schema, even when asked again: {fault.reason}",
-                              fault.kind)  # fmt: skip
-        raise AnswerError(f"{where}: {fault.reason}", fault.kind)
+                              fault.kind, self._took(usage))  # fmt: skip
+        raise AnswerError(f"{where}: {fault.reason}", fault.kind, self._took(usage))
 
     def _send(
         self, question: _Question, messages: list[Any], said: str, images: int, repair: bool
     ) -> tuple[Any, Usage]:
-        """One reply, after as many tries as the recipe allows."""
-        role, budget, price = question.request.role, self._desk.budget, self._settings.price
         framing = tokens.MESSAGE * (len(messages) + 1) + images
         most = Usage(tokens.bound(said) + framing, self._settings.max_tokens)
-        tries = limited = 0
-        while True:
-            turn = self._gate.enter()
-            took, failed = Usage(), None
-            outcome: Outcome = "failed"  # what the gate is told when even the book cannot be written
-            pause = 0.0
-            try:
-                reserved = budget.reserve(role, self._name, most, price)
-                self._desk.tally.sent(role, repair and not tries)
-                try:
-                    completion = self._create(question, messages)
-                    took = reply.usage(completion) or Usage(tokens.guess(said) + framing, _guess(completion), 1)
-                    outcome = "good"
-                except Exception as error:
-                    failed = failure(error, self._secret or "")
-                    if failed is None:
-                        raise
-                    outcome, pause = failed.outcome, failed.pause
-                    if failed.charged:
-                        took = Usage(tokens.guess(said) + framing, most.output if failed.unseen else 0, 1)
-                        self._desk.tally.unseen(role, took)
-                except BaseException:  # stopped while it was under way: it may be charged in full
-                    took = Usage(most.input, most.output, 1)
-                    raise
-                finally:
-                    budget.settle(reserved, took)
-            except ProviderError as error:  # of the budget: before the next in line is let in
-                self._gate.close(error)
-                raise
-            finally:
-                self._gate.leave(turn, outcome, pause)
-            if failed is None:
-                with self._lock:
-                    self._given_up = 0
-                return completion, took  # pyright: ignore[reportPossiblyUnboundVariable]
-            limited += failed.outcome == "limited"
-            tries += failed.outcome != "limited"
-            self._stop_or_go_on(failed, role, tries, limited)
-            self._desk.tally.retried(role, failed.kind)
-            limit = failed.outcome == "limited"  # then no sooner than the endpoint says, whoever else may go on
-            self._gate.sleep(max(failed.pause, SHORTEST) if limit else backoff(tries - 1))
+        charged = Usage(tokens.guess(said) + framing, 0, 1)
+
+        def create() -> tuple[Any, Usage]:
+            completion = self._create(question, messages)
+            return completion, reply.usage(completion) or Usage(charged.input, _guess(completion), 1)
+
+        return self.send(question.request.role, most, create, charged, repair=repair)
 
     def _create(self, question: _Question, messages: list[Any]) -> Any:
         # `post`, as `chat.completions.create` calls it: that walks through messages and schema by their types first,
@@ -229,26 +168,6 @@ class OpenAIProvider:
             body["temperature"] = self._settings.temperature
         found = self._client.post("/chat/completions", cast_to=object, body=body)
         return json.loads(found) if isinstance(found, str) else found  # text: the reply does not say that it is JSON
-
-    def _stop_or_go_on(self, failed: Failure, role: str, tries: int, limited: int) -> None:
-        """Returns when the question may be tried again. Raises AnswerError for this one, ProviderError for all."""
-        if failed.again and tries <= self._settings.retries and limited <= PATIENCE and not failed.everyone:
-            return
-        message = f"{self._where}, {role}: {failed.reason}"
-        if tries > 1:
-            message += f" (tried {tries} times)"
-        with self._lock:
-            self._given_up += 1
-            row = self._given_up
-        if failed.everyone or failed.kind == "unreachable":
-            error = ProviderError(message)
-        elif row >= IN_A_ROW:
-            error = ProviderError(f"{message}; {row} questions in a row ended like this, so none of the others is sent")
-        else:
-            raise AnswerError(message, failed.kind)
-        self._desk.tally.fault(role, failed.kind)
-        self._gate.close(error)
-        raise error
 
 
 def _guess(completion: Any) -> int:

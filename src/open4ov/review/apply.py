@@ -10,7 +10,7 @@ from open4ov.errors import UserError
 from open4ov.review import decisions
 from open4ov.review.collection import Collection, stage
 from open4ov.review.decisions import Decision
-from open4ov.sample import Part, Sample
+from open4ov.sample import Part, Sample, Step
 from open4ov.store import write_json, write_samples
 
 
@@ -64,7 +64,8 @@ def _reviewed(sample: Sample, said: Mapping[str, Decision]) -> Sample:
     if said:
         one.extra["reviews"] = {name: made.model_dump(exclude_none=True, exclude={"sample"})
                                 for name, made in said.items()}  # fmt: skip
-        one.lineage = [*one.lineage, "review"]
+        steps = [Step(stage="review", by=name, note=made.verdict) for name, made in said.items()]
+        one.steps = [*one.steps, *steps]
     return one
 
 

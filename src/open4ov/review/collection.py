@@ -13,7 +13,7 @@ from typing import Any
 from open4ov.errors import UserError
 from open4ov.review.decisions import Decision
 from open4ov.sample import Sample
-from open4ov.store import ImageStore, read_samples
+from open4ov.store import ImageStore, check_finished, read_samples
 
 STORE = "image-store"
 FACETS = ("stage", "split", "task", "language", "domain", "ability", "topic", "source", "review")
@@ -25,6 +25,7 @@ class Collection:
     without samples."""
 
     def __init__(self, directory: Path) -> None:
+        check_finished(directory)
         if (directory / "data" / "samples.parquet").is_file():
             held, self.reviews = directory / "data", directory / "reviews"
         elif (directory / "samples.parquet").is_file():
