@@ -199,7 +199,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*more: str) -> Any:
         return CliRunner().invoke(app, ["run", "r.yaml", "--out", "out", "--dry-run", *more])
 
-    assert "judge_3" in run("--quiet").output
+    told = run("--quiet").output
+    assert "judge_3" in told
+    assert "judge_1, judge_2, judge_3 ask one model" in told  # before anything is paid
+    assert "Topics are asked once" in told
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
         ".work", "image-store", "images",
     ]  # fmt: skip

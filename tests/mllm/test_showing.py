@@ -64,6 +64,7 @@ def test_a_small_picture_goes_as_it_lies_in_the_store(tmp_path: Any) -> None:
         ({"image_format": "png"}, "PNG", (1000, 700)),
         ({"max_pixels": 70_000}, "PNG", (316, 221)),  # small again
         ({"max_pixels": 70_000, "image_format": "jpeg"}, "JPEG", (316, 221)),
+        ({"max_pixels": 690_000}, "JPEG", (992, 694)),
         ({"max_pixels": None, "image_format": "jpeg"}, "JPEG", (1000, 700)),
     ],
 )

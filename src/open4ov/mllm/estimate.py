@@ -300,15 +300,23 @@ def to_text(found: dict[str, Any], section: DataSection) -> str:
         )
     if spent["tokens"]:
         text.append(f"Spent so far: {spent['tokens']:,} tokens, {spent['money']:.4g} by the prices of then.")
-    for name, limit, need in (("tokens", limits.tokens, total["input"] + total["output"]),
-                              ("money", limits.money, total["money"])):  # fmt: skip
+    rest_total = found["without_topics"]
+    for name, limit, need, rest_need in (
+        ("tokens", limits.tokens, *(one["input"] + one["output"] for one in (total, rest_total))),
+        ("money", limits.money, total["money"], rest_total["money"]),
+    ):
         left = 0.0 if limit is None else max(0.0, limit - spent[name])
-        if limit is not None and need > left:
-            of_it = f", of which {left:,.6g} are left" if spent[name] else ""
-            text.append(
-                f"data.budget.{name} is {limit:,}{of_it}: about {left / need:.0%} of what is likely, "
-                "and the run would stop there."
+        if limit is None or need <= left:
+            continue
+        of_it = f", of which {left:,.6g} are left" if spent[name] else ""
+        text.append(
+            f"data.budget.{name} is {limit:,}{of_it}: "
+            + (
+                f"about {left / rest_need:.0%} of what is likely without topics, and the run would stop there."
+                if rest_need > left
+                else "enough for all but topics as it seems; with as many topics as the bound, the run would stop."
             )
+        )
     if "warning" in found:
         text.append(f"Note: {found['warning']}.")
     return "\n".join(text)

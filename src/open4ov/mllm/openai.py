@@ -11,14 +11,13 @@ The blocking client in threads, since it takes less of the processor than the as
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 from dataclasses import dataclass
 from typing import Any
 
 from open4ov.mllm import reply, tokens
-from open4ov.mllm.ask import Answered, AnswerError, Picture, Request, version
+from open4ov.mllm.ask import Answered, AnswerError, Request, version
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept
 from open4ov.mllm.desk import Desk
@@ -169,15 +168,6 @@ class OpenAIProvider(Line):
             body["temperature"] = self._settings.temperature
         found = self._client.post("/chat/completions", cast_to=object, body=body)
         return json.loads(found) if isinstance(found, str) else found  # text: the reply does not say that it is JSON
-
-
-def data_url(picture: Picture) -> str:
-    """The picture as a PNG data URL."""
-    return _url(picture.png)
-
-
-def _url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _guess(completion: Any) -> int:

@@ -86,8 +86,9 @@ def encode(picture: Picture, settings: ProviderSection) -> Shown:
     image: Image.Image | None = None
     if small != size:
         image = _decode(png).resize(small, Image.Resampling.LANCZOS)
-        if settings.image_format != "jpeg":
-            png = _written(image, "PNG")
+        left = len(png) * (small[0] * small[1]) / (size[0] * size[1])
+        if settings.image_format == "png" or (settings.image_format == "auto" and left < 4 * LARGE):
+            png = _written(image, "PNG")  # which takes long, so not where it would be large without doubt
     if settings.image_format == "jpeg" or (settings.image_format == "auto" and len(png) > LARGE):
         # 4:4:4, since thin coloured lines and letters are what 4:2:0 loses first
         jpeg = _written(image or _decode(png), "JPEG", quality=settings.jpeg_quality, subsampling=0)
