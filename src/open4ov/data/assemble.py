@@ -63,6 +63,7 @@ class Construction:
         """The report; samples, rejected samples, topics and the general set lie in `out` then."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._general()
+        self._count_groups()
         self._match()
         barren = self._topics()
         self._write()
@@ -104,6 +105,12 @@ class Construction:
             )
         write_samples(self.out / "general.parquet", self.general)
         write_samples(self.out / "general_rejected.parquet", unfit)
+
+    def _count_groups(self) -> None:
+        """Before anything is paid for: a key that no image has would leave the split without groups."""
+        if self.section.hygiene.groups:
+            general = [] if self.tools.task.drawn else self.general
+            self.clean.count_groups(chain(iter_samples(self.tools.task.source), general))
 
     def _merge_clean(self) -> None:
         for facts in self.work.every("clean", self.chunks):
