@@ -55,6 +55,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only say what the endpoints would be asked, and what that would cost")
     ] = False,
+    retry_unanswered: Annotated[
+        bool, typer.Option("--retry-unanswered", help="ask again what got no answer in a finished stage")
+    ] = False,
 ) -> None:
     """Run a recipe, from images to the report."""
     from open4ov import pipeline
@@ -65,6 +68,8 @@ def run(
         raise UserError("--json and --quiet contradict each other; give one of them")
     reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
     if dry_run:
+        if retry_unanswered:
+            raise UserError("--retry-unanswered has no effect with --dry-run, which sends nothing; give one of them")
         if until is not None:
             raise UserError("--until has no effect with --dry-run, which estimates the stage data; give one of them")
         from open4ov.mllm.estimate import to_text
@@ -74,7 +79,7 @@ def run(
         print(json.dumps({"event": "estimate", **found}, ensure_ascii=False) if json_ else to_text(found, chosen.data))
         return
     try:
-        pipeline.run(load(recipe, set_ or ()), out, reporter, until)
+        pipeline.run(load(recipe, set_ or ()), out, reporter, until, retry=retry_unanswered)
     except KeyboardInterrupt:
         print(f"open4ov: stopped; the same command goes on from here ({out})", file=sys.stderr)
         raise

@@ -21,6 +21,9 @@ def build(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override an option")] = None,
     json_: Annotated[bool, typer.Option("--json", help="events as JSON lines on stdout")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    retry_unanswered: Annotated[
+        bool, typer.Option("--retry-unanswered", help="ask again what got no answer in a finished stage")
+    ] = False,
 ) -> None:
     """Make judged samples of a folder of images: the stages `images` and `data` of a recipe, and no training.
 
@@ -41,7 +44,7 @@ def build(
             raise UserError(f"--images {images}: is not a folder; name a folder of images, or one that import made")
         given.append(f"images.vertical={json.dumps(str(images), ensure_ascii=False)}")
     reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
-    pipeline.run(load(recipe, given), out, reporter, until="data")
+    pipeline.run(load(recipe, given), out, reporter, until="data", retry=retry_unanswered)
     if not json_:
         print(json.dumps(_told(out / "data" / "report.json"), ensure_ascii=False, indent=1))
 

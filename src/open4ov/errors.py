@@ -10,6 +10,17 @@ class UserError(ValueError):
     """Something the user can mend: the message says what, where, and what to do. The CLI prints it and exits with 2."""
 
 
+class RefusedError(UserError):
+    """What a stage made is of no use to those after it, and says itself why: it is kept aside for the user to look at.
+
+    `final`: the next start would make the same. Otherwise it begins anew, and asks again what got no answer.
+    """
+
+    def __init__(self, message: str, *, final: bool = True) -> None:
+        super().__init__(message)
+        self.final = final
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest known name, or the list of known names when none is near."""
     names = sorted(set(known))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from open4ov import memory
-from open4ov.errors import UserError, nearest
+from open4ov.errors import RefusedError, UserError, nearest
 from open4ov.progress import Reporter
 from open4ov.recipe import Recipe
 from open4ov.run_dir import Place, disk_full, hash_json
@@ -57,12 +57,16 @@ class StageRun:
 
 @dataclass(frozen=True)
 class Stage:
-    """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on."""
+    """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on.
+
+    `unanswered` says of the finished folder what making it anew may still bring, in a line; empty when nothing.
+    """
 
     name: str
     inputs: tuple[str, ...]
     config: Callable[[Recipe], BaseModel | dict[str, Any]]
     run: Callable[[StageRun], None]
+    unanswered: Callable[[Path], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,13 @@ class Graph:
                 wanted.update(stage.inputs)
         return [stage for stage in self.stages.values() if stage.name in wanted]
 
-    def run(self, recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None) -> list[Outcome]:
+    def run(
+        self, recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None, retry: bool = False
+    ) -> list[Outcome]:
         """Brings the stages up to date in the run directory `root`, which must exist and be locked by the caller.
 
-        A stage whose key is that of its folder is skipped. Raises UserError when the disk is full or a stage refuses
+        A stage whose key is that of its folder is skipped; with `retry` not one that has something `unanswered`, which
+        is made anew beside the finished one. Raises UserError when the disk is full or a stage refuses
         its input; finished stages stay as they are.
         """
         stages = self.needed(until)
@@ -112,9 +119,15 @@ class Graph:
             made_from = {name: Place(root, name).lineage() for name in stage.inputs}
             facts = _facts(stage, recipe, made_from)
             key = hash_json(facts)
-            if place.intact(key):
+            intact = place.intact(key)
+            lacks = stage.unanswered(place.final) if intact and stage.unanswered else ""
+            if intact and not (retry and lacks):
                 place.drop_scratch()
                 reporter.skipped(stage.name, position, len(stages))
+                if lacks:
+                    reporter.note(stage.name, lacks)
+                elif retry and stage.unanswered:
+                    reporter.note(stage.name, "has no question whose answer may still come; nothing is asked again")
                 outcomes.append(Outcome(stage.name, "skipped", 0.0))
                 continue
             reporter.started(stage.name, position, len(stages))
@@ -137,6 +150,11 @@ class Graph:
                 seconds, peak = time.perf_counter() - start, _peak_bytes()
                 measured = {"seconds": round(seconds, 3), "peak_bytes": peak, "resumed": resumed}
                 place.publish({"key": key, **facts, **measured})
+            except RefusedError as error:
+                place.set_aside({"stage": stage.name, "key": key, "reason": str(error)})
+                if not error.final:
+                    place.drop_scratch()
+                raise UserError(f"{error}. What was made is kept in {place.failed}") from error
             except BaseException as error:
                 shutil.rmtree(place.new, ignore_errors=True)
                 if is_disk_full(error):

@@ -36,7 +36,7 @@ def graph(recipe: Recipe) -> Graph:
     """The stages of a recipe."""
     stages = [
         Stage("images", (), _images, _call("open4ov.data.construct:collect_images")),
-        Stage("data", ("images",), _data, _call("open4ov.data.construct:construct")),
+        Stage("data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered),
     ]
     models = [*(SFT[:1] if recipe.sft.schedule == "random_mix" else SFT), "rl", "dpo"]
     before: tuple[str, ...] = ()
@@ -54,12 +54,18 @@ def graph(recipe: Recipe) -> Graph:
 
 
 def run(
-    recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None, stages: Graph | None = None
+    recipe: Recipe,
+    root: Path,
+    reporter: Reporter,
+    until: str | None = None,
+    stages: Graph | None = None,
+    retry: bool = False,
 ) -> list[Outcome]:
     """Brings the run directory `root` up to date with the recipe, as far as the stage `until`.
 
     Raises UserError when the directory belongs to another recipe or to a running process, holds something else, cannot
-    be written, or the disk is full. `stages` replaces the standard graph.
+    be written, or the disk is full. `stages` replaces the standard graph. `retry`: finished stages that have questions
+    without an answer, which may come now, are made anew.
     """
     chosen = stages or graph(recipe)
     for stage in chosen.needed(until):  # a misspelt name, or a base model that is not there, before anything is written
@@ -73,7 +79,7 @@ def run(
             raise _unwritable(root, error) from None
         with locked(root):
             write_json(root / "run.json", _about(recipe))
-            return chosen.run(recipe, root, reporter, until)
+            return chosen.run(recipe, root, reporter, until, retry)
     except OSError as error:
         if is_disk_full(error):
             raise disk_full(root, "at the start of the run") from error
@@ -134,6 +140,12 @@ def _call(path: str, *arguments: str) -> Callable[[StageRun], None]:
         getattr(import_module(module), function)(run, *arguments)
 
     return work
+
+
+def _unanswered(folder: Path) -> str:
+    from open4ov.data.construct import unanswered
+
+    return unanswered(folder)
 
 
 def _trainer(name: str) -> Callable[[StageRun], None]:

@@ -145,7 +145,8 @@ class Terminal:
         self._console.print(f"{self._ordinal} {stage:<24} {seconds:8.1f} s   peak {peak_bytes / 2**30:.2f} GiB")
 
     def skipped(self, stage: str, position: int, stages: int) -> None:
-        self._console.print(f"{position:2d}/{stages} {stage:<24}  unchanged, kept")
+        self._ordinal = f"{position:2d}/{stages}"
+        self._console.print(f"{self._ordinal} {stage:<24}  unchanged, kept")
 
     def close(self) -> None:
         if self._bar is not None:

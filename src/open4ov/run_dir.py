@@ -6,6 +6,8 @@ digests of its files; `run.json`; `image-store/`; and `.work/`, where a stage's 
     .work/<stage>.new       what the running stage writes; renamed to <stage>/ when its stage.json is in it
     .work/<stage>.old       the former output, between the two renames
     .work/<stage>.scratch/  the stage's own checkpoints; outlive a kill, go when the stage is done or its key changes
+    <stage>.failed/         what a stage wrote that then refused to go on, and `failed.json` with the reason; goes when
+                            the stage is done
 
 So a kill at any moment leaves each stage either finished or unfinished, and the next run knows which.
 """
@@ -44,6 +46,7 @@ class Place:
         self.new = work / f"{name}.new"
         self.old = work / f"{name}.old"
         self.scratch = work / f"{name}.scratch"
+        self.failed = root / f"{name}.failed"
 
     def lineage(self) -> dict[str, str]:
         record = read_json(self.final / "stage.json")
@@ -96,7 +99,15 @@ class Place:
             self.final.rename(self.old)
         self.new.rename(self.final)
         _remove(self.old)
+        _remove(self.failed)
         self.drop_scratch()
+
+    def set_aside(self, record: dict[str, Any]) -> None:
+        """Keeps what a refused stage wrote, in place of what an earlier try left."""
+        with atomic(self.new / "failed.json") as temporary:
+            temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        _remove(self.failed)
+        self.new.rename(self.failed)
 
     def drop_scratch(self) -> None:
         self.scratch.with_suffix(".key").unlink(missing_ok=True)

@@ -180,16 +180,16 @@ def test_where_nothing_is_left_the_reasons_are_listed_all_the_same(tmp_path: Pat
     def bad(body: dict[str, Any], number: int) -> Raw:
         return Raw(completion("{}")) if kind(body) == "Density" else reply(body, number)
 
-    said = r"none of the 3 images gave a sample.*data-failed\.json"
+    said = r"none of the 3 images gave a sample"
     with endpoint(bad) as server, pytest.raises(UserError, match=said):
         build(images, server.url, tmp_path / "run", retries=0)
-    report = json.loads((tmp_path / "run" / "data-failed.json").read_text())
+    report = json.loads((tmp_path / "run" / "data.failed" / "report.json").read_text())
     assert [entry["step"] for entry in report["skipped"]] == ["scoring density"] * 3
     assert report["asking"]["roles"]["density"]["faults"] == {"schema": 3}
     assert not (tmp_path / "run" / "data").exists()
     with endpoint(reply) as server:
         build(images, server.url, tmp_path / "run", retries=0)
-    assert not (tmp_path / "run" / "data-failed.json").exists()
+    assert not (tmp_path / "run" / "data.failed").exists()
 
 
 def test_topics_without_a_usable_answer_are_listed(tmp_path: Path) -> None:

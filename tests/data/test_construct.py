@@ -153,6 +153,7 @@ class Run:
         self.recipe = Recipe(name="t", data=DataSection(**options))
         self.out, self.images, self.inputs = path / "data", store, {"images": path / "images"}
         self.steps: list[tuple[str, int, int]] = []
+        self.notes: list[str] = []
         self.scratch = path / "scratch"
         self.out.mkdir(parents=True)
         write_samples(path / "images" / "samples.parquet", images)
@@ -160,6 +161,9 @@ class Run:
 
     def progress(self, description: str, done: int, total: int) -> None:
         self.steps.append((description, done, total))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def test_the_stage_writes_the_same_bytes_twice(tmp_path: Path, images: list[Sample], store: ImageStore) -> None:
@@ -170,7 +174,7 @@ def test_the_stage_writes_the_same_bytes_twice(tmp_path: Path, images: list[Samp
         written.append({file.name: file.read_bytes() for file in run.out.iterdir()})
     assert written[0] == written[1]
     names = {"samples", "rejected", "general", "topics"}
-    assert set(written[0]) == {*(f"{name}.parquet" for name in names), "report.json", "summary.json"}
+    assert set(written[0]) == {*(f"{name}.parquet" for name in names), "report.json", "summary.json", "unanswered.json"}
     rejected = read_samples(tmp_path / "a" / "data" / "rejected.parquet")
     assert any("defect" in sample.extra for sample in rejected)
     assert all(sample.extra.get("rejected_by") or sample.extra.get("defect") for sample in rejected)
@@ -188,7 +192,8 @@ def test_unannotated_images_under_the_catalog_are_listed_and_alone_are_an_error(
     assert mixed.report["counts"]["images_skipped"] == 1
     assert mixed.samples
     with pytest.raises(UserError, match="unannotated images need an endpoint"):
-        construct(Run(tmp_path, [bare], store))  # type: ignore[arg-type]
+        construct(run := Run(tmp_path, [bare], store))  # type: ignore[arg-type]
+    assert "1 questions got no usable answer (rank: 1 unanswered), 1 images fell out" in run.notes[0]
 
 
 def test_bad_embedders_are_named(images: list[Sample], store: ImageStore) -> None:

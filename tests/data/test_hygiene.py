@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from data.made_up import MadeUp, asker
 from PIL import Image
 
 from open4ov.corpora import in_car
@@ -148,6 +149,25 @@ def test_splits_keep_groups_and_likenesses_together(images: list[Sample], store:
     figures = result.report["hygiene"]["splits"]
     assert sum(figures["samples"].values()) == len(result.samples)
     assert set(figures["deviation"]) == {"train", "val", "test"}
+
+
+def test_a_key_to_group_by_that_no_image_has_is_an_error_that_names_those_there_are(
+    images: list[Sample], store: ImageStore
+) -> None:
+    imported = [
+        image.model_copy(update={"extra": {**image.extra, "fields": {"patient": f"p{n % 3}", "note": ["x"]}}})
+        if n < 9
+        else image
+        for n, image in enumerate(images[:12])
+    ]
+    provider = MadeUp()
+    section = DataSection(hygiene=HygieneSection(groups=["patient", "pateint"], val=0.3))
+    with pytest.raises(UserError, match=r"none of the 12 .*'pateint'; did you mean 'patient'\?.*patient \(9\)") as told:
+        make(imported, section, store, asker=asker(section, provider))
+    assert "note" not in str(told.value)  # a list names no group
+    assert provider.asked == []
+    result = build(imported, store, groups=["patient"], val=0.3, test=0.3)
+    assert result.report["hygiene"]["group_keys"] == {"patient": {"images": 9, "without": 3}}
 
 
 def test_nearly_equal_questions_about_an_image_are_asked_once(images: list[Sample], store: ImageStore) -> None:

@@ -167,10 +167,48 @@ def test_annotated_questions_come_through_word_for_word_and_linked() -> None:
     assert (by[0].answer, by[0].topics, by[0].messages[1].text) == ("STOP", [READ.path], "STOP")
     assert (by[4].language, by[4].answer) == ("zh", "2")
     assert all(sample.scene == scene for sample in kept)
-    assert dropped == {"near-duplicate question": 1}
+    unusable = {"annotated: no question": 1, "annotated: no object with a question and an answer": 1}
+    assert dropped == {"near-duplicate question": 1, **unusable}
     kept, dropped = made(pair(answer="5"), scene=scene)
-    assert dropped == {"contradicts the annotation": 1}
+    assert dropped == {"contradicts the annotation": 1, **unusable}
     assert {sample.answer for sample in kept} == {"STOP", "2"}
+
+
+def test_no_annotated_question_is_lost_or_altered_silently() -> None:
+    qa: list[Any] = [
+        {"question": "How many dogs?", "answer": 0},
+        {"question": "Is it open?", "answer": False},
+        {"question": "门开着吗？", "answer": True},
+        {"question": "How far is it?", "answer": 2.5, "response": 3, "aliases": [2.50, None, "far"]},
+        {"question": "Combien de chiens?", "answer": "deux", "language": "fr"},
+        {"question": "How many cats?", "answer": None},
+        {"question": "How many cows?"},
+        {"question": "Which?", "answer": ["a", "b"]},
+        {"question": "How much?", "answer": float("nan")},
+        {"answer": "42"},
+        {"question": "How many dogs?", "answer": 0},
+    ]
+    kept, dropped = made(scene={"qa": qa})
+    told = {sample.extra["annotation"]["qa"]: (sample.answer, sample.aliases, sample.messages[1].text)
+            for sample in kept}  # fmt: skip
+    assert told == {
+        0: ("0", [], "0"),
+        1: ("no", ["否", "false"], "no"),
+        2: ("是", ["yes", "true"], "是"),
+        3: ("2.5", ["2.5", "far"], "3"),
+    }
+    assert dropped == {
+        "annotated: in a language other than en and zh": 1,
+        "annotated: no answer, or one that is neither text, number, true nor false": 4,
+        "annotated: no question": 1,
+        "annotated: a question that is there already": 1,
+    }
+    assert sum(dropped.values()) + len(kept) == len(qa)
+    assert made(scene={"qa": {"question": "q"}})[1] == {
+        "annotated: no answer, or one that is neither text, number, true nor false": 1
+    }
+    assert made(scene={"qa": "what?"})[1] == {"annotated: no object with a question and an answer": 1}
+    assert made(scene={})[1] == {}
 
 
 def test_the_language_of_an_image() -> None:

@@ -13,7 +13,7 @@ from open4ov.corpora import in_car
 from open4ov.corpora.in_car.questions import phrasings
 from open4ov.mllm import JUDGES, AnswerError, Asker, Picture, Prompt
 from open4ov.mllm.answers import Density, Judgement, Pairs, Ranking, Verification
-from open4ov.mllm.known import known
+from open4ov.mllm.known import known, right
 from open4ov.recipe import DataSection
 
 NAMING = {"domain": ["category:tell_tale"], "ability": ["task:in_car_name"]}
@@ -180,3 +180,12 @@ def test_pairs_that_come_with_an_annotation_are_not_lost(asker: Asker) -> None:
     scene = {"qa": [{"question": "谁在车里？", "answer": "没有人", "language": "zh", "task": "who"}]}
     assert known(scene, "zh")["谁在车里？"][0].answer == "没有人"
     assert known(scene, "en") == {}
+
+
+def test_annotated_numbers_and_truth_are_answers(asker: Asker) -> None:
+    """As synthesis writes them, or the rules judge would call them wrong."""
+    scene = {"qa": [{"question": "How many?", "answer": 0}, {"question": "Open?", "answer": False},
+                    {"question": "Which?", "answer": None}]}  # fmt: skip
+    found = known(scene, "en")
+    assert {question: qa.answer for question, (qa,) in found.items()} == {"How many?": "0", "Open?": "no"}
+    assert right(found["Open?"][0], "false")

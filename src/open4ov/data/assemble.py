@@ -57,11 +57,13 @@ class Construction:
         self.clean = tools.hygiene()
         self.fallen: dict[str, Iterable[dict[str, str]]] = {}
         self.account = Account()
+        self.missed: Counts = {}
 
     def run(self) -> dict[str, Any]:
         """The report; samples, rejected samples, topics and the general set lie in `out` then."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._general()
+        self._count_groups()
         self._match()
         barren = self._topics()
         self._write()
@@ -103,6 +105,12 @@ class Construction:
             )
         write_samples(self.out / "general.parquet", self.general)
         write_samples(self.out / "general_rejected.parquet", unfit)
+
+    def _count_groups(self) -> None:
+        """Before anything is paid for: a key that no image has would leave the split without groups."""
+        if self.section.hygiene.groups:
+            general = [] if self.tools.task.drawn else self.general
+            self.clean.count_groups(chain(iter_samples(self.tools.task.source), general))
 
     def _merge_clean(self) -> None:
         for facts in self.work.every("clean", self.chunks):
@@ -154,11 +162,16 @@ class Construction:
             asker.account = Account()
             found, barren = topics.generate(asker, tree, names["domain"], names["ability"], most)
             topics.write(file, found, tree)
-            write_json(rest, {"barren": barren, "took": asker.account.rows()})
+            write_json(rest, {"barren": barren, "took": asker.account.rows(), "missed": asker.account.missed})
         shutil.copy(file, self.out / "topics.parquet")
         told = json.loads(rest.read_text(encoding="utf-8"))
-        self.account.join(told["took"])
+        self._took(told)
         return told["barren"]
+
+    def _took(self, facts: Counts) -> None:
+        """Adds what the answers of a step took, and which questions got none."""
+        self.account.join(facts["took"])
+        add(self.missed, facts["missed"])
 
     def _write(self) -> None:
         """Budgets, then questions and answers."""
@@ -243,16 +256,16 @@ class Construction:
             add(written["unclean"], facts["unclean"])
         for facts in self.work.every("match", self.chunks):
             add(matched, {name: facts[name] for name in matched})
-            self.account.join(facts["took"])
+            self._took(facts)
         for facts in self.work.every("write", self.chunks):
             add(written, {name: facts[name] for name in written})
             came["judged"] += facts["came"]
-            self.account.join(facts["took"])
+            self._took(facts)
             borne.append(facts["borne"])
         for facts in self.work.every("judge", judged):
             add(found, {name: facts[name] for name in found})
             came["kept"] += facts["came"]
-            self.account.join(facts["took"])
+            self._took(facts)
             borne.append(facts["borne"])
         tree, tree_topics, asker = self.tools.tree, self.tools.topics, self.tools.asker
         told = report.figures(
@@ -268,6 +281,7 @@ class Construction:
         if talks["given"]:
             told["conversations"] = conversations.figures(talks, came["judged"], came["kept"])
         told["undecided"] = found["counts"].get("undecided", 0)
+        told["unanswered"] = report.unanswered(self.missed)
         if asking := asker.report():
             told["asking"] = asking
         if known := costs.figures(self.account.totals(), **costs.merged(borne)):

@@ -137,6 +137,7 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
         "coverage": coverage.count_images(coarse),
         "faults": faults,
         "took": tools.asker.account.rows(),
+        "missed": tools.asker.account.missed,
         "skipped": skipped,
     }
     tools.work.publish("match", number, facts)
@@ -204,6 +205,7 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
         "unclean": by,
         "borne": {"rejected": costs.borne(unclean)},
         "took": tools.asker.account.rows(),
+        "missed": tools.asker.account.missed,
         "hygiene": here.report,
         "skipped": skipped,
     }
@@ -236,6 +238,7 @@ def judge_(tools: Tools, number: int) -> None:
         "came": sum(map(conversations.came, good)),
         "borne": {"kept": costs.borne(good), "rejected": costs.borne(bad)},
         "took": asker.account.rows(),
+        "missed": asker.account.missed,
     }
     tools.work.publish("judge", number, facts)
 

@@ -22,10 +22,11 @@ from open4ov.data.assemble import Construction, Progress
 from open4ov.data.executor import Executor
 from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
-from open4ov.errors import UserError
+from open4ov.errors import RefusedError
 from open4ov.mllm.ask import Asker
 from open4ov.mllm.estimate import figures, guessed_embedder, guessers
 from open4ov.recipe import DataSection
+from open4ov.run_dir import read_json
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, count_samples, read_samples, write_json, write_samples
 
@@ -34,8 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "collect_images", "construct", "make"]
 
-FAILED = "data-failed.json"
-"""Beside the stage's folder: the report of a stage that kept nothing"""
+UNANSWERED = "unanswered.json"
+
+
+def unanswered(folder: Path) -> str:
+    """What a finished stage can still ask for, in a line for a person; empty when nothing. `folder`: the stage's."""
+    missed = read_json(folder / UNANSWERED) or {"passing": 0}
+    return f"{missed['questions']} questions got no usable answer{report.again(missed)}" if missed["passing"] else ""
 
 
 def construct(run: StageRun) -> None:
@@ -56,13 +62,11 @@ def construct(run: StageRun) -> None:
         told = build(task, run.out, Asker(section, place=place), run.progress)
     for line in report.warnings(told):
         run.note(line)
-    listed = place / FAILED
-    listed.unlink(missing_ok=True)
     if not told["counts"]["kept"]:
-        report.write(listed, told)  # outside the stage's folder, which goes when the stage fails
-        raise UserError(
-            f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} All reasons are "
-            f"in {listed}. See docs/data.md for what each provider can answer"
+        raise RefusedError(
+            f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} "
+            "See docs/data.md for what each provider can answer, and `open4ov data view` for votes and reasons",
+            final=not told["unanswered"]["passing"],
         )
 
 
@@ -80,6 +84,7 @@ def build(
     told["votes"]["alike"] = judge.alike(section)
     report.write(out / "report.json", told)
     write_json(out / "summary.json", told["counts"])
+    write_json(out / UNANSWERED, told["unanswered"])
     return told
 
 

@@ -11,14 +11,14 @@ counts and all evidence, and in it a part `general` with those of the general se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from open4ov.data import dedup, hashing, picture_table, splits
+from open4ov.data import dedup, grouping, hashing, picture_table, splits
 from open4ov.data.decontaminate import Benchmarks
-from open4ov.data.hygiene_pictures import Fallen, Gone, Looked, Named, PictureSteps, Tell, fields
+from open4ov.data.hygiene_pictures import Fallen, Gone, Looked, Named, PictureSteps, Tell
 from open4ov.data.hygiene_texts import TextSteps, as_rejected
 from open4ov.data.picture_table import Pictures
 from open4ov.data.working import Counts, tally
@@ -132,6 +132,11 @@ class Hygiene:
             self._remember(left)
         return kept, gone
 
+    def count_groups(self, images: Iterable[Sample]) -> None:
+        """Tells in the report how many images have the keys to group by. Raises `UserError` for one that none has."""
+        if self._section.groups:
+            self.report["group_keys"] = grouping.count(images, self._section.groups)
+
     def sorting(self) -> splits.Groups | None:
         """The groups that become the sides of a split; None where the recipe asks for no split."""
         shares = self._shares()
@@ -170,10 +175,8 @@ class Hygiene:
             self._clusters = _together(self._shown, _TOGETHER if near is None else near)
         names = [f"image/{self._clusters.get(sha, sha)}" for sha in sample.images]
         for key in self._section.groups:
-            for place in (sample.scene or {}, sample.extra, fields(sample)):
-                if (value := place.get(key)) not in (None, ""):
-                    names.append(f"{key}/{value}")
-                    break
+            if (found := grouping.value(sample, key)) is not None:
+                names.append(f"{key}/{found}")
         return names or [f"sample/{sample.id}"]
 
     def merge(self, told: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from open4ov import corpora
+from open4ov.annotation import texts
 from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
 from open4ov.data import imported, metadata
@@ -184,17 +185,23 @@ def _annotated(path: Path, section: ImagesSection, store: ImageStore, skipped: S
             continue
         for number, pair in enumerate(cast(list[Any], pairs)):
             try:
-                question, answer = str(pair["question"]), str(pair["answer"])
+                language = pair.get("language", "en")
+                question, (answer, *also) = str(pair["question"]), texts(pair["answer"], language)
+                response = texts(pair.get("response"), language)[0] or answer
+                aliases = [*(texts(alias, language)[0] for alias in pair.get("aliases", [])), *also]
                 if not question.strip() or not answer.strip():
                     raise ValueError("its question or its answer is empty")
                 sample = image.model_copy(
                     update={
                         "id": content_id(image.id, number, question),
                         "task": str(pair.get("task", "annotated")),
-                        "language": pair.get("language", "en"),
-                        "messages": [user(question, images=1), assistant(str(pair.get("response", answer)))],
+                        "language": language,
+                        "messages": [
+                            user(question, images=1),
+                            assistant(response),
+                        ],
                         "answer": answer,
-                        "aliases": [str(alias) for alias in pair.get("aliases", [])],
+                        "aliases": aliases,
                     }
                 )
                 yield Sample.model_validate(sample.model_dump())

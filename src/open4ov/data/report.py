@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from open4ov.data import judge, panel, verify, votes
 from open4ov.data.defects import KINDS
 from open4ov.data.labels import LabelTree
 from open4ov.data.working import Counts, add
+from open4ov.mllm.ask import PASSING
 from open4ov.sample import Sample
 from open4ov.store import atomic
 
@@ -112,6 +113,17 @@ def synthesis(counts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def unanswered(missed: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """How many questions got no usable answer: in all, by step and kind, and of those the ones whose fault may pass."""
+    steps = {name: _sorted(kinds) for name, kinds in sorted(missed.items())}
+    every = [(kind, count) for kinds in steps.values() for kind, count in kinds.items()]
+    return {
+        "questions": sum(count for _, count in every),
+        "passing": sum(count for kind, count in every if kind in PASSING),
+        "steps": steps,
+    }
+
+
 def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unclean: Mapping[str, int]) -> None:
     """Adds what hygiene did, if it was asked for: `images` given to it, and by whom it took out how many samples."""
     if found:
@@ -120,8 +132,9 @@ def add_hygiene(figures: dict[str, Any], found: dict[str, Any], images: int, unc
 
 
 def warnings(report: Mapping[str, Any]) -> list[str]:
-    """What hygiene could not look at, in lines for a person: nothing else shows it."""
-    found: list[str] = []
+    """What a person should know of at the end, in lines: images and samples that fell out, questions without an answer,
+    and what hygiene could not look at."""
+    found = [*_lost(report)]
     hygiene = report.get("hygiene", {})
     if unreadable := hygiene.get("decontamination", {}).get("unreadable"):
         some = "; ".join(f"{entry['row']}: {entry['reason']}" for entry in unreadable[:3])
@@ -138,6 +151,28 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
             "in data.hygiene.burned_in"
         )
     return found
+
+
+def _lost(report: Mapping[str, Any]) -> Iterator[str]:
+    counts, missed = report["counts"], report["unanswered"]
+    if missed["questions"]:
+        kinds = "; ".join(
+            f"{step}: {', '.join(f'{count} {kind}' for kind, count in found.items())}"
+            for step, found in missed["steps"].items()
+        )
+        lost = [f"{missed['questions']} questions got no usable answer ({kinds})"]
+        barren = len(report["labels"]["pairs_without_topics"])
+        lost += [f"{counts['images_skipped']} images fell out"] if counts["images_skipped"] else []
+        lost += [f"{barren} pairs of labels have no topics"] if barren else []
+        lost += [f"{report['undecided']} samples are undecided for want of votes"] if report["undecided"] else []
+        yield f"{', '.join(lost)}; all listed in data/report.json{again(missed)}"
+
+
+def again(missed: Mapping[str, Any]) -> str:
+    """What can be done about questions that got no answer, to be added to a line; empty where nothing can."""
+    if not missed["passing"]:
+        return ""
+    return f". {missed['passing']} of the faults may pass: give the same command with --retry-unanswered to ask again"
 
 
 def reasons(report: dict[str, Any]) -> str:

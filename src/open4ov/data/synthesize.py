@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
+from open4ov.annotation import texts
 from open4ov.data.labels import LabelTree
 from open4ov.data.language import answers_in, written_in
 from open4ov.data.question_types import MEANING, misfit, plan
@@ -76,11 +77,12 @@ def samples(
     """One sample a pair, at most `image.budget` of them, then the annotation's own questions, each question once.
 
     `dropped` counts the pairs left out by reason: a topic that was not offered, an empty part, a wrong language, an
-    answer that is none of its type, a near-duplicate, a contradiction of the annotation, beyond the budget.
+    answer that is none of its type, a near-duplicate, a contradiction of the annotation, beyond the budget. Questions
+    of the annotation that cannot be used are counted as `annotated: ...`.
     """
     dropped = Counter() if dropped is None else dropped
     offered = {topic.path: (topic, score) for topic, score in topics}
-    entries = _entries(image.scene)
+    entries = _entries(image.scene, dropped)
     linked: set[int] = set()
     made: dict[str, Sample] = {}
     asked: list[_Asked] = []
@@ -108,13 +110,19 @@ def samples(
         asked.append(mine)
         made.setdefault(sample.id, sample)
     for number, entry in entries:
-        if number in linked or not topics:
+        if number in linked:
+            continue
+        if not topics:
+            dropped["annotated: no topic under the image's labels"] += 1
             continue
         topic, score = _nearest(entry, topics)
         sample = _sample(image, topic, score, entry)
         sample.extra["annotation"] = {"qa": number}
         sample.steps = [*image.steps, Step(stage="annotation", note="question and answer are the annotation's own")]
-        made.setdefault(sample.id, sample)
+        if sample.id in made:
+            dropped["annotated: a question that is there already"] += 1
+            continue
+        made[sample.id] = sample
     return list(made.values())
 
 
@@ -176,24 +184,44 @@ class _Asked:
         return float(a @ b) >= NEAR
 
 
-def _entries(scene: dict[str, Any] | None) -> list[tuple[int, dict[str, Any]]]:
-    """The usable entries of an annotation's `qa` with their numbers, in the form of a pair; their text as it is."""
+def _entries(scene: dict[str, Any] | None, dropped: Counter[str] | None = None) -> list[tuple[int, dict[str, Any]]]:
+    """The usable entries of an annotation's `qa` with their numbers, in the form of a pair; their text as it is.
+
+    `dropped` counts the others by reason.
+    """
     found: list[tuple[int, dict[str, Any]]] = []
-    listed = (scene or {}).get("qa")
-    for number, entry in enumerate(cast("list[Any]", listed) if isinstance(listed, list) else []):
-        given = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
-        question, answer = given.get("question"), given.get("answer")
-        if not isinstance(question, str) or not question.strip() or not str(answer or "").strip():
-            continue
-        language = given.get("language", written_in(question) or "en")
-        aliases = given.get("aliases")
-        found.append((number, {
-            "task": str(given.get("task", "annotated")), "type": "", "options": [],
-            "language": language if language in ("en", "zh") else "en",
-            "question": question, "answer": str(answer), "response": str(given.get("response", answer)),
-            "aliases": [str(alias) for alias in cast("list[Any]", aliases)] if isinstance(aliases, list) else [],
-        }))  # fmt: skip
+    listed: Any = (scene or {}).get("qa", [])
+    for number, entry in enumerate(cast("list[Any]", listed) if isinstance(listed, list) else [listed]):
+        read = _entry(entry)
+        if isinstance(read, dict):
+            found.append((number, read))
+        elif dropped is not None:
+            dropped[f"annotated: {read}"] += 1
     return found
+
+
+def _entry(entry: object) -> dict[str, Any] | str:
+    """An annotation's question as a pair, or why it cannot be one."""
+    if not isinstance(entry, dict):
+        return "no object with a question and an answer"
+    given = cast("dict[str, Any]", entry)
+    question = given.get("question")
+    if not isinstance(question, str) or not question.strip():
+        return "no question"
+    language = given.get("language") or written_in(question) or "en"
+    if language not in ("en", "zh"):
+        return "in a language other than en and zh"
+    answer, *also = texts(given.get("answer"), language)
+    if not answer.strip():
+        return "no answer, or one that is neither text, number, true nor false"
+    response, *_ = texts(given.get("response"), language)
+    aliases = given.get("aliases")
+    more = [texts(alias, language)[0] for alias in cast("list[Any]", aliases)] if isinstance(aliases, list) else []
+    return {
+        "task": str(given.get("task", "annotated")), "type": "", "options": [], "language": language,
+        "question": question, "answer": answer, "response": response if response.strip() else answer,
+        "aliases": [alias for alias in (*more, *also) if alias.strip()],
+    }  # fmt: skip
 
 
 def _nearest(entry: dict[str, Any], topics: Sequence[tuple[Topic, float]]) -> tuple[Topic, float]:

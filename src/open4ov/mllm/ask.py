@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 JUDGES = ("judge_1", "judge_2", "judge_3")
 BESIDE = ("labels", "documents")
 """Asked beside the stage `data`: by `open4ov labels review` and `open4ov data documents`"""
+PASSING = frozenset(
+    ["rate_limited", "overloaded", "timeout", "server_error", "closed", "empty", "html", "not_json", "truncated"]
+)
+"""Kinds of faults that another day may not have; others are the question's or the model's own, and would come again"""
 GRACE = 0.7
 """Seconds that answers which have come get to be kept, when a run is stopped"""
 ROLES = ("topics", "rank", "density", "synthesize", *JUDGES, "verify")
@@ -286,8 +290,11 @@ class Asker:
 
     def _noted(self, request: Request, answer: dict[str, Any] | AnswerError) -> dict[str, Any] | AnswerError:
         """Puts down what the answer took; in the order of the requests, so that of equal ones the first bears it."""
+        stage = _stage(request.role, request.prompt.template)
         if isinstance(answer, Answered | AnswerError) and answer.took is not None:
-            answer.took = self.account.add(_stage(request.role, request.prompt.template), answer.took)
+            answer.took = self.account.add(stage, answer.took)
+        if isinstance(answer, AnswerError):
+            self.account.miss(stage, answer.kind)
         return answer
 
     def report(self) -> dict[str, Any]:

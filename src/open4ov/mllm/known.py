@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from open4ov import corpora
+from open4ov.annotation import texts
 from open4ov.corpora import QA, in_car
 from open4ov.mllm.ask import AnswerError
 
@@ -34,7 +35,8 @@ def _known(text: str, language: str, split: str) -> Known:
     found: dict[tuple[str, str, str], QA] = {}
     try:
         if "qa" in scene:
-            pairs = [_annotated(entry) for entry in scene["qa"] if entry.get("language", "en") == language]
+            here = [entry for entry in scene["qa"] if entry.get("language", "en") == language]
+            pairs = [qa for entry in here if (qa := _annotated(entry, language)).answer]
         else:
             ask = in_car.questions if scene.get("kind") == "in_car" else corpora.questions
             pairs = [
@@ -53,14 +55,14 @@ def _known(text: str, language: str, split: str) -> Known:
     return questions
 
 
-def _annotated(entry: dict[str, Any]) -> QA:
-    answer = str(entry["answer"])
+def _annotated(entry: dict[str, Any], language: str) -> QA:
+    answer, *also = texts(entry["answer"], language)
     return QA(
         str(entry.get("task", "annotated")),
         str(entry["question"]),
         answer,
-        [str(alias) for alias in entry.get("aliases", [])],
-        str(entry.get("response", answer)),
+        [*(texts(alias, language)[0] for alias in entry.get("aliases", [])), *also],
+        texts(entry.get("response"), language)[0] or answer,
     )
 
 

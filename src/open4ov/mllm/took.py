@@ -61,6 +61,8 @@ class Account:
     def __init__(self) -> None:
         self._lock, self._seen = threading.Lock(), Seen()
         self._rows: dict[tuple[str, tuple[float, float] | None], list[int]] = {}
+        self.missed: dict[str, dict[str, int]] = {}
+        """Step → kind of fault → how many questions got no usable answer for it"""
 
     def add(self, stage: str, took: Took) -> Took:
         """Takes note of an answer; gives what is left to bear, which is nothing for a question that stood before."""
@@ -72,6 +74,12 @@ class Account:
             for place, more in enumerate((1, took.input, took.output, int(took.estimated))):
                 row[place] += more
         return took
+
+    def miss(self, stage: str, kind: str) -> None:
+        """Takes note of a question without a usable answer; of equal ones each counts."""
+        with self._lock:
+            kinds = self.missed.setdefault(stage, {})
+            kinds[kind] = kinds.get(kind, 0) + 1
 
     def rows(self) -> list[Any]:
         """What was added, to be joined elsewhere: [step, [price of input, of output] or None, counts] each."""

@@ -35,15 +35,16 @@ class Reviewed:
         check_finished(directory)
         if (directory / "data" / "samples.parquet").is_file():
             held, self.reviews = directory / "data", directory / "reviews"
+        elif (directory / "data.failed" / "samples.parquet").is_file():  # no sample was kept: the reasons are there
+            held, self.reviews = directory / "data.failed", directory / "reviews"
         elif (directory / "samples.parquet").is_file():
-            run = (
-                directory.parent if (directory / "stage.json").is_file() else directory
-            )  # a stage's files stay as made
+            of_run = any((directory / name).is_file() for name in ("stage.json", "failed.json"))
+            run = directory.parent if of_run else directory  # a stage's files stay as made
             held, self.reviews = directory, run / "reviews"
         else:
             raise UserError(
-                f"{directory}: holds no samples.parquet, neither itself nor in data/; name a run directory whose stage "
-                "data is finished, or a folder with samples.parquet"
+                f"{directory}: holds no samples.parquet, neither itself nor in data/ or data.failed/; name a run "
+                "directory whose stage data is finished, or a folder with samples.parquet"
             )
         roots = (directory / STORE, directory.parent / STORE)
         self.images = ImageStore(next((root for root in roots if root.is_dir()), roots[0]))
