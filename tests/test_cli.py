@@ -87,27 +87,27 @@ def test_json_lines_tell_of_each_stage(finished: Finished) -> None:
     assert {path.name for path in (out / "data").iterdir()} >= {"samples.parquet", "rejected.parquet", "stage.json"}
 
 
-def test_the_second_run_does_nothing(finished: Finished) -> None:
+def test_the_second_run_does_nothing(finished: Finished, inside: Inside) -> None:
     recipe, out, _ = finished
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
-    again = open4ov("run", recipe, "--out", out, "--until", "data", "--json")
+    again = inside("run", recipe, "--out", out, "--until", "data", "--json")
     assert [(e["event"], e["stage"]) for e in events(again.stdout)] == [("skipped", "images"), ("skipped", "data")]
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
 
 
-def test_progress_goes_to_stderr_and_quiet_is_silent(finished: Finished) -> None:
+def test_progress_goes_to_stderr_and_quiet_is_silent(finished: Finished, inside: Inside) -> None:
     recipe, out, _ = finished
-    told = open4ov("run", recipe, "--out", out, "--until", "data")
+    told = inside("run", recipe, "--out", out, "--until", "data")
     assert told.stdout == ""
     assert [line.split()[1] for line in told.stderr.splitlines()] == ["images", "data"]
-    quiet = open4ov("run", recipe, "--out", out, "--until", "data", "--quiet")
+    quiet = inside("run", recipe, "--out", out, "--until", "data", "--quiet")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
 
-def test_set_changes_the_run(finished: Finished, tmp_path: Path) -> None:
+def test_set_changes_the_run(finished: Finished, inside: Inside, tmp_path: Path) -> None:
     recipe, _, _ = finished
     out = tmp_path / "out"
-    done = open4ov("run", recipe, "--out", out, "--until", "images", "--set", "images.general_count=3", "--quiet")
+    done = inside("run", recipe, "--out", out, "--until", "images", "--set", "images.general_count=3", "--quiet")
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "images" / "summary.json").read_text())["general"] == 3
     assert json.loads((out / "run.json").read_text())["recipe"]["images"]["general_count"] == 3

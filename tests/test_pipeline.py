@@ -246,6 +246,20 @@ def test_two_runs_at_once_are_refused_and_the_lock_of_the_dead_is_not(tmp_path: 
     assert go(root) == ["skipped"] * 3
 
 
+def test_a_file_that_is_moved_within_a_folder_of_images_counts(tmp_path: Path) -> None:
+    """Samples name their files by where these lie, so a move makes the images anew."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"x")
+    recipe = Recipe.model_validate({"name": "x", "images": {"vertical": str(tmp_path)}})
+    config = pipeline.graph(recipe).stages["images"].config
+    before = config(recipe)
+    (tmp_path / "a" / "x.png").rename(tmp_path / "b" / "x.png")
+    assert config(recipe) != before
+    (tmp_path / "b" / "x.png").rename(tmp_path / "a" / "x.png")
+    assert config(recipe) == before
+
+
 def test_the_standard_graph_has_the_stages_of_the_paper() -> None:
     curriculum = pipeline.graph(Recipe(name="x"))
     assert list(curriculum.stages) == [

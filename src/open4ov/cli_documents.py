@@ -35,12 +35,23 @@ def documents(
     from open4ov.mllm.ask import Asker
     from open4ov.progress import Quiet, Terminal
     from open4ov.recipe import load
+    from open4ov.run_dir import alone
 
     if set_ and recipe is None:
         raise UserError("--set has no effect without --recipe; give both, or neither")
-    asker = Asker(load(recipe, set_ or ()).data, place=out) if recipe is not None else None
+    chosen = load(recipe, set_ or ()).data if recipe is not None else None
     settings = Settings(max_pages=max_pages, max_pixels=max_pixels, ocr=ocr, page_seconds=page_seconds)
-    report = build(inputs, out, settings, asker, questions, Quiet() if quiet else Terminal())
+    with alone(out):  # before the asker, whose budget takes over what a killed process had reserved
+        asker = Asker(chosen, place=out) if chosen is not None else None
+        report = build(inputs, out, settings, asker, questions, Quiet() if quiet else Terminal())
+    if report["counts"]["left out"] == report["counts"]["documents"]:
+        why = "; ".join(f"{one['file']}: {one['reason']}" for one in report["documents"][:3])
+        more = (
+            f"; ... (all are listed in {out / 'report.json'})"
+            if len(report["documents"]) > 3
+            else f" ({out / 'report.json'})"
+        )
+        raise UserError(f"no document could be read: {why}{more}")
     told = {**report["counts"], "rejected_for": report["rejected"]}
     if "costs" in report:
         told["costs"] = report["costs"]["total"]

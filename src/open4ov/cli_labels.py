@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from open4ov.errors import UserError
+from open4ov.run_dir import writing
 
 app = typer.Typer(help="The label tree: check it, have a model extend it, review it, see its coverage.",
                   no_args_is_help=True)  # fmt: skip
@@ -51,6 +52,8 @@ def review(
     from open4ov.data.labels import AXES, load
 
     tree = load(labels)
+    with writing(out):  # told before a model is asked
+        out.mkdir(parents=True, exist_ok=True)
     expanded = labels_expand.Expanded()
     if recipe is not None:
         from open4ov.mllm.ask import Asker
@@ -61,13 +64,17 @@ def review(
             if name not in known:
                 raise UserError(f"--under {name}: no such L1; known: {', '.join(known)}")
         section = load_recipe(recipe).data
-        asker = Asker(section)
+        asker = Asker(section, place=out)
         expanded = labels_expand.expand(asker, tree, asker.embedder.texts, under or (), limit, like)
     elif under:
         raise UserError("--under has no effect without --recipe, which names who proposes")
-    labels_review.write(out, tree, expanded, _coverage(run) if run else None)
+    covered = _coverage(run) if run else None
+    with writing(out):
+        file = labels_review.write(out, tree, expanded, covered)
     print(f"{len(expanded.proposed)} proposed, {len(expanded.merged)} merged, {len(expanded.refused)} not usable")
-    print(f"look at {out / 'review.html'}, edit {out / 'review.csv'}, then: open4ov labels apply {out / 'review.csv'}")
+    if file.name != "review.csv":
+        print(f"{out / 'review.csv'} is another review, and stays as it is")
+    print(f"look at {file.with_suffix('.html')}, edit {file}, then: open4ov labels apply {file}")
 
 
 @app.command()
@@ -83,7 +90,7 @@ def apply(
 
     tree = load(labels)
     new = labels_import.apply(tree, reviewed)
-    with atomic(out) as path:
+    with writing(out), atomic(out) as path:
         path.write_text(dump(new), encoding="utf-8")
     print(f"{out}: version {new.version} (was {tree.version}), {len(new.ids())} ids (were {len(tree.ids())})")
 

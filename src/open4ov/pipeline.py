@@ -184,8 +184,8 @@ def _corpora() -> str:
 
 
 def _folder(folder: Path) -> str:
-    """A digest of a folder of images and annotations."""
-    return fingerprint(path for path in folder.rglob("*") if path.is_file())
+    """A digest of a folder of images and annotations: samples name their files by where these lie below it."""
+    return fingerprint((path for path in folder.rglob("*") if path.is_file()), folder)
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:
@@ -210,6 +210,8 @@ def _evaluation_files(recipe: Recipe) -> dict[str, Any]:
     hygiene = recipe.data.hygiene
     if hygiene.burned_in:
         function(hygiene.burned_in, "data.hygiene.burned_in")
+    if hygiene.question_embedder:
+        function(hygiene.question_embedder, "data.hygiene.question_embedder")
     paths = [Path(name) for name in hygiene.decontaminate]
     for path in paths:
         if not path.is_file():

@@ -29,6 +29,14 @@ class HygieneSection(Section):
         default_factory=list[str],
         description="folders below which the column image_path of those TSVs may name files, beside the TSV's own",
     )
+    question_embedder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="package.module:function (N texts -> [N, D]): a second opinion on questions of `decontaminate`",
+    )
+    question_cosine: float = Field(
+        default=0.9, gt=0, le=1, description="cosine of their embeddings from which two questions are one"
+    )
     personal_data: dict[Kind, Literal["mask", "drop"]] = Field(
         default_factory=dict[Kind, Literal["mask", "drop"]], description="kind -> mask it, or drop the sample"
     )
@@ -65,6 +73,12 @@ def idle(hygiene: HygieneSection) -> Iterator[tuple[Loc, str, Loc]]:
     if hygiene.decontaminate_images and not hygiene.decontaminate:
         loc = ("data", "hygiene", "decontaminate_images")
         yield loc, "data.hygiene.decontaminate names no TSV", ("data", "hygiene", "decontaminate")
+    if hygiene.question_embedder and not hygiene.decontaminate:
+        loc = ("data", "hygiene", "question_embedder")
+        yield loc, "data.hygiene.decontaminate names no evaluation set", ("data", "hygiene", "decontaminate")
+    if "question_cosine" in hygiene.model_fields_set and not hygiene.question_embedder:
+        loc = ("data", "hygiene", "question_cosine")
+        yield loc, "data.hygiene.question_embedder is empty", ("data", "hygiene", "question_embedder")
     if hygiene.groups and not hygiene.val + hygiene.test:
         loc = ("data", "hygiene", "groups")
         yield loc, "data.hygiene.val and data.hygiene.test are 0, so nothing is split", ("data", "hygiene", "val")

@@ -45,7 +45,22 @@ class ProviderSection(Section):
     timeout: float = Field(default=300.0, gt=0, le=86_400, description="seconds until an answer must be there")
     retries: int = Field(default=4, ge=0, le=100, description="further tries of a question whose request failed")
     max_tokens: int = Field(default=4096, ge=1, description="longest answer, tokens")
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens", "both"] | None = Field(
+        default=None,
+        description="name under which max_tokens is sent; null: both, but max_completion_tokens to OpenAI and Azure, "
+        "which refuse both",
+    )
     temperature: float | None = Field(default=0.0, ge=0, le=2, description="null: not sent, as some models want it")
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**31, description="of the endpoint's draws, so that judges of one model can differ"
+    )
+    max_pixels: int | None = Field(
+        default=2048 * 2048, ge=1024, description="larger pictures are scaled down to so many; null: sent as they are"
+    )
+    image_format: Literal["auto", "png", "jpeg"] = Field(
+        default="auto", description="auto: PNG up to 1 MiB of it, else JPEG"
+    )
+    jpeg_quality: int = Field(default=90, ge=1, le=100, description="of pictures that are sent as JPEG")
     price: PriceSection | None = Field(default=None, description="{input, output} for a million tokens")
     image_tokens: ImageRule | int = Field(
         default="patch32",
@@ -86,6 +101,8 @@ def contradictions(data: DataSection) -> Iterator[tuple[Loc, str]]:
             yield (*here, "api_key_env"), "is no name of an environment variable; put the key there, never in a recipe"
         if provider.base_url is not None and (fault := address_fault(provider.base_url)):
             yield (*here, "base_url"), fault
+        if provider.image_format == "png" and "jpeg_quality" in provider.model_fields_set:
+            yield (*here, "jpeg_quality"), "has no effect with image_format: png; remove it"
         if isinstance(provider.image_tokens, int) and provider.image_tokens < 0:
             yield (*here, "image_tokens"), f"{provider.image_tokens} is negative"
         if data.budget.money is not None and provider.kind == "openai" and provider.price is None:

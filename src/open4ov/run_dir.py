@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from open4ov.errors import UserError
-from open4ov.store import atomic
+from open4ov.store import TEMPORARY, atomic, is_disk_full
 
 
 def disk_full(root: Path, when: str) -> UserError:
@@ -115,18 +115,21 @@ class Place:
 
 
 @contextmanager
-def locked(root: Path) -> Generator[None]:
+def locked(root: Path, lock: Path | None = None) -> Generator[None]:
     """Holds the run directory for this process. The kernel drops the lock of a process that dies, so none goes stale.
 
-    Raises UserError when another process holds it.
+    `lock`: the file, if not `root/.lock`. Raises UserError when another process holds it.
     """
-    with (root / ".lock").open("a+") as file:
+    lock = lock or root / ".lock"
+    with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(f"{root}: in use by {holder}; wait for it to end, stop it, or give another --out") from None
+        if not (lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))):
+            raise UserError(f"{root}: was in use by another process until now; give the same command again")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
@@ -134,6 +137,66 @@ def locked(root: Path) -> Generator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+@contextmanager
+def writing(out: Path) -> Generator[None]:
+    """Says what is wrong with an --out where nothing can be written. For what writes there only: the same faults of a
+    file that is read would be told wrongly."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise UserError(f"{out}: the disk is full; free some space and give the same command again") from error
+        raise UserError(f"{out}: cannot be written: {error.strerror}; give another --out") from None
+
+
+@contextmanager
+def alone(out: Path) -> Generator[None]:
+    """Makes the folder `out` and holds it for this process. Raises UserError when another one does, or it cannot be."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".lock").touch()
+    with locked(out):
+        yield
+
+
+@contextmanager
+def beside(out: Path) -> Generator[Path]:
+    """A folder beside `out` for this process alone, renamed to `out` if the block ends well and removed if not.
+
+    What a killed process left in it goes first. Raises UserError when another process writes it, it cannot be made, or
+    `out` holds something.
+    """
+    _free(out)
+    place = Path(os.path.abspath(out))  # `.` has no name
+    part = place.with_name(f"{TEMPORARY}{place.name}")
+    lock = part.with_name(f"{part.name}.lock")
+    with writing(out):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    with locked(out, lock):
+        try:
+            _free(out)
+            with writing(out):
+                _remove(part)
+                part.mkdir()
+            yield part
+            if place.exists():
+                place.rmdir()
+            os.replace(part, place)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        finally:
+            lock.unlink(missing_ok=True)  # while it is held: who waits at the door finds another file, and sees it
+
+
+def _free(out: Path) -> None:
+    with writing(out):
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken:
+        raise UserError(f"{out}: is there already; give another --out, or delete it")
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
@@ -174,16 +237,17 @@ def hash_json(value: object) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
+def fingerprint(paths: Iterable[Path], root: Path | None = None) -> str:
     """A digest of files a stage reads from outside the run: of their bytes, or of size and time above 256 MiB and where
-    they cannot be read (which the stage reports)."""
+    they cannot be read (which the stage reports). Of their names too: with `root`, of where they lie below it."""
     parts: list[object] = []
     for path in sorted(paths):
         about = path.stat()
-        facts: list[object] = [path.name, about.st_size, about.st_mtime_ns]
+        name = path.name if root is None else path.relative_to(root).as_posix()
+        facts: list[object] = [name, about.st_size, about.st_mtime_ns]
         if about.st_size <= 2**28:
             with suppress(OSError):
-                facts = [path.name, _sha256(path, about.st_size, about.st_mtime_ns)]
+                facts = [name, _sha256(path, about.st_size, about.st_mtime_ns)]
         parts.append(facts)
     return hash_json(parts)
 

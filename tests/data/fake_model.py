@@ -47,7 +47,7 @@ def says(body: dict[str, Any]) -> dict[str, Any]:
     pairs[2]["type"] = "description"
     return {
         "Ranking": {"description": f"dogs {mark}", "domain": ["Nature", "Others"], "ability": ["Counting", "Others"]},
-        "Topics": {"topics": ["Counting dogs"] if "Animals" in text else [mark]},
+        "Topics": {"topics": ["Counting dogs", mark] if "Animals" in text else [mark]},  # the recipe takes one
         "Density": {"subjects": 1, "space": 1, "ocr": 1, "knowledge": 1 - int(mark[:6], 16) / 1e9},
         "Pairs": {"pairs": pairs},
         "Judgement": {"score": int("windows" not in text), "reason": mark},

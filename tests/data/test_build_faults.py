@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from open4ov.cli import data as commands
 from open4ov.errors import UserError
 from open4ov.images import open_image
-from open4ov.mllm import openai
+from open4ov.mllm import line
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, read_samples
 
@@ -27,8 +27,8 @@ from open4ov.store import ImageStore, read_samples
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "sk-very-secret-4711")
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
-    monkeypatch.setattr(openai, "PATIENCE", 2)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "PATIENCE", 2)
 
 
 def build(images: Path, url: str, out: Path, *more: str, **provider: Any) -> dict[str, Any]:
@@ -172,6 +172,24 @@ def test_each_answer_that_cannot_be_used_is_listed_where_it_was_asked(tmp_path: 
     reasons = report["false_rejections"]["reasons"]
     assert reasons["verification: no usable answer"] == 4
     nothing_is_empty(kept)
+
+
+def test_where_nothing_is_left_the_reasons_are_listed_all_the_same(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images", 3)
+
+    def bad(body: dict[str, Any], number: int) -> Raw:
+        return Raw(completion("{}")) if kind(body) == "Density" else reply(body, number)
+
+    said = r"none of the 3 images gave a sample"
+    with endpoint(bad) as server, pytest.raises(UserError, match=said):
+        build(images, server.url, tmp_path / "run", retries=0)
+    report = json.loads((tmp_path / "run" / "data.failed" / "report.json").read_text())
+    assert [entry["step"] for entry in report["skipped"]] == ["scoring density"] * 3
+    assert report["asking"]["roles"]["density"]["faults"] == {"schema": 3}
+    assert not (tmp_path / "run" / "data").exists()
+    with endpoint(reply) as server:
+        build(images, server.url, tmp_path / "run", retries=0)
+    assert not (tmp_path / "run" / "data.failed").exists()
 
 
 def test_topics_without_a_usable_answer_are_listed(tmp_path: Path) -> None:

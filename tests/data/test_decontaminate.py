@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 from PIL import Image
 
 from open4ov.corpora import clipart
@@ -215,6 +217,34 @@ def test_a_question_of_another_picture_counts_only_if_it_is_specific(tsvs: list[
     assert benchmarks.asked("这是什么？", "灯", pictured=True) is None
     assert benchmarks.asked("哪座城市是法国首都？", "巴黎", pictured=True) is not None  # the row has no picture
     assert benchmarks.asked("Who wrote the novel Emma?", "Austen", pictured=False) is None
+
+
+def concepts(texts: list[str]) -> NDArray[np.float32]:
+    """An embedder that knows two languages: a direction for each thing, by any of its words."""
+    things = (
+        ("capital", "首都"),
+        ("france", "法国"),
+        ("germany", "德国"),
+        ("author", "wrote"),
+        ("left", "左"),
+        ("right", "右"),
+    )
+    known = [[any(word in text.casefold() for word in thing) for thing in things] for text in texts]
+    return np.array(known, np.float32)
+
+
+def test_an_embedder_is_a_second_opinion_in_another_language_too(tsvs: list[Path]) -> None:
+    asked = "Which city is the capital of France?"
+    assert Benchmarks(tsvs).asked(asked, "Paris", pictured=False) is None
+    benchmarks = Benchmarks(tsvs, embed=concepts, near=0.9)
+    hit = benchmarks.asked(asked, "Paris", pictured=False)
+    assert hit is not None
+    assert (hit.file, hit.index, hit.likeness) == ("two.tsv", "c", 1.0)
+    assert benchmarks.asked("Which city is the capital of Germany?", "Berlin", pictured=False) is None  # not near
+    assert (
+        benchmarks.asked("Which city was the capital of France in 1942?", "Vichy", pictured=False) is None
+    )  # a number
+    assert benchmarks.asked("Nothing that it knows", "x", pictured=False) is None
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,8 @@ def test_nearly_equal_questions_about_an_image_are_asked_once(images: list[Sampl
     [
         ("{val: 0.6, test: 0.5}", "leave none to train on"),
         ("{groups: [patient]}", "has no effect"),
+        ("{question_embedder: 'a:b'}", "data.hygiene.decontaminate names no evaluation set"),
+        ("{decontaminate: [a.tsv], question_cosine: 0.8}", "data.hygiene.question_embedder is empty"),
         ("{burned_in: 'a:b'}", "needs data.hygiene.personal_data"),
         ("{near_duplicate: 3}", "did you mean 'near_duplicates'"),
         ("{personal_data: {mail: mask}}", "personal_data"),

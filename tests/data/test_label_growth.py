@@ -187,18 +187,18 @@ EXPANDED = Expanded(
 
 
 def reviewed(folder: Path, tree: LabelTree, change: Callable[[dict[str, dict[str, str]]], None]) -> Path:
-    """review.csv as a person saves it: proposals kept, then `change` of the rows by id."""
-    labels_review.write(folder, tree, EXPANDED)
-    with (folder / "review.csv").open(encoding="utf-8-sig", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
+    """A review's CSV as a person saves it: proposals kept, then `change` of the rows by id."""
+    file = labels_review.write(folder, tree, EXPANDED)
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        rows = {row["id"]: row for row in csv.DictReader(text)}
     for row in rows.values():
         row["action"] = row["action"] or "Keep"
     change(rows)
-    with (folder / "review.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, labels_review.COLUMNS)
+    with file.open("w", encoding="utf-8", newline="") as text:
+        writer = csv.DictWriter(text, labels_review.COLUMNS)
         writer.writeheader()
         writer.writerows(rows.values())
-    return folder / "review.csv"
+    return file
 
 
 def test_a_review_that_keeps_everything_adds_the_proposals(tree: LabelTree, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mllm.endpoint import FAULTS, Raw, completion, endpoint
 from open4ov import pipeline
 from open4ov.errors import UserError
 from open4ov.formats.convert import export_set
-from open4ov.mllm import ProviderError, openai
+from open4ov.mllm import ProviderError, line
 from open4ov.mllm.costs import borne, figures, merged, per_kept, shares
 from open4ov.mllm.took import Account, Took
 from open4ov.progress import Quiet
@@ -31,7 +31,7 @@ PRICE = (2.0, 10.0)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "k")
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
 
 
 def build(root: Path, url: str, images: Path, *more: str, **provider: Any) -> dict[str, Any]:

@@ -138,7 +138,10 @@ def endpoint(reply: Reply) -> Iterator[Endpoint]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            told = self.rfile.read(length := int(self.headers["Content-Length"]))
+            if len(told) < length:  # the client was killed in the middle of its question
+                return
+            body = json.loads(told)
             with lock:
                 number = len(seen.bodies)
                 seen.bodies.append(body)

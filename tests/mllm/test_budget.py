@@ -126,14 +126,16 @@ def test_a_first_question_that_is_too_much_is_not_sent() -> None:
 
 
 def test_failed_requests_are_counted_as_what_they_may_have_cost() -> None:
-    faults = ["limited", "close", "redirect"]
+    faults = ["limited", "close", "html", "hang", "redirect"]
     with endpoint(lambda body, number: FAULTS[faults[number]]) as server:
-        asker = Asker(section(server.url, BudgetSection(tokens=10**6), retries=2))
+        asker = Asker(section(server.url, BudgetSection(tokens=10**6), retries=4, timeout=1.0, max_tokens=70))
         asker.ask_many([judgement(0)])
-        total = asker.report()["spent"]["total"]
-    assert total["requests"] == 3
-    assert total["estimated"] == 1  # the one that was answered in part
-    assert total["output"] == 0
+        report = asker.report()
+    total, role = report["spent"]["total"], report["roles"]["judge_1"]
+    assert total["requests"] == 5
+    assert total["estimated"] == 3  # what was answered in part, by a web page, and not in time
+    assert total["output"] == 2 * 70  # an answer may have been written, as long as allowed, where none was seen
+    assert (role["unseen"], role["unseen_output"], role["output"]) == (2, 2 * 70, 0)
 
 
 def test_a_killed_run_counts_what_it_had_under_way(tmp_path: Path) -> None:

@@ -50,8 +50,10 @@ def simulate(
             window.good(turn, now)
         else:
             limited += 1
-            window.limited(turn, now, max(wait, SHORTEST))
-            pause.refused(turn.sent, now, max(wait, SHORTEST))
+            if pause.refused(turn.sent, now, max(wait, SHORTEST)):
+                window.excused(now)
+            else:
+                window.limited(turn, now, max(wait, SHORTEST), open_)
     return now, limited, window
 
 
@@ -63,7 +65,7 @@ def test_without_limits_all_that_the_recipe_allows_is_used_soon() -> None:
 
 @pytest.mark.parametrize("capacity", [3, 10, 32, 50])
 @pytest.mark.parametrize("wait", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("spread", [0.05, 0.5])
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.5])
 def test_a_server_with_fewer_places_is_used_to_nine_tenths(capacity: int, wait: float, spread: float) -> None:
     answers = 300 * capacity
     seconds, limited, window = simulate(
@@ -121,15 +123,21 @@ def test_a_limit_is_met_twice_and_then_left_alone() -> None:
 
 
 events = st.lists(
-    st.tuples(st.sampled_from(["good", "limited", "overloaded"]), st.integers(1, 80), st.floats(0, 5)), max_size=200
+    st.tuples(
+        st.sampled_from(["good", "limited", "overloaded", "excused"]),
+        st.integers(1, 80),
+        st.floats(0, 5),
+        st.integers(0, 80),
+    ),
+    max_size=200,
 )
 
 
 @given(st.integers(1, 64), events)
-def test_the_window_stays_within_its_bounds(most: int, happened: list[tuple[str, int, float]]) -> None:
+def test_the_window_stays_within_its_bounds(most: int, happened: list[tuple[str, int, float, int]]) -> None:
     window, now = Window(most), 0.0
     largest = window.size
-    for what, open_, step in happened:
+    for what, open_, step, left in happened:
         now += step
         before, turn = window.size, Turn(now - step / 2, min(open_, most))
         window.sent(turn)
@@ -138,8 +146,12 @@ def test_the_window_stays_within_its_bounds(most: int, happened: list[tuple[str,
             assert before <= window.size <= max(before, largest) + 1  # at once where it was, else one by one
             largest = max(largest, window.size)
         elif what == "limited":
-            window.limited(turn, now, step)
+            window.limited(turn, now, step, left)
             assert window.size <= before
+        elif what == "excused":
+            window.excused(now)
+            window.failed(turn)
+            assert before <= window.size <= largest
         else:
             window.overloaded(turn, now)
             assert window.size <= before
@@ -206,6 +218,31 @@ def test_nobody_waits_at_a_closed_gate() -> None:
         thread.join(30)
     assert [str(one) for one in failed] == ["over"] * 4
     gate.sleep(3600)  # returns at once
+
+
+def test_a_place_that_is_free_is_taken_though_others_sleep() -> None:
+    """Two questions wait for their next try when one that waits for a place is to be let in."""
+    gate = Gate(1)
+    turn = gate.enter()
+
+    def waiting() -> int:
+        found = [one for one in vars(gate).values() if isinstance(one, threading.Condition)]
+        return sum(len(one._waiters) for one in found)  # type: ignore[attr-defined]
+
+    sleepers = [threading.Thread(target=gate.sleep, args=(600.0,), daemon=True) for _ in range(2)]
+    last = threading.Thread(target=gate.enter, daemon=True)
+    for number, thread in enumerate([*sleepers, last]):
+        thread.start()
+        while waiting() <= number:
+            pass
+    gate.leave(turn, "good")
+    last.join(20)
+    taken = not last.is_alive()
+    gate.close(ProviderError("over"))
+    for thread in sleepers:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert taken
 
 
 def test_a_pause_of_all_holds_everybody_back_until_it_is_over() -> None:

@@ -16,7 +16,7 @@ from endpoint import FAULTS, Endpoint, Raw, endpoint, limited
 from PIL import Image
 
 from open4ov.errors import UserError
-from open4ov.mllm import Asker, Picture, ProviderError, openai
+from open4ov.mllm import Asker, Picture, ProviderError, line
 from open4ov.mllm.budget import BudgetError
 from open4ov.mllm.embedder_endpoint import EndpointEmbedder
 from open4ov.recipe import BudgetSection, DataSection
@@ -28,7 +28,7 @@ KEY = "sk-very-secret-4711"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
 
 
 def vector(text: str) -> list[float]:

@@ -17,7 +17,7 @@ from open4ov.data import construct
 from open4ov.errors import UserError
 from open4ov.mllm import ROLES, Asker, Prompt, Request, estimate
 from open4ov.mllm.answers import Density, Judgement, Pairs, Ranking, Topics, Verification
-from open4ov.mllm.openai import data_url
+from open4ov.mllm.showing import encode
 from open4ov.recipe import DataSection, PriceSection, ProviderSection
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
@@ -64,8 +64,9 @@ def test_made_up_answers_fit_their_schemas() -> None:
         estimate.made_up(Request("else", Prompt("judge", {}), (), Judgement))
 
 
+@pytest.mark.parametrize("most", [False, True])
 def test_it_counts_what_a_run_with_these_answers_sends(
-    images: tuple[ImageStore, list[Sample]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    most: bool, images: tuple[ImageStore, list[Sample]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oracle is an endpoint that gives the same answers, and counts the requests that reach it."""
     monkeypatch.setenv("TEST_KEY", "a-secret-of-this-test")
@@ -75,8 +76,9 @@ def test_it_counts_what_a_run_with_these_answers_sends(
 
     def record(self: estimate.Guesser, request: Request) -> dict[str, Any]:
         found = answer(self, request)
-        shown = [data_url(picture) for picture in request.images]
-        given["".join([*shown, request.prompt.text])] = json.dumps(found)
+        shown = [encode(picture, ProviderSection()).url for picture in request.images]
+        if self.most == most:
+            given["".join([*shown, request.prompt.text])] = json.dumps(found)
         return found
 
     def reply(body: dict[str, Any], number: int) -> Raw:
@@ -90,11 +92,19 @@ def test_it_counts_what_a_run_with_these_answers_sends(
         assert server.bodies == []
         asker = Asker(chosen, place=tmp_path)
         result = construct.make(samples, chosen, store, 0, asker=asker)
+    roles = asker.report()["roles"]
+    if most:  # bounds: the endpoint counts no more than them
+        for line in found["lines"]:
+            took, bound = roles[line["role"]], line["most"]
+            assert took["requests"] == bound["calls"] >= line["calls"]
+            assert took["input"] < bound["input"]
+            assert took["output"] < bound["output"] == 4096 * bound["calls"]
+        assert found["total"]["most"]["calls"] > found["total"]["calls"]
+        return
     assert len(result.samples) == found["total"]["calls"] - sum(
         line["calls"] for line in found["lines"] if line["role"] != "verify"
     )
     sent = Counter(line["role"] for line in found["lines"] for _ in range(line["calls"]))
-    roles = asker.report()["roles"]
     assert {role: roles[role]["requests"] for role in roles} == dict(sent)
     assert set(sent) == set(ROLES)
     for line in found["lines"]:  # the endpoint counts nothing, so the run estimates by the same rules
@@ -103,6 +113,8 @@ def test_it_counts_what_a_run_with_these_answers_sends(
         assert took["output"] == pytest.approx(line["output"], rel=0.25)
         assert line["priced"] == (line["provider"] == "default")
     total = found["total"]
+    topics = next(line for line in found["lines"] if line["role"] == "topics")
+    assert found["without_topics"]["calls"] == total["calls"] - topics["calls"]
     assert total["money"] == pytest.approx(
         sum((line["input"] + 1000 * line["output"]) / 1e6 for line in found["lines"] if line["priced"])
     )
@@ -122,10 +134,11 @@ def test_what_is_kept_is_not_asked_again(
     given: dict[str, str] = {}
     make_up = estimate.made_up
 
-    def record(request: Request) -> dict[str, Any]:
-        found = make_up(request)
-        shown = [data_url(picture) for picture in request.images]
-        given["".join([*shown, request.prompt.text])] = json.dumps(found)
+    def record(request: Request, density: float) -> dict[str, Any]:
+        found = make_up(request, density)
+        shown = [encode(picture, ProviderSection()).url for picture in request.images]
+        if density < 1:  # what is likely
+            given["".join([*shown, request.prompt.text])] = json.dumps(found)
         return found
 
     def reply(body: dict[str, Any], number: int) -> Raw:
@@ -186,7 +199,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*more: str) -> Any:
         return CliRunner().invoke(app, ["run", "r.yaml", "--out", "out", "--dry-run", *more])
 
-    assert "judge_3" in run("--quiet").output
+    told = run("--quiet").output
+    assert "judge_3" in told
+    assert "judge_1, judge_2, judge_3 ask one model" in told  # before anything is paid
+    assert "Topics are asked once" in told
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
         ".work", "image-store", "images",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from endpoint import CONTENT, EXPECTED, FAULTS, Raw, completion, endpoint, limit
 from PIL import Image
 
 from open4ov.data import labels, match, synthesize
-from open4ov.mllm import AnswerError, Asker, Picture, Prompt, ProviderError, Request, openai
+from open4ov.mllm import AnswerError, Asker, Picture, Prompt, ProviderError, Request, line
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.concurrency import Gate
 from open4ov.recipe import DataSection, ProviderSection
@@ -25,7 +25,7 @@ GOOD = '{"score": 1, "reason": "fine"}'
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
 
 
 def asker(url: str, place: Path | None = None, **more: Any) -> Asker:
@@ -46,7 +46,7 @@ def ask(asker: Asker, request: Request) -> dict[str, Any] | AnswerError:
 def test_each_fault_has_its_kind_and_ends_one_question_only(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(openai, "PATIENCE", 3)
+    monkeypatch.setattr(line, "PATIENCE", 3)
     caplog.set_level(logging.DEBUG)
     kind, requests = EXPECTED[name]
     timeout = 1.0 if kind == "timeout" else 20.0
@@ -97,7 +97,7 @@ def test_an_endpoint_that_never_works_stops_the_stage_before_all_questions_are_s
         asking = asker(server.url, retries=0, concurrency=4)
         with pytest.raises(ProviderError, match=r"web page.*8 questions in a row"):
             asking.ask_many([judgement(str(n)) for n in range(200)])
-        assert len(server.bodies) <= openai.IN_A_ROW + 2 * 4  # those under way, and who was let in just before the end
+        assert len(server.bodies) <= line.IN_A_ROW + 2 * 4  # those under way, and who was let in just before the end
 
 
 def test_answers_between_faults_keep_the_stage_going() -> None:
@@ -219,7 +219,7 @@ def test_usage_that_makes_no_sense_is_estimated() -> None:
 
 def test_three_judges_on_three_endpoints_at_once(tmp_path: Path) -> None:
     """One of them fails often; the others neither wait for it nor take its answers, though their model has one name."""
-    barrier = threading.Barrier(3, timeout=20)
+    barrier = threading.Barrier(3, timeout=60)
 
     def judge(score: int) -> Any:
         def reply(body: dict[str, Any], number: int) -> str | Raw:
@@ -231,7 +231,7 @@ def test_three_judges_on_three_endpoints_at_once(tmp_path: Path) -> None:
 
     with endpoint(judge(1)) as a, endpoint(judge(0)) as b, endpoint(judge(1)) as c:
         providers = {
-            name: ProviderSection(kind="openai", base_url=one.url, model="same", api_key_env="TEST_KEY", retries=5)
+            name: ProviderSection(kind="openai", base_url=one.url, model="same", api_key_env="TEST_KEY", retries=9)
             for name, one in (("default", a), ("b", b), ("c", c))
         }
         section = DataSection(providers=providers, roles={"judge_2": "b", "judge_3": "c"})

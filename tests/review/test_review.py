@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 import urllib.error
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from open4ov.errors import UserError
+from open4ov.formats.convert import export_set
 from open4ov.review.apply import apply
 from open4ov.review.collection import Collection
-from open4ov.review.decisions import Decision, Reviewer, agreement, kappa, read
+from open4ov.review.decisions import Decision, Others, Reviewer, agreement, kappa, read
 from open4ov.review.server import create_app
 from open4ov.sample import Label, Sample, Vote, assistant, user
 from open4ov.store import ImageStore, read_samples, write_samples
@@ -134,19 +136,137 @@ def test_a_reviewed_set_leaves_out_rejected_and_holds_fixes(folder: Path, tmp_pa
     assert set(kept) == {"s1", "s3", "s4"}  # s4 comes back, s2's fixes contradict, s5 is a known defect
     assert set(dropped) == {"s0", "s2", "s5"}
     assert figures["conflicts"] == [{"sample": "s2", "reviewers": ["ann", "bob"]}]
-    assert kept["s1"].messages[-1].text == kept["s1"].answer == "ann says"
-    assert kept["s1"].aliases == []
+    assert kept["s1"].messages[-1].text == "ann says"
+    assert (kept["s1"].answer, kept["s1"].aliases) == ("answer 1", ["other"])  # the reference is another field
     assert kept["s1"].images == kept["s3"].images
     assert kept["s3"].extra == {}
     assert kept["s1"].extra["reviews"]["ann"]["verdict"] == "fix"
     assert [(step.stage, step.by, step.note) for step in kept["s1"].steps] == [("review", "ann", "fix")]
     assert dropped["s0"].extra["rejected_by"] == "review"
     assert "rejected_by" not in kept["s4"].extra
-    with pytest.raises(UserError, match="exists"):
+    with pytest.raises(UserError, match="is there already"):
         apply(folder, out)
     with pytest.raises(UserError, match="cyd has decided nothing"):
         apply(folder, tmp_path / "other", ["cyd"])
     assert apply(folder, tmp_path / "bobs", ["bob"])["kept"] == 3  # s1, s2 (one fix only), s3
+
+
+def test_a_fix_of_each_text_leaves_the_others_and_marks_what_was_said_of_the_old_ones(folder: Path) -> None:
+    samples = read_samples(folder / "data" / "samples.parquet")
+    for one in samples:
+        one.checks = {"accuracy": True}
+    write_samples(folder / "data" / "samples.parquet", samples)
+    reviewer = Reviewer(folder / "reviews", "ann")
+    for number, fix in enumerate(
+        ({"answer": "It is no"}, {"reference": "no"}, {"aliases": ["nope", "none"]}, {"question": "Is it?"})
+    ):
+        reviewer.decide(Decision.model_validate({"sample": f"s{number}", "verdict": "fix", **fix}))
+    apply(folder, folder / "out")
+    kept = read_samples(folder / "out" / "samples.parquet")
+    texts = [(one.messages[0].text, one.messages[-1].text, one.answer, one.aliases) for one in kept]
+    assert texts == [
+        ("question <b>0</b>?", "It is no", "answer 0", ["other"]),
+        ("question <b>1</b>?", "answer 1", "no", ["other"]),
+        ("question <b>2</b>?", "answer 2", "answer 2", ["nope", "none"]),
+        ("Is it?", "answer 3", "answer 3", ["other"]),
+    ]
+    for number, one in enumerate(kept):
+        assert one.checks == {}
+        assert one.extra["before_fix"] == {
+            "question": f"question <b>{number}</b>?",
+            "response": f"answer {number}",
+            "answer": f"answer {number}",
+            "aliases": ["other"],
+            "checks": {"accuracy": True},
+        }
+        assert [vote.model_dump()["before_fix"] for vote in one.votes] == [True, True]
+
+
+def test_contradicting_references_are_a_conflict(folder: Path) -> None:
+    for name, reference in (("ann", "no"), ("bob", "yes")):
+        fix = {"sample": "s0", "verdict": "fix", "reference": reference}
+        Reviewer(folder / "reviews", name).decide(Decision.model_validate(fix))
+    assert apply(folder, folder / "out")["conflicts"] == [{"sample": "s0", "reviewers": ["ann", "bob"]}]
+
+
+@pytest.mark.parametrize("place", ["inside/out", "../elsewhere/out"])
+def test_a_reviewed_set_has_its_pictures(folder: Path, place: str) -> None:
+    sha = read_samples(folder / "data" / "samples.parquet")[0].images[0]
+    photo = folder / "image-files" / sha[:2] / f"{sha}.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"the file it came in")
+    decide(folder, "ann", s0="reject")
+    out = (folder / place).resolve()
+    apply(folder, out)
+    assert {path.name for path in out.iterdir()} == {"samples.parquet", "rejected.parquet", "review.json",
+                                                     "image-store", "image-files"}  # fmt: skip
+    shutil.rmtree(folder / "image-store")
+    collection = Collection(out)
+    assert collection.images.get(sha).size == (40, 30)
+    assert export_set(out, out.parent / "export", "llava").samples == 4 - 1
+    (exported,) = (out.parent / "export").rglob("*.jpg")
+    assert exported.read_bytes() == b"the file it came in"
+    with served(out, "bob") as url:
+        assert ask(f"{url}/images/{sha}")[1][:4] == b"\x89PNG"
+
+
+def test_a_missing_picture_is_said_and_leaves_nothing(folder: Path) -> None:
+    shutil.rmtree(folder / "image-store")
+    with pytest.raises(UserError, match="is missing; the set is incomplete"):
+        apply(folder, folder / "out")
+    assert not [path.name for path in folder.iterdir() if "out" in path.name]
+
+
+def test_a_line_of_another_that_is_under_way_is_left_to_them(folder: Path) -> None:
+    ann, bob = decide(folder, "ann", s0="accept"), decide(folder, "bob", s0="accept")
+    others = Others(folder / "reviews", ann)
+    with bob.path.open("ab") as file:
+        file.write(b'{"sample": "s1", "verd')
+    size = bob.path.stat().st_size
+    assert {name: set(made) for name, made in others.read().items()} == {"ann": {"s0"}, "bob": {"s0"}}
+    assert set(read(folder / "reviews")["bob"]) == {"s0"}
+    assert bob.path.stat().st_size == size
+    with bob.path.open("ab") as file:
+        file.write(b'ict": "reject"}\n')
+    ann.decide(Decision(sample="s2", verdict="accept"))
+    assert {name: set(made) for name, made in others.read().items()} == {"ann": {"s0", "s2"}, "bob": {"s0", "s1"}}
+
+
+def test_half_a_character_is_refused(folder: Path) -> None:
+    with served(folder, "ann") as url:
+        for field, value in (
+            ("comment", "\ud800"),
+            ("answer", "a\udfff"),
+            ("sample", "\ud800"),
+            ("aliases", ["\ud800"]),
+        ):
+            decision = {"sample": "s0", "verdict": "fix", "answer": "x", field: value}
+            status, said = ask(f"{url}/api/decisions", decision, x_open4ov="review")
+            assert status == 422
+            assert json.loads(said)["detail"][0]["loc"][0] == "body"
+    assert not (folder / "reviews").exists()
+
+
+def test_samples_are_found_and_read_across_files_and_row_groups(tmp_path: Path) -> None:
+    """5,000 samples in three row groups and 10 in a second file, against the samples themselves."""
+    made = [sample(number, "0" * 64, split=("train", "val")[number % 2]) for number in range(5010)]
+    for number, one in enumerate(made):
+        one.task = f"t{number % 3}"
+    write_samples(tmp_path / "samples.parquet", made[:5000])
+    write_samples(tmp_path / "rejected.parquet", made[5000:])
+    collection = Collection(tmp_path)
+    assert len(collection.samples) == 5010
+    for place in (0, 2047, 2048, 4999, 5000, 5009, 1, 4096):
+        assert collection.samples[place] == made[place]
+    assert list(collection.samples) == made
+    wanted = {"task": "t1", "split": "val"}
+    expected = [n for n, one in enumerate(made) if (one.task, one.split) == ("t1", "val")]
+    assert collection.find(wanted, "", {}) == expected
+    assert collection.find(wanted, "ANSWER 49", {}) == [n for n in expected if "49" in str(n)]
+    assert collection.counts({})["task"] == {"t0": 1670, "t1": 1670, "t2": 1670}
+    decisions = {"s3": Decision(sample="s3", verdict="reject"), "gone": Decision(sample="gone", verdict="accept")}
+    assert collection.counts(decisions)["review"] == {"open": 5009, "reject": 1}
+    assert collection.find({"review": "reject"}, "", decisions) == [3]
 
 
 def test_what_is_looked_for_is_found(folder: Path) -> None:
@@ -154,13 +274,14 @@ def test_what_is_looked_for_is_found(folder: Path) -> None:
     decisions = decide(folder, "ann", s1="reject").decisions
 
     def found(text: str = "", **wanted: str) -> list[str]:
-        return [one.id for one in collection.find(wanted, text, decisions)]
+        return [collection.samples[place].id for place in collection.find(wanted, text, decisions)]
 
     assert found() == ["s0", "s1", "s2", "s3", "s4", "s5"]
     assert found(stage="kept", domain="automotive.1") == ["s1", "s3"]
     assert found(stage="rejected by judges") == ["s4"]
     assert found(review="reject") == ["s1"]
     assert found(text="SEEN 3") == ["s3"]
+    assert found(text="Answer SEEN 3", stage="kept") == ["s3"]
     assert found(text="nowhere") == []
     counts = collection.counts(decisions)
     assert counts["stage"] == {"kept": 4, "rejected by judges": 1, "defect: wrong answer": 1}
@@ -204,7 +325,7 @@ def test_other_pages_and_other_names_are_turned_away(folder: Path) -> None:
         assert ask(f"{url}/api/decisions", {**decision, "sample": "s9"}, x_open4ov="review")[0] == 404
         assert ask(f"{url}/api/decisions", {**decision, "verdict": "?"}, x_open4ov="review")[0] == 422
         assert not (folder / "reviews").exists()
-        assert ask(f"{url}/api/decisions", decision, x_open4ov="review") == (200, b'{"decided":1}')
+        assert ask(f"{url}/api/decisions", decision, x_open4ov="review") == (200, b'{"review":{"open":5,"accept":1}}')
         for bad in ("0" * 64, "../stage.json", "%2e%2e%2fx", "A" * 64):
             assert ask(f"{url}/images/{bad}")[0] == 404
         status, png = ask(f"{url}/images/{Collection(folder).samples[0].images[0]}")
@@ -236,6 +357,8 @@ def test_a_review_by_keyboard(folder: Path, browser: Browser) -> None:
         browser.press("f")
         browser.run("document.getElementById('answer').select()")
         browser.type("red", "answer")
+        browser.run("document.getElementById('reference').select()")
+        browser.type("no", "reference")
         browser.run("document.getElementById('fix').click()")
         browser.shows("document.getElementById('progress').textContent === 'ann: 3 of 6 decided'")
         assert browser.complaints == []
@@ -250,7 +373,7 @@ def test_a_review_by_keyboard(folder: Path, browser: Browser) -> None:
     found = Reviewer(folder / "reviews", "ann").decisions
     assert {name: one.verdict for name, one in found.items()} == {"s0": "accept", "s1": "reject", "s2": "fix"}
     assert found["s1"].comment == "not quite"
-    assert found["s2"].answer == "red"
+    assert found["s2"].fix == (None, "red", "no", None)
     with served(folder, "ann") as url:  # goes on where it was
         browser.call("Page.navigate", url=f"{url}/")
         browser.shows("document.getElementById('progress').textContent === 'ann: 3 of 6 decided'")

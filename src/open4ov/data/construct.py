@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open4ov.data import density, labels, report, topics
+from open4ov.data import density, judge, labels, report, topics
 from open4ov.data.assemble import Construction, Progress
 from open4ov.data.executor import Executor
 from open4ov.data.images import CORPUS, collect_images
@@ -51,6 +51,8 @@ def construct(run: StageRun) -> None:
     source, general, place = given / "samples.parquet", given / "general.parquet", given.parent
     drawn = run.recipe.images.general.startswith(CORPUS)
     task = Task(section, source, run.images.root, run.scratch, run.recipe.seed, general, drawn)
+    if alike := judge.warning(section):  # before anything is paid
+        run.note(alike)
     if section.executor.kind == "ray":
         from open4ov.data.executor_ray import Cluster
 
@@ -79,6 +81,7 @@ def build(
     tools = Tools(task, asker)
     _ = asker.embedder  # a fault of its is told before anything is asked
     told = Construction(tools, out, progress, executor).run()
+    told["votes"]["alike"] = judge.alike(section)
     report.write(out / "report.json", told)
     write_json(out / "summary.json", told["counts"])
     write_json(out / UNANSWERED, told["unanswered"])
@@ -91,9 +94,23 @@ def estimate(
     """What `construct` would still ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing.
     `place`: the run's folder, where answers and the costs of earlier starts are."""
     with guessers(section, place) as (providers, rows):
-        asker = Asker(section, dict(providers), embedder=guessed_embedder(section, rows))
-        make(images, section, store, seed, asker=asker)
-    return figures(section, rows, place)
+        make(
+            images,
+            section,
+            store,
+            seed,
+            asker=Asker(section, dict(providers), embedder=guessed_embedder(section, rows)),
+        )
+    with guessers(section, place, most=True) as (providers, most):
+        make(
+            images,
+            section,
+            store,
+            seed,
+            asker=Asker(section, dict(providers), embedder=guessed_embedder(section, most)),
+        )
+    found = figures(section, rows, most, place)
+    return found if (alike := judge.warning(section)) is None else {**found, "warning": alike}
 
 
 class Result:

@@ -1,9 +1,11 @@
 """What of a data set stands in an evaluation set: its pictures and its questions, against any TSVs given.
 
 Pictures are found again as copies, re-encodings, mirror images and crops (`copies.py`), whatever is asked about them.
-Questions are found again in other words (`paraphrase.py`). A question alone says little when each side has a picture of
-its own ("What is this?"): then it counts only if it is specific, that is has `SPECIFIC` words of content and stands in
-the evaluation sets with one picture.
+Questions are found again in other words (`paraphrase.py`); where the recipe names an embedder, it is asked about those
+that the rules do not find: texts near each other, in another language too, unless the rules see a contradiction.
+
+A question alone says little when each side has a picture of its own ("What is this?"): then it counts only if it is
+specific, that is has `SPECIFIC` words of content and stands in the evaluation sets with one picture.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 
 from open4ov.data import evaluation_tsv, hashing
 from open4ov.data.copies import Gallery
-from open4ov.data.paraphrase import Question, alike, question
+from open4ov.data.paraphrase import Question, alike, contradictory, question
+from open4ov.data.wording import Embedder, Floats
 
 SPECIFIC = 5
 """Words of content that make a question recognisable without its picture."""
@@ -59,9 +62,14 @@ class _Asked:
 
 class Benchmarks:
     """The pictures and the questions of evaluation sets. `folders`: where the files of `image_path` may lie, beside
-    each TSV's own folder. Raises UserError for a TSV that is none."""
+    each TSV's own folder. Raises UserError for a TSV that is none.
 
-    def __init__(self, paths: Sequence[Path], folders: Sequence[Path] = ()) -> None:
+    `embed` (texts -> rows) and the cosine `near` from which two questions are one: the second opinion.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], folders: Sequence[Path] = (), embed: Embedder | None = None, near: float = 1.0
+    ) -> None:
         self.faults: list[dict[str, str]] = []
         """What of the rows could not be read, so that nothing is compared with it: `row` and `reason`."""
         self.counts = {"files": len(paths), "rows": 0, "pictures": 0}
@@ -97,6 +105,8 @@ class Benchmarks:
             under[asked.read.plain].add(asked.pictures)
             for token in asked.read.bag:
                 self._postings[token].append(number)
+        self._embed, self._near = embed, near
+        self._rows = _unit(embed([asked.text for asked in self._asked])) if embed and self._asked else None
         self._repeated = {plain for plain, pictures in under.items() if len(pictures) > 1}
 
     def pictures(self, thumbnails: Sequence[NDArray[np.uint8]]) -> list[list[Evidence]]:
@@ -120,10 +130,25 @@ class Benchmarks:
             same, overlap = alike(read, asked.read)
             if same and (best is None or overlap > best[0]):
                 best = overlap, number
+        best = best or self._embedded(text, read, pictured)
         if best is None:
             return None
         asked = self._asked[best[1]]
         return Evidence(asked.file, asked.index, "question", round(best[0], 4), None, asked.text)
+
+    def _embedded(self, text: str, read: Question, pictured: bool) -> tuple[float, int] | None:
+        """The nearest row by its embedding that the rules do not contradict: (cosine, number)."""
+        if self._embed is None or self._rows is None:
+            return None
+        cosines = self._rows @ _unit(self._embed([text]))[0]
+        for number in (int(at) for at in np.argsort(-cosines, kind="stable")):
+            if cosines[number] < self._near:
+                break
+            asked = self._asked[number]
+            general = pictured and asked.pictures and not self._specific(asked, read)
+            if not general and not contradictory(read, asked.read):
+                return float(cosines[number]), number
+        return None
 
     def _candidates(self, read: Question) -> Iterable[int]:
         """Rows that share a word which is not in all of them, or the whole wording."""
@@ -137,3 +162,10 @@ class Benchmarks:
 
     def _specific(self, asked: _Asked, read: Question) -> bool:
         return min(len(asked.read.bag), len(read.bag)) >= SPECIFIC and asked.read.plain not in self._repeated
+
+
+def _unit(rows: Floats) -> Floats:
+    """Rows of length 1; a zero row stays one."""
+    rows = np.asarray(rows, np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(norms == 0, 1, norms)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The keys by which samples are grouped (`data.hygiene.groups`): where their values are, how many images have them."""
+"""The keys by which samples are grouped (`data.hygiene.groups`): where their values stand, and how many have them."""
 
 from __future__ import annotations
 

@@ -67,13 +67,11 @@ def joined(parts: Sequence[Print]) -> Print:
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     """The RGB picture as [S, S, 3], its sides squeezed to one length: means over blocks of pixels.
 
-    Of a large picture each block counts a grid of 3 x 3 to 8 x 8 pixels: what it shows hardly depends on more, and the
-    time hardly grows with the picture. Of a small one every pixel counts.
+    Each block counts a grid of 3 x 3 to 8 x 8 pixels: what it shows hardly depends on more, and the time hardly grows
+    with the picture.
     """
-    if min(image.size) < 3 * SIDE:
-        blocks = max(1, image.width // SIDE), max(1, image.height // SIDE)
-        small = image.reduce(blocks) if max(blocks) > 1 else image
-        return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    if min(image.size) <= SIDE:
+        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     across, down = _samples(image.width), _samples(image.height)
     grid = image.resize((across * SIDE, down * SIDE), Image.Resampling.NEAREST)
     return np.asarray(grid.reduce((across, down)))

@@ -22,6 +22,7 @@ from open4ov.data.hygiene_pictures import Fallen, Gone, Looked, Named, PictureSt
 from open4ov.data.hygiene_texts import TextSteps, as_rejected
 from open4ov.data.picture_table import Pictures
 from open4ov.data.working import Counts, tally
+from open4ov.functions import function
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
@@ -199,8 +200,12 @@ class Hygiene:
 
 def read_benchmarks(section: HygieneSection) -> Benchmarks | None:
     """The evaluation sets that data are kept clean of; None when the recipe names none."""
+    if not section.decontaminate:
+        return None
     tsvs, folders = map(Path, section.decontaminate), map(Path, section.decontaminate_images)
-    return Benchmarks(list(tsvs), list(folders)) if section.decontaminate else None
+    name = section.question_embedder
+    embed = function(name, "data.hygiene.question_embedder") if name else None
+    return Benchmarks(list(tsvs), list(folders), embed, section.question_cosine)
 
 
 def entry(gone: Gone) -> dict[str, str]:

@@ -132,7 +132,7 @@ def folder(path: Path, max_pixels: int, store: ImageStore, skipped: Skipped) -> 
                 skipped.append({"file": name, "reason": "an annotation without an image of its name"})
             continue
         try:
-            scene = annotation(file.with_suffix(".json"))
+            scene = annotation(file.with_suffix(".json"), path)
             shown = [(store.put(image), about, removed) for image, about, removed in _pictures(file, max_pixels)]
         except (ImageError, AnnotationError) as error:
             skipped.append({"file": name, "reason": str(error)})

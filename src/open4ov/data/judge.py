@@ -18,6 +18,7 @@ from open4ov.data import conversations, votes
 from open4ov.data.labels import LabelTree
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.ask import JUDGES, Asker, Picture, Prompt, Request
+from open4ov.recipe import DataSection
 from open4ov.sample import Sample, Vote
 
 SAYS = ("yes", "no", "abstain", "missing")
@@ -51,6 +52,36 @@ def vote(
         template = conversations.template(JUDGES[0], whole=conversations.whole(sample), came=False)
         steps = [asker.step(judge, template, answer) for judge, answer in zip(JUDGES, given, strict=True)]
         sample.steps = [*sample.steps, *(step for step in steps if step is not None)]
+
+
+def alike(section: DataSection) -> list[list[str]]:
+    """Groups of judges who are sent the same bytes by one endpoint and model, without anything that draws their
+    answers apart: not several opinions but one. Temperature 0 (or above it with the same seed), or one engine."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for judge in JUDGES:
+        name = section.roles.get(judge) or section.roles.get("default") or "default"
+        one = section.providers.get(name)
+        if one is None or one.kind == "catalog":  # whose judges look at different evidence
+            continue
+        drawn = bool(one.temperature) and one.seed is None
+        apart = judge if one.kind == "openai" and (drawn or one.temperature is None) else ""
+        seed = one.seed if one.temperature else None
+        what = (one.kind, one.base_url, one.model, one.temperature, seed, one.max_pixels, one.image_format)
+        groups.setdefault((*what, apart), []).append(judge)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def warning(section: DataSection) -> str | None:
+    """What to say about judges who are `alike`."""
+    found = alike(section)
+    if not found:
+        return None
+    return (
+        f"{'; '.join(', '.join(group) for group in found)} ask one model the same question with nothing to draw the "
+        "answers apart: one opinion, asked and paid for several times, and the quorum and the agreement of the votes "
+        "say nothing. Give the judges other models under data.providers and data.roles, or a temperature above 0 "
+        "(with a seed each)"
+    )
 
 
 def triplet(sample: Sample, tree: LabelTree) -> dict[str, Any]:

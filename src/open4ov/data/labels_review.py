@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,21 @@ def rows(tree: LabelTree, expanded: Expanded, coverage: Mapping[str, Any] | None
     return found
 
 
-def write(folder: Path, tree: LabelTree, expanded: Expanded, coverage: Mapping[str, Any] | None = None) -> None:
-    """Writes review.csv and review.html. A proposal's action is empty: someone has to decide."""
+def write(folder: Path, tree: LabelTree, expanded: Expanded, coverage: Mapping[str, Any] | None = None) -> Path:
+    """Writes review.csv, and review.html beside it, and gives the CSV. A proposal's action is empty: someone has to
+    decide. A CSV that is there and differs may hold somebody's work: it stays, and the new one is review-2.csv, ..."""
     table = rows(tree, expanded, coverage)
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([_shown(row[name]) for name in COLUMNS] for row in table)
-    with atomic(folder / "review.csv") as path:
-        path.write_text(buffer.getvalue(), encoding="utf-8-sig")  # the mark makes spreadsheets read UTF-8
+    content = buffer.getvalue().encode("utf-8-sig")  # the mark makes spreadsheets read UTF-8
+    numbers = count(2)
+    file = folder / "review.csv"
+    while file.exists() and file.read_bytes() != content:
+        file = folder / f"review-{next(numbers)}.csv"
+    with atomic(file) as path:
+        path.write_bytes(content)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("open4ov.data", "."),
         autoescape=True,
@@ -80,8 +87,9 @@ def write(folder: Path, tree: LabelTree, expanded: Expanded, coverage: Mapping[s
               for axis in AXES],
         merged=expanded.merged, refused=expanded.refused, others=(coverage or {}).get("others", ()), actions=ACTIONS,
     )  # fmt: skip
-    with atomic(folder / "review.html") as path:
+    with atomic(file.with_suffix(".html")) as path:
         path.write_text(page, encoding="utf-8")
+    return file
 
 
 def _shown(cell: str) -> str:

@@ -67,7 +67,7 @@ def alike(left: Question, right: Question) -> tuple[bool, float]:
     if left.plain and left.plain == right.plain and left.signs == right.signs:
         return len(left.bag) >= LONG or _answers(left, right) is not False, 1.0
     overlap = _overlap(left.bag, right.bag)
-    if left.numbers ^ right.numbers not in _NO_OTHERS or left.signs != right.signs or _turned(left.bag, right.bag):
+    if contradictory(left, right):
         return False, overlap
     agreed = _answers(left, right)
     if agreed is None:
@@ -80,7 +80,14 @@ def alike(left: Question, right: Question) -> tuple[bool, float]:
         needed = OTHER_ANSWER
     if needed == WEAK_ANSWER and _own(left.bag, right.bag) and _own(right.bag, left.bag):
         needed = EXCHANGED
-    return overlap >= needed and not _exchanged(left.tokens, right.tokens), overlap
+    return overlap >= needed, overlap
+
+
+def contradictory(left: Question, right: Question) -> bool:
+    """Whether their numbers, signs, turning words or an exchanged word say that they ask for different things."""
+    if left.numbers ^ right.numbers not in _NO_OTHERS or left.signs != right.signs:
+        return True
+    return _turned(left.bag, right.bag) or _exchanged(left.tokens, right.tokens)
 
 
 def _weight(token: str) -> float:

@@ -7,8 +7,6 @@ a set. An export is written beside its place and moved there when it is whole.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +19,9 @@ from open4ov.formats.pictures import Pictures
 from open4ov.formats.reading import Reading
 from open4ov.formats.writing import Writing
 from open4ov.images import MAX_PIXELS
+from open4ov.run_dir import alone, beside, writing
 from open4ov.sample import Sample, content_id
 from open4ov.store import (
-    TEMPORARY,
     ImageStore,
     Seen,
     atomic,
@@ -87,42 +85,42 @@ def import_set(
     chosen = registry.named(format)
     if format == "folder" and not source.is_dir():
         raise UserError(f"{source}: is no folder; name its format with --format")
-    _prepare(out)
-    beside = source if source.is_dir() else source.parent
-    pictures = Pictures(
-        ImageStore(out / STORE), [beside, *images], max_pixels, (out / ORIGINALS) if keep_files else None
-    )
-    listing = out / SKIPPED
-    with (
-        unfinished(out),
-        atomic(listing) as temporary,
-        temporary.open("w", encoding="utf-8", newline="\n") as report,
-    ):
-        reading = Reading(
-            source,
-            pictures,
-            name or source.resolve().stem,
-            split=split,
-            licence=licence,
-            columns=columns,
-            strict=strict,
-            report=report,
+    root = source if source.is_dir() else source.parent
+    pictures = Pictures(ImageStore(out / STORE), [root, *images], max_pixels, (out / ORIGINALS) if keep_files else None)
+    _check_place(out)
+    with alone(out):
+        _check_place(out)
+        sweep(out)
+        with (
+            unfinished(out),
+            atomic(out / SKIPPED) as temporary,
+            temporary.open("w", encoding="utf-8", newline="\n") as report,
+        ):
+            reading = Reading(
+                source,
+                pictures,
+                name or source.resolve().stem,
+                split=split,
+                licence=licence,
+                columns=columns,
+                strict=strict,
+                report=report,
+            )
+            found = _counted(_distinct(chosen.read(source, reading), reading), progress)
+            written = write_samples(out / SAMPLES, found)
+        done = Done(format, told_by, written, dict(reading.reasons), reading.examples)
+        write_json(
+            out / RECORD,
+            {
+                "source": source.name,
+                "format": format,
+                "samples": written,
+                "refused": reading.refused,
+                "reasons": dict(reading.reasons.most_common()),
+                "licence": licence,
+            },
         )
-        found = _counted(_distinct(chosen.read(source, reading), reading), progress)
-        written = write_samples(out / SAMPLES, found)
-    done = Done(format, told_by, written, dict(reading.reasons), reading.examples)
-    write_json(
-        out / RECORD,
-        {
-            "source": source.name,
-            "format": format,
-            "samples": written,
-            "refused": reading.refused,
-            "reasons": dict(reading.reasons.most_common()),
-            "licence": licence,
-        },
-    )
-    return done
+        return done
 
 
 def export_set(
@@ -140,31 +138,28 @@ def export_set(
     chosen = registry.named(format, writes=True)
     assert chosen.write is not None
     path, store = located(folder, stage)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already; give another --out, or delete it")
-    part = out.parent / f"{TEMPORARY}{out.name}"
-    if part.exists():
-        shutil.rmtree(part)  # what a killed export has left
-    part.mkdir(parents=True)
-    name = name or (folder.name if folder.name else "dataset")
+    if name is not None:
+        _check_name(name)
+    name = name or folder.name or "dataset"
     originals = store.root.parent / ORIGINALS
     pictures = Pictures(store, originals=originals if originals.is_dir() else None)
     card = Card(name, format)
-    writing = Writing(part, pictures, name, card, strict=strict)
-    try:
+    with beside(out) as part:
+        export = Writing(part, pictures, name, card, strict=strict)
         wanted = (sample for sample in iter_samples(path) if split in (None, sample.split))
-        chosen.write(_counted(wanted, progress), writing)
+        chosen.write(_counted(wanted, progress), export)
         if not card.samples:
-            reasons = "; ".join(writing.left_out) or "it holds none"
+            reasons = "; ".join(export.left_out) or "it holds none"
             raise UserError(f"{path}: no sample to write as {format}: {reasons}")
-        (part / "README.md").write_text(card.text(path.parent, writing.left_out), encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        os.replace(part, out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    return Done(format, "--format", card.samples, dict(writing.left_out))
+        (part / "README.md").write_text(card.text(path.parent, export.left_out), encoding="utf-8")
+    return Done(format, "--format", card.samples, dict(export.left_out))
+
+
+def _check_name(name: str) -> None:
+    """A name becomes a file's: nothing in it leads to another folder. Raises UserError."""
+    one_part = name == Path(name).name and name not in ("", "..") and "\\" not in name
+    if not one_part or not name.isprintable() or len(name) > 100:
+        raise UserError(f"--name {name[:100]!r}: give one part of a path, of at most 100 letters that can be printed")
 
 
 def located(folder: Path, stage: str | None = None) -> tuple[Path, ImageStore]:
@@ -185,17 +180,18 @@ def located(folder: Path, stage: str | None = None) -> tuple[Path, ImageStore]:
     return path, ImageStore(next((root for root in roots if root.is_dir()), roots[0]))
 
 
-def _prepare(out: Path) -> None:
-    """Makes the folder. One with an unfinished import is taken over: `import.json` comes last."""
-    if out.exists() and not out.is_dir():
+def _check_place(out: Path) -> None:
+    """A place for an import. One with an unfinished import is taken over: `import.json` comes last."""
+    with writing(out):
+        if not out.exists():
+            return
+    if not out.is_dir():
         raise UserError(f"{out}: is a file; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
     if (out / RECORD).exists():
         raise UserError(f"{out}: holds an import already; give another --out, or delete it")
     known = {SAMPLES, STORE, ORIGINALS, SKIPPED}
     if others := [path.name for path in out.iterdir() if path.name not in known and not path.name.startswith(".")]:
         raise UserError(f"{out}: holds other things ({min(others)}); give an --out that is new or empty")
-    sweep(out)
 
 
 def _distinct(samples: Iterator[Sample], reading: Reading) -> Iterator[Sample]:

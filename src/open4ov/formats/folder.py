@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic_core import from_json
+
 from open4ov.errors import UserError
 from open4ov.formats.reading import Reading, split_of
 from open4ov.images import ImageError
 from open4ov.sample import Sample, Step, content_id
 
 Refuse = Callable[[str, str], None]
+_ROOM = 10
+"""How much deeper than in its own file an annotation may lie in what is made of it"""
 
 
 class AnnotationError(UserError):
@@ -35,7 +39,7 @@ def read(source: Path, reading: Reading) -> Iterator[Sample]:
                 reading.refuse(file, "", "an annotation without an image of its name")
             continue
         try:
-            scene = annotation(file.with_suffix(".json"))
+            scene = annotation(file.with_suffix(".json"), source)
             for sha, about in reading.pictures.frames(file):
                 yield _sample(reading, name, sha, about, scene)
         except (ImageError, AnnotationError) as error:
@@ -62,8 +66,10 @@ def _sample(reading: Reading, name: str, sha: str, about: dict[str, Any], scene:
 
 
 def listed(path: Path, refuse: Refuse) -> list[Path]:
-    """The files below a folder in order; what is no file, or has a name that cannot be written down, is refused."""
+    """The files below a folder in order; what is no file, lies elsewhere, or has a name that cannot be written down, is
+    refused."""
     files: list[Path] = []
+    root = path.resolve()
     for entry in sorted(path.rglob("*")):
         reason = None
         if any(part.startswith(".") for part in entry.relative_to(path).parts):
@@ -75,6 +81,8 @@ def listed(path: Path, refuse: Refuse) -> list[Path]:
                 reason = "a folder that cannot be entered"
         elif not entry.is_file():
             reason = "a link that leads nowhere" if entry.is_symlink() else "no regular file"
+        elif _leads_out(entry, root):
+            reason = "a link that leads out of the folder; put the file itself here"
         else:
             try:
                 str(entry).encode()
@@ -86,14 +94,29 @@ def listed(path: Path, refuse: Refuse) -> list[Path]:
     return files
 
 
-def annotation(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None without one. Raises AnnotationError."""
+def _leads_out(entry: Path, root: Path) -> bool:
+    """Whether a file is a link out of the resolved folder `root`. Folders that are links are not walked."""
+    return entry.is_symlink() and not entry.resolve().is_relative_to(root)
+
+
+def annotation(path: Path, root: Path) -> dict[str, Any] | None:
+    """The JSON object in a file below the folder `root`; None without one. Raises AnnotationError, also for what could
+    not be stored with a sample and read again."""
+    if _leads_out(path, root.resolve()):
+        raise AnnotationError(f"its annotation {path.name} is a link that leads out of the folder")
     try:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+        from_json(b"[" * _ROOM + text + b"]" * _ROOM)  # has a limit of its own
     except FileNotFoundError:
         return None
+    except UnicodeEncodeError:
+        raise AnnotationError(f"its annotation {path.name} holds half of a character (a lone surrogate)") from None
+    except RecursionError:
+        raise AnnotationError(f"its annotation {path.name} is nested too deeply") from None
     except (OSError, ValueError) as error:
-        raise AnnotationError(f"its annotation {path.name} cannot be read: {error}") from None
+        reason = "it is nested too deeply" if "recursion limit" in str(error) else error
+        raise AnnotationError(f"its annotation {path.name} cannot be read: {reason}") from None
     if not isinstance(found, dict):
         raise AnnotationError(f"its annotation {path.name} is not a JSON object")
     return cast(dict[str, Any], found)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from open4ov.errors import UserError
 from open4ov.sample import Message, Sample, Step, content_id
@@ -242,7 +243,7 @@ def _returned(record: dict[str, Any], parsed: Parsed, shas: list[str], fields: d
 def _checked(values: dict[str, Any]) -> Sample:
     try:
         sample = Sample.model_validate(values)
-        json.dumps(sample.model_dump(), ensure_ascii=False, allow_nan=False).encode()
+        from_json(json.dumps(sample.model_dump(), ensure_ascii=False, allow_nan=False).encode())  # it can be read again
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise RowError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

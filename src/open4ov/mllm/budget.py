@@ -1,7 +1,8 @@
 """What questions cost, and the hard stop before one that could cost too much (`data.budget`).
 
 Before a request is sent, the most it can take is set aside: input by `tokens.bound`, output by `max_tokens`. When the
-reply is there, what it really took is booked instead, by the endpoint's own count where it gives one. A request that
+reply is there, what it really took is booked instead, by the endpoint's own count where it gives one; a reply that does
+not come (time-out, closed connection) is booked as long as it may have become, since it may be charged. A request that
 does not fit waits for those under way, which usually give back most of what was set aside; if none is under way the
 stage ends, and goes on from there when the budget is raised.
 
@@ -88,6 +89,7 @@ class Budget:
         self._limited = self._limits.tokens is not None or self._limits.money is not None
         self._condition = threading.Condition()
         self._open_tokens, self._open_money = 0, 0.0
+        self._ended: Exception | None = None
         self._serials, self._under_way = itertools.count(), dict[int, Reservation]()
         self._database = connect(path, _SCHEMA, 1)
         self._database.execute("BEGIN IMMEDIATE")
@@ -115,6 +117,8 @@ class Budget:
             return self._under_way.setdefault(serial, Reservation(serial, None, role, provider, most, price))
         tokens, money = most.input + most.output, most.money(price)
         with self._condition:
+            if self._ended is not None:
+                raise self._ended
             if (short := self._short(tokens, money)) is not None:
                 if not self._under_way:
                     raise BudgetError(short)
@@ -135,19 +139,31 @@ class Budget:
         with self._condition:
             if self._under_way.pop(reserved.serial, None) is None:
                 return
-            if reserved.number is None:
-                self._database.execute(_ADD, row)
-            else:
-                self._database.execute("BEGIN IMMEDIATE")
-                self._database.execute("DELETE FROM open WHERE id = ?", (reserved.number,))
-                self._database.execute(_ADD, row)
-                self._database.execute("COMMIT")
+            if reserved.number is not None:
                 self._open_tokens -= reserved.most.input + reserved.most.output
                 self._open_money -= reserved.most.money(reserved.price)
                 if not self._under_way:
                     self._open_money = 0.0  # sums of floats come back to nothing only nearly
             self._tokens += took.input + took.output
             self._money += money
+            self._condition.notify_all()  # before anything is written, which a full disk may end
+            if reserved.number is None:
+                self._database.execute(_ADD, row)
+                return
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                self._database.execute("DELETE FROM open WHERE id = ?", (reserved.number,))
+                self._database.execute(_ADD, row)
+                self._database.execute("COMMIT")
+            except BaseException:  # the book then has it as under way, and the next start counts that in full
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def end(self, error: Exception) -> None:
+        """Whoever waits for what others give back is told this error, since they may not get to give it back."""
+        with self._condition:
+            self._ended = error
             self._condition.notify_all()
 
     def abandon(self) -> None:

@@ -3,10 +3,10 @@
 `Window` is the rule and knows no time of its own (AIMD: additive increase, multiplicative decrease):
 
 - An answer lets the window grow: by one for each answer below the known limit, near it by one for a whole round.
-- A 429 leaves it open whether the number is what the endpoint minds. So the window goes below what was open then, and
-  as soon as there is an answer one question takes a second look at the same number. Answered, it shows that the number
-  was not the reason, and the window is as before. Refused, it makes that number the limit, which is tried again only
-  after 10 to 40 times the seconds that the endpoint asked to wait.
+- A 429 leaves it open whether the number is what the endpoint minds. So the window goes to what is left open then, and
+  as soon as there is an answer one question takes a second look at one more. Refused, it makes that number the limit,
+  which is tried again only after 10 to 40 times the seconds that the endpoint asked to wait. Answered, it is followed
+  by looks further up, 1, 2, 4, ... at a time, until the window is as before. Where everybody is refused it stays.
 - 429s for a quarter of the last answers, a time-out or a 503 cut the window by a factor, once for all that was sent
   before.
 - Any other 5xx is a fault of one request, and says nothing about how many there may be.
@@ -61,6 +61,7 @@ class Window:
         self._suspect: int | None = None  # as many may be too many: one was refused, and it is not known why
         self._look: Turn | None = None  # the one that is sent with so many open, to see whether it is refused too
         self._before = 0.0  # the size when the suspicion came up
+        self._step = 0  # by how much the next look is at more than the last
         self._recent: deque[bool] = deque(maxlen=64)
 
     @property
@@ -85,7 +86,12 @@ class Window:
             if turn is not self._look:
                 self._size = max(self._size, float(self._suspect))  # room for a second look
                 return
-            self._size, self._suspect = max(self._size, self._before), None  # so many are not too many
+            if self._suspect < int(self._before):  # so many are not too many; are a few more?
+                self._step = max(1, 2 * self._step)
+                self._suspect, self._look = min(int(self._before), self._suspect + self._step), None
+                self._size = max(self._size, float(self._suspect))
+                return
+            self._size, self._suspect = max(self._size, self._before), None
         if not wanted:  # who never fills the window learns nothing about a larger one
             return
         if self._size >= self._ceiling * NEAR + 1:
@@ -94,26 +100,34 @@ class Window:
         grown = self._size + (1.0 if self._size < self._ceiling / NEAR else 1.0 / self._size)
         self._size = max(self._size, min(grown, top))
 
-    def limited(self, turn: Turn, now: float, pause: float) -> None:
-        """A 429 came, and with it a pause of so many seconds."""
-        self._recent.append(True)
-        new = turn.sent > self._last_limit  # else on its way when the last one came, and tells little more
+    def limited(self, turn: Turn, now: float, pause: float, left: int) -> None:
+        """A 429 came, and with it a pause of so many seconds. `left`: how many are still open."""
+        new = turn.sent > self._last_limit  # else on its way when the last one came: of the same moment
         self._last_limit = now
+        if self._suspect is not None and turn is self._look:
+            self._meet(self._suspect - 1, now, HOLD[0], pause)
+            return
+        if not new:
+            if self._suspect is not None and left + 1 < self._suspect:
+                self._doubt(left + 1)
+            return
+        self._recent.append(True)
         if len(self._recent) >= START and sum(self._recent) > len(self._recent) / 4 and turn.sent > self._last_cut:
             self._cut(self._size * DECREASE, now)
             self._ceiling = min(self._ceiling, self._size)
-        elif self._suspect is not None and turn is self._look:
-            self._meet(self._suspect - 1, now, HOLD[0], pause)
-        elif not new:
-            if self._suspect is not None and turn.open < self._suspect:
-                self._doubt(turn.open)
         elif self._suspect is None and turn.open > self.size:
             return  # so many are not asked any more
         elif turn.open > self._ceiling:
             self._meet(turn.open - 1, now, min(HOLD[1], 2 * self._hold), pause)
         else:
             self._before = self._size if self._suspect is None else self._before
-            self._doubt(turn.open)
+            self._doubt(min(left + 1, int(self._before)))
+
+    def excused(self, now: float) -> None:
+        """Everybody is refused for a while, so the number was not the reason."""
+        self._last_limit = now
+        if self._suspect is not None:
+            self._size, self._suspect = max(self._size, self._before), None
 
     def failed(self, turn: Turn) -> None:
         """Anything else: says nothing about the number."""
@@ -128,7 +142,7 @@ class Window:
             self._ceiling = min(self._ceiling, self._size)  # from here on one by one
 
     def _doubt(self, open_: int) -> None:
-        self._suspect, self._look = open_, None
+        self._suspect, self._look, self._step = open_, None, 0
         self._size = max(1.0, min(self._size, open_ - 1.0))
 
     def _meet(self, limit: float, now: float, hold: int, pause: float) -> None:
@@ -148,7 +162,9 @@ class Gate:
         self.window = Window(most)
         self.pause = pause or Pause()
         self._clock, self._open, self._waiting = clock, 0, 0
-        self._condition = threading.Condition()
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)
+        self._asleep = threading.Condition(lock)  # who sleeps must not take the call that a place is free
         self._closed: Exception | None = None
 
     def enter(self) -> Turn:
@@ -180,8 +196,10 @@ class Gate:
             now = self._clock()
             if outcome == "limited":
                 pause = max(pause, SHORTEST)
-                self.window.limited(turn, now, pause)
-                self.pause.refused(turn.sent, now, pause)
+                if self.pause.refused(turn.sent, now, pause):
+                    self.window.excused(now)
+                else:
+                    self.window.limited(turn, now, pause, self._open)
             elif outcome == "overloaded":
                 self.window.overloaded(turn, now)
             elif outcome == "good":
@@ -194,14 +212,15 @@ class Gate:
 
     def sleep(self, seconds: float) -> None:
         """Waits outside of a turn; not longer than until the gate is closed."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._closed is not None, seconds)
+        with self._asleep:
+            self._asleep.wait_for(lambda: self._closed is not None, seconds)
 
     def close(self, error: Exception) -> None:
         """Nobody gets a turn any more."""
         with self._condition:
             self._closed = error
             self._condition.notify_all()
+            self._asleep.notify_all()
 
 
 def backoff(attempt: int) -> float:

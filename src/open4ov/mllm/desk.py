@@ -55,6 +55,12 @@ class Tally:
         with self._lock:
             self._counts.setdefault(role, Counter()).update(requests=1, repairs=int(repair))
 
+    def unseen(self, role: str, usage: Usage) -> None:
+        """A request whose answer did not come, and which is booked as if it had been as long as allowed."""
+        if usage.output:
+            with self._lock:
+                self._counts.setdefault(role, Counter()).update(unseen=1, unseen_output=usage.output)
+
     def retried(self, role: str, kind: str) -> None:
         """A request failed, and will be tried again."""
         with self._lock:
@@ -71,7 +77,17 @@ class Tally:
                 role: {
                     **{
                         name: self._counts.get(role, Counter())[name]
-                        for name in ("answers", "kept", "requests", "repairs", "input", "output", "estimated")
+                        for name in (
+                            "answers",
+                            "kept",
+                            "requests",
+                            "repairs",
+                            "input",
+                            "output",
+                            "estimated",
+                            "unseen",
+                            "unseen_output",
+                        )
                     },
                     "money": float(self._money[role]),
                     "retried": dict(sorted(self._retried.get(role, Counter()).items())),

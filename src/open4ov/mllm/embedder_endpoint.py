@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from open4ov.errors import UserError
 from open4ov.mllm import tokens
-from open4ov.mllm.ask import AnswerError, Picture, ProviderError, png_size
+from open4ov.mllm.ask import AnswerError, Picture, ProviderError
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept, key
+from open4ov.mllm.line import Line
 from open4ov.mllm.local import DEFAULT_URL
-from open4ov.mllm.openai import Line, data_url
+from open4ov.mllm.showing import encode
 from open4ov.mllm.transport import Fault
 from open4ov.recipe_embedder import EndpointSection
 from open4ov.recipe_providers import PriceSection, ProviderSection
@@ -64,9 +65,9 @@ class EndpointEmbedder(Line):
             raise UserError(f"{WHERE}: images is false; images are described instead")
 
         def body(part: Sequence[Picture]) -> tuple[dict[str, Any], Usage, Usage]:
-            sizes = [png_size(picture.png) for picture in part]
-            most = sum(tokens.of_image(self._settings.image_tokens, *size) + 2 * tokens.MESSAGE for size in sizes)
-            urls = [data_url(picture) for picture in part]
+            shown = [encode(picture, self._settings) for picture in part]
+            most = sum(tokens.of_image(self._settings.image_tokens, *one.size) + 2 * tokens.MESSAGE for one in shown)
+            urls = [one.url for one in shown]
             if self._form == "input":
                 return {"input": urls, "modality": "image"}, Usage(most), Usage(most, 0, 1)
             content = [{"type": "image_url", "image_url": {"url": urls[0]}}]

@@ -1,10 +1,10 @@
 """The provider of kind `embedder`: coarse matching without an MLLM (role `rank` only, paper §2.2.3).
 
-Domains are ranked by the cosine of the image with what stands under each L1: its name, and each L2 label with the
-things it shows; the best of them counts. `Others` stands where that falls below a threshold: the one that ships with
-the embedder `open4ov` was calibrated on pictures held out from its training (`bench/embedder.py`), for any other
-embedder the recipe gives it. What an image can be asked follows from what it shows: an ability counts by the L2 domain
-labels that name it, weighted by how near they are, and stands above `Others` with at least half of the weight.
+Domains are ranked by the cosine of the image with each L1: the mean of the rows of its name, its L2 labels' names and
+the things they show. `Others` stands where that falls below a threshold: the one that ships with the embedder `open4ov`
+was calibrated on pictures held out from its training (`bench/embedder.py`), for any other embedder the recipe gives
+it. What an image can be asked follows from what it shows: an ability counts by the L2 domain labels that name it,
+weighted by how near they are, and stands above `Others` with at least half of the weight.
 
 It gives no description of the image, since its embedder sees the image itself in fine matching.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class EmbedderProvider:
         self._others = others() if settings.others is None else settings.others
         self._embedder, self._where = embedder, where
         self._name = section.name or section.directory or (section.endpoint and section.endpoint.model) or ""
-        self._labels: dict[str, tuple[list[Any], list[int], Floats]] = {}
+        self._labels: dict[str, tuple[Floats, Floats]] = {}
         self.concurrency = section.endpoint.concurrency if section.endpoint else 1
 
     def identity(self, role: str) -> str:
@@ -55,57 +56,49 @@ class EmbedderProvider:
             )
         labels = request.prompt.values["labels"]
         image = unit(self._embedder.images(list(request.images)))[0]
-        entries, owner, texts = self._domains(labels["domain"])
-        near = texts @ image
-        best = label_scores(near[None], owner)[0].tolist()
+        entries = labels["domain"]
+        tops, lows = self._domains(entries)
+        best: list[float] = (tops @ image).tolist()
         order = sorted(range(len(entries)), key=lambda number: (-best[number], number))
         above = sum(score >= self._others for score in best)
         names = [str(entries[number]["name"]) for number in order]
         return {
             "description": "",
             "domain": [*names[:above], OTHERS, *names[above:]],
-            "ability": _abilities(labels["ability"], entries, near, owner),
+            "ability": _abilities(labels["ability"], entries, lows @ image),
         }
 
-    def _domains(self, entries: list[Any]) -> tuple[list[Any], list[int], Floats]:
-        """The L1 entries, to which of them each text belongs, and the texts' rows [T, D]; embedded once a tree."""
+    def _domains(self, entries: list[Any]) -> tuple[Floats, Floats]:
+        """`prototypes` of the labels of a request, computed once a tree."""
         name = json.dumps(entries, sort_keys=True, ensure_ascii=False)
         if name not in self._labels:
-            owner = [number for number, entry in enumerate(entries) for _ in texts_of(entry)]
-            texts = [text for entry in entries for text in texts_of(entry)]
-            self._labels[name] = entries, owner, unit(self._embedder.texts(texts))
+            self._labels[name] = prototypes(self._embedder, entries)
         return self._labels[name]
 
 
-def texts_of(entry: dict[str, Any]) -> list[str]:
-    """What stands for an L1 label: its name, and each L2's name with its things."""
-    return [str(entry["name"]), *(f"{l2['name']}: {', '.join(l2['things'])}" for l2 in entry["l2"])]
+def prototypes(embedder: Embedder, entries: list[Any]) -> tuple[Floats, Floats]:
+    """What stands for labels: [L1s, D] and [L2s, D] in their order, at length 1."""
+    parts = [[[str(l2["name"]), *map(str, l2["things"])] for l2 in entry["l2"]] for entry in entries]
+    whole = [[str(entry["name"]), *chain.from_iterable(part)] for entry, part in zip(entries, parts, strict=True)]
+    texts = list(dict.fromkeys(chain.from_iterable(whole)))
+    rows = dict(zip(texts, unit(embedder.texts(texts)), strict=True))
+    tops = [np.mean([rows[text] for text in group], axis=0) for group in whole]
+    lows = [np.mean([rows[text] for text in group], axis=0) for group in chain.from_iterable(parts)]
+    return unit(np.stack(tops)), unit(np.stack(lows))
 
 
-def label_scores(near: Floats, owner: list[int]) -> Floats:
-    """[N, labels]: of cosines with the labels' texts [N, T] the best of each label; `owner` [T] says whose they are."""
-    places = np.array(owner)
-    return np.stack([near[:, places == number].max(axis=1) for number in range(max(owner) + 1)], axis=1)
-
-
-def _abilities(entries: list[Any], domains: list[Any], near: Floats, owner: list[int]) -> list[str]:
-    """Ability names by the weight of the L2 domain labels that suit them."""
+def _abilities(entries: list[Any], domains: list[Any], near: Floats) -> list[str]:
+    """Ability names by the weight of the L2 domain labels that suit them; `near` [L2s]: cosines with the image."""
     weights: dict[str, float] = {str(entry["id"]): 0.0 for entry in entries}
-    place, total = 0, 0.0
-    top = float(near.max())
-    for entry in domains:
-        place += 1  # the text of the L1's own name
-        for l2 in entry["l2"]:
-            weight = float(np.exp(SHARPNESS * (float(near[place]) - top)))
-            total += weight
-            for ability in l2["abilities"]:
-                if ability in weights:
-                    weights[ability] += weight
-            place += 1
-    assert place == len(owner)
+    shares = np.exp(SHARPNESS * (near - near.max()))
+    lows = [l2 for entry in domains for l2 in entry["l2"]]
+    for l2, share in zip(lows, shares.tolist(), strict=True):
+        for ability in l2["abilities"]:
+            if ability in weights:
+                weights[ability] += share
     order = sorted(range(len(entries)), key=lambda number: (-weights[str(entries[number]["id"])], number))
     names = [str(entries[number]["name"]) for number in order]
-    above = sum(weight >= total / 2 > 0 for weight in weights.values())
+    above = sum(weight >= float(shares.sum()) / 2 for weight in weights.values())
     return [*names[:above], OTHERS, *names[above:]]
 
 

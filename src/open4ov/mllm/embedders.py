@@ -124,7 +124,28 @@ def open_embedder(section: EmbedderSection, desk: Desk | None = None) -> Embedde
         return DirectoryEmbedder(Path(section.directory), section.batch)
     if section.name == SHIPPED:
         return ShippedEmbedder()
-    return FunctionEmbedder(cast("Callable[[list[str]], Floats]", function(section.name or "", WHERE)))
+    return FunctionEmbedder(tried(section.name or ""))
+
+
+def tried(path: str) -> Callable[[list[str]], Floats]:
+    """A function that a recipe names, tried on one text before anything is asked or paid.
+
+    Raises UserError for one that cannot be found, fails, or gives anything but a row of numbers for a text.
+    """
+    embed = cast("Callable[[list[str]], Floats]", function(path, WHERE))
+    try:
+        found = np.asarray(embed(["a red warning light"]), np.float32)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a function of the user's raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"{WHERE}: {path!r} fails on a list of one text ({reason})") from error
+    if found.ndim != 2 or len(found) != 1 or not found.shape[1] or not np.isfinite(found).all():
+        raise UserError(
+            f"{WHERE}: {path!r} gives an array of shape {found.shape} for a list of one text; it must give [1, D] "
+            "finite numbers"
+        )
+    return embed
 
 
 def identity(section: EmbedderSection) -> str:

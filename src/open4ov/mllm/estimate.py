@@ -1,10 +1,15 @@
 """What data construction would ask, and what that would cost, without sending anything (`open4ov run --dry-run`).
 
-All steps run as they would, with every prompt as it would be sent; only the answers are made up: topics as many as are
-asked for, pairs up to the budget, every judge and check in favour. So calls and tokens are on the high side, and the
-later steps follow the earlier ones. Text is counted by `tokens.guess`, images by the recipe's rule, an answer as a
-typical one of its kind. A question that is asked twice counts once, as the kept answer would be used; one whose answer
-is kept from an earlier start counts as kept and costs nothing, and what follows is built on that answer.
+All steps run as they would, with every prompt as it would be sent; only the answers are made up, twice. **Likely**:
+pairs of a middling density, answers of usual length. **At most**: every image gets the pairs of density 1, text has a
+token for each byte, and each answer is as long as `max_tokens` allows. Every judge and check is in favour, so that the
+later steps follow the earlier ones. Neither has what is asked twice: answers sent back, failed requests tried again.
+
+Topics stand apart. They are asked once for each pair of labels that some image has; made-up labels spread over the
+whole tree, while real pictures share a few, so their number is a bound only, far above what a small set asks for.
+
+Images are counted by the recipe's rule. A question that is asked twice counts once, as the kept answer would be used;
+one whose answer is kept from an earlier start costs nothing, and what follows is built on that answer.
 """
 
 from __future__ import annotations
@@ -28,6 +33,10 @@ if TYPE_CHECKING:
     from open4ov.mllm.cache import AnswerCache
 
 SENTENCE = "It shows this and that beside one another, which can be asked about in some ways."
+REASON = f"{SENTENCE} What the answer says of it can be seen, and nothing else in the picture speaks against it."
+RESPONSE = " ".join([SENTENCE, REASON, SENTENCE, REASON])
+"""About as long as models write when they explain: some 90 words"""
+TOPICS = "topics"
 
 
 EMBED, ENDPOINT = "embed", "data.embedder"
@@ -47,13 +56,19 @@ class Row:
 
 class Guesser:
     """A provider that counts and answers at once. `rows`: by role and provider, shared by all guessers of a run.
-    `cache`: answers of earlier starts."""
+    `cache`: answers of earlier starts. `most`: counts what there may be at most, not what is likely."""
 
     concurrency = 1
 
     def __init__(
-        self, name: str, settings: ProviderSection, rows: dict[tuple[str, str], Row], cache: AnswerCache | None = None
+        self,
+        name: str,
+        settings: ProviderSection,
+        rows: dict[tuple[str, str], Row],
+        cache: AnswerCache | None = None,
+        most: bool = False,
     ) -> None:
+        self.most = most
         self._name, self._settings, self._rows, self._cache = name, settings, rows, cache
         self._seen: set[bytes] = set()
         self._pictures: dict[str, int] = {}
@@ -63,7 +78,7 @@ class Guesser:
 
     def answer(self, request: Request) -> dict[str, Any]:
         if self._settings.kind != "openai":
-            return made_up(request)
+            return made_up(request, 1.0 if self.most else 0.5)
         from open4ov.mllm import reply
         from open4ov.mllm.question import known_as
 
@@ -79,7 +94,7 @@ class Guesser:
         if answer is not None:
             self._rows.setdefault((request.role, self._name), Row()).kept += not again
             return answer
-        answer = made_up(request)
+        answer = made_up(request, 1.0 if self.most else 0.5)
         if again:
             return answer
         pictures = [self._picture(request, number) for number in range(len(request.images))]
@@ -89,19 +104,23 @@ class Guesser:
         row.calls += 1
         row.images += len(pictures)
         row.image_tokens += sum(pictures)
-        read = tokens.guess(text) + tokens.guess(schema) + sum(pictures) + 2 * tokens.MESSAGE
-        row.usage += Usage(read, min(tokens.guess(said), self._settings.max_tokens))
+        count, longest = (tokens.bound if self.most else tokens.guess), self._settings.max_tokens
+        read = count(text) + count(schema) + sum(pictures) + 2 * tokens.MESSAGE
+        row.usage += Usage(read, longest if self.most else min(count(said), longest))
         return answer
 
     def _picture(self, request: Request, number: int) -> int:
+        from open4ov.mllm.showing import scaled
+
         picture = request.images[number]
         if picture.sha not in self._pictures:
-            self._pictures[picture.sha] = tokens.of_image(self._settings.image_tokens, *picture.size)
+            size = scaled(picture.size, self._settings.max_pixels)
+            self._pictures[picture.sha] = tokens.of_image(self._settings.image_tokens, *size)
         return self._pictures[picture.sha]
 
 
-def made_up(request: Request) -> dict[str, Any]:
-    """An answer of the usual form and length to a question of any role."""
+def made_up(request: Request, density: float = 0.5) -> dict[str, Any]:
+    """An answer of the usual form and length to a question of any role. `density`: of every image, in all four."""
     values = request.prompt.values
     match request.role:
         case "topics":
@@ -114,14 +133,14 @@ def made_up(request: Request) -> dict[str, Any]:
             ranked = {axis: [*found[turned[axis] :], *found[: turned[axis]]] for axis, found in names.items()}
             return {"description": SENTENCE, **{axis: [*found, "Others"] for axis, found in ranked.items()}}
         case "density":
-            return dict.fromkeys(("subjects", "space", "ocr", "knowledge"), 0.5)
+            return dict.fromkeys(("subjects", "space", "ocr", "knowledge"), density)
         case "synthesize":
             return {"pairs": [_pair(values, number) for number in range(values["budget"])]}
         case "verify":
             names = ("accuracy", "completeness", "authenticity", "relevance", "plausibility")
             return {name: {"ok": True, "reason": SENTENCE} for name in names}
         case "judge_1" | "judge_2" | "judge_3":
-            return {"score": 1, "reason": SENTENCE}
+            return {"score": 1, "reason": REASON}
         case role:
             raise AnswerError(f"no estimate is known for the role {role!r}")
 
@@ -132,13 +151,13 @@ def _pair(values: dict[str, Any], number: int) -> dict[str, Any]:
         "topic": topics[number % len(topics)]["path"] if topics else "",
         "task": "naming", "language": languages[number % len(languages)],
         "question": f"What can be said about part number {number} of what this image shows?",
-        "answer": "this and that", "aliases": ["that", "this"], "response": SENTENCE,
+        "answer": "this and that", "aliases": ["that", "this"], "response": RESPONSE,
     }  # fmt: skip
 
 
 @contextmanager
 def guessers(
-    section: DataSection, place: Path | None = None
+    section: DataSection, place: Path | None = None, most: bool = False
 ) -> Generator[tuple[dict[str, Guesser], dict[tuple[str, str], Row]]]:
     """One for each provider of a recipe, and the rows that they fill. `place`: the run's folder, with its answers."""
     from open4ov.mllm.cache import AnswerCache
@@ -148,7 +167,7 @@ def guessers(
     folder = kept_in(section, place)
     cache = AnswerCache.of_before(folder) if folder else None
     try:
-        yield {name: Guesser(name, settings, rows, cache) for name, settings in section.providers.items()}, rows
+        yield {name: Guesser(name, settings, rows, cache, most) for name, settings in section.providers.items()}, rows
     finally:
         if cache:
             cache.close()
@@ -199,52 +218,65 @@ def _asked(section: DataSection, name: str) -> ProviderSection:
     return ProviderSection(kind="openai", model=endpoint.model, price=price, image_tokens=endpoint.image_tokens)
 
 
-def figures(section: DataSection, rows: dict[tuple[str, str], Row], place: Path | None = None) -> dict[str, Any]:
-    """The estimate as data: lines by role and provider, totals, what the run has spent before, and by which rules
-    images were counted."""
+def figures(
+    section: DataSection, rows: dict[tuple[str, str], Row], most: dict[tuple[str, str], Row], place: Path | None = None
+) -> dict[str, Any]:
+    """The estimate as data: lines by role and provider with what is likely and, under `most`, what there is at most;
+    totals of all lines and of all but topics; what the run has spent before; by which rules images were counted."""
     from open4ov.mllm.budget import spent_before
     from open4ov.mllm.desk import book_of
 
     tokens_before, money_before = spent_before(book_of(place)) if place else (0, 0.0)
     lines: list[dict[str, Any]] = [
         {
-            "role": role, "provider": name, "model": _asked(section, name).model or "", "calls": row.calls,
-            "kept": row.kept, "images": row.images, "image_tokens": row.image_tokens, "input": row.usage.input,
-            "output": row.usage.output, "money": row.usage.money(_asked(section, name).price),
-            "priced": _asked(section, name).price is not None,
+            "role": role, "provider": name, "model": _asked(section, name).model or "",
+            **_counts(section, name, row), "priced": _asked(section, name).price is not None,
+            "most": _counts(section, name, most.get((role, name), row)),
         }
         for (role, name), row in rows.items()
     ]  # fmt: skip
-    names = ("calls", "kept", "images", "image_tokens", "input", "output", "money")
     rules = {name: tokens.rule_in_words(_asked(section, name).image_tokens) for _, name in rows}
     return {
         "lines": lines,
-        "total": {name: sum(line[name] for line in lines) for name in names},
+        "total": _sum(lines),
+        "without_topics": _sum([line for line in lines if line["role"] != TOPICS]),
         "spent": {"tokens": tokens_before, "money": money_before},
         "image_rules": rules,
     }
+
+
+def _counts(section: DataSection, name: str, row: Row) -> dict[str, Any]:
+    return {
+        "calls": row.calls, "kept": row.kept, "images": row.images, "image_tokens": row.image_tokens,
+        "input": row.usage.input, "output": row.usage.output, "money": row.usage.money(_asked(section, name).price),
+    }  # fmt: skip
+
+
+def _sum(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    names = ("calls", "kept", "images", "image_tokens", "input", "output", "money")
+    most = {name: sum(line["most"][name] for line in lines) for name in names}
+    return {**{name: sum(line[name] for line in lines) for name in names}, "most": most}
 
 
 def to_text(found: dict[str, Any], section: DataSection) -> str:
     """The estimate as a table for a person."""
     if not found["lines"]:
         return "No provider is an endpoint: nothing would be sent, and nothing paid."
-    head: tuple[str, ...] = (
-        "role",
-        "provider",
-        "calls",
-        "kept",
-        "images",
-        "input tokens",
-        "of images",
-        "output tokens",
-        "cost",
-    )
+    head = ("role", "provider", "calls", "kept", "images", "input tokens", "of images", "output tokens", "cost",
+            "at most: calls", "input", "output", "cost")  # fmt: skip
     rows: list[tuple[str, ...]] = [head]
-    for line in [*found["lines"], {"role": "all", "provider": "", "priced": True, **found["total"]}]:
-        cost = f"{line['money']:.4g}" if line["priced"] else "no price"
-        counts = (line[name] for name in ("calls", "kept", "images", "input", "image_tokens", "output"))
-        rows.append((str(line["role"]), str(line["provider"]), *(f"{count:,}" for count in counts), cost))
+    asked_once = [line for line in found["lines"] if line["role"] == TOPICS]
+    rest = [line for line in found["lines"] if line["role"] != TOPICS]
+    sums: list[dict[str, Any]] = [{"role": "all but topics", "provider": "", "priced": True, **found["without_topics"]}]
+    whole: list[dict[str, Any]] = (
+        [{"role": "all", "provider": "", "priced": True, **found["total"]}] if asked_once else []
+    )
+    for line in [*rest, *(sums if rest else []), *asked_once, *whole]:
+        most = line["most"]
+        counts = [f"{line[name]:,}" for name in ("calls", "kept", "images", "input", "image_tokens", "output")]
+        bounds = [f"{most[name]:,}" for name in ("calls", "input", "output")]
+        costs = [f"{one['money']:.4g}" if line["priced"] else "no price" for one in (line, most)]
+        rows.append((str(line["role"]), str(line["provider"]), *counts, costs[0], *bounds, costs[1]))
     widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
     text = [
         "  ".join(cell.ljust(width) if place < 2 else cell.rjust(width)
@@ -252,7 +284,15 @@ def to_text(found: dict[str, Any], section: DataSection) -> str:
         for row in rows
     ]  # fmt: skip
     text += [f"images for {name}: {rule}" for name, rule in found["image_rules"].items()]
-    text.append("An estimate on the high side: every judge agrees, every image gets the pairs of a middling density.")
+    text.append(
+        "Likely: pairs of a middling density, answers of usual length. At most: density 1, a token for each byte, "
+        "answers as long as max_tokens. In both every judge agrees, and nothing has to be asked again or tried again."
+    )
+    if asked_once:
+        text.append(
+            "Topics are asked once for each pair of labels that some image has. Here the labels spread over the whole "
+            "tree, so this is a bound; pictures of one domain share a few labels and ask far less."
+        )
     total, limits, spent = found["total"], section.budget, found["spent"]
     if total["kept"]:
         text.append(
@@ -260,13 +300,23 @@ def to_text(found: dict[str, Any], section: DataSection) -> str:
         )
     if spent["tokens"]:
         text.append(f"Spent so far: {spent['tokens']:,} tokens, {spent['money']:.4g} by the prices of then.")
-    for name, limit, need in (("tokens", limits.tokens, total["input"] + total["output"]),
-                              ("money", limits.money, total["money"])):  # fmt: skip
+    rest_total = found["without_topics"]
+    for name, limit, need, rest_need in (
+        ("tokens", limits.tokens, *(one["input"] + one["output"] for one in (total, rest_total))),
+        ("money", limits.money, total["money"], rest_total["money"]),
+    ):
         left = 0.0 if limit is None else max(0.0, limit - spent[name])
-        if limit is not None and need > left:
-            of_it = f", of which {left:,.6g} are left" if spent[name] else ""
-            text.append(
-                f"data.budget.{name} is {limit:,}{of_it}: about {left / need:.0%} of this, "
-                "and the run would stop there."
+        if limit is None or need <= left:
+            continue
+        of_it = f", of which {left:,.6g} are left" if spent[name] else ""
+        text.append(
+            f"data.budget.{name} is {limit:,}{of_it}: "
+            + (
+                f"about {left / rest_need:.0%} of what is likely without topics, and the run would stop there."
+                if rest_need > left
+                else "enough for all but topics as it seems; with as many topics as the bound, the run would stop."
             )
+        )
+    if "warning" in found:
+        text.append(f"Note: {found['warning']}.")
     return "\n".join(text)

@@ -30,12 +30,14 @@ SECRET = 12
 """Characters from which a key is no common word, so that what holds it repeats it"""
 LONGEST_PAUSE = 600.0
 """Seconds; who is told to wait longer had better come back another time"""
+_UNSEEN = ("timeout", "closed", "empty", "huge", "encoding")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """`again`: another try may help; `everyone`: no other question will fare better; `charged`: it may have cost.
-    `pause`: seconds for which the endpoint wants to be left alone."""
+    """`again`: another try may help; `everyone`: no other question will fare better; `charged`: it may have cost;
+    `unseen`: an answer of any length may have been written and charged, though none came. `pause`: seconds
+    for which the endpoint wants to be left alone."""
 
     kind: str
     reason: str
@@ -43,6 +45,7 @@ class Failure:
     again: bool = True
     everyone: bool = False
     charged: bool = False
+    unseen: bool = False
     pause: float = 0.0
 
 
@@ -57,13 +60,14 @@ def failure(error: Exception, secret: str) -> Failure | None:
             error.again,
             everyone=error.kind == "not_local",
             charged=error.kind not in ("unreachable", "redirect", "not_local"),
+            unseen=error.kind in _UNSEEN,
         )
     if isinstance(error, openai.APIStatusError):
         return _status(error, secret)
     if isinstance(error, openai.APIConnectionError):
-        return Failure("closed", "the connection to the endpoint failed", charged=True)
+        return Failure("closed", "the connection to the endpoint failed", charged=True, unseen=True)
     if isinstance(error, openai.APIError | ValueError | RecursionError):
-        return Failure("truncated", "the reply is no whole JSON", charged=True)
+        return Failure("truncated", "the reply is no whole JSON", charged=True, unseen=True)
     return None
 
 
@@ -84,7 +88,10 @@ def _status(error: openai.APIStatusError, secret: str) -> Failure:
         return Failure("server_error", reason, pause=wait or 0.0)
     if status in (401, 402, 403, 404):
         return Failure("refused", f"{reason}; check base_url, model and key", again=False, everyone=True)
-    return Failure(f"http_{status}", f"{reason}: it does not accept this question", again=False)
+    hint = ""
+    if status in (400, 422) and re.search(r"max_(completion_)?tokens", str(error.body)):
+        hint = "; is it the name under which it wants max_tokens (data.providers.*.max_tokens_field)?"
+    return Failure(f"http_{status}", f"{reason}: it does not accept this question{hint}", again=False)
 
 
 def _code(error: openai.APIStatusError, secret: str) -> str:

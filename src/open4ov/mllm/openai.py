@@ -1,8 +1,8 @@
 """The real provider: any OpenAI-compatible endpoint (a hosted model, vLLM, ...), through the official client.
 
-Images travel as PNG data URLs. The answer is asked for as strict JSON schema; one that does not parse or fit is sent
-back once with what was wrong. Before a question goes out it is looked up among the kept answers, has a turn at the
-endpoint's gate and its share of the budget set aside. The key is read from the environment variable that the recipe
+Images travel as data URLs (`showing.py`). The answer is asked for as strict JSON schema; one that does not parse or fit
+is sent back once with what was wrong. Before a question goes out it is looked up among the kept answers, has a turn at
+the endpoint's gate and its share of the budget set aside. The key is read from the environment variable that the recipe
 names, and from nowhere else. What goes wrong has a kind (`failure.py`, `reply.py`).
 
 The blocking client in threads, since it takes less of the processor than the asyncio one (`python -m bench.data
@@ -11,36 +11,21 @@ The blocking client in threads, since it takes less of the processor than the as
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import httpx2
-import openai
+from typing import Any
 
 from open4ov.mllm import reply, tokens
-from open4ov.mllm.ask import Answered, AnswerError, Picture, ProviderError, Request, png_size, version
+from open4ov.mllm.ask import Answered, AnswerError, Request, version
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept
-from open4ov.mllm.concurrency import backoff
 from open4ov.mllm.desk import Desk
-from open4ov.mllm.failure import Failure, failure
-from open4ov.mllm.local import DEFAULT_URL
-from open4ov.mllm.pause import SHORTEST
-from open4ov.mllm.question import known_as
-from open4ov.mllm.ready import key_of
+from open4ov.mllm.line import Line
+from open4ov.mllm.question import known_as, longest
+from open4ov.mllm.showing import Showing
 from open4ov.mllm.took import Took
-from open4ov.mllm.transport import Transport
 from open4ov.recipe import ProviderSection
-
-Reply = TypeVar("Reply")
-PATIENCE = 50
-"""How often a question may meet a 429"""
-IN_A_ROW = 8
-"""Questions given up one after the other, with no answer between, that mean the endpoint itself does not work"""
 
 
 @dataclass(frozen=True)
@@ -51,108 +36,12 @@ class _Question:
     key: bytes
 
 
-class Line:
-    """The way to one endpoint, for any kind of request: its client and key, its gate, tries and costs.
-
-    Raises `ProviderError` when built without a model or a key, and when the endpoint refuses to serve.
-    """
-
-    def __init__(self, settings: ProviderSection, where: str, desk: Desk | None = None) -> None:
-        if not settings.model:
-            raise ProviderError(f"{where}.model: an openai provider needs a model name")
-        self._desk = desk or Desk()
-        self._url = settings.base_url or DEFAULT_URL
-        if self._desk.local is not None:
-            self._desk.local.check(self._url, f"{where}.base_url")
-        self._secret = key_of(settings.api_key_env, where)
-        self.concurrency = settings.concurrency
-        # More threads than may be open: one is ready to be sent where another has come, or was refused and has to wait.
-        self.threads = settings.concurrency + min(settings.concurrency, 64)
-        self._settings, self._model, self._name = settings, settings.model, where.rpartition(".")[2]
-        self._where = f"{where} ({settings.base_url or 'api.openai.com'})"
-        self._gate = self._desk.gate(self._url, settings.concurrency)
-        self._given_up, self._lock = 0, threading.Lock()
-        transport = Transport(self._url, settings.timeout, self._desk.local, f"{where}.base_url")
-        self._client = openai.OpenAI(
-            api_key=self._secret,
-            base_url=self._url,
-            max_retries=0,
-            timeout=httpx2.Timeout(settings.timeout, connect=min(10.0, settings.timeout)),
-            default_headers={"Accept-Encoding": "identity"},
-            http_client=httpx2.Client(transport=transport, follow_redirects=False, trust_env=False),
-        )
-
-    def send(
-        self, role: str, most: Usage, create: Callable[[], tuple[Reply, Usage]], charged: Usage, *, repair: bool = False
-    ) -> tuple[Reply, Usage]:
-        """One reply and what it took, after as many tries as the recipe allows.
-
-        `create` sends the request; it can take `most`, and counts as `charged` where it failed and may have been
-        charged all the same. Raises `AnswerError` for this question, `ProviderError` for all.
-        """
-        budget, price = self._desk.budget, self._settings.price
-        tries = limited = 0
-        while True:
-            turn = self._gate.enter()
-            try:
-                reserved = budget.reserve(role, self._name, most, price)
-            except ProviderError as error:
-                self._gate.leave(turn, "failed")
-                self._gate.close(error)
-                raise
-            self._desk.tally.sent(role, repair and not tries)
-            took, failed = Usage(), None
-            try:
-                found, took = create()
-            except Exception as error:
-                failed = failure(error, self._secret or "")
-                if failed is None:
-                    raise
-                if failed.charged:
-                    took = charged
-            except BaseException:  # stopped while it was under way: it may be charged in full
-                took = Usage(most.input, most.output, 1)
-                raise
-            finally:
-                budget.settle(reserved, took)
-                self._gate.leave(turn, failed.outcome if failed else "good", (failed and failed.pause) or 0.0)
-            if failed is None:
-                with self._lock:
-                    self._given_up = 0
-                return found, took  # pyright: ignore[reportPossiblyUnboundVariable, reportReturnType]
-            limited += failed.outcome == "limited"
-            tries += failed.outcome != "limited"
-            self._stop_or_go_on(failed, role, tries, limited)
-            self._desk.tally.retried(role, failed.kind)
-            limit = failed.outcome == "limited"  # then no sooner than the endpoint says, whoever else may go on
-            self._gate.sleep(max(failed.pause, SHORTEST) if limit else backoff(tries - 1))
-
-    def _stop_or_go_on(self, failed: Failure, role: str, tries: int, limited: int) -> None:
-        """Returns when the question may be tried again. Raises AnswerError for this one, ProviderError for all."""
-        if failed.again and tries <= self._settings.retries and limited <= PATIENCE and not failed.everyone:
-            return
-        message = f"{self._where}, {role}: {failed.reason}"
-        if tries > 1:
-            message += f" (tried {tries} times)"
-        with self._lock:
-            self._given_up += 1
-            row = self._given_up
-        if failed.everyone or failed.kind == "unreachable":
-            error = ProviderError(message)
-        elif row >= IN_A_ROW:
-            error = ProviderError(f"{message}; {row} questions in a row ended like this, so none of the others is sent")
-        else:
-            raise AnswerError(message, failed.kind)
-        self._desk.tally.fault(role, failed.kind)
-        self._gate.close(error)
-        raise error
-
-
 class OpenAIProvider(Line):
     """Asks with chat completions."""
 
     def __init__(self, settings: ProviderSection, where: str, desk: Desk | None = None) -> None:
         super().__init__(settings, where, desk)
+        self._showing = Showing(settings)
         self._under_way: dict[bytes, threading.Event] = {}
 
     def identity(self, role: str) -> str:
@@ -183,6 +72,11 @@ class OpenAIProvider(Line):
         except AnswerError as error:
             self._desk.tally.fault(question.request.role, error.kind)
             raise
+        except Exception as error:
+            ended = self.ended(error)
+            if ended is not error:
+                raise ended from error
+            raise
 
     def _question(self, request: Request) -> _Question:
         text = request.prompt.text
@@ -208,12 +102,12 @@ class OpenAIProvider(Line):
 
     def _ask(self, question: _Question) -> Answered:
         request = question.request
-        pictures = [picture.png for picture in request.images]
-        content: list[Any] = [{"type": "image_url", "image_url": {"url": _url(png)}} for png in pictures]
+        pictures = [self._showing.of(picture) for picture in request.images]
+        content: list[Any] = [{"type": "image_url", "image_url": {"url": picture.url}} for picture in pictures]
         content.append({"type": "text", "text": question.text})
         messages: list[Any] = [{"role": "user", "content": content}]
         said = question.text + question.schema.text
-        images = sum(tokens.of_image(self._settings.image_tokens, *png_size(png)) for png in pictures)
+        images = sum(tokens.of_image(self._settings.image_tokens, *picture.size) for picture in pictures)
         usage, fault = Usage(), reply.Misfit("empty", "")
         for repair in (False, True):
             try:
@@ -265,22 +159,15 @@ class OpenAIProvider(Line):
         body: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
-            "max_completion_tokens": self._settings.max_tokens,
             "response_format": question.schema.response_format,
+            **longest(self._settings),
         }
+        if self._settings.seed is not None:
+            body["seed"] = self._settings.seed
         if self._settings.temperature is not None:
             body["temperature"] = self._settings.temperature
         found = self._client.post("/chat/completions", cast_to=object, body=body)
         return json.loads(found) if isinstance(found, str) else found  # text: the reply does not say that it is JSON
-
-
-def data_url(picture: Picture) -> str:
-    """The picture as a PNG data URL."""
-    return _url(picture.png)
-
-
-def _url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _guess(completion: Any) -> int:

@@ -47,8 +47,8 @@ class Pause:
                 return max(0.0, self._calm - now)
             return max(0.0, self._trial + self._settled - now)
 
-    def refused(self, sent: float, now: float, seconds: float) -> None:
-        """A 429 came that asks for so many seconds, for a question that went at `sent`."""
+    def refused(self, sent: float, now: float, seconds: float) -> bool:
+        """A 429 came that asks for so many seconds, for a question that went at `sent`. True: all have to wait now."""
         with self._lock:
             took, settled = now - sent, self._settled
             self._refusal = max(took, 0.9 * self._refusal)
@@ -57,7 +57,7 @@ class Pause:
                     self.until = max(self.until, now + seconds)
                 elif self._trial is None:
                     self._doubt, self._calm = max(self._doubt, now + seconds), now + self._refusal
-                return
+                return now < self.until
             self._last = now
             tried = self._trial if now < self._doubt and self._trial is not None and sent >= self._trial else None
             if tried is not None and (now < tried + settled or took >= settled):  # the trial, or as late as it may be
@@ -70,6 +70,7 @@ class Pause:
             else:
                 self._in_vain *= tried is None
                 self._doubt, self._calm, self._trial = now + seconds, now + self._refusal, None
+            return now < self.until
 
     def extend(self, now: float, seconds: float) -> None:
         """Leaves the endpoint alone for so many seconds, and a little longer, so that several processes do not come

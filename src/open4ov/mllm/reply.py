@@ -79,16 +79,31 @@ def text(completion: Any, secret: str) -> str:
     return said
 
 
+def bare(said: str) -> str:
+    """A text without the reasoning in front of it (up to `</think>`) and the Markdown fence around it, as endpoints
+    that know no structured output write them."""
+    text = said.strip()
+    if text[:1] not in ("{", "[", "`"):
+        text = text.partition("</think>")[2].strip() or text
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        text = text.partition("\n")[2].removesuffix("```").strip()
+    return text
+
+
 def fit(said: str, request: Request) -> dict[str, Any]:
-    """The answer in a text. Raises Misfit when it does not fit the request's schema, or its check."""
+    """The answer in a text; one fence or block of reasoning around it does no harm. Raises Misfit when it does not fit
+    the request's schema, or its check."""
+    text = bare(said)
     try:
-        answer = request.schema.model_validate_json(said).model_dump()
+        answer = request.schema.model_validate_json(text).model_dump()
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
         reason = f"{'.'.join(str(part)[:80] for part in detail['loc']) or 'JSON'}: {detail['msg'][:200]}"
         kind = "schema"
         if detail["type"] == "json_invalid":
-            kind = "truncated" if "EOF" in detail["msg"] and said.lstrip()[:1] in "{[" else "not_json"
+            kind = "truncated" if "EOF" in detail["msg"] and text[:1] in ("{", "[") else "not_json"
+            if kind == "not_json" and said.lstrip()[:1] not in ("{", "[") and ("```" in said or "<think>" in said):
+                reason += "; write the JSON by itself, without a Markdown fence or reasoning"
             if kind == "not_json" and _REFUSAL.search(said[:400]):
                 raise Misfit("refusal", "the model refuses to answer", repair=True, text=said) from None
         raise Misfit(kind, reason, repair=True, text=said) from None

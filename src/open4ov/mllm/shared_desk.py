@@ -159,11 +159,17 @@ class _Book(Budget):
     def __init__(self, limits: BudgetSection, who: str, call: Call) -> None:
         self._limited = limits.tokens is not None or limits.money is not None
         self._who, self._call = who, call
+        self._end: Exception | None = None
 
     def reserve(self, role: str, provider: str, most: Usage, price: PriceSection | None) -> Reservation:
         while (found := self.offer(role, provider, most, price)) is None:
+            if self._end is not None:
+                raise self._end
             time.sleep(AGAIN)
         return found
+
+    def end(self, error: Exception) -> None:
+        self._end = error
 
     def offer(self, role: str, provider: str, most: Usage, price: PriceSection | None) -> Reservation | None:
         if not self._limited:  # as the book itself would say, without the way there

@@ -59,7 +59,8 @@ class Towers:
         x = (rows - w["image.mean"]) * w["image.scale"]
         hidden = x @ w["image.in"].T + w["image.in_bias"]
         gated = (hidden / (1 + np.exp(-hidden))).astype(np.float32)
-        return unit((gated @ w["image.out"].T + x @ w["image.skip"].T).astype(np.float32))
+        found = gated @ w["image.out"].T + x @ w["image.skip"].T
+        return unit(found.astype(np.float32))
 
 
 @cache

@@ -1,10 +1,12 @@
 """The samples that a review is about: those kept and those rejected, where their pictures lie, and how they are found.
 
-A folder to look at is a run's, with the output of its stage `data`, or any folder with a `samples.parquet`.
+A folder to look at is a run's, with the output of its stage `data`, or any folder with a `samples.parquet`. All samples
+are read once, for what they are filtered and counted by; a sample itself is read when it is shown.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,17 +14,22 @@ from typing import Any
 
 from open4ov.errors import UserError
 from open4ov.review.decisions import Decision
+from open4ov.review.records import Records
+from open4ov.review.texts import Texts
 from open4ov.sample import Sample
-from open4ov.store import ImageStore, check_finished, read_samples
+from open4ov.store import ImageStore, check_finished
 
 STORE = "image-store"
 FACETS = ("stage", "split", "task", "language", "domain", "ability", "topic", "source", "review")
 """What samples can be filtered by"""
+Values = tuple[str, ...]
 
 
-class Collection:
-    """`samples` in order, kept ones first; `reviews`: where the decisions about them lie. Raises UserError for a folder
-    without samples."""
+class Reviewed:
+    """A folder with samples: `files` (kept ones first), their `images`, and where the `reviews` of them lie.
+
+    Raises UserError for a folder without samples.
+    """
 
     def __init__(self, directory: Path) -> None:
         check_finished(directory)
@@ -41,72 +48,102 @@ class Collection:
             )
         roots = (directory / STORE, directory.parent / STORE)
         self.images = ImageStore(next((root for root in roots if root.is_dir()), roots[0]))
-        self.samples = read_samples(held / "samples.parquet")
-        rejected = held / "rejected.parquet"
-        self.samples += read_samples(rejected) if rejected.is_file() else []
-        self.places = {sample.id: place for place, sample in enumerate(self.samples)}
-        self._facets = [_facets(sample) for sample in self.samples]
+        self.files = [file for file in (held / "samples.parquet", held / "rejected.parquet") if file.is_file()]
 
-    def find(self, wanted: Mapping[str, str], text: str, decisions: Mapping[str, Decision]) -> list[Sample]:
-        """The samples that have each wanted value of a facet, and all the words of `text` somewhere in them."""
+
+class Collection:
+    """The samples of a folder by their place; `places` by id. Raises UserError for a folder without samples."""
+
+    def __init__(self, directory: Path) -> None:
+        place = Reviewed(directory)
+        self.reviews, self.images = place.reviews, place.images
+        self.samples = Records(place.files)
+        self.places: dict[str, int] = {}
+        self._ids: list[str] = []
+        self._facets: list[tuple[Values, ...]] = []
+        self._counts: dict[str, Counter[str]] = {name: Counter() for name in FACETS[:-1]}
+        self._texts = Texts(self._index())
+
+    def _index(self) -> Iterator[str]:
+        """Notes what each sample is found by, and gives its text. Equal values are one object: samples share most."""
+        known: dict[tuple[Values, ...], tuple[Values, ...]] = {}
+        for place, raw in enumerate(self.samples.raw()):
+            record = json.loads(raw)
+            facets = _facets(record)
+            self._facets.append(known.setdefault(facets, facets))
+            self._ids.append(record["id"])
+            self.places[record["id"]] = place
+            for counter, values in zip(self._counts.values(), facets, strict=True):
+                counter.update(dict.fromkeys(values, 1))
+            yield said(record)
+
+    def find(self, wanted: Mapping[str, str], text: str, decisions: Mapping[str, Decision]) -> list[int]:
+        """The places of the samples that have each wanted value of a facet, and all the words of `text` somewhere."""
         words = text.casefold().split()
+        asked = [(FACETS.index(name), value) for name, value in wanted.items() if name != "review"]
+        review = wanted.get("review")
         return [
-            sample
-            for sample, facets in self._each(decisions)
-            if all(value in facets[name] for name, value in wanted.items())
-            and (not words or all(word in said(sample) for word in words))
+            place
+            for place in (self._texts.find(words).tolist() if words else range(len(self._ids)))
+            if all(value in self._facets[place][facet] for facet, value in asked)
+            and (review is None or review == _verdict(decisions.get(self._ids[place])))
         ]
 
     def counts(self, decisions: Mapping[str, Decision]) -> dict[str, dict[str, int]]:
         """How many samples have each value of each facet, the commonest first."""
-        counted: dict[str, Counter[str]] = {name: Counter() for name in FACETS}
-        for _, facets in self._each(decisions):
-            for name, values in facets.items():
-                counted[name].update(dict.fromkeys(values, 1))
+        counted = {**self._counts, "review": Counter(self.verdicts(decisions))}
         return {name: dict(counter.most_common()) for name, counter in counted.items()}
 
-    def _each(self, decisions: Mapping[str, Decision]) -> Iterator[tuple[Sample, dict[str, list[str]]]]:
-        for sample, facets in zip(self.samples, self._facets, strict=True):
-            decision = decisions.get(sample.id)
-            yield sample, {**facets, "review": [decision.verdict if decision else "open"]}
+    def verdicts(self, decisions: Mapping[str, Decision]) -> dict[str, int]:
+        """How many samples have each verdict, and how many are open. Takes as long as there are decisions."""
+        counted = Counter(_verdict(made) for sample, made in decisions.items() if sample in self.places)
+        still = len(self._ids) - counted.total()
+        return {**({"open": still} if still else {}), **counted}
 
 
-def _facets(sample: Sample) -> dict[str, list[str]]:
+def _verdict(decision: Decision | None) -> str:
+    return decision.verdict if decision else "open"
+
+
+def _facets(record: Mapping[str, Any]) -> tuple[Values, ...]:
     """A sample's values of all FACETS but its review."""
-    return {
-        "stage": [stage(sample)],
-        "split": [sample.split],
-        "task": [sample.task],
-        "language": [sample.language],
-        **{axis: _labels(sample, axis) for axis in ("domain", "ability")},
-        "topic": sample.topics[:1],
-        "source": [sample.source],
-    }
+    return (
+        (stage(record["extra"]),),
+        (record["split"],),
+        (record["task"],),
+        (record["language"],),
+        _labels(record, "domain"),
+        _labels(record, "ability"),
+        tuple(record["topics"][:1]),
+        (record["source"],),
+    )
 
 
-def stage(sample: Sample) -> str:
+def stage(extra: Mapping[str, Any]) -> str:
     """What has become of a sample: kept, rejected by judges or verification or another step, or a known defect."""
-    if (kind := sample.extra.get("defect")) is not None:
+    if (kind := extra.get("defect")) is not None:
         return f"defect: {kind}"
-    rejected = sample.extra.get("rejected_by")
+    rejected = extra.get("rejected_by")
     return f"rejected by {rejected}" if rejected else "kept"
 
 
-def said(sample: Sample) -> str:
+def said(record: Mapping[str, Any]) -> str:
     """All that can be searched for, in one text."""
-    told = [sample.id, sample.answer or "", *sample.topics, *(message.text for message in sample.messages)]
-    return "\n".join([*told, *(vote.reason for vote in sample.votes)]).casefold()
+    told = [record["id"], record["answer"] or "", *record["topics"]]
+    for message in record["messages"]:
+        told.append("".join(part["text"] or "" for part in message["content"] if part["type"] == "text"))
+    return "\n".join([*told, *(vote["reason"] for vote in record["votes"])]).casefold()
 
 
-def _labels(sample: Sample, axis: str) -> list[str]:
-    found = [label for label in sample.labels if label.axis == axis]
-    return list(dict.fromkeys(name for label in found for name in (label.l1, label.l2) if name))
+def _labels(record: Mapping[str, Any], axis: str) -> Values:
+    found = [label for label in record["labels"] if label["axis"] == axis]
+    return tuple(dict.fromkeys(name for label in found for name in (label["l1"], label["l2"]) if name))
 
 
 def shown(sample: Sample, decision: Decision | None) -> dict[str, Any]:
     """All of a sample that the page shows."""
     return {
         **sample.model_dump(exclude={"scene"}),
-        "stage": stage(sample),
+        "stage": stage(sample.extra),
         "decision": decision.model_dump(exclude_none=True) if decision else None,
     }

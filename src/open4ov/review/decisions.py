@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,8 +24,18 @@ NAME = re.compile(r"[\w.-]{1,64}")
 Verdict = Literal["accept", "fix", "reject"]
 
 
+class Fix(NamedTuple):
+    """What is to become another; None: stays as it is."""
+
+    question: str | None
+    answer: str | None
+    reference: str | None
+    aliases: tuple[str, ...] | None
+
+
 class Decision(BaseModel):
-    """One reviewer's word on one sample. A fix has the new question or answer, or both."""
+    """One reviewer's word on one sample. A fix has at least one of: a new question, a new answer (what the sample's
+    conversation responds), a new `reference` (the short answer that a verifier compares with), new `aliases` of it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,14 +44,24 @@ class Decision(BaseModel):
     comment: str = Field(default="", max_length=10_000)
     question: str | None = Field(default=None, max_length=100_000)
     answer: str | None = Field(default=None, max_length=100_000)
+    reference: str | None = Field(default=None, max_length=100_000)
+    aliases: list[str] | None = Field(default=None, max_length=1000)
+
+    @property
+    def fix(self) -> Fix:
+        return Fix(self.question, self.answer, self.reference, None if self.aliases is None else tuple(self.aliases))
 
     @model_validator(mode="after")
     def _fixed(self) -> Decision:
-        told = [text for text in (self.question, self.answer) if text is not None]
-        if (self.verdict == "fix") != bool(told):
-            raise ValueError("a fix needs a new question or answer, and nothing else has one")
-        if any(not text.strip() for text in told):
-            raise ValueError("a new question or answer must not be empty; reject the sample instead")
+        if (self.verdict == "fix") != any(value is not None for value in self.fix):
+            raise ValueError("a fix needs a new question, answer or reference, and nothing else has one")
+        try:
+            "".join((self.sample, *(self.aliases or ()))).encode()  # texts with a bound are checked by it
+        except UnicodeEncodeError:
+            raise ValueError("holds half of a character (a lone surrogate), which no text file can hold") from None
+        told = [text for text in (self.question, self.answer, self.reference) if text is not None]
+        if any(not text.strip() for text in (*told, *(self.aliases or ()))):
+            raise ValueError("a new question, answer or reference must not be empty; reject the sample instead")
         return self
 
 
@@ -54,7 +74,7 @@ class Reviewer:
             raise UserError(f"reviewer {name!r}: give a name of letters, digits, '.', '_' and '-'")
         self.name, self.path = name, folder / f"{name}.jsonl"
         self._lock = threading.Lock()
-        self.decisions = self._read()
+        self.decisions = _read(self.path, mend=True)
 
     def decide(self, decision: Decision) -> None:
         """Keeps a decision; it is on the disk when this returns."""
@@ -67,29 +87,54 @@ class Reviewer:
                 os.fsync(file.fileno())
             self.decisions[decision.sample] = decision
 
-    def _read(self) -> dict[str, Decision]:
-        if not self.path.exists():
-            return {}
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # a kill while it was written
-            os.truncate(self.path, whole)
-        found: dict[str, Decision] = {}
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                decision = Decision.model_validate_json(line)
-            except ValidationError as error:
-                reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-                raise UserError(f"{self.path}:{number}: not a decision of a review ({reason}); mend or remove the line"
-                                ) from None  # fmt: skip
-            found[decision.sample] = decision
+
+class Others:
+    """The decisions of all reviewers of a folder, one of whom decides here; the files of the others are read again when
+    they have changed."""
+
+    def __init__(self, folder: Path, own: Reviewer) -> None:
+        self._folder, self._own = folder, own
+        self._known: dict[Path, tuple[tuple[int, int], dict[str, Decision]]] = {}
+
+    def read(self) -> dict[str, dict[str, Decision]]:
+        """By their names. Raises UserError as `read` does."""
+        found: dict[str, dict[str, Decision]] = {}
+        for path in _files(self._folder):
+            about = path.stat()
+            if path.stem != self._own.name and self._known.get(path, (None,))[0] != (about.st_size, about.st_mtime_ns):
+                self._known[path] = (about.st_size, about.st_mtime_ns), _read(path)
+            found[path.stem] = self._own.decisions if path.stem == self._own.name else self._known[path][1]
         return found
 
 
 def read(folder: Path) -> dict[str, dict[str, Decision]]:
     """The decisions of all reviewers of a folder, by their names."""
-    paths = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
-    return {path.stem: Reviewer(folder, path.stem).decisions for path in paths}
+    return {path.stem: _read(path) for path in _files(folder)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+
+
+def _read(path: Path, mend: bool = False) -> dict[str, Decision]:
+    """The decisions in a file. With `mend` what a kill cut short is taken off it: only for who writes there next, since
+    another's line may still be under way."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if mend and whole < len(content):
+        os.truncate(path, whole)
+    found: dict[str, Decision] = {}
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        try:
+            decision = Decision.model_validate_json(line)
+        except ValidationError as error:
+            reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+            raise UserError(f"{path}:{number}: not a decision of a review ({reason}); mend or remove the line"
+                            ) from None  # fmt: skip
+        found[decision.sample] = decision
+    return found
 
 
 def agreement(reviews: Mapping[str, Mapping[str, Decision]]) -> list[dict[str, Any]]:

@@ -6,28 +6,34 @@ machine as their host (no other name that points here), and decisions must carry
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
 from open4ov import closed_page
 from open4ov.review import decisions
 from open4ov.review.collection import FACETS, Collection, shown
-from open4ov.review.decisions import Decision, Reviewer
+from open4ov.review.decisions import Decision, Others, Reviewer
 
 HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 HEADERS = closed_page.headers(HTML, images="'self'")
 MOST = 200
 """Samples given at a time"""
+VALUES = 1000
+"""Values of a facet that can be chosen, the commonest; the others are found by searching"""
 HOSTS = ("127.0.0.1", "localhost")
 
 
 def create_app(collection: Collection, reviewer: Reviewer) -> FastAPI:
     """The application of one reviewer of one collection."""
+    others = Others(collection.reviews, reviewer)
     app = FastAPI(title="open4ov review", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
@@ -44,15 +50,22 @@ def create_app(collection: Collection, reviewer: Reviewer) -> FastAPI:
     def icon() -> Response:
         return Response(status_code=204)
 
+    @app.exception_handler(RequestValidationError)
+    async def not_usable(request: Request, error: RequestValidationError) -> Response:
+        # without what was sent: it may hold half a character, which no answer can
+        told = [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]
+        return Response(json.dumps({"detail": told}), 422, media_type="application/json")
+
     @app.get("/api/counts")
     def counts() -> dict[str, Any]:
-        total, done = len(collection.samples), len(reviewer.decisions.keys() & collection.places.keys())
         facets = collection.counts(reviewer.decisions)
-        return {"reviewer": reviewer.name, "samples": total, "decided": done, "facets": facets}
+        some = {name: dict(islice(values.items(), VALUES)) for name, values in facets.items()}
+        rest = {name: len(values) - VALUES for name, values in facets.items() if len(values) > VALUES}
+        return {"reviewer": reviewer.name, "samples": len(collection.samples), "facets": some, "rest": rest}
 
     @app.get("/api/agreement")
     def agreement() -> list[dict[str, Any]]:
-        return decisions.agreement(decisions.read(collection.reviews))
+        return decisions.agreement(others.read())
 
     @app.get("/api/samples")
     def samples(
@@ -63,7 +76,7 @@ def create_app(collection: Collection, reviewer: Reviewer) -> FastAPI:
     ) -> dict[str, Any]:
         wanted = {name: value for name, value in request.query_params.items() if name in FACETS and value}
         found = collection.find(wanted, text, reviewer.decisions)
-        part = found[start : start + count]
+        part = [collection.samples[place] for place in found[start : start + count]]
         return {"found": len(found), "samples": [shown(one, reviewer.decisions.get(one.id)) for one in part]}
 
     @app.get("/images/{sha}")
@@ -82,6 +95,6 @@ def create_app(collection: Collection, reviewer: Reviewer) -> FastAPI:
         if decision.sample not in collection.places:
             raise HTTPException(404, "there is no such sample")
         await run_in_threadpool(reviewer.decide, decision)
-        return {"decided": len(reviewer.decisions.keys() & collection.places.keys())}
+        return {"review": collection.verdicts(reviewer.decisions)}
 
     return app
