@@ -12,7 +12,7 @@ from mllm.endpoint import Raw, completion, endpoint
 
 from open4ov import pipeline
 from open4ov.errors import UserError
-from open4ov.mllm import openai
+from open4ov.mllm import line
 from open4ov.progress import Quiet
 from open4ov.recipe import load
 from open4ov.review.apply import apply
@@ -25,7 +25,7 @@ from open4ov.trace import trace
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "sk-very-secret-4711")
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
 
 
 def harsh(body: dict[str, Any], number: int) -> Raw:

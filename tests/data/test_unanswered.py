@@ -13,7 +13,7 @@ from mllm.endpoint import Raw, completion, endpoint
 
 from open4ov import pipeline
 from open4ov.errors import UserError
-from open4ov.mllm import openai
+from open4ov.mllm import line
 from open4ov.progress import Quiet
 from open4ov.recipe import load
 from open4ov.store import read_samples
@@ -30,7 +30,7 @@ class Notes(Quiet):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "sk-very-secret-4711")
-    monkeypatch.setattr(openai, "backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(line, "backoff", lambda attempt: 0.01)
 
 
 class Ill:
