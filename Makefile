@@ -15,7 +15,7 @@ demo: $(VENV)/.core
 	$(BIN)/open4ov run recipes/in-car-nano.yaml --out $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow

@@ -57,7 +57,7 @@ def test_every_field_of_a_request_is_told_to_vllm_or_refused(tiny_dir: Path) -> 
     one = Request([user("What?")], max_tokens=4)
     assert engine._wire(replace(one, salt="a tenant's"), {})[1]["salt"] == "a tenant's"
     grammar = Grammars(processor, model.config.text.vocab_size).regex("[ab]")
-    for name, value in {"ahead": 3, "grammar": grammar, "degeneration": Degeneration()}.items():
+    for name, value in {"ahead": 3, "grammar": grammar, "degeneration": Degeneration(), "adapter": "a"}.items():
         with pytest.raises(UserError, match=f"{name}: not available with vLLM"):
             engine._wire(replace(one, **{name: value}), {})
 

@@ -62,7 +62,7 @@ MAPPED = frozenset(
     }
 )
 """Fields of a request that vLLM is told of"""
-REFUSED = frozenset({"grammar", "degeneration", "ahead"})
+REFUSED = frozenset({"grammar", "degeneration", "ahead", "adapter"})
 """Those that it does not have: a request that sets one is refused"""
 _DEFAULTS = {field.name: field.default for field in fields(Request) if field.name in REFUSED}
 _ENVIRONMENT = {

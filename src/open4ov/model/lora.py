@@ -185,9 +185,9 @@ def _check(model: Qwen3VL, path: Path, state: dict[str, Tensor], scales: dict[st
 def load(model: Qwen3VL, path: Path) -> None:
     """Puts the adapters at a path beside a plain model's layers, which are frozen as `add` freezes them. Raises
     UserError as `read` does."""
+    state, scales = read(model, path)
     if any(_adapted(model)):
         raise UserError("lora: the model has adapters already; merge them first")
-    state, scales = read(model, path)
     modules = dict(model.named_modules())
     for owner in sorted(scales):
         if type(modules[owner]) not in PLAIN:
