@@ -55,6 +55,14 @@ def contradictions(data: DataSection) -> Iterator[tuple[Loc, str]]:
             )
             yield (*loc, "workers"), reason
 
+    endpoint = data.embedder.endpoint
+    if endpoint is not None and endpoint.concurrency < executor.workers:
+        reason = (
+            f"{executor.workers} workers cannot share out the {endpoint.concurrency} requests that the embedder takes "
+            "at once; raise data.embedder.endpoint.concurrency or lower data.executor.workers"
+        )
+        yield (*loc, "workers"), reason
+
 
 def idle(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""

@@ -1,6 +1,6 @@
 """Data construction as a whole: the steps on all chunks (chunk_steps.py), and what stands between them.
 
-Held of all images at once: the score of each (8 bytes), hashes where images are compared (64 bytes), topics, counts.
+Held of all images at once: the score of each (8 bytes), hashes where images are compared (108 bytes), topics, counts.
 """
 
 from __future__ import annotations
@@ -191,6 +191,8 @@ class Construction:
             self.ids.extend(facts["ids"])
             sizes.append(len(facts["ids"]))
         section, ready = self.section, len(self.ids)
+        if ready and section.embedder.endpoint is not None:
+            _ = self.tools.topic_rows  # paid for once: workers find them among the kept rows
         budgets: list[int] | None = None
         if section.total_pairs is not None:
             most = section.max_pairs * ready  # images have fallen out since the total was checked

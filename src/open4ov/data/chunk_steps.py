@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+import numpy as np
+
 from open4ov.data import (
     conversations,
     coverage,
@@ -28,9 +30,11 @@ from open4ov.data import (
 )
 from open4ov.data.defect_index import record
 from open4ov.data.hygiene import entry
+from open4ov.data.nearest import Floats, unit
 from open4ov.data.task import FALLEN, Matched, Skipped, Tools, skip
 from open4ov.data.topics import Topic
 from open4ov.mllm import costs, provenance
+from open4ov.mllm.embedders import Embedder
 from open4ov.mllm.took import Account
 from open4ov.sample import Axis, Sample, Step
 from open4ov.store import iter_samples, write_samples
@@ -51,6 +55,7 @@ def cleaned(tools: Tools, number: int) -> list[Sample]:
     if work.done("clean", number):
         changed = work.facts("clean", number)["changed"]
         return list(iter_samples(work.path("clean", number)) if changed else source)
+    work.clear("clean", number)
     images = list(source)
     here = tools.hygiene()
     told, early = here.told(images)
@@ -76,6 +81,7 @@ def cleaned(tools: Tools, number: int) -> list[Sample]:
 
 def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
     """`gone`: the places in the cleaned chunk of images that were found elsewhere."""
+    tools.work.clear("match", number)
     tools.asker.account = Account()  # equal questions of a chunk are paid for once
     tree, section = tools.tree, tools.section
     skipped: Skipped = {}
@@ -146,6 +152,7 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
 def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Sequence[int] | None = None) -> None:
     """`first`: how many images were ready before this chunk; of every `step`-th the density is also measured from its
     pixels. `budgets` replace the images' own."""
+    tools.work.clear("write", number)
     tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section = tools.section
     skipped: Skipped = {}
@@ -158,10 +165,12 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
     measured = [
         (image.density, density_evidence.measure(tools.store.get(image.images[0]), image.scene)) for image in looked
     ]
-    asked = [(image, near) for image, near in zip(ready, nearest, strict=True) if image.budget]
-    for image in ready:
+    asked = [(image, near) for image, near in zip(ready, nearest, strict=True) if image.budget and near]
+    for image, near in zip(ready, nearest, strict=True):
         if not image.budget:
             skip(skipped, "idle", image, "writing questions", "its budget is 0")
+        elif not near:
+            skip(skipped, "untopical", image, "matching topics", "no topic under its labels")
     requests = [
         synthesize.request(
             tools.picture(image),
@@ -178,8 +187,10 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
     topics_step = tools.asker.step("topics", "topics", note="of the whole tree; no sample bears its cost")
     made: list[Sample] = []
     dropped: Counter[str] = Counter()
-    for (image, near), answer in zip(asked, written, strict=True):
-        pairs = synthesize.samples(image, near, answer["pairs"], dropped) if answer else []
+    found = dict(zip([image.id for image in about], written, strict=True))
+    for image, near in zip(ready, nearest, strict=True):  # an annotation's own questions need no answer of a model
+        answer = found.get(image.id)
+        pairs = synthesize.samples(image, near, answer["pairs"] if answer else [], dropped)
         costs.share(image, pairs, topics_step, tools.asker.step("synthesize", "synthesize", answer))
         if answer and not pairs:
             skip(skipped, "unfit", image, "writing questions", "no question fits its topics")
@@ -214,6 +225,7 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
 
 def judge_(tools: Tools, number: int) -> None:
     """Of clean samples and of known defects alike; of the latter none stays."""
+    tools.work.clear("judge", number)
     tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section, asker, tree = tools.section, tools.asker, tools.tree
     samples = list(iter_samples(tools.work.path("write", number)))
@@ -276,13 +288,21 @@ def note(image: Sample) -> str:
     return synthesize.annotation(image.scene)
 
 
+def _rows_of(embedder: Embedder, tools: Tools, samples: Sequence[Sample]) -> Floats:
+    """A row for each sample [N, D]: its picture's; of several pictures the mean of theirs at length 1."""
+    rows = embedder.images([picture for sample in samples for picture in tools.pictures(sample)])
+    ends = np.cumsum([len(sample.images) for sample in samples])
+    parts = np.split(rows, ends[:-1])
+    return np.stack([part[0] if len(part) == 1 else unit(part).mean(axis=0) for part in parts])
+
+
 def _fine(tools: Tools, matched: Sequence[Matched]) -> list[list[tuple[Topic, float]]]:
     """Fine matching: by the images where the embedder sees them, else by their descriptions."""
     if not tools.topics or not matched:
         return [[] for _ in matched]
     embedder = tools.asker.embedder
     if embedder.sees:
-        images = embedder.images([tools.picture(image) for image, _, _ in matched])
+        images = _rows_of(embedder, tools, [image for image, _, _ in matched])
     else:
         images = embedder.texts([description for _, _, description in matched])
     return match.fine(

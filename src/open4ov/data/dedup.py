@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from open4ov.data import hamming, hashing
 
@@ -108,10 +107,3 @@ def clusters(count: int, pairs: Sequence[Pair]) -> list[int]:
         a, b = root(i), root(j)
         parent[max(a, b)] = min(a, b)
     return [root(at) for at in range(count)]
-
-
-def prints_of(thumbnails: Sequence[NDArray[np.uint8]]) -> hashing.Print:
-    """The prints of single thumbnails [S, S, 3], a batch at a time."""
-    return hashing.joined(
-        [hashing.prints(np.stack(thumbnails[at : at + 256])) for at in range(0, len(thumbnails), 256)]
-    )

@@ -201,7 +201,11 @@ def _share(section: DataSection) -> DataSection:
         else one
         for name, one in section.providers.items()
     }
-    return section.model_copy(update={"providers": providers})
+    embedder, endpoint = section.embedder, section.embedder.endpoint
+    if endpoint is not None:
+        share = endpoint.model_copy(update={"concurrency": max(1, endpoint.concurrency // workers)})
+        embedder = embedder.model_copy(update={"endpoint": share})
+    return section.model_copy(update={"providers": providers, "embedder": embedder})
 
 
 def _answers(address: str, seconds: float) -> None:

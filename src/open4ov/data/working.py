@@ -31,6 +31,11 @@ class Work:
         """Where a part of a chunk lies, whether or not it is there."""
         return self.root / step / f"{number:06d}.{part}.{kind}"
 
+    def clear(self, step: str, number: int) -> None:
+        """Takes away what an earlier try at a chunk left, which may be more than this one makes."""
+        for path in (self.root / step).glob(f"{number:06d}.*"):
+            path.unlink(missing_ok=True)
+
     def publish(self, step: str, number: int, facts: Mapping[str, Any]) -> None:
         """Ends a step's work on a chunk; its parts must be there."""
         with atomic(self.root / step / f"{number:06d}.json") as temporary:

@@ -32,10 +32,6 @@ class Adapter:
     digest: str
     layers: dict[str, tuple[Tensor, Tensor]]
 
-    @property
-    def bytes(self) -> int:
-        return sum(a.nbytes + b.nbytes for a, b in self.layers.values())
-
 
 class Adapters:
     """The adapters of one engine's model, by name. Only the thread that steps the engine may compute with them."""

@@ -52,6 +52,8 @@ class AnswerError(UserError):
     def __init__(self, message: str, kind: str = "unanswered", took: Took | None = None) -> None:
         super().__init__(message)
         self.kind, self.took = kind, took
+        self.transport = False
+        """Whether the reply itself was at fault, and not what the model wrote in it"""
 
 
 class Answered(dict[str, Any]):
@@ -294,7 +296,8 @@ class Asker:
         if isinstance(answer, Answered | AnswerError) and answer.took is not None:
             answer.took = self.account.add(stage, answer.took)
         if isinstance(answer, AnswerError):
-            self.account.miss(stage, answer.kind)
+            own = answer.kind in PASSING and not answer.transport  # a model that writes prose would do so again
+            self.account.miss(stage, f"answer {answer.kind}" if own else answer.kind)
         return answer
 
     def report(self) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from open4ov.errors import UserError
 from open4ov.mllm import tokens
-from open4ov.mllm.ask import AnswerError, Picture, ProviderError
+from open4ov.mllm.ask import GRACE, AnswerError, Picture, ProviderError
 from open4ov.mllm.budget import Usage
 from open4ov.mllm.cache import Kept, key
+from open4ov.mllm.crew import Crew
 from open4ov.mllm.line import Line
 from open4ov.mllm.local import DEFAULT_URL
 from open4ov.mllm.showing import encode
@@ -96,17 +96,22 @@ class EndpointEmbedder(Line):
         def one(part: list[bytes]) -> Floats:
             return self._ask(part, *body([asked[name] for name in part]))
 
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            jobs = [pool.submit(one, part) for part in parts]
-            try:
-                for part, job in zip(parts, jobs, strict=True):
-                    found.update(zip(part, job.result(), strict=True))
-            except BaseException as error:
-                for job in jobs:
-                    job.cancel()
-                if isinstance(error, AnswerError):
-                    raise ProviderError(f"{error}; fine matching needs every row") from None
-                raise
+        crew = Crew(one, self.concurrency)
+        try:
+            jobs = [crew.submit(part) for part in parts]
+            for part, job in zip(parts, jobs, strict=True):
+                found.update(zip(part, job(), strict=True))
+        except Exception as error:
+            crew.end()
+            if isinstance(error, AnswerError):
+                raise ProviderError(f"{error}; fine matching needs every row") from None
+            raise
+        except BaseException:  # Ctrl-C: whoever waits for a reply is left behind, whoever has one keeps it
+            self._desk.stop()
+            crew.end(GRACE)
+            self._desk.budget.abandon()
+            raise
+        crew.end()
         widths = {len(found[name]) for name in keys}
         if len(widths) > 1:
             raise ProviderError(f"{self._where}: rows of different lengths ({', '.join(map(str, sorted(widths)))})")
@@ -117,7 +122,8 @@ class EndpointEmbedder(Line):
         return key(role=ROLE, endpoint=endpoint, model=self._model, parameters=[self._dimensions], messages=content)
 
     def _kept(self, name: bytes) -> Floats | None:
-        kept = self._desk.cache.get(name) if self._desk.cache else None
+        cache = self._desk.cache
+        kept = cache.get(name) if cache is not None else None  # its truth would count all its rows
         if kept is None:
             return None
         self._desk.tally.answered(ROLE, Usage(kept.input, 0, int(kept.estimated)), self._settings.price, kept=True)

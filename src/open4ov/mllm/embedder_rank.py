@@ -12,6 +12,7 @@ It gives no description of the image, since its embedder sees the image itself i
 from __future__ import annotations
 
 import json
+import threading
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -43,6 +44,7 @@ class EmbedderProvider:
         self._embedder, self._where = embedder, where
         self._name = section.name or section.directory or (section.endpoint and section.endpoint.model) or ""
         self._labels: dict[str, tuple[Floats, Floats]] = {}
+        self._lock = threading.Lock()
         self.concurrency = section.endpoint.concurrency if section.endpoint else 1
 
     def identity(self, role: str) -> str:
@@ -55,7 +57,7 @@ class EmbedderProvider:
                 "role another provider in data.roles"
             )
         labels = request.prompt.values["labels"]
-        image = unit(self._embedder.images(list(request.images)))[0]
+        image = unit(unit(self._embedder.images(list(request.images))).mean(axis=0, keepdims=True))[0]
         entries = labels["domain"]
         tops, lows = self._domains(entries)
         best: list[float] = (tops @ image).tolist()
@@ -71,9 +73,10 @@ class EmbedderProvider:
     def _domains(self, entries: list[Any]) -> tuple[Floats, Floats]:
         """`prototypes` of the labels of a request, computed once a tree."""
         name = json.dumps(entries, sort_keys=True, ensure_ascii=False)
-        if name not in self._labels:
-            self._labels[name] = prototypes(self._embedder, entries)
-        return self._labels[name]
+        with self._lock:  # the first who asks embeds the labels for all
+            if name not in self._labels:
+                self._labels[name] = prototypes(self._embedder, entries)
+            return self._labels[name]
 
 
 def prototypes(embedder: Embedder, entries: list[Any]) -> tuple[Floats, Floats]:

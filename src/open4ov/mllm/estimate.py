@@ -84,7 +84,7 @@ class Guesser:
 
         text = request.prompt.text
         asked = known_as(request, text, self._settings)
-        kept = self._cache.get(asked) if self._cache else None
+        kept = self._cache.get(asked) if self._cache is not None else None
         try:
             answer = reply.fit(kept.answer, request) if kept else None
         except reply.Misfit:  # as the run itself would find
@@ -169,7 +169,7 @@ def guessers(
     try:
         yield {name: Guesser(name, settings, rows, cache, most) for name, settings in section.providers.items()}, rows
     finally:
-        if cache:
+        if cache is not None:
             cache.close()
 
 

@@ -138,7 +138,9 @@ class Line:
         elif row >= IN_A_ROW:
             error = ProviderError(f"{message}; {row} questions in a row ended like this, so none of the others is sent")
         else:
-            raise AnswerError(message, failed.kind)
+            error = AnswerError(message, failed.kind)
+            error.transport = True
+            raise error
         self._desk.tally.fault(role, failed.kind)
         self._gate.close(error)
         raise error

@@ -58,7 +58,11 @@ def read_peft(model: Qwen3VL, folder: Path) -> tuple[dict[str, Tensor], dict[str
                 state[_ours(path, key, layers)] = file.get_tensor(key)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: no adapters: {error}") from None
-    ranks = {name.rpartition(".")[0]: len(tensor) for name, tensor in state.items() if name.endswith(".lora_a")}
+    ranks = {
+        name.rpartition(".")[0]: tensor.shape[0] if tensor.dim() else 1
+        for name, tensor in state.items()
+        if name.endswith(".lora_a")
+    }
     root = bool(settings.get("use_rslora"))
     owners = {name.rpartition(".")[0] for name in state}
     return state, {owner: alpha / _root(ranks.get(owner, 1), root) for owner in owners}
