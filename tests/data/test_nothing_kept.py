@@ -66,3 +66,23 @@ def test_votes_and_reasons_are_kept_aside_when_every_sample_is_refused(tmp_path:
         pipeline.run(chosen, run, Quiet(), until="data")
     assert (run / "data" / "samples.parquet").exists()
     assert not aside.exists()
+
+
+def test_what_an_annotation_asks_is_kept_though_the_model_writes_nothing(tmp_path: Path) -> None:
+    """Prose in the place of questions: the model would write it again, so nothing is offered to be asked again."""
+    images, run = pictures(tmp_path / "images", 2), tmp_path / "run"
+    own = {"question": "How many dogs bark?", "answer": "2", "language": "en"}
+    (tmp_path / "images" / "000.json").write_text(json.dumps({"qa": [own]}))
+
+    def prose(body: dict[str, Any], number: int) -> Raw:
+        return Raw(completion("I would rather not.")) if kind(body) == "Pairs" else reply(body, number)
+
+    with endpoint(prose) as server:
+        chosen = load(recipe(tmp_path / "r.yaml", server.url, str(images), retries=0))
+        pipeline.run(chosen, run, Quiet(), until="data")
+    kept = read_samples(run / "data" / "samples.parquet")
+    assert [sample.messages[0].text for sample in kept] == ["How many dogs bark?"]
+    report = json.loads((run / "data" / "report.json").read_text())
+    assert [entry["step"] for entry in report["skipped"]] == ["writing questions"] * 2
+    assert report["unanswered"]["questions"] == 2
+    assert report["unanswered"]["passing"] == 0
