@@ -43,21 +43,14 @@ def vertical(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample
             skipped.append({"file": sample.id, "reason": reason})
             continue
         if len(sample.images) != 1 or (sample.messages and asked is None):
-            try:
-                for sha in sample.images:
-                    store.put(theirs.get(sha))
-            except ImageError as error:
-                skipped.append({"file": sample.id, "reason": str(error)})
+            if not _taken(sample, theirs, store, skipped):
                 continue
             answer = sample.answer if sample.answer is not None else sample.messages[-1].text
             conversations.append(sample.model_copy(update={"answer": answer}))
             continue
         sha = sample.images[0]
         if sha not in found:
-            try:
-                store.put(theirs.get(sha))
-            except ImageError as error:
-                skipped.append({"file": sample.id, "reason": str(error)})
+            if not _taken(sample, theirs, store, skipped):
                 continue
             found[sha] = sample.model_copy(
                 update={
@@ -86,13 +79,20 @@ def general(path: Path, store: ImageStore, skipped: Skipped) -> Iterator[Sample]
         if not answers or not answers[-1].strip():
             skipped.append({"file": sample.id, "reason": "no answer in it, which the general set needs"})
             continue
-        try:
-            for sha in sample.images:
-                store.put(theirs.get(sha))
-        except ImageError as error:
-            skipped.append({"file": sample.id, "reason": str(error)})
+        if not _taken(sample, theirs, store, skipped):
             continue
         yield sample if sample.answer is not None else sample.model_copy(update={"answer": answers[-1]})
+
+
+def _taken(sample: Sample, theirs: ImageStore, store: ImageStore, skipped: list[dict[str, str]]) -> bool:
+    """Copies a sample's images into our store; one that cannot be read is listed, and the sample is not taken."""
+    try:
+        for sha in sample.images:
+            store.put(theirs.get(sha))
+    except ImageError as error:
+        skipped.append({"file": sample.id, "reason": str(error)})
+        return False
+    return True
 
 
 def _unfit(sample: Sample, asked: tuple[str, str | None] | None) -> str | None:
