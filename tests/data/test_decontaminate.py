@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.decontaminate import measure
 from open4ov.corpora import clipart
 from open4ov.data import evaluation_tsv, hashing
 from open4ov.data.decontaminate import Benchmarks
 from open4ov.data.paraphrase import alike, question
 from open4ov.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.decontaminate import measure
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
