@@ -343,10 +343,10 @@ def test_killed_from_outside_it_goes_on_from_its_checkpoint(tmp_path: Path) -> N
 TINY = """
 name: tiny
 images: {per_symbol: 1, general_count: 40}
+admission:
+  mastery: {rollouts: 2, samples: 8}
 sft:
   pack_tokens: 1024
-  difficulty_rollouts: 2
-  difficulty_samples: 8
   checkpoint_every: 2
   knowledge: {tokens: 10000}
   ability: {tokens: 10000}

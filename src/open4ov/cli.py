@@ -21,6 +21,7 @@ from open4ov import cli_documents as documents
 from open4ov import cli_formats as formats
 from open4ov import cli_review as review
 from open4ov import cli_serving as serving
+from open4ov import cli_training as training
 from open4ov.cli_serving import model_dir
 from open4ov.errors import UserError, nearest
 
@@ -41,6 +42,7 @@ data.add_typer(review.app)
 app.add_typer(nano, name="nano")
 app.add_typer(data, name="data")
 app.add_typer(serving.app)
+app.add_typer(training.app)
 app.add_typer(cli_labels.app, name="labels")
 
 

@@ -158,7 +158,7 @@ def _ready(recipe: Recipe) -> None:
 
 def _trainer(name: str) -> Callable[[StageRun], None]:
     if name in SFT:
-        return _call("open4ov.sft.trainer:run_stage", name.removeprefix("sft_"))
+        return _call("open4ov.stages:sft", name.removeprefix("sft_"))
     return _call(f"open4ov.rl.{'dpo' if name == 'dpo' else 'trainer'}:run")
 
 
@@ -256,7 +256,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
             return {**getattr(recipe, name).model_dump(mode="json"), **base}
-        section = recipe.sft.model_dump(mode="json")
+        section = {**recipe.sft.model_dump(mode="json"), "mastery": recipe.admission.mastery.model_dump(mode="json")}
         if recipe.sft.schedule == "curriculum":
             for other in SFT:
                 if other != name:

@@ -16,14 +16,26 @@ from pydantic import BaseModel, Field, ValidationError
 
 from open4ov import recipe_rules, yaml_file
 from open4ov.errors import UserError, nearest
+from open4ov.recipe_admission import AdmissionSection
 from open4ov.recipe_embedder import DEFAULT, EmbedderSection
 from open4ov.recipe_executor import ExecutorSection
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.recipe_providers import BudgetSection, PriceSection, ProviderSection
 from open4ov.recipe_section import Section
+from open4ov.recipe_sft import SftSection, SftStage
 from open4ov.yaml_file import Loc, dotted
 
-__all__ = ["BudgetSection", "PriceSection", "ProviderSection", "Recipe", "Section", "UserError", "load"]
+__all__ = [
+    "BudgetSection",
+    "PriceSection",
+    "ProviderSection",
+    "Recipe",
+    "Section",
+    "SftSection",
+    "SftStage",
+    "UserError",
+    "load",
+]
 
 
 class ImagesSection(Section):
@@ -106,73 +118,6 @@ class DataSection(Section):
     chunk: int = Field(default=2048, ge=1, description="images that are worked on, and held in memory, together")
 
 
-class SftStage(Section):
-    """One stage of the curriculum (paper §3.2.3)."""
-
-    tokens: int = Field(default=600_000, ge=1, description="training tokens of the stage, image tokens included")
-    learning_rate: float = Field(default=1e-3, gt=0)
-    warmup: float = Field(default=0.05, ge=0, le=1, description="share of steps")
-    replay: float = Field(
-        default=0.0, ge=0, le=1, description="share of tokens from the other sets (stage 1: general, 2: vertical)"
-    )
-    turns: int = Field(
-        default=3,
-        ge=1,
-        description="most questions about an image in a conversation; with 1 each answer must be seen, not copied",
-    )
-    freeze_vision: bool = False
-
-
-class SftSection(Section):
-    """Collaborative curriculum SFT (paper §3)."""
-
-    schedule: Literal["curriculum", "random_mix"] = Field(
-        default="curriculum", description="random_mix: one stage, all sets shuffled, equal tokens"
-    )
-    pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack (one optimizer step)")
-    difficulty_rollouts: int = Field(
-        default=4, ge=0, description="rollouts a sample for the difficulty order; 0 turns grading off"
-    )
-    difficulty_samples: int = Field(
-        default=256, ge=1, description="most samples rolled out a stage; the others take their topic's pass rate"
-    )
-    difficulty_noise: float = Field(
-        default=1.0, ge=0, description="random part of the difficulty order; 0: strictly easy to hard"
-    )
-    verifier: str = Field(
-        default="open4ov.rl.answers:agrees", description="package.module:function (response, answer, aliases) -> bool"
-    )
-    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of matrix products")
-    compile: bool = Field(default=False, description="torch.compile the blocks; pays in runs of many minutes")
-    recompute: Literal["none", "op", "full"] = Field(
-        default="none",
-        description="what the decoder's layers compute again in the backward pass instead of keeping it; op: norms, "
-        "activations and rotations (paper §5.1)",
-    )
-    recompute_vision: Literal["none", "op", "full"] = Field(
-        default="none", description="the same for the vision tower's blocks"
-    )
-    vision_cache_gib: float = Field(
-        default=4.0, ge=0, description="GiB for the features of a frozen tower; pictures beyond are encoded each time"
-    )
-    lora_rank: int = Field(
-        default=0, ge=0, description="0 trains the weights; above, adapters of that rank beside the decoder's layers"
-    )
-    too_long: Literal["skip", "cut"] = Field(
-        default="skip",
-        description="conversations beyond pack_tokens: left out and listed, or cut there",
-    )
-    optimizer: Literal["adamw", "muon"] = Field(
-        default="adamw", description="muon: Muon for the layers' matrices, AdamW for the rest"
-    )
-    weight_decay: float = Field(default=0.01, ge=0)
-    grad_clip: float = Field(default=1.0, gt=0)
-    checkpoint_every: int = Field(default=100, ge=1, description="optimizer steps")
-    knowledge: SftStage = Field(default_factory=SftStage)
-    ability: SftStage = Field(default_factory=SftStage)
-    preference: SftStage = Field(default_factory=SftStage)
-
-
 class RlSection(Section):
     """Online RL: GSPO with Pass@k, then diversity (paper §4)."""
 
@@ -237,6 +182,7 @@ class Recipe(Section):
     threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; all cores when empty")
     images: ImagesSection = Field(default_factory=ImagesSection)
     data: DataSection = Field(default_factory=DataSection)
+    admission: AdmissionSection = Field(default_factory=AdmissionSection)
     sft: SftSection = Field(default_factory=SftSection)
     rl: RlSection = Field(default_factory=RlSection)
     dpo: DpoSection = Field(default_factory=DpoSection)

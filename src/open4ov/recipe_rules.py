@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from open4ov import recipe_embedder, recipe_executor, recipe_hygiene, recipe_providers
+from open4ov import recipe_admission, recipe_embedder, recipe_executor, recipe_hygiene, recipe_providers, recipe_sft
 from open4ov.errors import nearest
 from open4ov.yaml_file import Loc
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from open4ov.recipe import DataSection, ImagesSection, Recipe, RlSection, SftSection
+    from open4ov.recipe import DataSection, ImagesSection, Recipe, RlSection
 
 DENSITY_DIMENSIONS = ("subjects", "space", "ocr", "knowledge")
 
@@ -24,13 +24,8 @@ DENSITY_DIMENSIONS = ("subjects", "space", "ocr", "knowledge")
 def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together, wherever they come from."""
     yield from _data(recipe.data)
-    sft, rl = recipe.sft, recipe.rl
-    for name in ("knowledge", "ability", "preference"):
-        tokens = getattr(sft, name).tokens
-        if tokens < sft.pack_tokens:
-            yield ("sft", name, "tokens"), f"{tokens} is less than one pack (sft.pack_tokens = {sft.pack_tokens})"
-    if sft.compile and (sft.recompute, sft.recompute_vision) != ("none", "none"):
-        yield ("sft", "compile"), "sft.recompute and sft.recompute_vision do not go with compiled blocks; choose one"
+    rl = recipe.rl
+    yield from recipe_sft.contradictions(recipe.sft)
     if rl.steps == 0:
         return
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
@@ -54,7 +49,8 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_providers.idle(recipe.data)
     yield from recipe_embedder.idle(recipe.data)
     yield from _idle_data(recipe.data)
-    yield from _idle_sft(recipe.sft)
+    yield from recipe_sft.idle(recipe.sft)
+    yield from recipe_admission.idle(recipe)
     yield from _idle_rl(recipe.rl)
     if recipe.dpo.pairs == 0:
         yield from _written(recipe.dpo, ("dpo",), "pairs", "dpo.pairs is 0")
@@ -113,35 +109,6 @@ def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_executor.idle(data)
     if data.language_per_image and len(data.languages) == 1:
         yield ("data", "language_per_image"), "data.languages names one language", ("data", "languages")
-
-
-def _idle_sft(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
-    """Random mix is one stage: it takes tokens and replay of all three, and the other options of `knowledge` alone."""
-    stages = ("knowledge",) if sft.schedule == "random_mix" else ("knowledge", "ability", "preference")
-    if sft.lora_rank:
-        for name in stages:
-            if "freeze_vision" in getattr(sft, name).model_fields_set:
-                yield ("sft", name, "freeze_vision"), "adapters leave the vision tower frozen", ("sft", "lora_rank")
-    still = sft.lora_rank > 0 or all(getattr(sft, name).freeze_vision for name in stages)
-    moving = not any(getattr(sft, name).freeze_vision for name in stages) and not sft.lora_rank
-    if moving and "vision_cache_gib" in sft.model_fields_set:
-        reason = "no stage freezes the vision tower, whose features are never held"
-        yield ("sft", "vision_cache_gib"), reason, ("sft", stages[0])
-    if still and "recompute_vision" in sft.model_fields_set:
-        switch = ("sft", "lora_rank" if sft.lora_rank else stages[0])
-        yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch
-    grading = {"difficulty_samples", "difficulty_noise"} & sft.model_fields_set
-    if sft.schedule == "random_mix":
-        switch: Loc = ("sft", "schedule")
-        reason = "sft.schedule is random_mix, which is one stage and takes this from sft.knowledge"
-        for name in ("ability", "preference"):
-            for field in sorted({"learning_rate", "warmup", "freeze_vision"} & getattr(sft, name).model_fields_set):
-                yield ("sft", name, field), reason, switch
-        for field in sorted(grading | ({"difficulty_rollouts"} & sft.model_fields_set)):
-            yield ("sft", field), "sft.schedule is random_mix, which does not grade", switch
-    elif sft.difficulty_rollouts == 0:
-        for field in sorted(grading):
-            yield ("sft", field), "sft.difficulty_rollouts is 0", ("sft", "difficulty_rollouts")
 
 
 def _idle_rl(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:

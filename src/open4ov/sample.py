@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 Role = Literal["system", "user", "assistant"]
 Axis = Literal["domain", "ability"]
+Mastery = Literal["mastered", "partial", "unmastered"]
 
 
 class _Record(BaseModel):
@@ -140,7 +141,7 @@ class Sample(_Record):
     budget: int | None = None
     votes: list[Vote] = Field(default_factory=list)
     checks: dict[str, bool] = Field(default_factory=dict)
-    mastery: Literal["mastered", "partial", "unmastered"] | None = None
+    mastery: Mastery | None = None
     pass_rate: float | None = None
     rejected: list[Message] | None = None
     scene: dict[str, Any] | None = None
@@ -164,6 +165,13 @@ def video(text: str, times: list[float], first_image: int = 0) -> Message:
 def assistant(text: str) -> Message:
     """A response of text only."""
     return Message(role="assistant", content=[Part(type="text", text=text)])
+
+
+def mastery_of(rate: float | None) -> Mastery | None:
+    """mastered: always right; unmastered: never; partial: in between; None: not graded (paper §3.2.2)."""
+    if rate is None:
+        return None
+    return "mastered" if rate >= 1 else "unmastered" if rate <= 0 else "partial"
 
 
 def content_id(*parts: Any) -> str:

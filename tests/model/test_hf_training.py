@@ -14,8 +14,8 @@ from open4ov.errors import UserError
 from open4ov.model.hf import HFModel, HFProcessor
 from open4ov.recipe import SftSection, SftStage
 from open4ov.sample import Sample, assistant, user
+from open4ov.sft.fit import Fit, fit
 from open4ov.sft.hf_encoding import HFEncoder
-from open4ov.sft.trainer import Fit, fit
 from open4ov.store import ImageStore
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (40, 40, 220), "yellow": (230, 220, 40)}

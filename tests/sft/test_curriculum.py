@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from open4ov.answers import INSTRUCTION
-from open4ov.sample import Sample, assistant, user
+from open4ov.sample import Sample, assistant, mastery_of, user
 from open4ov.sft import curriculum, preference_data
 from open4ov.sft.curriculum import Material
 
@@ -22,7 +22,7 @@ def sample(name: str, image: str | None = None, rate: float | None = None, langu
             "messages": [user(f"question {name}", images=1 if image else 0), assistant(f"It is {name}.")],
             "answer": name,
             "pass_rate": rate,
-            "mastery": curriculum.mastery(rate),
+            "mastery": mastery_of(rate),
         }
     )
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import moe_config
 
+from open4ov import stages
 from open4ov.corpora import generate, in_car
 from open4ov.errors import UserError
 from open4ov.graph import StageRun
@@ -20,15 +21,14 @@ from open4ov.recipe import Recipe
 from open4ov.rl import dpo
 from open4ov.rl import trainer as rl
 from open4ov.rl.hallucination import KINDS
-from open4ov.sft import trainer as sft
+from open4ov.sft import trainer
 from open4ov.store import ImageStore, read_samples, write_samples
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
+    "admission": {"mastery": {"rollouts": 2, "samples": 6}},
     "sft": {
         "pack_tokens": 512,
-        "difficulty_rollouts": 2,
-        "difficulty_samples": 6,
         "knowledge": {"tokens": 1500},
         "ability": {"tokens": 1500, "replay": 0.3, "freeze_vision": True},
         "preference": {"tokens": 1500, "replay": 0.3, "learning_rate": 3e-4},
@@ -77,8 +77,8 @@ TASKS = ("colour", "counting", "reasoning", "arithmetic", "instruction")
 def finished(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(tmp_path_factory.mktemp("run"), tiny_dir)
     before: tuple[str, ...] = ()
-    for stage in sft.STAGES:
-        sft.run_stage(run.stage(f"sft_{stage}", before), stage)
+    for stage in trainer.STAGES:
+        stages.sft(run.stage(f"sft_{stage}", before), stage)
         before = (f"sft_{stage}",)
     rl.run(run.stage("rl", before))
     dpo.run(run.stage("dpo", ("rl",)))
@@ -101,7 +101,7 @@ def test_every_stage_leaves_a_model_that_goes_on_from_the_one_before(finished: R
 
 
 def test_the_records_say_what_was_done(finished: Run) -> None:
-    for stage in sft.STAGES:
+    for stage in trainer.STAGES:
         summary = finished.read(f"sft_{stage}", "summary.json")
         curve = finished.read(f"sft_{stage}", "curve.json")
         assert summary["stage"] == stage
@@ -129,7 +129,7 @@ def test_the_records_say_what_was_done(finished: Run) -> None:
 
 def test_random_mix_trains_once_on_the_tokens_of_all_stages(tiny_dir: Path, tmp_path: Path) -> None:
     run = Run(tmp_path, tiny_dir, schedule="random_mix")
-    sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
     summary = run.read("sft_knowledge", "summary.json")
     assert summary["stage"] == "random_mix"
     assert 4500 <= summary["tokens"] < 6500
@@ -139,7 +139,7 @@ def test_random_mix_trains_once_on_the_tokens_of_all_stages(tiny_dir: Path, tmp_
 def test_adapters_are_saved_apart_and_merged(tiny_dir: Path, tmp_path: Path) -> None:
     """Only the decoder's layers change, and the stage's model is the base with the stage's adapters in it."""
     run = Run(tmp_path, tiny_dir, schedule="random_mix", lora_rank=2)
-    sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
     folder = run.root / "sft_knowledge"
     base, trained = Qwen3VL.from_pretrained(tiny_dir), Qwen3VL.from_pretrained(folder / "model")
     after = trained.state_dict()
@@ -158,9 +158,9 @@ def test_compiled_experts_want_half_precision(tiny_dir: Path, tmp_path: Path) ->
     Qwen3VL(moe_config(processor), seed=1).save_pretrained(sparse)
     run = Run(tmp_path / "run", sparse, schedule="random_mix", compile=True, precision="fp32")
     with pytest.raises(UserError, match=r"compiled experts need sft\.precision bf16"):
-        sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
     run = Run(tmp_path / "again", sparse, schedule="random_mix", optimizer="muon", lora_rank=2)
-    sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
     assert {"router_balance", "router_entropy", "busiest_expert"} <= run.read("sft_knowledge", "curve.json")[0].keys()
 
 
@@ -169,7 +169,7 @@ def test_recomputing_trains_the_same(tiny_dir: Path, tmp_path: Path) -> None:
     for options in ({}, {"recompute": "op", "recompute_vision": "full"}):
         run = Run(tmp_path / str(len(curves)), tiny_dir, schedule="random_mix", precision="fp32", **options)
         run.root.mkdir(exist_ok=True)
-        sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
         curves.append([point["loss"] for point in run.read("sft_knowledge", "curve.json")])
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
 
@@ -179,7 +179,7 @@ def test_what_is_too_long_is_listed_or_cut(tiny_dir: Path, tmp_path: Path) -> No
     summaries = []
     for choice in ("skip", "cut"):
         run = Run(tmp_path / choice, tiny_dir, schedule="random_mix", too_long=choice, pack_tokens=80)
-        sft.run_stage(run.stage("sft_knowledge", ()), "knowledge")
+        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
         summaries.append(run.read("sft_knowledge", "summary.json"))
     skipped, cut = summaries
     assert len(skipped["too_long"]) > len(cut["too_long"])

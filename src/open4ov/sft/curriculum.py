@@ -3,7 +3,7 @@
 First dimension, the stages: knowledge (the vertical), ability (general skills that the first stage may have harmed),
 preference (`preference_data.py`). Each replays a share of the others' samples. Second dimension, difficulty: inside a
 stage the samples go from mastered over partly mastered to unmastered, as judged by the model's own rollouts
-(`difficulty.py`).
+(`admission/mastery.py`).
 
 All of it is a pure function of the samples and a seed.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
-from open4ov.sample import Message, Part, Sample, content_id
+from open4ov.sample import Message, Part, Sample, content_id, mastery_of
 
 LEVELS = {"mastered": 0.0, "partial": 0.5, None: 0.75, "unmastered": 1.0}
 """Place of each mastery in the difficulty order; samples that were not graded stand between partial and unmastered."""
@@ -137,7 +137,7 @@ def joined(samples: Sequence[Sample]) -> Sample:
             "aliases": [],
             "lineage": [sample.id for sample in samples],
             "pass_rate": rate,
-            "mastery": mastery(rate),
+            "mastery": mastery_of(rate),
         }
     )
 
@@ -154,13 +154,6 @@ def with_offset(message: Message, first: int) -> Message:
         for part in message.content
     ]
     return message.model_copy(update={"content": parts})
-
-
-def mastery(rate: float | None) -> str | None:
-    """mastered: always right; unmastered: never; partial: in between; None: not graded (paper §3.2.2)."""
-    if rate is None:
-        return None
-    return "mastered" if rate >= 1 else "unmastered" if rate <= 0 else "partial"
 
 
 def by_difficulty(samples: Sequence[Sample], noise: float, seed: int) -> list[Sample]:

@@ -7,25 +7,22 @@ that trains adapters also adapter.safetensors, which are merged in model/.
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from PIL import Image
 
-from open4ov import assets, memory, training
-from open4ov.engine import Engine
+from open4ov import assets
 from open4ov.errors import UserError
-from open4ov.functions import function
-from open4ov.model import Batch, Processor, Qwen3VL, Trainable, lora
+from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.parallel import recompute
-from open4ov.recipe import SftSection, SftStage
-from open4ov.sample import Sample, content_id
-from open4ov.sft import curriculum, difficulty, packing, preference_data
-from open4ov.sft.encoding import Encoder, SampleEncoder, prefetch
+from open4ov.recipe import SftStage
+from open4ov.sample import Sample
+from open4ov.sft import curriculum, preference_data
+from open4ov.sft.encoding import Encoder
+from open4ov.sft.fit import fit
 from open4ov.store import atomic, read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
@@ -33,13 +30,13 @@ if TYPE_CHECKING:
 
 Stage = Literal["knowledge", "ability", "preference"]
 STAGES: tuple[Stage, ...] = ("knowledge", "ability", "preference")
-Progress = Callable[[str, int, int], None]
-B = TypeVar("B", bound=Batch)
-V = TypeVar("V")
+Grade = Callable[[Sequence[Sample], Qwen3VL, Processor, Callable[[str], Image.Image]], list[Sample]]
+"""Samples, the current model, its processor, and a picture by its digest -> the samples with their mastery"""
 
 
-def run_stage(run: StageRun, stage: Stage) -> None:
+def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     """Trains the stage's model from the one before it (the base in the first stage). Resumes from `run.scratch`.
+    `grade` gives the difficulty order; None: there is none.
 
     Under `schedule: random_mix` the only stage is `knowledge`; it trains on all three sets, shuffled, with the tokens
     of all three stages: the ablation's baseline.
@@ -67,8 +64,8 @@ def run_stage(run: StageRun, stage: Stage) -> None:
         material, plan = _random_mix(run, encoder)
     else:
         material = _material(run, stage)
-        if section.difficulty_rollouts:
-            material = _graded(run, material, stage, model, encoder)
+        if grade:
+            material = _graded(run, material, stage, model, encoder, grade)
         plan = _order(run, material, options, encoder)
     recompute.apply(model, section.recompute, section.recompute_vision)
     if section.lora_rank:
@@ -94,101 +91,6 @@ def run_stage(run: StageRun, stage: Stage) -> None:
         **result.summary,
     }
     write_json(run.out / "summary.json", summary)
-
-
-@dataclass
-class Fit:
-    """What a training left besides the changed model."""
-
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-
-
-def fit(
-    model: Trainable[B, V],
-    encoder: SampleEncoder[B, V],
-    samples: list[Sample],
-    section: SftSection,
-    options: SftStage,
-    checkpoints: Path | None = None,
-    progress: Progress | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    stop_after: int | None = None,
-) -> Fit:
-    """Trains the model in place on the samples, in their order: one pack is one optimizer step.
-
-    Every `checkpoint_every` steps the state is written to `checkpoints` (None: never); a later call with the same
-    samples and options goes on from there and ends with the same weights, bit for bit, as an uninterrupted one.
-    `stop_after`: return after that step, as if killed there. Raises FloatingPointError on a gradient that is not
-    finite, and UserError when `section` asks for adapters that the model does not have.
-    """
-    if section.lora_rank and not any(lora.is_adapter(name) for name, _ in model.named_parameters()):
-        raise UserError("sft.lora_rank: the model has no adapters (lora.add puts them into a Qwen3-VL); set it to 0")
-    order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens)
-    steps = len(order.packs)
-    if options.freeze_vision:
-        training.freeze_vision(model)
-    if not any(parameter.requires_grad for parameter in model.vision_parameters()):
-        with training.precision(section.precision):
-            encoder.freeze(model, samples, progress)
-    else:
-        encoder.thaw()
-    build = training.muon if section.optimizer == "muon" else training.adamw
-    optimizer = build(model, options.learning_rate, section.weight_decay)
-    identity = content_id(
-        "sft",
-        options.model_dump(),
-        section.precision,
-        section.optimizer,
-        order.packs,
-        [s.id for s in samples],
-        section.weight_decay,
-        section.lora_rank,
-    )
-    result = Fit()
-    done = 0
-    if checkpoints:
-        done, result.curve = training.load_checkpoint(checkpoints, model, optimizer, identity)
-    if section.compile:
-        for block in model.blocks():
-            block.compile(dynamic=True)
-
-    def packs() -> Iterator[tuple[B, V | None]]:
-        for indices in order.packs[done:]:
-            yield encoder.pack([samples[i] for i in indices])
-
-    model.train()
-    for pack, features in prefetch(packs()):
-        began = time.monotonic()
-        rate = options.learning_rate * training.warmup_cosine(done, steps, options.warmup)
-        with training.precision(section.precision):
-            loss = model.loss(pack, features)
-        loss.backward()
-        norm = training.step(model, optimizer, rate, section.grad_clip)
-        done += 1
-        if done % 10 == 0:
-            memory.trim()
-        seconds = time.monotonic() - began
-        point = {
-            "step": done,
-            "loss": round(float(loss.detach()), 5),
-            "grad_norm": round(norm, 4),
-            "lr": rate,
-            "tokens": len(pack.input_ids),
-            **model.figures(),
-        }
-        result.curve.append(point)
-        if progress:
-            progress(f"training, loss {point['loss']:.3f}", done, steps)
-        if log:
-            log({**point, "tokens_per_second": round(len(pack.input_ids) / seconds)})
-        if checkpoints and done % section.checkpoint_every == 0 and done < steps:
-            training.save_checkpoint(checkpoints, model, optimizer, done, identity, result.curve)
-        if done == stop_after:
-            break
-    model.eval()
-    result.summary = {"steps": done, "tokens": order.tokens, "pack_fill": round(order.fill, 4)}
-    return result
 
 
 def _order(run: StageRun, material: curriculum.Material, options: SftStage, encoder: Encoder) -> curriculum.Order:
@@ -238,26 +140,16 @@ def _preference(run: StageRun, vertical: list[Sample], general: list[Sample]) ->
 
 
 def _graded(
-    run: StageRun, material: curriculum.Material, stage: Stage, model: Qwen3VL, encoder: Encoder
+    run: StageRun, material: curriculum.Material, stage: Stage, model: Qwen3VL, encoder: Encoder, grade: Grade
 ) -> curriculum.Material:
     """The material with difficulty grades by the current model. In the preference stage the graded samples are the
     replayed ones, and those that the model fails altogether join the stage's own (high-difficulty supplement)."""
-    section = run.recipe.sft
     cache = run.scratch / "graded.parquet"
     pool = material.replay if stage == "preference" else material.own
     if cache.exists():
         graded = read_samples(cache)
     else:
-        graded = difficulty.grade(
-            pool,
-            Engine(model, encoder.processor),
-            encoder.picture,
-            function(section.verifier, "sft.verifier"),
-            rollouts=section.difficulty_rollouts,
-            limit=section.difficulty_samples,
-            seed=run.seed,
-            progress=run.progress,
-        )
+        graded = grade(pool, model, encoder.processor, encoder.picture)
         with atomic(cache) as temporary:
             write_samples(temporary, graded)
     if stage != "preference":
@@ -272,6 +164,3 @@ def _graded(
 
 def _training_split(samples: list[Sample]) -> list[Sample]:
     return [sample for sample in samples if sample.split == "train" and sample.messages]
-
-
-__all__ = ["STAGES", "Fit", "Stage", "fit", "run_stage"]

@@ -13,8 +13,7 @@ from statistics import fmean
 from PIL import Image
 
 from open4ov.engine import Engine, Request
-from open4ov.sample import Sample
-from open4ov.sft.curriculum import mastery
+from open4ov.sample import Sample, mastery_of
 
 Verifier = Callable[[str, str, Sequence[str]], bool]
 
@@ -93,5 +92,5 @@ def topic(sample: Sample) -> str:
 
 def _with(sample: Sample, rate: float, source: str) -> Sample:
     return sample.model_copy(
-        update={"pass_rate": rate, "mastery": mastery(rate), "extra": {**sample.extra, "graded_by": source}}
+        update={"pass_rate": rate, "mastery": mastery_of(rate), "extra": {**sample.extra, "graded_by": source}}
     )
