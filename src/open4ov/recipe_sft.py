@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from open4ov.recipe_blend import ONE_STAGE, BlendSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -28,13 +29,30 @@ class SftStage(Section):
         description="most questions about an image in a conversation; with 1 each answer must be seen, not copied",
     )
     freeze_vision: bool = False
+    iterations: int = Field(
+        default=1,
+        ge=1,
+        description="parts of the tokens before each of which the samples are graded anew and drawn by their grades",
+    )
+
+
+class AbilityStage(SftStage, BlendSection):
+    """Stage 2, whose own set is blended by ability."""
 
 
 class SftSection(Section):
     """Collaborative curriculum SFT (paper §3)."""
 
-    schedule: Literal["curriculum", "random_mix"] = Field(
-        default="curriculum", description="random_mix: one stage, all sets shuffled, equal tokens"
+    schedule: Literal["curriculum", "random_mix", "single_stage"] = Field(
+        default="curriculum",
+        description="the baselines are one stage on as many tokens as the three: random_mix of all sets, shuffled; "
+        "single_stage of the knowledge set and its replay alone",
+    )
+    held_out: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each set's pictures kept apart as its split `val`, beside what data.hygiene.val did",
     )
     pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack (one optimizer step)")
     difficulty_noise: float = Field(
@@ -70,7 +88,7 @@ class SftSection(Section):
     grad_clip: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=100, ge=1, description="optimizer steps")
     knowledge: SftStage = Field(default_factory=SftStage)
-    ability: SftStage = Field(default_factory=SftStage)
+    ability: AbilityStage = Field(default_factory=AbilityStage)
     preference: SftStage = Field(default_factory=SftStage)
 
 
@@ -80,13 +98,17 @@ def contradictions(sft: SftSection) -> Iterator[tuple[Loc, str]]:
         tokens = getattr(sft, name).tokens
         if tokens < sft.pack_tokens:
             yield ("sft", name, "tokens"), f"{tokens} is less than one pack (sft.pack_tokens = {sft.pack_tokens})"
+        elif (parts := getattr(sft, name).iterations) * sft.pack_tokens > tokens:
+            reason = f"{parts} parts of {tokens} tokens are less than a pack each (sft.pack_tokens = {sft.pack_tokens})"
+            yield ("sft", name, "iterations"), reason
     if sft.compile and (sft.recompute, sft.recompute_vision) != ("none", "none"):
         yield ("sft", "compile"), "sft.recompute and sft.recompute_vision do not go with compiled blocks; choose one"
 
 
 def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
-    """Random mix is one stage: it takes tokens and replay of all three, and the other options of `knowledge` alone."""
-    stages = STAGES[:1] if sft.schedule == "random_mix" else STAGES
+    """A baseline is one stage: it takes tokens of all three (random_mix also replay and turns), and the other options
+    of `knowledge` alone."""
+    stages = STAGES[:1] if sft.schedule in ONE_STAGE else STAGES
     if sft.lora_rank:
         for name in stages:
             if "freeze_vision" in getattr(sft, name).model_fields_set:
@@ -99,11 +121,16 @@ def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
     if still and "recompute_vision" in sft.model_fields_set:
         switch = ("sft", "lora_rank" if sft.lora_rank else stages[0])
         yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch
-    if sft.schedule == "random_mix":
+    if sft.schedule in ONE_STAGE:
         switch: Loc = ("sft", "schedule")
-        reason = "sft.schedule is random_mix, which is one stage and takes this from sft.knowledge"
+        reason = f"sft.schedule is {sft.schedule}, which is one stage and takes this from sft.knowledge"
+        unread = {"learning_rate", "warmup", "freeze_vision", "iterations"}
+        unread |= {"replay", "turns"} if sft.schedule == "single_stage" else set()
         for name in ("ability", "preference"):
-            for field in sorted({"learning_rate", "warmup", "freeze_vision"} & getattr(sft, name).model_fields_set):
+            for field in sorted(unread & getattr(sft, name).model_fields_set):
                 yield ("sft", name, field), reason, switch
+        graded = f"sft.schedule is {sft.schedule}, which does not grade"
+        if "iterations" in sft.knowledge.model_fields_set:
+            yield ("sft", "knowledge", "iterations"), graded, switch
         if "difficulty_noise" in sft.model_fields_set:
-            yield ("sft", "difficulty_noise"), "sft.schedule is random_mix, which does not grade", switch
+            yield ("sft", "difficulty_noise"), graded, switch
