@@ -4,10 +4,10 @@ severity of deficiencies in different capabilities").
 Base and stage-1 model answer the same questions, greedily: those that SFT-Ability keeps apart, never an evaluation's.
 A question's drop is 1 where only the base was right, -1 where only the stage-1 model was, else 0; an ability's deficit
 is their mean. Few questions make it noisy, so it is shrunk towards the mean over all abilities by as much as the data
-say: the abilities' true drops are taken as normally distributed around a common mean, with a flat prior on that mean and on
-their spread (the hierarchical model of Gelman et al., Bayesian Data Analysis, 5.4), and each ability's posterior has a
-mean, an interval and an expected loss. (A point estimate of the spread was tried: it is often zero, and its "95 %"
-intervals then held the truth in 83 of 100 cases.)
+say: the abilities' true drops are taken as normally distributed around a common mean, with a flat prior on that mean
+and on their spread (the hierarchical model of Gelman et al., Bayesian Data Analysis, 5.4), and each ability's posterior
+has a mean, an interval and an expected loss. (A point estimate of the spread was tried: it is often zero, and its
+"95 %" intervals then held the truth in 83 of 100 cases.)
 
     need(a)  = E[max(0, drop of a)] x share of a in SFT-Ability
     share(a) = floor / abilities + (1 - floor) x need(a) / sum of needs
@@ -197,7 +197,7 @@ class Belief:
         """The number below which X lies with that probability, by bisection."""
         low = min(mean - 10 * deviation for _, mean, deviation in self.parts)
         high = max(mean + 10 * deviation for _, mean, deviation in self.parts)
-        for _ in range(60):
+        for _ in range(40):
             middle = (low + high) / 2
             below = sum(weight * _STANDARD.cdf((middle - mean) / deviation) for weight, mean, deviation in self.parts)
             low, high = (middle, high) if below < share else (low, middle)
