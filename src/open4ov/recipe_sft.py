@@ -36,7 +36,21 @@ class SftSection(Section):
     schedule: Literal["curriculum", "random_mix"] = Field(
         default="curriculum", description="random_mix: one stage, all sets shuffled, equal tokens"
     )
-    pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack (one optimizer step)")
+    pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack")
+    accumulate: int = Field(
+        default=1, ge=1, description="packs of one optimizer step, whose loss is the mean over the targets of all"
+    )
+    lr_schedule: Literal["cosine", "wsd", "constant"] = Field(
+        default="cosine",
+        description="after the warm-up: half a cosine to 0; wsd: the full rate, then a line to 0; the full rate",
+    )
+    lr_decay: float = Field(default=0.2, gt=0, le=1, description="share of the tokens over which wsd goes down to 0")
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the weights, which then is the stage's model; 0: no average",
+    )
     difficulty_noise: float = Field(
         default=1.0, ge=0, description="random part of the difficulty order; 0: strictly easy to hard"
     )
@@ -99,6 +113,8 @@ def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
     if still and "recompute_vision" in sft.model_fields_set:
         switch = ("sft", "lora_rank" if sft.lora_rank else stages[0])
         yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch
+    if sft.lr_schedule != "wsd" and "lr_decay" in sft.model_fields_set:
+        yield ("sft", "lr_decay"), f"sft.lr_schedule is {sft.lr_schedule}", ("sft", "lr_schedule")
     if sft.schedule == "random_mix":
         switch: Loc = ("sft", "schedule")
         reason = "sft.schedule is random_mix, which is one stage and takes this from sft.knowledge"

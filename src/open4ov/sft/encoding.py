@@ -35,6 +35,10 @@ class SampleEncoder(Protocol[B_co, V_co]):
         """Tokens of the sample, image tokens included."""
         ...
 
+    def targets(self, sample: Sample) -> int:
+        """Tokens of the sample that are to be predicted."""
+        ...
+
     def pack(self, samples: Sequence[Sample]) -> tuple[B_co, V_co | None]:
         """The samples as one batch of the model, and their images' features where they are held."""
         ...
@@ -119,6 +123,10 @@ class Encoder:
     def length(self, sample: Sample) -> int:
         """Tokens of the sample, image tokens included."""
         return len(self.document(sample))
+
+    def targets(self, sample: Sample) -> int:
+        """Tokens of the sample that are to be predicted."""
+        return int(self.document(sample).targets[1:].sum())
 
     def pack(self, samples: Sequence[Sample]) -> tuple[Pack, VisionFeatures | None]:
         """The samples end to end, with pixels, or with the features that `freeze` computed (None without images)."""
