@@ -22,6 +22,7 @@ from open4ov.checkpoints import Checkpoint, load, put, save
 from open4ov.errors import UserError
 from open4ov.model import Batch, Trainable, lora
 from open4ov.recipe import SftSection, SftStage
+from open4ov.recipe_sft import PARTS
 from open4ov.sample import Sample, content_id
 from open4ov.sft import packing
 from open4ov.sft.encoding import SampleEncoder, prefetch
@@ -99,11 +100,10 @@ def fit(
     lengths = [encoder.length(sample) for sample in samples]
     order = packing.plan(lengths, section.pack_tokens)
     steps = [order.packs[i : i + section.accumulate] for i in range(0, len(order.packs), section.accumulate)]
-    if options.freeze_vision:
-        training.freeze_vision(model)
+    factors = _parts(model, section, options)
     if carry is None:
         build = training.muon if section.optimizer == "muon" else training.adamw
-        carry = Carry(build(model, options.learning_rate, section.weight_decay))
+        carry = Carry(build(model, options.learning_rate, section.weight_decay, factors))
         carry.average = Average(model, section.ema) if section.ema else None
     identity = _identity(section, options, steps, samples, total_tokens)
     if checkpoints and not carry.chain:
@@ -181,6 +181,21 @@ def fit(
     fill = carry.tokens / carry.room if carry.room else 1.0
     summary = {"steps": carry.steps, "tokens": carry.tokens, "pack_fill": round(fill, 4)}
     return Fit(carry.curve, summary, carry)
+
+
+def _parts(model: Trainable[Any, Any], section: SftSection, options: SftStage) -> dict[int, float]:
+    """Freezes the parts of the model that the stage leaves alone; the others' shares of its learning rate."""
+    if options.still_vision:  # together, where they cannot be told apart too
+        training.freeze_vision(model)
+    factors: dict[int, float] = {}
+    for part in PARTS:
+        if part in options.frozen and not (options.still_vision and part != "language"):
+            for parameter in model.part_parameters(part):
+                parameter.requires_grad_(False)
+        rate = getattr(options.parts, part).learning_rate
+        if rate is not None and part not in options.frozen:
+            factors |= {id(p): rate / options.learning_rate for p in model.part_parameters(part)}
+    return factors
 
 
 def _update(model: Trainable[Any, Any], carry: Carry, rate: float, grad_clip: float, loss: float) -> float:
