@@ -13,8 +13,8 @@ from open4ov.engine import Engine
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import Sample
+from open4ov.sft import planning, trainer
 from open4ov.sft import sets as sft_sets
-from open4ov.sft import trainer
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -35,13 +35,17 @@ def sets(run: StageRun) -> None:
     sft_sets.build(run, known)
 
 
-def sft(run: StageRun, stage: trainer.Stage) -> None:
+def sft(run: StageRun, stage: planning.Stage) -> None:
     """The stage `sft_<stage>`, its samples graded by the model that it begins with."""
     section = run.recipe.admission.mastery
     verifier = function(run.recipe.sft.verifier, "sft.verifier")
 
     def grade(
-        samples: Sequence[Sample], model: Qwen3VL, processor: Processor, image: Callable[[str], Image.Image]
+        samples: Sequence[Sample],
+        model: Qwen3VL,
+        processor: Processor,
+        image: Callable[[str], Image.Image],
+        iteration: int,
     ) -> list[Sample]:
         engine = Engine(model, processor)
         return mastery.grade(
