@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from open4ov import pipeline
+from open4ov import pipeline, recipe
 from open4ov.errors import UserError
 from open4ov.graph import Graph, Stage, StageRun
+from open4ov.mllm.ask import BESIDE, ROLES
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
 from open4ov.run_dir import locked
@@ -299,6 +300,21 @@ def test_an_option_of_a_later_stage_leaves_the_earlier_ones_as_they_are() -> Non
     assert [name for name in first if first[name] != changed[name]] == ["preference_set", "sft_preference"]
     changed = configs(ability={"blend": "deficit", "blend_floor": 0.1})
     assert [name for name in first if first[name] != changed[name]] == ["sft_ability"]
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_shipped_recipes_load_and_name_roles_that_there_are(path: Path) -> None:
+    chosen = recipe.load(path)
+    assert chosen.name == path.stem
+    assert {*chosen.data.roles} <= {*ROLES, *BESIDE, "default"}
+    assert {*chosen.data.roles.values()} <= {*chosen.data.providers}
+    assert "sft_knowledge" in pipeline.graph(chosen).stages
+    for schedule in ("random_mix", "single_stage"):  # one switch, and nothing in the file is in its way
+        baseline = recipe.load(path, [f"sft.schedule={schedule}"])
+        assert "sft_ability" not in pipeline.graph(baseline).stages
 
 
 # ---------------------------------------------------------------------------------------------- kill -9
