@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from test_stages import Run
 
+from open4ov import stages
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import load
@@ -104,6 +105,17 @@ def test_killed_in_the_middle_of_the_second_iteration_it_ends_the_same(
     teacher, again = trained(run)
     assert teacher.graded == [2], "the first two gradings lie in the scratch folder"
     assert again == whole
+
+
+def test_real_rollouts_grade_a_model_under_way_with_adapters(tiny_dir: Path, tmp_path: Path) -> None:
+    """The engine reads the weights as they are, adapters included; the first grading is of a model without them."""
+    options = {**OPTIONS, "lora_rank": 2, "knowledge": {"tokens": 1600, "iterations": 2}}
+    run = Run(tmp_path, tiny_dir, **options)
+    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    parts = run.read("sft_knowledge", "summary.json")["iterations"]
+    assert len(parts) == 2
+    assert all("unmastered" in part["mastery"] for part in parts)
+    assert (run.root / "sft_knowledge" / "adapter.safetensors").exists()
 
 
 def test_a_set_that_is_mastered_altogether_is_said(tiny_dir: Path, tmp_path: Path) -> None:
