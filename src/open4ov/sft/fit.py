@@ -1,32 +1,51 @@
-"""The training loop of SFT: packs, steps, checkpoints."""
+"""The training loop of SFT: packs, steps, checkpoints.
+
+One step is `sft.accumulate` packs, and its loss is the mean over all their targets: they are one batch that is computed
+in parts. The learning rate follows the share of the training's tokens that has been seen.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from open4ov import memory, training
+import torch
+
+from open4ov import memory, schedules, training
+from open4ov.averaging import Average
 from open4ov.errors import UserError
 from open4ov.model import Batch, Trainable, lora
 from open4ov.recipe import SftSection, SftStage
+from open4ov.recipe_sft import PARTS
 from open4ov.sample import Sample, content_id
 from open4ov.sft import packing
+from open4ov.sft import validation as held_out
+from open4ov.sft.carry import Carry
 from open4ov.sft.encoding import SampleEncoder, prefetch
+from open4ov.sft.journal import Journal
+from open4ov.sft.screen import listed, origins, screen
+from open4ov.sft.throughput import Operations, peak_tflops
 
 Progress = Callable[[str, int, int], None]
+Steps = list[list[list[int]]]
+"""For each step its packs, for each pack the numbers of its samples"""
 B = TypeVar("B", bound=Batch)
 V = TypeVar("V")
 
 
 @dataclass
 class Fit:
-    """What a training left besides the changed model."""
+    """What a training left besides the changed model: of several calls, all that they left so far."""
 
     curve: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    carry: Carry | None = None
 
 
 def fit(
@@ -39,78 +58,231 @@ def fit(
     progress: Progress | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     stop_after: int | None = None,
+    *,
+    validation: Sequence[Sample] = (),
+    total_tokens: int | None = None,
+    carry: Carry | None = None,
+    journal: Path | None = None,
+    name: str = "sft",
 ) -> Fit:
-    """Trains the model in place on the samples, in their order: one pack is one optimizer step.
+    """Trains the model in place on the samples, in their order.
 
     Every `checkpoint_every` steps the state is written to `checkpoints` (None: never); a later call with the same
     samples and options goes on from there and ends with the same weights, bit for bit, as an uninterrupted one.
-    `stop_after`: return after that step, as if killed there. Raises FloatingPointError on a gradient that is not
-    finite, and UserError when `section` asks for adapters that the model does not have.
+    `stop_after`: return after that step, as if killed there. `validation`: where `sft.validation` takes its samples
+    from. `journal`: folder of the files that tell of each step (`journal.py`; None: there are none), as of `name`.
+
+    A training whose samples are chosen bit by bit takes one call for each bit: each is given what is to be trained in
+    all (`total_tokens`, which the schedule runs over) and the `carry` of the call before (None in the first). After a
+    kill the calls are made again from the first, with the same samples: those that were done return at once.
+
+    Raises training.Diverged when a loss or a gradient is not finite (nothing has been changed by that step), and
+    UserError when `section` asks for adapters that the model does not have, for samples that the recipe refuses, when
+    there is nothing to train on, and when a repeated call has other samples than those that the training went on from.
     """
-    if section.lora_rank and not any(lora.is_adapter(name) for name, _ in model.named_parameters()):
+    if section.lora_rank and not any(lora.is_adapter(key) for key, _ in model.named_parameters()):
         raise UserError("sft.lora_rank: the model has no adapters (lora.add puts them into a Qwen3-VL); set it to 0")
-    order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens)
-    steps = len(order.packs)
-    if options.freeze_vision:
-        training.freeze_vision(model)
+    if carry and not total_tokens:
+        raise ValueError("a training of several calls needs its total_tokens in each of them")
+    screened = screen(samples, encoder.length, section.pack_tokens, section.too_long, section.empty_answers)
+    samples = screened.samples
+    lengths = [encoder.length(sample) for sample in samples]
+    order = packing.plan(lengths, section.pack_tokens)
+    steps: Steps = [order.packs[i : i + section.accumulate] for i in range(0, len(order.packs), section.accumulate)]
+    watching = held_out.chosen(validation, section.validation.samples) if section.validation.every else []
+    factors = _parts(model, section, options)
+    if carry is None:
+        carry = _fresh(model, section, options, factors)
+    identity = _identity(section, options, steps, [*samples, *watching], total_tokens)
+    if checkpoints and not carry.chain:
+        carry.resume(checkpoints, model, identity)
+    begun = carry.enter(identity, len(steps), model)
+    for word in ("too_long", "split", "empty"):
+        carry.listed[word] = sorted({*carry.listed.get(word, ()), *getattr(screened, word)})
+    if begun < len(steps):
+        _prepare(model, encoder, section, [*samples, *watching], progress, compile=section.compile and not carry.calls)
+    precision = partial(training.precision, section.precision, _device(model))
+    total = total_tokens or order.tokens
+    last = carry.steps + len(steps) - begun
+    operations, peak = Operations(model), section.peak_tflops or peak_tflops(_device(model))
+
+    def packs() -> Iterator[tuple[B, V | None]]:
+        for step in steps[begun:]:
+            for indices in step:
+                yield encoder.pack([samples[i] for i in indices])
+
+    book = Journal(journal, section, carry.steps, name) if journal and begun < len(steps) else None
+    model.train()
+    with (
+        closing(prefetch(packs())) as stream,
+        closing(book) if book else nullcontext(),
+    ):
+        for step in steps[begun:]:
+            began = time.monotonic()
+            targets = [sum(encoder.targets(samples[i]) for i in indices) for indices in step]
+            size = sum(lengths[i] for indices in step for i in indices)
+            after = carry.tokens + size
+            factor = schedules.factor(section.lr_schedule, after, size, total, options.warmup, section.lr_decay)
+            rate = options.learning_rate * factor
+            losses: list[torch.Tensor] = []
+            flops = 0.0
+            for own in targets:
+                pack, features = next(stream)
+                with precision():
+                    loss = model.loss(pack, features) * (own / sum(targets))
+                loss.backward()
+                losses.append(loss.detach())
+                flops += operations.of(pack, features)
+            values = [float(value) for value in torch.stack(losses).cpu()]
+            try:
+                norm = _update(model, carry, rate, section.grad_clip, sum(values))
+            except training.Diverged as error:
+                raise _named(error, carry, checkpoints, [[samples[i] for i in pack] for pack in step], values) from None
+            carry.steps += 1
+            carry.begun += 1
+            carry.tokens = after
+            carry.room += section.pack_tokens * len(step)
+            carry.flops += flops
+            if carry.steps % 10 == 0:
+                memory.trim()
+            seconds = time.monotonic() - began
+            point = {
+                "step": carry.steps,
+                "loss": round(sum(values), 5),
+                "grad_norm": round(norm, 4),
+                "lr": rate,
+                "tokens": size,
+                "targets": sum(targets),
+                **model.figures(),
+            }
+            ends = after >= total if total_tokens else carry.steps == last
+            if carry.watch and (carry.steps % section.validation.every == 0 or ends):
+                measure = partial(held_out.measure, model, encoder, watching, section.pack_tokens, precision)
+                point["val_loss"] = held_out.watched(carry.watch, carry.steps, model, carry.average, measure)
+            carry.curve.append(point)
+            pace: dict[str, float] = {"seconds": round(seconds, 4), "tokens_per_second": round(size / seconds)}
+            if peak and flops:
+                pace["mfu"] = round(flops / seconds / peak / 1e12, 4)
+            if progress:
+                done = carry.tokens if total_tokens else carry.steps
+                progress(f"training, loss {point['loss']:.3f}", done, total_tokens or last)
+            if log:
+                log({**point, **pace})
+            if book:
+                book.write({**point, **pace})
+            if carry.stopped or carry.steps == stop_after:
+                break
+            if checkpoints and carry.steps % section.checkpoint_every == 0 and carry.steps < last:
+                carry.save(checkpoints, model)
+    if checkpoints and total_tokens and carry.begun == len(steps) > begun and not carry.stopped:
+        carry.save(checkpoints, model)
+    carry.leave(model)
+    model.eval()
+    return Fit(carry.curve, _summary(carry), carry)
+
+
+def _fresh(model: Trainable[Any, Any], section: SftSection, options: SftStage, factors: training.Factors) -> Carry:
+    build = training.muon if section.optimizer == "muon" else training.adamw
+    return Carry(
+        build(model, options.learning_rate, section.weight_decay, factors),
+        Average(model, section.ema) if section.ema else None,
+        held_out.Watch(section.validation) if section.validation.every else None,
+    )
+
+
+def _prepare(
+    model: Trainable[B, V],
+    encoder: SampleEncoder[B, V],
+    section: SftSection,
+    samples: list[Sample],
+    progress: Progress | None,
+    compile: bool,
+) -> None:
+    """Holds the features of a tower that stays as it is, and compiles the blocks."""
     if not any(parameter.requires_grad for parameter in model.vision_parameters()):
-        with training.precision(section.precision):
+        with training.precision(section.precision, _device(model)):
             encoder.freeze(model, samples, progress)
     else:
         encoder.thaw()
-    build = training.muon if section.optimizer == "muon" else training.adamw
-    optimizer = build(model, options.learning_rate, section.weight_decay)
-    identity = content_id(
-        "sft",
-        options.model_dump(),
-        section.precision,
-        section.optimizer,
-        order.packs,
-        [s.id for s in samples],
-        section.weight_decay,
-        section.lora_rank,
-    )
-    result = Fit()
-    done = 0
-    if checkpoints:
-        done, result.curve = training.load_checkpoint(checkpoints, model, optimizer, identity)
-    if section.compile:
+    if compile:
         for block in model.blocks():
             block.compile(dynamic=True)
 
-    def packs() -> Iterator[tuple[B, V | None]]:
-        for indices in order.packs[done:]:
-            yield encoder.pack([samples[i] for i in indices])
 
-    model.train()
-    for pack, features in prefetch(packs()):
-        began = time.monotonic()
-        rate = options.learning_rate * training.warmup_cosine(done, steps, options.warmup)
-        with training.precision(section.precision):
-            loss = model.loss(pack, features)
-        loss.backward()
-        norm = training.step(model, optimizer, rate, section.grad_clip)
-        done += 1
-        if done % 10 == 0:
-            memory.trim()
-        seconds = time.monotonic() - began
-        point = {
-            "step": done,
-            "loss": round(float(loss.detach()), 5),
-            "grad_norm": round(norm, 4),
-            "lr": rate,
-            "tokens": len(pack.input_ids),
-            **model.figures(),
-        }
-        result.curve.append(point)
-        if progress:
-            progress(f"training, loss {point['loss']:.3f}", done, steps)
-        if log:
-            log({**point, "tokens_per_second": round(len(pack.input_ids) / seconds)})
-        if checkpoints and done % section.checkpoint_every == 0 and done < steps:
-            training.save_checkpoint(checkpoints, model, optimizer, done, identity, result.curve)
-        if done == stop_after:
-            break
-    model.eval()
-    result.summary = {"steps": done, "tokens": order.tokens, "pack_fill": round(order.fill, 4)}
-    return result
+def _parts(model: Trainable[Any, Any], section: SftSection, options: SftStage) -> dict[int, float]:
+    """Freezes the parts of the model that the stage leaves alone; the others' shares of its learning rate."""
+    if options.still_vision:  # together, where they cannot be told apart too
+        training.freeze_vision(model)
+    factors: dict[int, float] = {}
+    for part in PARTS:
+        if part in options.frozen and not (options.still_vision and part != "language"):
+            for parameter in model.part_parameters(part):
+                parameter.requires_grad_(False)
+        rate = getattr(options.parts, part).learning_rate
+        if rate is not None and part not in options.frozen:
+            factors |= {id(p): rate / options.learning_rate for p in model.part_parameters(part)}
+    return factors
+
+
+def _update(model: Trainable[Any, Any], carry: Carry, rate: float, grad_clip: float, loss: float) -> float:
+    """One step of the optimizer; the gradient's norm. Raises Diverged, and changes nothing, where that or the loss is
+    not finite."""
+    if not math.isfinite(loss):
+        model.zero_grad(set_to_none=True)
+        raise training.Diverged(f"the loss is {loss}: lower the learning rate ({rate:g})")
+    norm = training.step(model, carry.optimizer, rate, grad_clip)
+    if carry.average:
+        carry.average.update(model)
+    return norm
+
+
+def _named(
+    error: training.Diverged, carry: Carry, checkpoints: Path | None, packs: list[list[Sample]], losses: list[float]
+) -> training.Diverged:
+    """The error with its step and batch: of several packs, those whose loss is not finite."""
+    broken = [pack for pack, loss in zip(packs, losses, strict=True) if not math.isfinite(loss)] or packs
+    names = [name for pack in broken for sample in pack for name in origins(sample)]
+    kept = sorted(int(path.name[5:]) for path in checkpoints.glob("step-*")) if checkpoints else []
+    rest = f"; the checkpoint of step {kept[-1]} is kept" if kept else ""
+    return training.Diverged(
+        f"step {carry.steps + 1}: {error}, or look at the samples of this batch: {listed(names)}. The step has changed "
+        f"nothing{rest}"
+    )
+
+
+_READ = {
+    "accumulate",
+    "ema",
+    "grad_clip",
+    "lora_rank",
+    "lr_decay",
+    "lr_schedule",
+    "optimizer",
+    "precision",
+    "validation",
+    "weight_decay",
+}
+"""Options of the section that decide what becomes of the weights, besides those that the packs show."""
+
+
+def _identity(
+    section: SftSection, options: SftStage, steps: Steps, samples: Sequence[Sample], total: int | None
+) -> str:
+    """What a call is a training of."""
+    ids = [sample.id for sample in samples]
+    return content_id("sft", options.model_dump(), section.model_dump(include=_READ), steps, ids, total)
+
+
+def _summary(carry: Carry) -> dict[str, Any]:
+    return {
+        "steps": carry.steps,
+        "tokens": carry.tokens,
+        "pack_fill": round(carry.tokens / carry.room, 4) if carry.room else 1.0,
+        "model_flops": carry.flops,
+        **carry.listed,
+        **(carry.watch.summary() if carry.watch else {}),
+    }
+
+
+def _device(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,12 +1,13 @@
 """One stage of curriculum SFT (paper §3.2.3): choose and grade the samples, pack them, train, save.
 
-A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with grades), curve.json and summary.json; one
-that trains adapters also adapter.safetensors, which are merged in model/.
+A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with grades), curve.json, summary.json and
+train.jsonl; one that trains adapters also adapter.safetensors, which are merged in model/.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from PIL import Image
 
-from open4ov import assets
+from open4ov import assets, training
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.parallel import recompute
 from open4ov.recipe import SftStage
 from open4ov.sample import Sample
-from open4ov.sft import curriculum, preference_data
+from open4ov.sft import curriculum, journal, preference_data
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.fit import fit
 from open4ov.store import atomic, read_samples, write_json, write_samples
@@ -49,6 +50,7 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
     processor.check(model.config)
+    model.to(training.device(section.device, "sft.device"))
     encoder = Encoder(
         processor,
         run.images,
@@ -71,8 +73,19 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     if section.lora_rank:
         lora.add(model, section.lora_rank, seed=run.seed)
     result = fit(
-        model, encoder, plan.samples, section, options, run.scratch / "checkpoints", progress=run.progress, log=run.log
+        model,
+        encoder,
+        plan.samples,
+        section,
+        options,
+        run.scratch / "checkpoints",
+        progress=run.progress,
+        log=run.log,
+        validation=_held_out(run) if section.validation.every else (),
+        journal=run.scratch / "journal",
+        name=f"{recipe.name} {run.stage}",
     )
+    journal.publish(run.scratch / "journal", run.out)
     if section.lora_rank:
         lora.save(model, run.out / "adapter.safetensors")
         lora.merge(model)
@@ -86,9 +99,9 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
         "replayed_from": len(material.replay),
         "conversations": len(plan.samples),
         "epochs": round(plan.epochs, 3),
-        "too_long": plan.too_long,
         "mastery": dict(sorted(Counter(s.mastery or "ungraded" for s in material.own).items())),
         **result.summary,
+        "too_long": sorted({*plan.too_long, *result.summary["too_long"]}),
     }
     write_json(run.out / "summary.json", summary)
 
@@ -102,7 +115,7 @@ def _order(run: StageRun, material: curriculum.Material, options: SftStage, enco
         turns=options.turns,
         noise=section.difficulty_noise,
         length=encoder.length,
-        longest=section.pack_tokens,
+        longest=section.pack_tokens if section.too_long in ("skip", "cut") else sys.maxsize,
         seed=run.seed,
     )
 
@@ -160,6 +173,12 @@ def _graded(
         if s.mastery == "unmastered" and s.extra.get("graded_by") == "rollouts"
     ]
     return curriculum.Material([*material.own, *failed], graded)
+
+
+def _held_out(run: StageRun) -> list[Sample]:
+    """The samples of the split val, of both sets."""
+    files = [run.inputs["data"] / f"{name}.parquet" for name in ("samples", "general")]
+    return [s for file in files for s in read_samples(file) if s.split == "val" and s.messages]
 
 
 def _training_split(samples: list[Sample]) -> list[Sample]:
