@@ -32,7 +32,8 @@ def made(folder: Path, counts: tuple[int, int]) -> Path:
             Sample(
                 id=f"{place}-{number}", source="t", task="naming", images=[sha],
                 messages=[user(f"What is number {number} <&>?", images=1), assistant("a thing " * (1 + number % 3))],
-                labels=[Label(axis=axis, l1=l1, l2=l2) for axis, l1, l2 in (("domain", *domain), ("ability", *ability))],
+                labels=[Label(axis="domain", l1=domain[0], l2=domain[1]),
+                        Label(axis="ability", l1=ability[0], l2=ability[1])],
                 topics=[f"{ability[0]} ~ {ability[1]} ~ <script>"],
             )
             for number in range(count)
