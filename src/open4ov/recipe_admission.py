@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from open4ov import recipe_balance
+from open4ov.recipe_balance import BalanceSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -26,11 +28,18 @@ class MasterySection(Section):
 class AdmissionSection(Section):
     """Data admission (paper §3.2.2)."""
 
+    balance: BalanceSection = Field(default_factory=BalanceSection)
     mastery: MasterySection = Field(default_factory=MasterySection)
+
+
+def contradictions(admission: AdmissionSection) -> Iterator[tuple[Loc, str]]:
+    """Values that cannot hold together."""
+    yield from recipe_balance.contradictions(admission.balance)
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
+    yield from recipe_balance.idle(recipe.admission.balance)
     mastery, loc = recipe.admission.mastery, ("admission", "mastery")
     if recipe.sft.schedule == "random_mix":
         for field in sorted(mastery.model_fields_set):
