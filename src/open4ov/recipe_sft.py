@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from open4ov.recipe_blend import ONE_STAGE, BlendSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -46,6 +47,11 @@ class SftStage(Section):
     )
     freeze_vision: bool = Field(default=False, description="freeze both parts.vision and parts.merger")
     parts: SftParts = Field(default_factory=SftParts)
+    iterations: int = Field(
+        default=1,
+        ge=1,
+        description="parts of the tokens before each of which the samples are graded anew and drawn by their grades",
+    )
 
     @property
     def frozen(self) -> list[Part]:
@@ -71,11 +77,23 @@ class ValidationSection(Section):
     )
 
 
+class AbilityStage(SftStage, BlendSection):
+    """Stage 2, whose own set is blended by ability."""
+
+
 class SftSection(Section):
     """Collaborative curriculum SFT (paper §3)."""
 
-    schedule: Literal["curriculum", "random_mix"] = Field(
-        default="curriculum", description="random_mix: one stage, all sets shuffled, equal tokens"
+    schedule: Literal["curriculum", "random_mix", "single_stage"] = Field(
+        default="curriculum",
+        description="the baselines are one stage on as many tokens as the three: random_mix of all sets, shuffled; "
+        "single_stage of the knowledge set and its replay alone",
+    )
+    held_out: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each set's pictures kept apart as its split `val`, beside what data.hygiene.val did",
     )
     pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack")
     accumulate: int = Field(
@@ -142,7 +160,7 @@ class SftSection(Section):
     )
     checkpoint_every: int = Field(default=100, ge=1, description="optimizer steps")
     knowledge: SftStage = Field(default_factory=SftStage)
-    ability: SftStage = Field(default_factory=SftStage)
+    ability: AbilityStage = Field(default_factory=AbilityStage)
     preference: SftStage = Field(default_factory=SftStage)
 
 
@@ -154,6 +172,12 @@ def contradictions(sft: SftSection) -> Iterator[tuple[Loc, str]]:
             yield (
                 ("sft", name, "tokens"),
                 f"{stage.tokens} is less than one pack (sft.pack_tokens = {sft.pack_tokens})",
+            )
+        elif stage.iterations * sft.pack_tokens > stage.tokens:
+            yield (
+                ("sft", name, "iterations"),
+                f"{stage.iterations} parts of {stage.tokens} tokens are less than a pack each (sft.pack_tokens = "
+                f"{sft.pack_tokens})",
             )
         if set(stage.frozen) == set(PARTS):
             yield ("sft", name, "parts"), "every part is frozen, so that nothing would be trained; leave one free"
@@ -167,8 +191,9 @@ def contradictions(sft: SftSection) -> Iterator[tuple[Loc, str]]:
 
 
 def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
-    """Random mix is one stage: it takes tokens and replay of all three, and the other options of `knowledge` alone."""
-    names = STAGES[:1] if sft.schedule == "random_mix" else STAGES
+    """A baseline is one stage: it takes tokens of all three (random_mix also replay and turns), and the other options
+    of `knowledge` alone."""
+    names = STAGES[:1] if sft.schedule in ONE_STAGE else STAGES
     stages: list[SftStage] = [getattr(sft, name) for name in names]
     for name, stage in zip(names, stages, strict=True):
         yield from _idle_parts(sft, name, stage)
@@ -185,15 +210,19 @@ def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
     if sft.validation.every == 0:
         for field in sorted(sft.validation.model_fields_set - {"every"}):
             yield ("sft", "validation", field), "sft.validation.every is 0", ("sft", "validation", "every")
-    if sft.schedule == "random_mix":
+    if sft.schedule in ONE_STAGE:
         switch = ("sft", "schedule")
-        reason = "sft.schedule is random_mix, which is one stage and takes this from sft.knowledge"
-        own = {"learning_rate", "warmup", "freeze_vision", "parts"}
+        reason = f"sft.schedule is {sft.schedule}, which is one stage and takes this from sft.knowledge"
+        own = {"learning_rate", "warmup", "freeze_vision", "parts", "iterations"}
+        own |= {"replay", "turns"} if sft.schedule == "single_stage" else set()
         for name in ("ability", "preference"):
             for field in sorted(own & getattr(sft, name).model_fields_set):
                 yield ("sft", name, field), reason, switch
+        graded = f"sft.schedule is {sft.schedule}, which does not grade"
+        if "iterations" in sft.knowledge.model_fields_set:
+            yield ("sft", "knowledge", "iterations"), graded, switch
         if "difficulty_noise" in sft.model_fields_set:
-            yield ("sft", "difficulty_noise"), "sft.schedule is random_mix, which does not grade", switch
+            yield ("sft", "difficulty_noise"), graded, switch
 
 
 def _idle_parts(sft: SftSection, name: str, stage: SftStage) -> Iterator[tuple[Loc, str, Loc]]:
