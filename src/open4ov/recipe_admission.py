@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from open4ov import recipe_mastery
+from open4ov.recipe_mastery import MasterySection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
 if TYPE_CHECKING:
     from open4ov.recipe import Recipe
-
-
-class MasterySection(Section):
-    """Rejection sampling: how often the current model answers a sample rightly."""
-
-    rollouts: int = Field(default=4, ge=0, description="responses a sample; 0 turns grading off")
-    samples: int = Field(
-        default=256, ge=1, description="most samples rolled out a stage; the others take their topic's pass rate"
-    )
 
 
 class AdmissionSection(Section):
@@ -29,14 +22,11 @@ class AdmissionSection(Section):
     mastery: MasterySection = Field(default_factory=MasterySection)
 
 
+def contradictions(admission: AdmissionSection) -> Iterator[tuple[Loc, str]]:
+    """Values that cannot hold together."""
+    yield from recipe_mastery.contradictions(admission.mastery)
+
+
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
-    mastery, loc = recipe.admission.mastery, ("admission", "mastery")
-    if recipe.sft.schedule == "random_mix":
-        for field in sorted(mastery.model_fields_set):
-            yield (*loc, field), "sft.schedule is random_mix, which does not grade", ("sft", "schedule")
-    elif mastery.rollouts == 0:
-        for field in sorted(mastery.model_fields_set - {"rollouts"}):
-            yield (*loc, field), "admission.mastery.rollouts is 0", (*loc, "rollouts")
-        if "difficulty_noise" in recipe.sft.model_fields_set:
-            yield ("sft", "difficulty_noise"), "admission.mastery.rollouts is 0", (*loc, "rollouts")
+    yield from recipe_mastery.idle(recipe)

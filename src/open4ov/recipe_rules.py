@@ -26,6 +26,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from _data(recipe.data)
     rl = recipe.rl
     yield from recipe_sft.contradictions(recipe.sft)
+    yield from recipe_admission.contradictions(recipe.admission)
     if rl.steps == 0:
         return
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
