@@ -27,7 +27,6 @@ from open4ov.admission import posterior
 from open4ov.admission.posterior import Belief
 from open4ov.admission.regrade import keeps, kept, rolled_out
 from open4ov.admission.resample import resample, weight
-from open4ov.engine import Engine
 from open4ov.errors import UserError
 from open4ov.recipe_mastery import MasterySection
 from open4ov.rollout_book import Book, Cost, Rollout, rule_key
@@ -85,8 +84,10 @@ def examine(
     known. From `iteration` 1 on the samples bring their earlier grades, and some mastered ones keep them
     (`regrade.keeps`). Ids must be unique. Raises UserError for a verifier that gives no verdict at all.
     """
-    book = book or Book()
-    model = model or digest(cast(Engine, engine))
+    if model is None:
+        model = "" if book is None else digest(engine)
+    if book is None:
+        book = Book()
     stay = [i for i, s in enumerate(samples) if iteration and keeps(s, options.mastered_again, iteration)]
     chosen = choose(samples, options.samples, seed, set(stay))
     asked = [samples[i] for i in chosen]
