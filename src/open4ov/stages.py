@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from open4ov.admission import mastery
+from open4ov.admission import mastery, mastery_report
 from open4ov.data import labels
 from open4ov.engine import Engine
-from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
+from open4ov.rollout_book import Book
+from open4ov.rollouts import digest
+from open4ov.run_dir import read_json
 from open4ov.sample import Sample
 from open4ov.sft import sets as sft_sets
 from open4ov.sft import trainer
+from open4ov.store import write_json
+from open4ov.verifier import Verifier
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
+
+BOOK = "rollouts"
+"""Folder of a run's rollouts, which all its stages share"""
 
 
 def sets(run: StageRun) -> None:
@@ -36,16 +44,38 @@ def sets(run: StageRun) -> None:
 
 
 def sft(run: StageRun, stage: trainer.Stage) -> None:
-    """The stage `sft_<stage>`, its samples graded by the model that it begins with."""
+    """The stage `sft_<stage>`, its samples graded by the model that it begins with.
+
+    Leaves `mastery.json`, what each grading found, and `mastery_cost.json`, what it took.
+    """
     section = run.recipe.admission.mastery
-    verifier = function(run.recipe.sft.verifier, "sft.verifier")
+    began = time.monotonic()
 
     def grade(
-        samples: Sequence[Sample], model: Qwen3VL, processor: Processor, image: Callable[[str], Image.Image]
+        samples: Sequence[Sample],
+        model: Qwen3VL,
+        processor: Processor,
+        image: Callable[[str], Image.Image],
+        iteration: int = 0,
     ) -> list[Sample]:
+        """From iteration 1 on the samples bring the grades of the one before."""
         engine = Engine(model, processor)
-        return mastery.grade(
-            samples, engine, image, verifier, section.rollouts, section.samples, run.seed, run.progress
-        )
+        name, book = digest(engine), Book(run.images.root.parent / BOOK)
+        with Verifier(run.recipe.sft.verifier, section.verifier_seconds, "sft.verifier") as verifier:
+            found = mastery.examine(
+                samples, engine, image, section, verifier, run.seed, book, name, iteration, run.progress
+            )
+        report = mastery_report.report(found, section.weights, samples if iteration else ())
+        cost = mastery_report.cost_figures(found.cost, book.cost(name))
+        book.close()
+        write_json(run.scratch / f"mastery_{iteration:03}.json", {"report": report, "cost": cost})
+        return found.samples
 
     trainer.run_stage(run, stage, grade if section.rollouts else None)
+    gradings = [read_json(path) or {} for path in sorted(run.scratch.glob("mastery_*.json"))]
+    if gradings:
+        seconds = round(time.monotonic() - began, 3)  # since the last start, like the costs `now`
+        cost = {"stage_seconds": seconds, "gradings": [one.get("cost") for one in gradings]}
+        write_json(run.out / "mastery.json", {"gradings": [one.get("report") for one in gradings]})
+        write_json(run.out / "mastery_cost.json", cost)
+        run.log({"mastery_cost": cost})
