@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from open4ov.recipe_ration import RationSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -27,6 +28,7 @@ class AdmissionSection(Section):
     """Data admission (paper §3.2.2)."""
 
     mastery: MasterySection = Field(default_factory=MasterySection)
+    ration: RationSection = Field(default_factory=RationSection)
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:

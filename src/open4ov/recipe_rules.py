@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from open4ov import recipe_admission, recipe_embedder, recipe_executor, recipe_hygiene, recipe_providers, recipe_sft
+from open4ov import (
+    recipe_admission,
+    recipe_embedder,
+    recipe_executor,
+    recipe_hygiene,
+    recipe_providers,
+    recipe_ration,
+    recipe_sft,
+)
 from open4ov.errors import nearest
 from open4ov.yaml_file import Loc
 
@@ -26,6 +34,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from _data(recipe.data)
     rl = recipe.rl
     yield from recipe_sft.contradictions(recipe.sft)
+    yield from recipe_ration.contradictions(recipe)
     if rl.steps == 0:
         return
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
@@ -51,6 +60,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from _idle_data(recipe.data)
     yield from recipe_sft.idle(recipe.sft)
     yield from recipe_admission.idle(recipe)
+    yield from recipe_ration.idle(recipe.admission.ration)
     yield from _idle_rl(recipe.rl)
     if recipe.dpo.pairs == 0:
         yield from _written(recipe.dpo, ("dpo",), "pairs", "dpo.pairs is 0")
