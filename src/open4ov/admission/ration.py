@@ -36,8 +36,8 @@ Shares = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Batch:
-    """Of one set: a small `balanced` batch to train on, and held-out `questions`. `apart`: there was no split `val`, and
-    the questions are of pictures that this search keeps out of the batch."""
+    """Of one set: a small `balanced` batch to train on, and held-out `questions`. `samples`: of the whole set.
+    `apart`: there was no split `val`, and the questions are of pictures that this search keeps out of the batch."""
 
     balanced: list[Sample]
     questions: list[Sample]
