@@ -263,18 +263,42 @@ def test_a_file_that_is_moved_within_a_folder_of_images_counts(tmp_path: Path) -
 def test_the_standard_graph_has_the_stages_of_the_paper() -> None:
     curriculum = pipeline.graph(Recipe(name="x"))
     assert list(curriculum.stages) == [
-        "images", "data", "sft_knowledge", "sft_ability", "sft_preference", "rl", "dpo", "evaluate_base",
-        "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference", "evaluate_rl", "evaluate_dpo",
-        "report",
+        "images", "data", "sets", "preference_set", "sft_knowledge", "sft_ability", "sft_preference", "rl", "dpo",
+        "evaluate_base", "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference", "evaluate_rl",
+        "evaluate_dpo", "report",
     ]  # fmt: skip
     assert [stage.name for stage in curriculum.needed("sft_ability")] == [
         "images",
         "data",
+        "sets",
         "sft_knowledge",
         "sft_ability",
     ]
-    mixed = pipeline.graph(Recipe.model_validate({"name": "x", "sft": {"schedule": "random_mix"}}))
-    assert [name for name in mixed.stages if name.startswith("sft_")] == ["sft_knowledge"]
+    for schedule in ("random_mix", "single_stage"):
+        baseline = pipeline.graph(Recipe.model_validate({"name": "x", "sft": {"schedule": schedule}}))
+        assert [name for name in baseline.stages if name.startswith("sft_")] == ["sft_knowledge"]
+
+
+def test_what_stage_1_loses_is_measured_before_and_after_it() -> None:
+    section = {"held_out": 0.1, "ability": {"blend": "deficit"}}
+    stages = pipeline.graph(Recipe.model_validate({"name": "x", "sft": section})).stages
+    assert list(stages)[2:8] == ["sets", "preference_set", "probe_base", "sft_knowledge", "deficit", "sft_ability"]
+    assert stages["probe_base"].inputs == ("sets",), "its answers stay when stage 1 is trained anew"
+    assert stages["deficit"].inputs == ("sets", "probe_base", "sft_knowledge")
+    assert stages["sft_ability"].inputs == ("sets", "deficit", "sft_knowledge")
+
+
+def test_an_option_of_a_later_stage_leaves_the_earlier_ones_as_they_are() -> None:
+    def configs(**section: object) -> dict[str, Any]:
+        stages = pipeline.graph(Recipe.model_validate({"name": "x", "sft": {"held_out": 0.1, **section}})).stages
+        return {name: stages[name].config(Recipe.model_validate({"name": "x", "sft": {"held_out": 0.1, **section}}))
+                for name in ("sets", "preference_set", "sft_knowledge", "sft_ability", "sft_preference")}  # fmt: skip
+
+    first = configs()
+    changed = configs(preference={"tokens": 700_000})
+    assert [name for name in first if first[name] != changed[name]] == ["preference_set", "sft_preference"]
+    changed = configs(ability={"blend": "deficit", "blend_floor": 0.1})
+    assert [name for name in first if first[name] != changed[name]] == ["sft_ability"]
 
 
 # ---------------------------------------------------------------------------------------------- kill -9

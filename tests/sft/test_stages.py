@@ -21,7 +21,7 @@ from open4ov.recipe import Recipe
 from open4ov.rl import dpo
 from open4ov.rl import trainer as rl
 from open4ov.rl.hallucination import KINDS
-from open4ov.sft import trainer
+from open4ov.sft import sets, trainer
 from open4ov.store import ImageStore, read_samples, write_samples
 
 RECIPE: dict[str, Any] = {
@@ -39,6 +39,9 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
+SETS = ("sets", "preference_set")
+
+
 class Run:
     """A run directory in which stages can be called by hand."""
 
@@ -49,8 +52,10 @@ class Run:
         self.store = ImageStore(root / "store")
         vertical = [item.store(self.store) for item in islice(in_car.items("train", 1), 0, 400, 13)]
         general = [item.store(self.store) for task in TASKS for item in generate(task, "train", 5)]
-        for folder, name, samples in (("data", "samples", vertical), ("data", "general", general)):
-            write_samples(root / folder / f"{name}.parquet", samples)
+        for name, samples in (("samples", vertical), ("general", general)):
+            write_samples(root / "data" / f"{name}.parquet", samples)
+        stages.sets(self.stage("sets", ()))
+        sets.build_preference(self.stage("preference_set", ("sets",)))
 
     def stage(self, name: str, inputs: tuple[str, ...]) -> StageRun:
         for folder in (self.root / name, self.root / f"{name}.scratch"):
@@ -59,7 +64,7 @@ class Run:
             recipe=self.recipe,
             out=self.root / name,
             scratch=self.root / f"{name}.scratch",
-            inputs={n: self.root / n for n in ("images", "data", *inputs)},
+            inputs={n: self.root / n for n in ("images", "data", *SETS, *inputs)},
             images=self.store,
             seed=0,
             stage=name,
