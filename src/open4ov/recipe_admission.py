@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from open4ov import recipe_balance, recipe_mastery
+from open4ov import recipe_balance, recipe_mastery, recipe_ration
 from open4ov.recipe_balance import BalanceSection
 from open4ov.recipe_mastery import MasterySection
+from open4ov.recipe_ration import RationSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -22,15 +23,18 @@ class AdmissionSection(Section):
 
     balance: BalanceSection = Field(default_factory=BalanceSection)
     mastery: MasterySection = Field(default_factory=MasterySection)
+    ration: RationSection = Field(default_factory=RationSection)
 
 
-def contradictions(admission: AdmissionSection) -> Iterator[tuple[Loc, str]]:
+def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""
-    yield from recipe_balance.contradictions(admission.balance)
-    yield from recipe_mastery.contradictions(admission.mastery)
+    yield from recipe_balance.contradictions(recipe.admission.balance)
+    yield from recipe_mastery.contradictions(recipe.admission.mastery)
+    yield from recipe_ration.contradictions(recipe)
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
     yield from recipe_balance.idle(recipe.admission.balance)
     yield from recipe_mastery.idle(recipe)
+    yield from recipe_ration.idle(recipe)
