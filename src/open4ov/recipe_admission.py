@@ -37,4 +37,4 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
     yield from recipe_balance.idle(recipe.admission.balance)
     yield from recipe_mastery.idle(recipe)
-    yield from recipe_ration.idle(recipe)
+    yield from recipe_ration.idle(recipe.admission.ration)
