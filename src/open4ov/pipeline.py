@@ -35,18 +35,23 @@ MODELS = (*SFT, "rl", "dpo")
 def graph(recipe: Recipe) -> Graph:
     """The stages of a recipe."""
     stages = [
-        Stage("images", (), _images, _call("open4ov.data.construct:collect_images")),
-        Stage("data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready),
+        Stage("images", (), _images, _call("open4ov.data.construct:collect_images"), section="images"),
+        Stage(
+            "data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready, section="data"
+        ),
     ]
     models = [*(SFT[:1] if recipe.sft.schedule == "random_mix" else SFT), "rl", "dpo"]
     before: tuple[str, ...] = ()
     for name in models:
-        stages.append(Stage(name, ("images", "data", *before), _training(name), _trainer(name)))
+        stages.append(
+            Stage(name, ("images", "data", *before), _training(name), _trainer(name), section=name.partition("_")[0])
+        )
         before = (name,)
     earlier: tuple[str, ...] = ()
     for name in ("base", *models):  # an evaluation reads the earlier ones, for the differences from them
         made_from = earlier if name == "base" else (name, *earlier)
-        stages.append(Stage(f"evaluate_{name}", made_from, _evaluation, _call("open4ov.evaluate.suites:run", name)))
+        work = _call("open4ov.evaluate.suites:run", name)
+        stages.append(Stage(f"evaluate_{name}", made_from, _evaluation, work, section="evaluate"))
         earlier = (*earlier, f"evaluate_{name}")
     everything = tuple(stage.name for stage in stages)
     stages.append(Stage("report", everything, lambda recipe: recipe, _call("open4ov.report.page:run")))
@@ -248,7 +253,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        base = {"base": _base(recipe), "threads": recipe.threads}
+        base = {"model": _base(recipe), "threads": recipe.threads}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")
             function(recipe.rl.embedder, "rl.embedder")
@@ -256,7 +261,8 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
             return {**getattr(recipe, name).model_dump(mode="json"), **base}
-        section = {**recipe.sft.model_dump(mode="json"), "mastery": recipe.admission.mastery.model_dump(mode="json")}
+        mastery = recipe.admission.mastery.model_dump(mode="json")
+        section = {**recipe.sft.model_dump(mode="json"), "admission": {"mastery": mastery}}
         if recipe.sft.schedule == "curriculum":
             for other in SFT:
                 if other != name:
@@ -268,7 +274,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
 
 def _evaluation(recipe: Recipe) -> dict[str, Any]:
     evaluate = recipe.evaluate.model_dump(mode="json")
-    return {**evaluate, "base": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
+    return {**evaluate, "model": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
 
 
 def _base(recipe: Recipe) -> str:
