@@ -38,13 +38,19 @@ MODELS = (*SFT, "rl", "dpo")
 def graph(recipe: Recipe) -> Graph:
     """The stages of a recipe."""
     stages = [
-        Stage("images", (), _images, _call("open4ov.data.construct:collect_images")),
-        Stage("data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready),
+        Stage("images", (), _images, _call("open4ov.data.construct:collect_images"), section="images"),
+        Stage(
+            "data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready, section="data"
+        ),
     ]
-    stages.append(Stage("sets", ("data",), _sets, _call("open4ov.stages:sets")))
+    stages.append(Stage("sets", ("data",), _sets, _call("open4ov.stages:sets"), section="sft"))
     sft = _sft_inputs(recipe)
     if "preference_set" in chain(*sft.values()):
-        stages.append(Stage("preference_set", ("sets",), _preference_set, _call("open4ov.sft.sets:build_preference")))
+        stages.append(
+            Stage(
+                "preference_set", ("sets",), _preference_set, _call("open4ov.sft.sets:build_preference"), section="sft"
+            )
+        )
     if "deficit" in chain(*sft.values()):  # before any training: a set without questions is found at once
         stages.append(Stage("probe_base", ("sets",), _probe, _call("open4ov.sft.deficit:ask_base")))
     models = [*sft, "rl", "dpo"]
@@ -54,12 +60,14 @@ def graph(recipe: Recipe) -> Graph:
         if "deficit" in made_from:
             asked = ("sets", "probe_base", *before)
             stages.append(Stage("deficit", asked, _deficit, _call("open4ov.sft.deficit:measure_stage")))
-        stages.append(Stage(name, (*made_from, *before), _training(name), _trainer(name)))
+        section = name.partition("_")[0]
+        stages.append(Stage(name, (*made_from, *before), _training(name), _trainer(name), section=section))
         before = (name,)
     earlier: tuple[str, ...] = ()
     for name in ("base", *models):  # an evaluation reads the earlier ones, for the differences from them
         made_from = earlier if name == "base" else (name, *earlier)
-        stages.append(Stage(f"evaluate_{name}", made_from, _evaluation, _call("open4ov.evaluate.suites:run", name)))
+        work = _call("open4ov.evaluate.suites:run", name)
+        stages.append(Stage(f"evaluate_{name}", made_from, _evaluation, work, section="evaluate"))
         earlier = (*earlier, f"evaluate_{name}")
     everything = tuple(stage.name for stage in stages)
     stages.append(Stage("report", everything, lambda recipe: recipe, _call("open4ov.report.page:run")))
@@ -296,7 +304,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        base = {"base": _base(recipe), "threads": recipe.threads}
+        base = {"model": _base(recipe), "threads": recipe.threads}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")
             function(recipe.rl.embedder, "rl.embedder")
@@ -310,7 +318,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         }  # the stages before read them
         section = {
             **recipe.sft.model_dump(mode="json", exclude=elsewhere),
-            "mastery": recipe.admission.mastery.model_dump(mode="json"),
+            "admission": {"mastery": recipe.admission.mastery.model_dump(mode="json")},
         }
         if recipe.sft.schedule == "curriculum":
             for other in SFT:
@@ -323,7 +331,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
 
 def _evaluation(recipe: Recipe) -> dict[str, Any]:
     evaluate = recipe.evaluate.model_dump(mode="json")
-    return {**evaluate, "base": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
+    return {**evaluate, "model": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
 
 
 def _base(recipe: Recipe) -> str:
