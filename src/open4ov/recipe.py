@@ -63,6 +63,11 @@ class DataSection(Section):
     """Data construction (paper §2)."""
 
     labels: str | None = Field(default=None, description="YAML label tree; the shipped one when empty")
+    feedback: str | None = Field(
+        default=None,
+        min_length=1,
+        description="feedback file (YAML) of balance or assessment: what to make more, better or less of",
+    )
     providers: dict[str, ProviderSection] = Field(default_factory=lambda: {"default": ProviderSection()})
     roles: dict[str, str] = Field(default_factory=dict, description="role -> provider name; 'default' otherwise")
     cache: str | None = Field(

@@ -23,6 +23,7 @@ from open4ov.data.defect_index import Index
 from open4ov.data.executor import Chunk, Executor, Local
 from open4ov.data.splits import Split
 from open4ov.data.task import FALLEN, Tools
+from open4ov.data.wished import Others, Wished
 from open4ov.data.working import Counts, Listed, add
 from open4ov.errors import UserError
 from open4ov.mllm import costs
@@ -58,6 +59,7 @@ class Construction:
         self.fallen: dict[str, Iterable[dict[str, str]]] = {}
         self.account = Account()
         self.missed: Counts = {}
+        self.wished = Wished(tools.wishes, tools.section, self.work) if tools.wishes else None
         self.pairs: int | None = None
         """The pairs that the images left can have of `total_pairs`"""
 
@@ -170,12 +172,21 @@ class Construction:
                     names[axis].update(found)
             tree, most, asker = self.tools.tree, self.section.topics_per_pair, self.tools.asker
             asker.account = Account()
-            found, barren = topics.generate(asker, tree, names["domain"], names["ability"], most)
-            topics.write(file, found, tree)
-            write_json(rest, {"barren": barren, "took": asker.account.rows(), "missed": asker.account.missed})
+            wishes = self.tools.wishes
+
+            def limit(pair: topics.Pair) -> int:
+                return wishes.limit(pair, most) if wishes else most
+
+            found, barren = topics.generate(asker, tree, names["domain"], names["ability"], limit)
+            added = wishes.check_topics(found) if wishes and not self.tools.task.guessed else []
+            topics.write(file, [*found, *added], tree)
+            told = {"barren": barren, "added": len(added)}
+            write_json(rest, {**told, "took": asker.account.rows(), "missed": asker.account.missed})
         shutil.copy(file, self.out / "topics.parquet")
         told = json.loads(rest.read_text(encoding="utf-8"))
         self._took(told)
+        if self.wished:
+            self.wished.added = told["added"]
         return told["barren"]
 
     def _took(self, facts: Counts) -> None:
@@ -198,12 +209,16 @@ class Construction:
             most = section.max_pairs * ready  # images have fallen out since the total was checked
             self.pairs = min(section.total_pairs, most)
             budgets = density.allocate(self.ids, section.min_pairs, section.max_pairs, self.pairs)
+        others: list[Others] = [[] for _ in sizes]
+        if self.wished:
+            self._run("fine", [Chunk(number, size) for number, size in enumerate(sizes)])
+            budgets, others = self.wished.share(self.ids, sizes, budgets)
         step = max(1, -(-ready // section.density_evidence)) if section.density_evidence else 0
         chunks: list[Chunk] = []
         first = 0
         for number, size in enumerate(sizes):
             own = None if budgets is None else budgets[first : first + size]
-            chunks.append(Chunk(number, size, {"first": first, "step": step, "budgets": own}))
+            chunks.append(Chunk(number, size, {"first": first, "step": step, "budgets": own, "others": others[number]}))
             first += size
         self._run("write", chunks)
 
@@ -271,6 +286,8 @@ class Construction:
         for facts in self.work.every("match", self.chunks):
             add(matched, {name: facts[name] for name in matched})
             self._took(facts)
+        for facts in self.work.every("fine", self.chunks) if self.wished else ():
+            self._took(facts)
         for facts in self.work.every("write", self.chunks):
             add(written, {name: facts[name] for name in written})
             came["judged"] += facts["came"]
@@ -303,6 +320,8 @@ class Construction:
         if known := costs.figures(self.account.totals(), **costs.merged(borne)):
             told["costs"] = known
         told["cost_per_kept"] = costs.per_kept(known, told["counts"]["kept"])
+        if self.wished:
+            told["feedback"] = self.wished.figures(self.chunks, judged, told["synthesis"]["dropped"])
         report.add_hygiene(told, self.clean.report, self.total, written["unclean"])
         return told
 
