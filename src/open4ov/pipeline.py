@@ -184,10 +184,13 @@ def _unanswered(folder: Path) -> str:
 
 
 def _ready(recipe: Recipe) -> None:
-    from open4ov.data import density, labels
+    from open4ov.data import density, labels, wishes
     from open4ov.mllm import ready
 
-    density.check_scenarios(recipe.data, labels.load(recipe.data.labels))
+    tree = labels.load(recipe.data.labels)
+    density.check_scenarios(recipe.data, tree)
+    if recipe.data.feedback:
+        wishes.read(recipe.data.feedback, tree)
     ready.check(recipe.data)
 
 
@@ -231,11 +234,16 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     if labels and not labels.is_file():
         raise UserError(f"data.labels: no such file: {labels}")
     digest = fingerprint([labels]) if labels else ""
+    feedback = Path(recipe.data.feedback) if recipe.data.feedback else None
+    if feedback and not feedback.is_file():
+        raise UserError(f"data.feedback: no such file: {feedback}")
     evaluation = _evaluation_files(recipe)
     providers = recipe.data.providers.values()
     models = [_model(one.model) for one in providers if one.kind == "engine" and one.model]
     section = recipe.data.model_dump(mode="json", exclude=_PACE)
-    rest = {name: value for name, value in (("models", models), ("embedder_files", embedder)) if value}
+    wished = fingerprint([feedback]) if feedback else ""
+    found = (("models", models), ("embedder_files", embedder), ("feedback_file", wished))
+    rest = {name: value for name, value in found if value}
     return {**section, "labels_file": digest, **evaluation, **rest}
 
 
