@@ -130,7 +130,8 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
     write_json(out / "summary.json", {key: record[key] for key in ("ratio", "held", "ended")} | {"stable": made.id})
     run.log({"ratio": record["ratio"], "tokens": found.used, "held": record["held"]})
     if not record["held"]:
-        run.note(f"no candidate holds the general score within {section.margin:g}; the least harmful one was taken")
+        lost = f"{record['lost']:.1%} of the general score, beyond admission.ration.margin = {section.margin:g}"
+        run.note(f"the ratio {record['name']} loses {lost}; none tried was better by the objective")
 
 
 class Trials:

@@ -169,16 +169,18 @@ def budget(section: RationSection) -> Plan:
 def record(
     section: RationSection, batches: Mapping[str, Batch], tried: Sequence[Shares], found: Found
 ) -> dict[str, Any]:
-    """ratio.json. `ratio` is what the next training cycle takes: the share of tokens from new data."""
+    """ratio.json. `ratio` is what the next training cycle takes: the share of tokens from new data. `held`: whether the
+    general score stays within the margin at that ratio; `lost`: how much of it goes (share)."""
     chosen = tried[found.chosen]
     last = next(trial for trial in reversed(found.trials) if trial.candidate == found.chosen)
     means = {row: _mean(found.base[row]) for row in halving.ROWS}
-    lost = _mean(last.scores["general"]) - means["general"]
+    gain = _mean(last.scores["general"]) - means["general"]
     return {
         "ratio": ratio_of(chosen),
         "shares": dict(chosen),
         "name": named(chosen),
-        "held": lost >= -section.margin - 1e-9,
+        "held": gain >= -section.margin - 1e-9,
+        "lost": round(max(0.0, -gain), 6),
         "ended": found.ended,
         "objective": section.model_dump(
             include={"objective", "confidence"}
