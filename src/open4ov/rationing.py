@@ -126,7 +126,7 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
     write_json(out / "diff.json", changed)
     _write_text(out / "diff.html", version_diff.page(changed, _called(old), f"{STABLE} {made.id}", pictures))
     write_json(out / "ratio.json", record)
-    _write_text(out / "ration.html", ration_page.page(record))
+    _write_text(out / "ration.html", ration_page.page(record, pictures))
     write_json(out / "summary.json", {key: record[key] for key in ("ratio", "held", "ended")} | {"stable": made.id})
     run.log({"ratio": record["ratio"], "tokens": found.used, "held": record["held"]})
     if not record["held"]:

@@ -115,13 +115,18 @@ def test_a_search_and_its_page(tmp_path: Path) -> None:
     again, nothing = searched(tmp_path / "journal", section)
     assert again == record
     assert nothing == []
-    html = ration_page.page(json.loads(json.dumps(record)))
-    assert html == ration_page.page(record)
+    html = ration_page.page(json.loads(json.dumps(record)), ImageStore(tmp_path))
+    assert html == ration_page.page(record, ImageStore(tmp_path))
     assert "<svg" in html
     assert "chosen" in html
     assert "http" not in html
     evil = {**record, "ended": "<script>alert(1)</script>"}
-    assert "<script>alert" not in ration_page.page(evil)
+    assert "<script>alert" not in ration_page.page(evil, ImageStore(tmp_path))
+    # 40 questions a row: 90 % right against 20 %, and the general as the base has it
+    failures = record["failures"]
+    assert isinstance(failures, dict)
+    assert [len(failures[row]) for row in ("vertical", "general")] == [4, 12]
+    assert not any(one["lost"] for one in failures["general"])
 
 
 def test_the_next_stable_version_has_everything_once(tmp_path: Path) -> None:
