@@ -53,6 +53,8 @@ def graph(recipe: Recipe) -> Graph:
         )
     if "deficit" in chain(*sft.values()):  # before any training: a set without questions is found at once
         stages.append(Stage("probe_base", ("sets",), _probe, _call("open4ov.sft.deficit:ask_base")))
+    if "ration" in chain(*sft.values()):
+        stages.append(Stage("ration", ("sets",), ration, _call("open4ov.rationing:run")))
     models = [*sft, "rl", "dpo"]
     before: tuple[str, ...] = ()
     for name in models:
@@ -76,13 +78,14 @@ def graph(recipe: Recipe) -> Graph:
 
 def _sft_inputs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """The stages of SFT in their order, and what each is made from beside the model before it."""
+    ratio = ("ration",) if recipe.admission.ration.on else ()
     if recipe.sft.schedule == "random_mix":
-        return {"sft_knowledge": ("sets", "preference_set")}
+        return {"sft_knowledge": ("sets", "preference_set", *ratio)}
     if recipe.sft.schedule == "single_stage":
-        return {"sft_knowledge": ("sets",)}
+        return {"sft_knowledge": ("sets", *ratio)}
     measured = ("deficit",) if recipe.sft.ability.blend == "deficit" else ()
     return {
-        "sft_knowledge": ("sets",),
+        "sft_knowledge": ("sets", *ratio),
         "sft_ability": ("sets", *measured),
         "sft_preference": ("sets", "preference_set"),
     }
@@ -335,6 +338,19 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         return {**section, **base}
 
     return config
+
+
+def ration(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe the search for the ratio reads, beside the sets."""
+    function(recipe.sft.verifier, "sft.verifier")
+    aside = {"ability": True, "preference": True, "held_out": True, "schedule": True, "knowledge": {"tokens", "replay"}}
+    return {
+        "ration": recipe.admission.ration.model_dump(mode="json"),
+        "sft": recipe.sft.model_dump(mode="json", exclude=aside),
+        "max_tokens": recipe.evaluate.max_tokens,
+        "base": _base(recipe),
+        "threads": recipe.threads,
+    }
 
 
 def _evaluation(recipe: Recipe) -> dict[str, Any]:
