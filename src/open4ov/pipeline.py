@@ -1,7 +1,8 @@
 """The run of a recipe: which stages there are, what each is made from, and which options it reads.
 
 images → data → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation of the base and of each model,
-and the report over all of them. `graph.py` has the machinery; the stages themselves are imported when they run.
+and the report over all of them; `assess` after `data` where the recipe asks for it. `graph.py` has the machinery; the
+stages themselves are imported when they run.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ def graph(recipe: Recipe) -> Graph:
         Stage("images", (), _images, _call("open4ov.data.construct:collect_images")),
         Stage("data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready),
     ]
+    assessed = ("assess",) if recipe.admission.assess.tokens else ()
+    if assessed:
+        stages.append(Stage("assess", ("images", "data"), _assess, _call("open4ov.stage_assess:run")))
     models = [*(SFT[:1] if recipe.sft.schedule == "random_mix" else SFT), "rl", "dpo"]
-    before: tuple[str, ...] = ()
+    before: tuple[str, ...] = assessed  # nothing is trained on data that were refused
     for name in models:
         stages.append(Stage(name, ("images", "data", *before), _training(name), _trainer(name)))
         before = (name,)
@@ -230,6 +234,25 @@ def _pictures_of(paths: list[Path], folders: list[Path]) -> list[tuple[str, Path
     from open4ov.data import evaluation_tsv
 
     return [item for path in paths for item in evaluation_tsv.named(path, folders).items()]
+
+
+def _assess(recipe: Recipe) -> dict[str, Any]:
+    """The short training is stage 1's, with another number of tokens and nothing graded."""
+    function(recipe.sft.verifier, "sft.verifier")
+    section = recipe.admission.assess
+    unread = {"ability", "preference", "schedule", "difficulty_noise", "lora_rank", "compile", "checkpoint_every"}
+    knowledge = recipe.sft.knowledge.model_dump(mode="json", exclude={"tokens"})
+    trained = {**recipe.sft.model_dump(mode="json", exclude=unread), "knowledge": knowledge}
+    corpora = recipe.images.model_dump(mode="json", include={"vertical", "general"})
+    about = {"base": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
+    probe: dict[str, Any] = {}
+    if section.probe:
+        path = Path(section.probe)
+        if not path.exists():
+            raise UserError(f"admission.assess.probe: no such file or folder: {path}")
+        files = [path] if path.is_file() else [f for f in path.rglob("*.parquet") if f.is_file()]
+        probe = {"probe_files": fingerprint(files)}
+    return {**section.model_dump(mode="json"), **probe, **corpora, "sft": trained, **about}
 
 
 # How fast, for how much and by which process an answer comes does not change it: a run goes on with a larger budget.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from open4ov import recipe_assess
+from open4ov.recipe_assess import AssessSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -27,10 +29,12 @@ class AdmissionSection(Section):
     """Data admission (paper §3.2.2)."""
 
     mastery: MasterySection = Field(default_factory=MasterySection)
+    assess: AssessSection = Field(default_factory=AssessSection)
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
+    yield from recipe_assess.idle(recipe)
     mastery, loc = recipe.admission.mastery, ("admission", "mastery")
     if recipe.sft.schedule == "random_mix":
         for field in sorted(mastery.model_fields_set):

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from open4ov import recipe_admission, recipe_embedder, recipe_executor, recipe_hygiene, recipe_providers, recipe_sft
+from open4ov import (
+    recipe_admission,
+    recipe_assess,
+    recipe_embedder,
+    recipe_executor,
+    recipe_hygiene,
+    recipe_providers,
+    recipe_sft,
+)
 from open4ov.errors import nearest
 from open4ov.yaml_file import Loc
 
@@ -26,6 +34,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from _data(recipe.data)
     rl = recipe.rl
     yield from recipe_sft.contradictions(recipe.sft)
+    yield from recipe_assess.contradictions(recipe)
     if rl.steps == 0:
         return
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
