@@ -1,9 +1,9 @@
 """The run of a recipe: which stages there are, what each is made from, and which options it reads.
 
 images → data → sets → preference_set → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation of the
-base and of each model, and the report over all of them. Where stage 2 is blended by what stage 1 has lost, `probe_base`
-and `deficit` measure it, before and after stage 1. `graph.py` has the machinery; the stages themselves are imported
-when they run.
+base and of each model, and the report over all of them. Where the recipe asks for it, `assess` judges the data before
+anything is trained on them, `ration` looks for the share of the vertical, and `probe_base` and `deficit` measure what
+stage 1 has lost, for stage 2 to mend. `graph.py` has the machinery; the stages themselves are imported when they run.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ def graph(recipe: Recipe) -> Graph:
             "data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready, section="data"
         ),
     ]
+    assessed = ("assess",) if recipe.admission.assess.tokens else ()
+    if assessed:
+        stages.append(Stage("assess", ("images", "data"), _assess, _call("open4ov.stage_assess:run")))
     stages.append(Stage("sets", ("data",), _sets, _call("open4ov.stages:sets"), section="sft"))
     sft = _sft_inputs(recipe)
     if "preference_set" in chain(*sft.values()):
@@ -56,7 +59,7 @@ def graph(recipe: Recipe) -> Graph:
     if "ration" in chain(*sft.values()):
         stages.append(Stage("ration", ("sets",), ration, _call("open4ov.rationing:run")))
     models = [*sft, "rl", "dpo"]
-    before: tuple[str, ...] = ()
+    before: tuple[str, ...] = assessed  # nothing is trained on data that were refused
     for name in models:
         made_from = sft.get(name, ("images", "data"))
         if "deficit" in made_from:
@@ -276,6 +279,25 @@ def _pictures_of(paths: list[Path], folders: list[Path]) -> list[tuple[str, Path
     from open4ov.data import evaluation_tsv
 
     return [item for path in paths for item in evaluation_tsv.named(path, folders).items()]
+
+
+def _assess(recipe: Recipe) -> dict[str, Any]:
+    """The short training is stage 1's, with another number of tokens and nothing graded."""
+    function(recipe.sft.verifier, "sft.verifier")
+    section = recipe.admission.assess
+    unread = {"ability", "preference", "schedule", "difficulty_noise", "lora_rank", "compile", "checkpoint_every"}
+    knowledge = recipe.sft.knowledge.model_dump(mode="json", exclude={"tokens"})
+    trained = {**recipe.sft.model_dump(mode="json", exclude=unread), "knowledge": knowledge}
+    corpora = recipe.images.model_dump(mode="json", include={"vertical", "general"})
+    about = {"base": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
+    probe: dict[str, Any] = {}
+    if section.probe:
+        path = Path(section.probe)
+        if not path.exists():
+            raise UserError(f"admission.assess.probe: no such file or folder: {path}")
+        files = [path] if path.is_file() else [f for f in path.rglob("*.parquet") if f.is_file()]
+        probe = {"probe_files": fingerprint(files)}
+    return {**section.model_dump(mode="json"), **probe, **corpora, "sft": trained, **about}
 
 
 # How fast, for how much and by which process an answer comes does not change it: a run goes on with a larger budget.
