@@ -19,7 +19,7 @@ from open4ov.data.report import warnings
 from open4ov.errors import UserError
 from open4ov.feedback import Feedback, Wish
 from open4ov.mllm.ask import Picture
-from open4ov.mllm.weights import turn
+from open4ov.mllm.weights import due
 from open4ov.recipe import DataSection, Recipe
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
@@ -228,7 +228,7 @@ def test_turns_over_all_orders_are_in_proportion_however_few_there_are(rounds: i
     for order in permutations(range(4)):
         mine = [0] * 4
         for _ in range(rounds):
-            one = min(range(4), key=lambda n: turn(weights[n], mine[n], order[n], 4))
+            one = min(range(4), key=lambda n: due(weights[n], mine[n], order[n], 4))
             mine[one] += 1
         had = [a + b for a, b in zip(had, mine, strict=True)]
     assert [count / sum(had) for count in had] == pytest.approx([0.5, 0.125, 0.125, 0.25], abs=0.09)
