@@ -14,13 +14,13 @@ from made_up import MadeUp, asker
 from open4ov import pipeline
 from open4ov.corpora import in_car
 from open4ov.data import density, labels, question_types, synthesize, topics, wishes
-from open4ov.data.construct import Result, make
+from open4ov.data.construct import Result, estimate, make
 from open4ov.data.report import warnings
 from open4ov.errors import UserError
 from open4ov.feedback import Feedback, Wish
 from open4ov.mllm.ask import Picture
-from open4ov.mllm.weights import turn
-from open4ov.recipe import DataSection, Recipe
+from open4ov.mllm.weights import due
+from open4ov.recipe import DataSection, ProviderSection, Recipe
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
 
@@ -228,7 +228,7 @@ def test_turns_over_all_orders_are_in_proportion_however_few_there_are(rounds: i
     for order in permutations(range(4)):
         mine = [0] * 4
         for _ in range(rounds):
-            one = min(range(4), key=lambda n: turn(weights[n], mine[n], order[n], 4))
+            one = min(range(4), key=lambda n: due(weights[n], mine[n], order[n], 4))
             mine[one] += 1
         had = [a + b for a, b in zip(had, mine, strict=True)]
     assert [count / sum(had) for count in had] == pytest.approx([0.5, 0.125, 0.125, 0.25], abs=0.09)
@@ -266,3 +266,19 @@ def test_a_model_is_told_what_is_wished_and_nothing_without(
     assert set(asked.prompt.values) == {
         "topics", "plan", "types", "budget", "languages", "annotation", "annotated", "seed",
     }  # fmt: skip
+
+
+def test_a_dry_run_knows_nothing_of_topics_and_does_not_refuse_them(
+    images: list[Sample], store: ImageStore, tmp_path: Path
+) -> None:
+    path = "Knowledge ~ Meaning ~ Meaning of things that no guess names"
+    Feedback(wishes=[Wish(want="more", topic=path)]).write(tmp_path / "f.yaml")
+    model = ProviderSection(kind="openai", base_url="http://127.0.0.1:9/v1", model="m")
+    tree = labels.load()
+    small = tree.model_copy(update={"domain": tree.domain[:1], "frozen": {}})
+    (tmp_path / "labels.yaml").write_text(labels.dump(small), encoding="utf-8")
+    section = DataSection(
+        feedback=str(tmp_path / "f.yaml"), labels=str(tmp_path / "labels.yaml"), topics_per_pair=1,
+        providers={"default": model},
+    )  # fmt: skip
+    assert estimate(images[:2], section, store, 0)

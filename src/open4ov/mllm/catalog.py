@@ -21,7 +21,7 @@ from open4ov.mllm.known import known, tags
 from open4ov.mllm.library import Library, library
 from open4ov.mllm.pixels import Seen
 from open4ov.mllm.retrieval import Neighbours
-from open4ov.mllm.weights import turn, weigh
+from open4ov.mllm.weights import due, weigh
 from open4ov.sample import content_id
 
 OTHERS = "Others"
@@ -205,7 +205,7 @@ def _pairs(scene: dict[str, Any], sha: str, values: dict[str, Any]) -> list[dict
     made: list[dict[str, Any]] = []
     asked: set[str] = set()
     while len(made) < values["budget"] and (left := [key for key in order if kinds[key]]):
-        key = min(left, key=lambda key: turn(shares[key], turns[key], places[key], len(order)))
+        key = min(left, key=lambda key: due(shares[key], turns[key], places[key], len(order)))
         turns[key] += 1
         language, qa, fitting = kinds[key].pop()
         if qa.question in asked or (barred and content_id(values["image"], qa.question) in barred):

@@ -27,7 +27,7 @@ def bounded(factor: float) -> float:
     return min(MOST, max(1 / MOST, factor))
 
 
-def turn(weight: float, had: int, place: int, among: int) -> float:
+def due(weight: float, had: int, place: int, among: int) -> float:
     """When the next turn of one of `among` comes, who is at `place` of their order and has had so many: the least comes
     first. Of equal weights each has one turn after the other, in their order. Else each has turns in proportion to its
     weight, to within one; over many orders exactly so, however few turns there are (stride scheduling; beginning with
