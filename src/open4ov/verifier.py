@@ -78,6 +78,8 @@ class Verifier:
                 return Verdict(truth(self._function(response, answer, aliases)))
             except Exception as error:
                 return Verdict(None, f"{type(error).__name__}: {error}")
+        if self._worker is not None and self._worker.poll() is not None:  # killed since: no fault of this response
+            self.close()
         if self._worker is None:
             self._start()
         said = self._exchange({"response": response, "answer": answer, "aliases": list(aliases)})

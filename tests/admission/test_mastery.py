@@ -196,7 +196,10 @@ def test_verdicts_are_kept_and_another_reference_asks_anew(tmp_path: Path, monke
 
     with Verifier("odd_verifiers:counted") as judge:
         first = graded([sample("good")], pupil, judge, book)
-        assert graded([sample("good")], pupil, judge, book).samples == first.samples
+        second = graded([sample("good")], pupil, judge, book)
+        assert second.samples == first.samples
+        reports = [mastery_report.report(one, MasteryWeights()) for one in (first, second)]
+        assert reports[0] == reports[1], "the report does not tell what was found and what was asked"
         assert (calls(), pupil.asked["good"]) == (4, 4)
         graded([sample("good", answer="right", aliases=["correct"])], pupil, judge, book)
         assert (calls(), pupil.asked["good"]) == (8, 4), "the responses are the same ones"
