@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from bench.measure import machine, write
+from open4ov.admission.probe import LANGUAGES
 from open4ov.corpora import TASKS, generate, in_car
 from open4ov.recipe import Recipe
 from open4ov.sample import Sample
@@ -80,7 +81,7 @@ def recipe(options: argparse.Namespace, seed: int) -> Recipe:
             "name": "admission",
             "seed": seed,
             "threads": 1,
-            "sft": {"pack_tokens": options.pack, "knowledge": rate},
+            "sft": {"pack_tokens": options.pack, "precision": options.precision, "knowledge": rate},
             "admission": {
                 "assess": {
                     "tokens": options.tokens,
@@ -107,18 +108,21 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=0.15)
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--pack", type=int, default=256)
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 where the CPU computes in it"
+    )
     parser.add_argument("--work", type=Path, default=Path("out/bench-admission"))
     parser.add_argument("--write", action="store_true", help="a results file in bench/results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     store = ImageStore(options.work / "image-store")
     names = [symbol.id for symbol in in_car.load()][:: max(1, len(in_car.load()) // options.symbols)][: options.symbols]
-    samples = [
-        in_car.asked(item, language, task).store(store)
-        for item in in_car.pictures("train", RENDERINGS, 0, names)
-        for task in in_car.TASKS
-        for language in ("en", "zh")
-    ]
+    samples: list[Sample] = []
+    for item in in_car.pictures("train", RENDERINGS, 0, names):
+        images = item.store(store).images
+        kinds = [(language, task) for task in in_car.TASKS for language in LANGUAGES]
+        asked = [in_car.asked(item, language, task).sample for language, task in kinds]
+        samples += [one.model_copy(update={"images": images}) for one in asked]
     general = [item.store(store) for task in TASKS for item in generate(task, "train", 30)]
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):

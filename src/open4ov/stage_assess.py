@@ -182,7 +182,7 @@ def assess(
         given.rounds,
         own[0] if own and section.own_questions else [],
         lambda seed, folder: short.train(recipe, start, given.batch, given.general, store, seed, folder, progress),
-        lambda model, questions, what: ask(model, questions, store, what, progress),
+        lambda model, questions, what: ask(model, questions, store, recipe.sft.precision, what, progress),
         rapid.Checks(right, answers_in),
         section,
         seed,
@@ -217,10 +217,16 @@ def assess(
 
 
 def ask(
-    folder: Path, questions: Sequence[Sample], store: ImageStore, what: str, progress: Progress | None = None
+    folder: Path,
+    questions: Sequence[Sample],
+    store: ImageStore,
+    precision: str,
+    what: str,
+    progress: Progress | None = None,
 ) -> list[str]:
-    """A model's greedy answer to the last question of each sample."""
-    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder), autocast=torch.bfloat16)
+    """A model's greedy answer to the last question of each sample. `precision`: as `sft.precision`."""
+    autocast = torch.bfloat16 if precision == "bf16" else None
+    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder), autocast=autocast)
     requests = [Request(probe.prompt(s), [store.get(sha) for sha in s.images], max_tokens=LONGEST) for s in questions]
     report = None if progress is None else lambda done, total: progress(what, done, total)
     return [completions[0].text for completions in engine.generate(requests, report)]

@@ -176,7 +176,7 @@ def test_it_leaves_verdict_page_and_feedback(
     monkeypatch.setattr(
         stage_assess,
         "ask",
-        lambda model, qs, store, what, progress: models.ask(BASE if "base" in what else model, qs, what),
+        lambda model, qs, store, precision, what, progress: models.ask(BASE if "base" in what else model, qs, what),
     )
     out = tmp_path / "out"
     told = stage_assess.assess(recipe, found, out, tmp_path / "scratch", 0)
