@@ -153,7 +153,7 @@ def _one(
     began, chosen = time.monotonic(), recipe(options, seed)
     given = gather(chosen, batch, general, store, 0, name, symbols=symbols)  # the same questions for all
     told = assess(chosen, given, out, out / "scratch", seed, base_answers=options.work / "base")
-    row = {"batch": name, "seed": seed, "seconds": time.monotonic() - began, **told}
+    row = {**told, "batch": name, "seed": seed, "seconds": time.monotonic() - began}
     write_json(kept, row)
     return row
 
