@@ -1,6 +1,6 @@
 """Does the rapid assessment catch a corrupted batch and let a good one in? See `--help`.
 
-    python -m bench.admission [--seeds 3] [--symbols 12] [--tokens 40000] [--work DIR] [--write]
+    python -m bench.admission [--seeds 3] [--symbols 8] [--tokens 24000] [--work DIR] [--write]
 
 Four batches of the in-car corpus (training renderings of the first `symbols` symbols, every question in both
 languages): `good` as it is, `answers` (each question has the answer to the same question about another symbol),
@@ -99,14 +99,14 @@ def recipe(options: argparse.Namespace, seed: int) -> Recipe:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--symbols", type=int, default=12)
-    parser.add_argument("--tokens", type=int, default=40_000)
-    parser.add_argument("--questions", type=int, default=120)
-    parser.add_argument("--general-questions", type=int, default=120)
-    parser.add_argument("--own", type=int, default=24)
-    parser.add_argument("--gain", type=float, default=0.15)
-    parser.add_argument("--margin", type=float, default=0.15)
-    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--symbols", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=24_000)
+    parser.add_argument("--questions", type=int, default=80)
+    parser.add_argument("--general-questions", type=int, default=80)
+    parser.add_argument("--own", type=int, default=16)
+    parser.add_argument("--gain", type=float, default=0.2)
+    parser.add_argument("--margin", type=float, default=0.25)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--pack", type=int, default=256)
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 where the CPU computes in it"

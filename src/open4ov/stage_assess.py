@@ -220,7 +220,7 @@ def assess(
     questions = {s.id: s for block in given.rounds for part in block.values() for s in part}
     questions |= {s.id: s for s in (own[0] if own else [])}
     groups = [g for p in ("vertical", "general") for g in failing.groups(found.asked, questions, given.batch, p)]
-    wishes = failing.wishes(groups, found.verdict, seen)
+    wishes = failing.wishes(groups, found.verdict, seen, section.gain)
     out.mkdir(parents=True, exist_ok=True)
     rapid.write_answers(out / "answers.jsonl", found.asked)
     failures_page.write(out / "failures.html", told, groups, wishes, questions, store.get)
