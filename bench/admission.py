@@ -1,6 +1,6 @@
 """Does the rapid assessment catch a corrupted batch and let a good one in? See `--help`.
 
-    python -m bench.admission [--seeds 3] [--symbols 12] [--tokens 40000] [--work DIR] [--write]
+    python -m bench.admission [--seeds 3] [--symbols 8] [--tokens 24000] [--work DIR] [--write]
 
 Four batches of the in-car corpus (training renderings of the first `symbols` symbols, every question in both
 languages): `good` as it is, `answers` (each question has the answer to the same question about another symbol),
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from bench.measure import machine, write
+from open4ov.admission.probe import LANGUAGES
 from open4ov.corpora import TASKS, generate, in_car
 from open4ov.recipe import Recipe
 from open4ov.sample import Sample
@@ -80,7 +81,7 @@ def recipe(options: argparse.Namespace, seed: int) -> Recipe:
             "name": "admission",
             "seed": seed,
             "threads": 1,
-            "sft": {"pack_tokens": options.pack, "knowledge": rate},
+            "sft": {"pack_tokens": options.pack, "precision": options.precision, "knowledge": rate},
             "admission": {
                 "assess": {
                     "tokens": options.tokens,
@@ -98,27 +99,30 @@ def recipe(options: argparse.Namespace, seed: int) -> Recipe:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--symbols", type=int, default=12)
-    parser.add_argument("--tokens", type=int, default=40_000)
-    parser.add_argument("--questions", type=int, default=120)
-    parser.add_argument("--general-questions", type=int, default=120)
-    parser.add_argument("--own", type=int, default=24)
-    parser.add_argument("--gain", type=float, default=0.15)
-    parser.add_argument("--margin", type=float, default=0.15)
-    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--symbols", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=24_000)
+    parser.add_argument("--questions", type=int, default=80)
+    parser.add_argument("--general-questions", type=int, default=80)
+    parser.add_argument("--own", type=int, default=16)
+    parser.add_argument("--gain", type=float, default=0.2)
+    parser.add_argument("--margin", type=float, default=0.25)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--pack", type=int, default=256)
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 where the CPU computes in it"
+    )
     parser.add_argument("--work", type=Path, default=Path("out/bench-admission"))
     parser.add_argument("--write", action="store_true", help="a results file in bench/results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     store = ImageStore(options.work / "image-store")
     names = [symbol.id for symbol in in_car.load()][:: max(1, len(in_car.load()) // options.symbols)][: options.symbols]
-    samples = [
-        in_car.asked(item, language, task).store(store)
-        for item in in_car.pictures("train", RENDERINGS, 0, names)
-        for task in in_car.TASKS
-        for language in ("en", "zh")
-    ]
+    samples: list[Sample] = []
+    for item in in_car.pictures("train", RENDERINGS, 0, names):
+        images = item.store(store).images
+        kinds = [(language, task) for task in in_car.TASKS for language in LANGUAGES]
+        asked = [in_car.asked(item, language, task).sample for language, task in kinds]
+        samples += [one.model_copy(update={"images": images}) for one in asked]
     general = [item.store(store) for task in TASKS for item in generate(task, "train", 30)]
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):
@@ -149,7 +153,7 @@ def _one(
     began, chosen = time.monotonic(), recipe(options, seed)
     given = gather(chosen, batch, general, store, 0, name, symbols=symbols)  # the same questions for all
     told = assess(chosen, given, out, out / "scratch", seed, base_answers=options.work / "base")
-    row = {"batch": name, "seed": seed, "seconds": time.monotonic() - began, **told}
+    row = {**told, "batch": name, "seed": seed, "seconds": time.monotonic() - began}
     write_json(kept, row)
     return row
 

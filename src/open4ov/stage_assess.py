@@ -6,6 +6,7 @@ feedback.yaml and answers.jsonl.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from open4ov import assets
 from open4ov.admission import assess as rapid
 from open4ov.admission import criteria, failing, failures_page, probe
 from open4ov.corpora import TASKS, generate
+from open4ov.data import labels
 from open4ov.data.language import answers_in
 from open4ov.engine import Engine, Request
 from open4ov.errors import RefusedError, UserError
@@ -24,7 +26,7 @@ from open4ov.formats.convert import located
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import Recipe
-from open4ov.sample import Sample, content_id
+from open4ov.sample import Label, Sample, content_id
 from open4ov.sft import short
 from open4ov.store import ImageStore, read_samples, write_json
 from open4ov.versions import digest
@@ -55,7 +57,8 @@ class Stores(ImageStore):
 @dataclass
 class Given:
     """What is assessed and against what: the new data, the general set (training and held out), and where questions
-    come from. `rounds[r]`: the questions of round r by probe; `probe` says where they are from, for people."""
+    come from. `rounds[r]`: the questions of round r by probe; `probe` says where they are from, for people; `labels`:
+    the label tree's version."""
 
     name: str
     batch: list[Sample]
@@ -63,6 +66,7 @@ class Given:
     rounds: list[dict[str, list[Sample]]]
     probe: str
     store: ImageStore
+    labels: int
     warnings: list[str] = field(default_factory=list[str])
 
 
@@ -106,6 +110,8 @@ def gather(
     if not batch:
         raise UserError(f"{name}: {len(new)} samples, none of split train with messages; there is nothing to assess")
     _pictures(batch, store, name)
+    tree = labels.load(recipe.data.labels)
+    batch, unknown = _under_known_labels(batch, tree, name)
     wanted = section.questions * section.rounds
     if section.probe:
         source = f"The vertical's questions are those of {Path(section.probe).name}."
@@ -134,7 +140,7 @@ def gather(
         held = probe.from_samples(general, "the general set")
     others = probe.blocks(held, section.general_questions, section.rounds, seed)
     rounds = [{"vertical": mine, "general": theirs} for mine, theirs in zip(vertical, others, strict=False)]
-    warnings = criteria.warnings(section, *(sum(len(r[p]) for r in rounds) for p in ("vertical", "general")))
+    warnings = unknown + criteria.warnings(section, *(sum(len(r[p]) for r in rounds) for p in ("vertical", "general")))
     if len(rounds) < section.rounds:
         warnings.append(f"questions for {len(rounds)} rounds only (admission.assess.rounds = {section.rounds})")
     for block in rounds:
@@ -142,7 +148,14 @@ def gather(
     if not section.probe and recipe.images.vertical != IN_CAR:
         warnings.append(source)
     return Given(
-        name, batch, [s for s in general if s.split == "train" and s.messages], rounds, source, store, warnings
+        name,
+        batch,
+        [s for s in general if s.split == "train" and s.messages],
+        rounds,
+        source,
+        store,
+        tree.version,
+        warnings,
     )
 
 
@@ -182,7 +195,7 @@ def assess(
         given.rounds,
         own[0] if own and section.own_questions else [],
         lambda seed, folder: short.train(recipe, start, given.batch, given.general, store, seed, folder, progress),
-        lambda model, questions, what: ask(model, questions, store, what, progress),
+        lambda model, questions, what: ask(model, questions, store, recipe.sft.precision, what, progress),
         rapid.Checks(right, answers_in),
         section,
         seed,
@@ -207,23 +220,53 @@ def assess(
     questions = {s.id: s for block in given.rounds for part in block.values() for s in part}
     questions |= {s.id: s for s in (own[0] if own else [])}
     groups = [g for p in ("vertical", "general") for g in failing.groups(found.asked, questions, given.batch, p)]
-    wishes = failing.wishes(groups, found.verdict, seen)
+    wishes = failing.wishes(groups, found.verdict, seen, section.gain)
     out.mkdir(parents=True, exist_ok=True)
     rapid.write_answers(out / "answers.jsonl", found.asked)
     failures_page.write(out / "failures.html", told, groups, wishes, questions, store.get)
-    failing.feedback(wishes, f"rapid assessment of {given.name}: {found.verdict}").write(out / "feedback.yaml")
+    source = f"rapid assessment of {given.name}: {found.verdict}"
+    failing.feedback(wishes, source, str(given.labels)).write(out / "feedback.yaml")
     write_json(out / "verdict.json", told)
     return told
 
 
 def ask(
-    folder: Path, questions: Sequence[Sample], store: ImageStore, what: str, progress: Progress | None = None
+    folder: Path,
+    questions: Sequence[Sample],
+    store: ImageStore,
+    precision: str,
+    what: str,
+    progress: Progress | None = None,
 ) -> list[str]:
-    """A model's greedy answer to the last question of each sample."""
-    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder), autocast=torch.bfloat16)
+    """A model's greedy answer to the last question of each sample. `precision`: as `sft.precision`."""
+    autocast = torch.bfloat16 if precision == "bf16" else None
+    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder), autocast=autocast)
     requests = [Request(probe.prompt(s), [store.get(sha) for sha in s.images], max_tokens=LONGEST) for s in questions]
     report = None if progress is None else lambda done, total: progress(what, done, total)
     return [completions[0].text for completions in engine.generate(requests, report)]
+
+
+def _under_known_labels(samples: Sequence[Sample], tree: labels.LabelTree, name: str) -> tuple[list[Sample], list[str]]:
+    """The samples without labels that the tree does not have (nothing could be asked for under them), and what to say
+    of those."""
+    counts: Counter[str] = Counter()
+    kept: list[Sample] = []
+    for sample in samples:
+        known = [one for one in sample.labels if _known(one, tree)]
+        counts.update({f"{one.axis}: {one.l1}" + (f" ~ {one.l2}" if one.l2 else "") for one in sample.labels})
+        counts.subtract({f"{one.axis}: {one.l1}" + (f" ~ {one.l2}" if one.l2 else "") for one in known})
+        kept.append(sample if len(known) == len(sample.labels) else sample.model_copy(update={"labels": known}))
+    strange = sorted(label for label, count in counts.items() if count > 0)
+    if not strange:
+        return kept, []
+    some = "; ".join(f"{label} ({counts[label]} samples)" for label in strange[:3])
+    return kept, [f"{name}: {len(strange)} labels are not in the label tree and count for none: {some}"]
+
+
+def _known(label: Label, tree: labels.LabelTree) -> bool:
+    if label.l2 is None:
+        return label.l1 in tree.names(label.axis)
+    return tree.find(label.axis, label.l1, label.l2) is not None
 
 
 def _key(recipe: Recipe, given: Given, seed: int) -> str:

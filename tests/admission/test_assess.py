@@ -13,11 +13,12 @@ from PIL import Image
 from open4ov import feedback, stage_assess
 from open4ov.admission import probe
 from open4ov.admission.assess import Assessment, Checks, assess
+from open4ov.data import labels
 from open4ov.data.language import answers_in
 from open4ov.errors import UserError
 from open4ov.recipe import Recipe, load
 from open4ov.recipe_assess import AssessSection
-from open4ov.sample import Sample, assistant, user
+from open4ov.sample import Label, Sample, assistant, user
 from open4ov.store import ImageStore, write_samples
 
 SECTION = AssessSection(tokens=1000, gain=0.1, margin=0.1, language_margin=0.1)
@@ -164,6 +165,21 @@ def test_what_cannot_be_assessed_is_refused(given: tuple[Recipe, list[Sample], l
         gather(new, general)
 
 
+def test_labels_that_the_tree_does_not_have_count_for_none(
+    given: tuple[Recipe, list[Sample], list[Sample], ImageStore],
+) -> None:
+    recipe, new, general, store = given
+    tree = labels.load()
+    known = Label(axis="domain", l1=tree.domain[0].name, l2=tree.domain[0].l2[0].name)
+    strange = [Label(axis="domain", l1="Spaceships"), Label(axis="ability", l1=tree.ability[0].name, l2="Telepathy")]
+    new = [one.model_copy(update={"labels": [known, *strange]}) for one in new]
+    found = stage_assess.gather(recipe, new, general, store, 0, "batch")
+    assert {label.l1 for one in found.batch for label in one.labels} == {known.l1}
+    (line,) = [line for line in found.warnings if "label tree" in line]
+    assert line.startswith("batch: 2 labels are not in the label tree")
+    assert "domain: Spaceships (24 samples)" in line
+
+
 def test_it_leaves_verdict_page_and_feedback(
     given: tuple[Recipe, list[Sample], list[Sample], ImageStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +192,7 @@ def test_it_leaves_verdict_page_and_feedback(
     monkeypatch.setattr(
         stage_assess,
         "ask",
-        lambda model, qs, store, what, progress: models.ask(BASE if "base" in what else model, qs, what),
+        lambda model, qs, store, precision, what, progress: models.ask(BASE if "base" in what else model, qs, what),
     )
     out = tmp_path / "out"
     told = stage_assess.assess(recipe, found, out, tmp_path / "scratch", 0)

@@ -64,6 +64,13 @@ def test_what_did_not_move_tells_wrong_data_from_torn_ones_by_the_datas_own_ques
     assert wish_of("kwwwwwwwww", "admit").want == "more"
 
 
+def test_in_a_rejected_set_a_rise_by_form_alone_is_none() -> None:
+    names = [f"q{i}" for i in range(10)]
+    (group,) = groups(asked(names, "gwwwwwwwww"), {name: sample(name) for name in names}, [sample("b")], "vertical")
+    wanted = {verdict: wishes([group], verdict, NONE, 0.2)[0].want for verdict in ("admit", "undecided", "reject")}
+    assert wanted == {"admit": "more", "undecided": "more", "reject": "better"}
+
+
 def test_flaws_that_can_be_seen_go_first_and_name_their_samples() -> None:
     wish = wish_of("ggggwwwwww", seen=Flaws(["b1", "elsewhere"], []))
     assert (wish.want, wish.samples) == ("better", ["b1"])

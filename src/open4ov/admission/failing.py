@@ -17,6 +17,7 @@ The rule, for each group, on the questions asked before and after; the first tha
     more     the share has risen, and is below `ENOUGH`: right, but too little. The weight is ENOUGH over the share
              reached, between 1.25 and 4
 
+In a rejected set a rise counts from `gain` on: answers of the right form are right now and then, whatever the data say.
 The general set's groups get `more` where more answers were lost than gained, and not by chance (stage 2 makes good
 what stage 1 has harmed, §3.2.3); else nothing. "better" for what has not risen is said only when the verdict is not to
 admit: in an admitted set such a group has too few samples, and the wish is `more`.
@@ -125,11 +126,11 @@ def groups(asked: Sequence[Asked], questions: Mapping[str, Sample], batch: Seque
     return sorted(found, key=lambda group: (-len(group.lost), -len(group.wrong), group.title))
 
 
-def wishes(found: Iterable[Group], verdict: Verdict, seen: Flaws) -> list[Wish]:
-    """What data construction is asked for, by the rule above."""
+def wishes(found: Iterable[Group], verdict: Verdict, seen: Flaws, gain: float = 0.0) -> list[Wish]:
+    """What data construction is asked for, by the rule above. `gain`: the rise that the assessment asked for."""
     made: list[Wish] = []
     for group in found:
-        told = _general(group) if group.probe == "general" else _vertical(group, verdict, seen)
+        told = _general(group) if group.probe == "general" else _vertical(group, verdict, seen, gain)
         if told is None:
             continue
         want, reason, weight, samples = told
@@ -158,7 +159,7 @@ def feedback(made: list[Wish], source: str, labels: str = "") -> Feedback:
 Told = tuple[str, str, float, list[str]]
 
 
-def _vertical(group: Group, verdict: Verdict, seen: Flaws) -> Told | None:
+def _vertical(group: Group, verdict: Verdict, seen: Flaws, gain: float) -> Told | None:
     shares = f"{group.before:.0%} → {group.after:.0%} of {len(group.asked)} questions"
     names = [sample.id for sample in group.samples]
     for flawed, what in (
@@ -173,7 +174,7 @@ def _vertical(group: Group, verdict: Verdict, seen: Flaws) -> Told | None:
         return "better", f"worse than before the training: {shares}", 1.0, names
     if group.after >= ENOUGH:
         return None
-    if group.after <= group.before:
+    if group.after - group.before <= (gain if verdict == "reject" else 0):
         if verdict == "admit":
             return "more", f"not better yet: {shares}", 2.0, []
         learned = _share(group.own, 1) - _share(group.own, 0)
