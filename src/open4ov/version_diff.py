@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 
 from open4ov.errors import UserError
 from open4ov.images import ImageError
@@ -50,20 +51,19 @@ def diff(old: Iterable[Sample], new: Iterable[Sample], shown: int = SHOWN) -> di
                 by[name].setdefault(value, Counter())[change] += 1
         examples[change].offer(sample)
 
-    for sample in old:
-        if (there := after.of(sample.id)) is None:
+    for sample, found in _unlike(old, before, after):
+        if found == _ABSENT:
             note(sample, "removed")
-        elif there != _short(fingerprint(sample)):
+        else:
             was[sample.id] = _hashes(sample)
-    for sample in new:
-        if (there := before.of(sample.id)) is None:
+    for sample, found in _unlike(new, after, before):
+        if found == _ABSENT:
             note(sample, "added")
-        elif there == _short(fingerprint(sample)):
-            counts["kept"] += 1
         else:
             note(sample, "changed")
             now, then = _hashes(sample), was[sample.id]
             altered.update(name for name in now if now[name] != then[name])
+    counts["kept"] = int((after.against(before) == _SAME).sum())
     return {
         **{change: counts[change] for change in (*CHANGES, "kept")},
         "fields": dict(sorted(altered.items())),
@@ -108,26 +108,51 @@ def page(found: dict[str, Any], old: str, new: str, pictures: ImageStore) -> str
     )
 
 
+_ABSENT, _OTHER, _SAME = range(3)
+
+
 class Prints:
-    """What the samples of a set are by their ids, both in 64 bits: of a million samples, two ids are taken for one
-    with a probability of 3e-8."""
+    """What the samples of a set are by their ids, both in 64 bits and in their order: of a million samples, two ids are
+    taken for one with a probability of 3e-8."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         keys, prints = bytearray(), bytearray()
         for sample in samples:
             keys += _key(sample.id).to_bytes(8, "big")
-            prints += _short(fingerprint(sample)).to_bytes(8, "big")
-        unsorted = np.frombuffer(bytes(keys), ">u8").astype(np.uint64)
-        order = np.argsort(unsorted, kind="stable")
-        self._keys = unsorted[order]
-        self._prints = np.frombuffer(bytes(prints), ">u8").astype(np.uint64)[order]
-        if len(self._keys) > 1 and bool((self._keys[1:] == self._keys[:-1]).any()):
+            prints += fingerprint(sample)[:8]
+        self.keys = np.frombuffer(bytes(keys), ">u8").astype(np.uint64)
+        self.prints = np.frombuffer(bytes(prints), ">u8").astype(np.uint64)
+        self._order = np.argsort(self.keys, kind="stable")
+        self._sorted = self.keys[self._order]
+        if bool((self._sorted[1:] == self._sorted[:-1]).any()):
             raise UserError("a set has two samples of one id, and cannot be compared; import it anew")
 
-    def of(self, name: str) -> int | None:
+    def has(self, name: str) -> bool:
+        """Whether a sample has this id."""
         key = np.uint64(_key(name))
-        at = int(np.searchsorted(self._keys, key))
-        return int(self._prints[at]) if at < len(self._keys) and self._keys[at] == key else None
+        at = int(np.searchsorted(self._sorted, key))
+        return at < len(self._sorted) and bool(self._sorted[at] == key)
+
+    def against(self, other: Prints) -> NDArray[np.uint8]:
+        """What another set has of each sample: nothing, other content, or the same."""
+        found = np.full(len(self.keys), _ABSENT, np.uint8)
+        if not len(other.keys):
+            return found
+        at = np.minimum(np.searchsorted(other._sorted, self.keys), len(other.keys) - 1)
+        there = other._sorted[at] == self.keys
+        same = other.prints[other._order[at]] == self.prints
+        found[there] = np.where(same[there], _SAME, _OTHER)
+        return found
+
+
+def _unlike(samples: Iterable[Sample], mine: Prints, other: Prints) -> Iterator[tuple[Sample, int]]:
+    """The samples that the other set does not have as they are; they are not read again when there are none."""
+    found = mine.against(other)
+    if bool((found == _SAME).all()):
+        return
+    for sample, about in zip(samples, found, strict=True):
+        if about != _SAME:
+            yield sample, int(about)
 
 
 class _Smallest:

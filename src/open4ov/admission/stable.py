@@ -110,7 +110,7 @@ def integrate(stable: Given, new: Sequence[Given], told: Integrated) -> Iterator
 
     Held in memory: the ids (8 bytes each), and the new samples that are in the stable version too.
     """
-    ids = _Ids(stable)
+    ids = version_diff.Prints(_All(stable))
     twice: dict[str, Sample] = {}
     for one in new:
         for sample in one.all():
@@ -167,16 +167,6 @@ class _All:
 
     def __iter__(self) -> Iterator[Sample]:
         return self._one.all()
-
-
-class _Ids:
-    """The ids of a set."""
-
-    def __init__(self, one: Given) -> None:
-        self._prints = version_diff.Prints(_All(one))
-
-    def has(self, name: str) -> bool:
-        return self._prints.of(name) is not None
 
 
 def _tree(stable: Given, new: Sequence[Given]) -> str:
