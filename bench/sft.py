@@ -35,7 +35,7 @@ from bench.sft_pace import ROOT, Worker
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.store import ImageStore
 
-UPDATE = 12
+UPDATE = {"nano": 12, "60M": 6}
 """Samples of an update of the peer; our packs hold as many tokens as that many samples have on average"""
 
 
@@ -54,7 +54,7 @@ class Job:
     @property
     def pack_tokens(self) -> int:
         mean = sum(row["length"] for row in self.rows) / len(self.rows)
-        return max(round(UPDATE * mean), max(row["length"] for row in self.rows))
+        return max(round(UPDATE[self.kind] * mean), max(row["length"] for row in self.rows))
 
     def worker(self, side: str, **told: Any) -> Worker:
         """Starts `ours` or `peer` with the settings that both share and `told`."""
@@ -64,7 +64,7 @@ class Job:
         shared = {
             "model": str(self.folder / self.kind), "data": str(self.folder), "out": str(out), "epochs": self.epochs,
             "rate": 5e-4, "precision": self.precision, "threads": self.options.threads, "device": self.options.device,
-            "batch": UPDATE, "accumulation": 1, "grouped": True, "workers": 1, "warmup": 2,
+            "batch": UPDATE[self.kind], "accumulation": 1, "grouped": True, "workers": 1, "warmup": 2,
         }  # fmt: skip
         if side == "ours":
             shared |= {"pack_tokens": self.pack_tokens, "without": [], "compile": False, "warmup": 0.05}
@@ -102,15 +102,15 @@ class Figures:
 
     @property
     def speed(self) -> float:
-        return self.tokens / self.seconds
+        return self.tokens / self.seconds if self.seconds else 0.0
 
 
 def prepare(kind: str, folder: Path, python: Path, options: argparse.Namespace) -> Job:
     """Samples, models, and the lengths that the peer's grouping needs."""
     nano, quick = kind == "nano", options.quick
     folder.mkdir()
-    count = 24 if quick else 192 if nano else 72
-    sft_work.make(folder, count, 8 if quick else 48)
+    count = 2 * UPDATE[kind] if quick else 120 if nano else 30
+    sft_work.make(folder, count, 8 if quick else 32)
     sft_work.build(kind, folder)
     job = Job(kind, folder, python, options, epochs=2)
     processor = Processor.from_pretrained(folder / kind)
@@ -151,30 +151,35 @@ def first_loss(job: Job, samples: int = 6) -> tuple[float, float]:
     return mine["loss"], theirs["loss"]
 
 
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "12 samples at once, in random order": {"batch": 12, "accumulation": 1, "grouped": False},
-    "12 samples at once, of like length": {"batch": 12, "accumulation": 1, "grouped": True},
-    "3 times 4 samples, of like length": {"batch": 4, "accumulation": 3, "grouped": True},
-    "12 times 1 sample": {"batch": 1, "accumulation": 12, "grouped": False},
+PARTS = {
+    "an update's samples at once, in random order": (1, False),
+    "an update's samples at once, of like length": (1, True),
+    "in three parts, of like length": (3, True),
+    "one sample at a time": (0, False),
 }
+"""The peer's settings: in how many forward passes it takes the samples of an update (0: one each), and whether its
+sampler puts samples of like length together"""
+
+
+def told_by(job: Job, name: str) -> dict[str, Any]:
+    """The settings behind a name of `PARTS`, with "; compiled" behind it perhaps."""
+    plain, _, compiled = name.partition("; ")
+    update, (parts, grouped) = UPDATE[job.kind], PARTS[plain]
+    parts = parts or update
+    together = {"batch": update // parts, "accumulation": parts, "grouped": grouped}
+    return together | {"compile": "blocks" if compiled else "no"}
 
 
 def tune(job: Job) -> dict[str, Figures]:
     """Two steps of the peer in each setting, and in the best one also with compiled blocks."""
     found: dict[str, Figures] = {}
-    for name, told in CANDIDATES.items():
-        found[name] = short(job, "peer", 1, 2, **told)
+    for name in PARTS:
+        found[name] = short(job, "peer", 1, 2, **told_by(job, name))
         print(f"  TRL, {name}: {found[name].speed:.0f} tokens/s", file=sys.stderr)
     best = max(found, key=lambda name: found[name].speed)
     if job.options.compile:
-        found[f"{best}; compiled"] = short(job, "peer", 3, 2, **CANDIDATES[best], compile="blocks")
+        found[f"{best}; compiled"] = short(job, "peer", 3, 2, **told_by(job, f"{best}; compiled"))
     return found
-
-
-def told_by(name: str) -> dict[str, Any]:
-    """The settings behind a name that `tune` gave."""
-    plain, _, compiled = name.partition("; ")
-    return CANDIDATES[plain] | {"compile": "blocks" if compiled else "no"}
 
 
 def short(job: Job, side: str, warm: int, steps: int, **told: Any) -> Figures:
@@ -192,7 +197,10 @@ def short(job: Job, side: str, warm: int, steps: int, **told: Any) -> Figures:
 def race(job: Job, setting: str) -> dict[str, Any]:
     """Both train all epochs to the end, in turns of a few steps; then the saved models meet the held-out samples."""
     clock = job.options.clock
-    sides = {"ours": job.worker("ours", compile=job.options.compile), "peer": job.worker("peer", **told_by(setting))}
+    sides = {
+        "ours": job.worker("ours", compile=job.options.compile),
+        "peer": job.worker("peer", **told_by(job, setting)),
+    }
     figures = {side: Figures() for side in sides}
     before = sides["ours"].block(1)
     going = set(sides)
@@ -201,9 +209,10 @@ def race(job: Job, setting: str) -> dict[str, Any]:
             report = sides[side].block(2)
             if warm:  # compilation, first use of everything: trained, not timed
                 continue
-            figures[side].add(report, clock)
-            if report.get("end"):
+            if report.get("end"):  # the saving of the model is in this block: not a training's speed
                 going.discard(side)
+            else:
+                figures[side].add(report, clock)
         if not going:
             break
     for worker in sides.values():
@@ -248,13 +257,13 @@ STEPS = {
 
 def factors(job: Job, peer: float, setting: str) -> list[tuple[str, float]]:
     """Tokens a second of our loop as savings are taken away one after the other; last the peer."""
-    told, rows, without = told_by(setting), [], []
-    rows.append(("ours, all of it, features in hand", short(job, "ours", 1, 3, compile=job.options.compile).speed))
+    told, rows, without = told_by(job, setting), [], []
+    rows.append(("ours, all of it, features in hand", short(job, "ours", 1, 2, compile=job.options.compile).speed))
     if job.options.compile:
-        rows.append(("blocks compiled, against eager", short(job, "ours", 1, 3).speed))
+        rows.append(("blocks compiled, against eager", short(job, "ours", 1, 2).speed))
     for name, title in STEPS.items():
         without.append(name)
-        figures = short(job, "ours", 1, 3, without=without, batch=told["batch"], grouped=told["grouped"])
+        figures = short(job, "ours", 1, 2, without=without, batch=told["batch"], grouped=told["grouped"])
         rows.append((title, figures.speed))
     rows.append(("the program itself at the same work: kernels, copies, bookkeeping", peer))
     return rows
@@ -267,7 +276,7 @@ def report(job: Job, losses: tuple[float, float], tuned: dict[str, Figures], fou
     lines.append(
         f"First step, same samples: loss {losses[0]:.5f} ours, {losses[1]:.5f} TRL. {len(job.rows)} samples of "
         f"{min(r['length'] for r in job.rows)} to {max(r['length'] for r in job.rows)} tokens, {job.epochs} epochs; "
-        f"packs of {job.pack_tokens} tokens against updates of {UPDATE} samples.\n"
+        f"packs of {job.pack_tokens} tokens against updates of {UPDATE[job.kind]} samples.\n"
     )
     lines += ["| TRL's settings, tried for two steps | tokens/s | slots with padding |", "|---|---|---|"]
     lines += [f"| {name} | {f.speed:.0f} | {f.slots / f.tokens:.2f} |" for name, f in tuned.items()]
@@ -334,7 +343,7 @@ def main() -> None:
             job = prepare(kind, Path(name) / f"job-{kind}", python, options)
             losses = first_loss(job)
             print(f"{kind}: first loss {losses}", file=sys.stderr)
-            tuned = {"12 samples at once, of like length": Figures(1, 1, 1, 1)} if options.quick else tune(job)
+            tuned = {next(iter(PARTS)): Figures(1, 1, 1, 1)} if options.quick else tune(job)
             best = max(tuned, key=lambda setting: tuned[setting].speed)
             found = race(job, best)
             rows = [] if options.quick else factors(job, found["peer"].speed, best)
