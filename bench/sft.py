@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from PIL import Image
 from bench import sft_work
 from bench.measure import machine, write
 from bench.sft_pace import ROOT, Worker
+from bench.sft_report import Figures, markdown
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.store import ImageStore
 
@@ -74,35 +74,6 @@ class Job:
         file.write_text(json.dumps(shared | told))
         python = sys.executable if side == "ours" else self.python
         return Worker(python, f"bench.sft_{side}", [str(file)], out / "log", self.options.threads)
-
-
-@dataclass
-class Figures:
-    """What blocks of steps gave together; seconds by the clock that was asked for."""
-
-    seconds: float = 0.0
-    tokens: int = 0
-    targets: int = 0
-    slots: int = 0
-    peak: int = 0
-    speeds: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-
-    def add(self, report: dict[str, Any], clock: str) -> None:
-        seconds, tokens = report["seconds" if clock == "wall" else "cpu"], 0
-        for step in report["steps"]:
-            tokens += step["tokens"]
-            self.targets += step["targets"]
-            self.slots += step["slots"]
-            self.losses.append(step["loss"])
-        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
-        self.peak = max(self.peak, report["peak"])
-        if tokens:
-            self.speeds.append(tokens / seconds)
-
-    @property
-    def speed(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
 
 
 def prepare(kind: str, folder: Path, python: Path, options: argparse.Namespace) -> Job:
@@ -203,6 +174,7 @@ def race(job: Job, setting: str) -> dict[str, Any]:
     }
     figures = {side: Figures() for side in sides}
     before = sides["ours"].block(1)
+    figures["ours"].peak = before["peak"]  # the tower's pass is part of the training
     going = set(sides)
     for warm in (True, *[False] * 10**6):
         for side in sorted(going):
@@ -269,40 +241,14 @@ def factors(job: Job, peer: float, setting: str) -> list[tuple[str, float]]:
     return rows
 
 
-def report(job: Job, losses: tuple[float, float], tuned: dict[str, Figures], found: dict[str, Any], rows: Any) -> str:
-    """The Markdown of one model."""
-    ours, peer = found["ours"], found["peer"]
-    lines = [f"\n## {job.kind}, {job.precision}\n"]
-    lines.append(
-        f"First step, same samples: loss {losses[0]:.5f} ours, {losses[1]:.5f} TRL. {len(job.rows)} samples of "
-        f"{min(r['length'] for r in job.rows)} to {max(r['length'] for r in job.rows)} tokens, {job.epochs} epochs; "
-        f"packs of {job.pack_tokens} tokens against updates of {UPDATE[job.kind]} samples.\n"
+def _title(job: Job, losses: tuple[float, float]) -> str:
+    lengths = [row["length"] for row in job.rows]
+    compiled = ", compiled blocks" if job.options.compile else ""
+    return (
+        f"\n## {job.kind}, {job.precision}{compiled}\n\nFirst step on the same samples: loss {losses[0]:.5f} ours, "
+        f"{losses[1]:.5f} TRL. {len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens, {job.epochs} epochs; "
+        f"packs of {job.pack_tokens} tokens against updates of {UPDATE[job.kind]} samples."
     )
-    lines += ["| TRL's settings, tried for two steps | tokens/s | slots with padding |", "|---|---|---|"]
-    lines += [f"| {name} | {f.speed:.0f} | {f.slots / f.tokens:.2f} |" for name, f in tuned.items()]
-    lines += ["", "| | ours | TRL, its best setting | ratio |", "|---|---|---|---|"]
-    for n, title in ((1, "useful tokens/s, one epoch, tower included"), (3, "three epochs"), (10, "ten epochs")):
-        speed = n * _epoch(job) / (n * _epoch(job) / ours.speed + found["before"])
-        lines.append(f"| {title} | {speed:.0f} | {peer.speed:.0f} | {speed / peer.speed:.2f} |")
-    lines.append(
-        f"| steps alone (features in hand) | {ours.speed:.0f} | {peer.speed:.0f} | {ours.speed / peer.speed:.2f} |"
-    )
-    pairs = sorted(a / b for a, b in zip(ours.speeds, peer.speeds, strict=False))
-    spread = f"{statistics.median(pairs):.2f} ({pairs[0]:.2f} to {pairs[-1]:.2f})"
-    lines.append(f"| the same, turn by turn: median, range | | | {spread} |")
-    mine, theirs = ours.targets / ours.seconds, peer.targets / peer.seconds
-    lines.append(f"| predicted tokens/s, steps alone | {mine:.0f} | {theirs:.0f} | {mine / theirs:.2f} |")
-    lines.append(f"| peak resident memory, MiB | {ours.peak >> 20} | {peer.peak >> 20} | {ours.peak / peer.peak:.2f} |")
-    held = found["held_out"]
-    lines.append(f"| held-out loss (start {found['start']:.3f}) | {held['ours']:.4f} | {held['peer']:.4f} | |")
-    if rows:
-        lines += ["", "| saving taken away | tokens/s that remain | factor |", "|---|---|---|"]
-        before = None
-        for title, speed in rows:
-            lines.append(f"| {title} | {speed:.0f} | {'' if before is None else f'{before / speed:.2f}'} |")
-            before = speed
-        lines.append(f"| all factors together | | {rows[0][1] / rows[-1][1]:.2f} |")
-    return "\n".join(lines) + "\n"
 
 
 def _epoch(job: Job) -> int:
@@ -347,7 +293,8 @@ def main() -> None:
             best = max(tuned, key=lambda setting: tuned[setting].speed)
             found = race(job, best)
             rows = [] if options.quick else factors(job, found["peer"].speed, best)
-            part = report(job, losses, {} if options.quick else tuned, found, rows)
+            title = _title(job, losses)
+            part = markdown(title, _epoch(job), {} if options.quick else tuned, found, rows)
             print(part, flush=True)
             text += part
             found |= {side: asdict(found[side]) for side in ("ours", "peer")}
