@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,10 +31,11 @@ from PIL import Image
 from bench import sft_work
 from bench.measure import machine, write
 from bench.sft_pace import ROOT, Worker
+from bench.sft_report import Figures, markdown
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.store import ImageStore
 
-UPDATE = 12
+UPDATE = {"nano": 12, "60M": 6}
 """Samples of an update of the peer; our packs hold as many tokens as that many samples have on average"""
 
 
@@ -54,7 +54,7 @@ class Job:
     @property
     def pack_tokens(self) -> int:
         mean = sum(row["length"] for row in self.rows) / len(self.rows)
-        return max(round(UPDATE * mean), max(row["length"] for row in self.rows))
+        return max(round(UPDATE[self.kind] * mean), max(row["length"] for row in self.rows))
 
     def worker(self, side: str, **told: Any) -> Worker:
         """Starts `ours` or `peer` with the settings that both share and `told`."""
@@ -64,7 +64,7 @@ class Job:
         shared = {
             "model": str(self.folder / self.kind), "data": str(self.folder), "out": str(out), "epochs": self.epochs,
             "rate": 5e-4, "precision": self.precision, "threads": self.options.threads, "device": self.options.device,
-            "batch": UPDATE, "accumulation": 1, "grouped": True, "workers": 1, "warmup": 2,
+            "batch": UPDATE[self.kind], "accumulation": 1, "grouped": True, "workers": 1, "warmup": 2,
         }  # fmt: skip
         if side == "ours":
             shared |= {"pack_tokens": self.pack_tokens, "without": [], "compile": False, "warmup": 0.05}
@@ -76,41 +76,12 @@ class Job:
         return Worker(python, f"bench.sft_{side}", [str(file)], out / "log", self.options.threads)
 
 
-@dataclass
-class Figures:
-    """What blocks of steps gave together; seconds by the clock that was asked for."""
-
-    seconds: float = 0.0
-    tokens: int = 0
-    targets: int = 0
-    slots: int = 0
-    peak: int = 0
-    speeds: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-
-    def add(self, report: dict[str, Any], clock: str) -> None:
-        seconds, tokens = report["seconds" if clock == "wall" else "cpu"], 0
-        for step in report["steps"]:
-            tokens += step["tokens"]
-            self.targets += step["targets"]
-            self.slots += step["slots"]
-            self.losses.append(step["loss"])
-        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
-        self.peak = max(self.peak, report["peak"])
-        if tokens:
-            self.speeds.append(tokens / seconds)
-
-    @property
-    def speed(self) -> float:
-        return self.tokens / self.seconds
-
-
 def prepare(kind: str, folder: Path, python: Path, options: argparse.Namespace) -> Job:
     """Samples, models, and the lengths that the peer's grouping needs."""
     nano, quick = kind == "nano", options.quick
     folder.mkdir()
-    count = 24 if quick else 192 if nano else 72
-    sft_work.make(folder, count, 8 if quick else 48)
+    count = 2 * UPDATE[kind] if quick else 120 if nano else 30
+    sft_work.make(folder, count, 8 if quick else 32)
     sft_work.build(kind, folder)
     job = Job(kind, folder, python, options, epochs=2)
     processor = Processor.from_pretrained(folder / kind)
@@ -151,30 +122,35 @@ def first_loss(job: Job, samples: int = 6) -> tuple[float, float]:
     return mine["loss"], theirs["loss"]
 
 
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "12 samples at once, in random order": {"batch": 12, "accumulation": 1, "grouped": False},
-    "12 samples at once, of like length": {"batch": 12, "accumulation": 1, "grouped": True},
-    "3 times 4 samples, of like length": {"batch": 4, "accumulation": 3, "grouped": True},
-    "12 times 1 sample": {"batch": 1, "accumulation": 12, "grouped": False},
+PARTS = {
+    "an update's samples at once, in random order": (1, False),
+    "an update's samples at once, of like length": (1, True),
+    "in three parts, of like length": (3, True),
+    "one sample at a time": (0, False),
 }
+"""The peer's settings: in how many forward passes it takes the samples of an update (0: one each), and whether its
+sampler puts samples of like length together"""
+
+
+def told_by(job: Job, name: str) -> dict[str, Any]:
+    """The settings behind a name of `PARTS`, with "; compiled" behind it perhaps."""
+    plain, _, compiled = name.partition("; ")
+    update, (parts, grouped) = UPDATE[job.kind], PARTS[plain]
+    parts = parts or update
+    together = {"batch": update // parts, "accumulation": parts, "grouped": grouped}
+    return together | {"compile": "blocks" if compiled else "no"}
 
 
 def tune(job: Job) -> dict[str, Figures]:
     """Two steps of the peer in each setting, and in the best one also with compiled blocks."""
     found: dict[str, Figures] = {}
-    for name, told in CANDIDATES.items():
-        found[name] = short(job, "peer", 1, 2, **told)
+    for name in PARTS:
+        found[name] = short(job, "peer", 1, 2, **told_by(job, name))
         print(f"  TRL, {name}: {found[name].speed:.0f} tokens/s", file=sys.stderr)
     best = max(found, key=lambda name: found[name].speed)
     if job.options.compile:
-        found[f"{best}; compiled"] = short(job, "peer", 3, 2, **CANDIDATES[best], compile="blocks")
+        found[f"{best}; compiled"] = short(job, "peer", 3, 2, **told_by(job, f"{best}; compiled"))
     return found
-
-
-def told_by(name: str) -> dict[str, Any]:
-    """The settings behind a name that `tune` gave."""
-    plain, _, compiled = name.partition("; ")
-    return CANDIDATES[plain] | {"compile": "blocks" if compiled else "no"}
 
 
 def short(job: Job, side: str, warm: int, steps: int, **told: Any) -> Figures:
@@ -192,18 +168,23 @@ def short(job: Job, side: str, warm: int, steps: int, **told: Any) -> Figures:
 def race(job: Job, setting: str) -> dict[str, Any]:
     """Both train all epochs to the end, in turns of a few steps; then the saved models meet the held-out samples."""
     clock = job.options.clock
-    sides = {"ours": job.worker("ours", compile=job.options.compile), "peer": job.worker("peer", **told_by(setting))}
+    sides = {
+        "ours": job.worker("ours", compile=job.options.compile),
+        "peer": job.worker("peer", **told_by(job, setting)),
+    }
     figures = {side: Figures() for side in sides}
     before = sides["ours"].block(1)
+    figures["ours"].peak = before["peak"]  # the tower's pass is part of the training
     going = set(sides)
     for warm in (True, *[False] * 10**6):
         for side in sorted(going):
             report = sides[side].block(2)
             if warm:  # compilation, first use of everything: trained, not timed
                 continue
-            figures[side].add(report, clock)
-            if report.get("end"):
+            if report.get("end"):  # the saving of the model is in this block: not a training's speed
                 going.discard(side)
+            else:
+                figures[side].add(report, clock)
         if not going:
             break
     for worker in sides.values():
@@ -248,52 +229,26 @@ STEPS = {
 
 def factors(job: Job, peer: float, setting: str) -> list[tuple[str, float]]:
     """Tokens a second of our loop as savings are taken away one after the other; last the peer."""
-    told, rows, without = told_by(setting), [], []
-    rows.append(("ours, all of it, features in hand", short(job, "ours", 1, 3, compile=job.options.compile).speed))
+    told, rows, without = told_by(job, setting), [], []
+    rows.append(("ours, all of it, features in hand", short(job, "ours", 1, 2, compile=job.options.compile).speed))
     if job.options.compile:
-        rows.append(("blocks compiled, against eager", short(job, "ours", 1, 3).speed))
+        rows.append(("blocks compiled, against eager", short(job, "ours", 1, 2).speed))
     for name, title in STEPS.items():
         without.append(name)
-        figures = short(job, "ours", 1, 3, without=without, batch=told["batch"], grouped=told["grouped"])
+        figures = short(job, "ours", 1, 2, without=without, batch=told["batch"], grouped=told["grouped"])
         rows.append((title, figures.speed))
     rows.append(("the program itself at the same work: kernels, copies, bookkeeping", peer))
     return rows
 
 
-def report(job: Job, losses: tuple[float, float], tuned: dict[str, Figures], found: dict[str, Any], rows: Any) -> str:
-    """The Markdown of one model."""
-    ours, peer = found["ours"], found["peer"]
-    lines = [f"\n## {job.kind}, {job.precision}\n"]
-    lines.append(
-        f"First step, same samples: loss {losses[0]:.5f} ours, {losses[1]:.5f} TRL. {len(job.rows)} samples of "
-        f"{min(r['length'] for r in job.rows)} to {max(r['length'] for r in job.rows)} tokens, {job.epochs} epochs; "
-        f"packs of {job.pack_tokens} tokens against updates of {UPDATE} samples.\n"
+def _title(job: Job, losses: tuple[float, float]) -> str:
+    lengths = [row["length"] for row in job.rows]
+    compiled = ", compiled blocks" if job.options.compile else ""
+    return (
+        f"\n## {job.kind}, {job.precision}{compiled}\n\nFirst step on the same samples: loss {losses[0]:.5f} ours, "
+        f"{losses[1]:.5f} TRL. {len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens, {job.epochs} epochs; "
+        f"packs of {job.pack_tokens} tokens against updates of {UPDATE[job.kind]} samples."
     )
-    lines += ["| TRL's settings, tried for two steps | tokens/s | slots with padding |", "|---|---|---|"]
-    lines += [f"| {name} | {f.speed:.0f} | {f.slots / f.tokens:.2f} |" for name, f in tuned.items()]
-    lines += ["", "| | ours | TRL, its best setting | ratio |", "|---|---|---|---|"]
-    for n, title in ((1, "useful tokens/s, one epoch, tower included"), (3, "three epochs"), (10, "ten epochs")):
-        speed = n * _epoch(job) / (n * _epoch(job) / ours.speed + found["before"])
-        lines.append(f"| {title} | {speed:.0f} | {peer.speed:.0f} | {speed / peer.speed:.2f} |")
-    lines.append(
-        f"| steps alone (features in hand) | {ours.speed:.0f} | {peer.speed:.0f} | {ours.speed / peer.speed:.2f} |"
-    )
-    pairs = sorted(a / b for a, b in zip(ours.speeds, peer.speeds, strict=False))
-    spread = f"{statistics.median(pairs):.2f} ({pairs[0]:.2f} to {pairs[-1]:.2f})"
-    lines.append(f"| the same, turn by turn: median, range | | | {spread} |")
-    mine, theirs = ours.targets / ours.seconds, peer.targets / peer.seconds
-    lines.append(f"| predicted tokens/s, steps alone | {mine:.0f} | {theirs:.0f} | {mine / theirs:.2f} |")
-    lines.append(f"| peak resident memory, MiB | {ours.peak >> 20} | {peer.peak >> 20} | {ours.peak / peer.peak:.2f} |")
-    held = found["held_out"]
-    lines.append(f"| held-out loss (start {found['start']:.3f}) | {held['ours']:.4f} | {held['peer']:.4f} | |")
-    if rows:
-        lines += ["", "| saving taken away | tokens/s that remain | factor |", "|---|---|---|"]
-        before = None
-        for title, speed in rows:
-            lines.append(f"| {title} | {speed:.0f} | {'' if before is None else f'{before / speed:.2f}'} |")
-            before = speed
-        lines.append(f"| all factors together | | {rows[0][1] / rows[-1][1]:.2f} |")
-    return "\n".join(lines) + "\n"
 
 
 def _epoch(job: Job) -> int:
@@ -334,11 +289,12 @@ def main() -> None:
             job = prepare(kind, Path(name) / f"job-{kind}", python, options)
             losses = first_loss(job)
             print(f"{kind}: first loss {losses}", file=sys.stderr)
-            tuned = {"12 samples at once, of like length": Figures(1, 1, 1, 1)} if options.quick else tune(job)
+            tuned = {next(iter(PARTS)): Figures(1, 1, 1, 1)} if options.quick else tune(job)
             best = max(tuned, key=lambda setting: tuned[setting].speed)
             found = race(job, best)
             rows = [] if options.quick else factors(job, found["peer"].speed, best)
-            part = report(job, losses, {} if options.quick else tuned, found, rows)
+            title = _title(job, losses)
+            part = markdown(title, _epoch(job), {} if options.quick else tuned, found, rows)
             print(part, flush=True)
             text += part
             found |= {side: asdict(found[side]) for side in ("ours", "peer")}

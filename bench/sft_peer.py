@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, List, Value  # pyright: ignore[reportMissingImports]
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
 from bench.sft_pace import Pace
 
@@ -56,7 +56,8 @@ class Turns(TrainerCallback):
     """Hands the figures of each optimizer step over and lets the trainer wait its turn."""
 
     def __init__(self, pace: Pace) -> None:
-        self.pace, self.trainer = pace, None
+        self.pace = pace
+        self.trainer: Counting | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         trainer = self.trainer

@@ -121,8 +121,10 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         vision: VisionFeatures | None = None,
         memory: Memory | None = None,
         routings: list[Routing] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Final, normalised hidden states [T, D].
+        """Final, normalised hidden states [T, D]; of `rows` (Long [n], each once) only, when given -> [n, D]: the last
+        layer computes no others, which is most of a layer saved when few tokens are predicted.
 
         Images are encoded here unless `vision` (all images of the pack, in order) is given. A `memory` attends over
         what the documents have seen before; the pack's `places` then say where the visual tokens go. Without a memory,
@@ -140,16 +142,21 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         if vision is not None:
             x = x.index_copy(0, places, vision.merged.to(x.dtype))
         cos, sin = text_angles(self.config.text, pack.positions)
+        last = len(self.text.layers) - 1
+        if memory is not None or (vision is not None and last < len(vision.deepstack)):
+            last = -1  # something that needs every token comes after the last layer, or it does not know of rows
         for i, layer in enumerate(self.text.layers):
             if memory is None:
                 own: list[Routing] | None = None if routings is None else []  # a new list: a compiled layer wants it so
-                x = layer(x, cos, sin, pack.documents, own)
+                x = layer(x, cos, sin, pack.documents, own, rows if i == last else None)
                 if routings is not None and own:
                     routings += own
             else:
                 x = cast(DecoderLayer, layer).continued(x, cos, sin, partial(memory.attend, i))
             if vision is not None and i < len(vision.deepstack):
                 x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
+        if rows is not None and last < 0:
+            x = x.index_select(0, rows)
         return self.text.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -163,9 +170,9 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         distribution that the token was drawn from (without gradient). Both 0 where `pack.targets` is False and at the
         first token of each document."""
         pack = pack.to(self.device)
-        hidden = self.hidden_states(pack, vision)
         at = pack.predicted
-        values, entropies = self.score(hidden[at - 1], pack.input_ids[at], temperature)
+        hidden = self.hidden_states(pack, vision, rows=at - 1)
+        values, entropies = self.score(hidden, pack.input_ids[at], temperature)
         out = values.new_zeros(len(pack.input_ids))
         return out.index_copy(0, at, values), out.index_copy(0, at, entropies)
 
@@ -176,9 +183,9 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         """
         pack = pack.to(self.device)
         routings: list[Routing] = []
-        hidden = self.hidden_states(pack, vision, routings=routings)
         at = pack.predicted
-        value = nll_sum(hidden[at - 1], self._head_weight, pack.input_ids[at]) / max(len(at), 1)
+        hidden = self.hidden_states(pack, vision, routings=routings, rows=at - 1)
+        value = nll_sum(hidden, self._head_weight, pack.input_ids[at]) / max(len(at), 1)
         self._routings = [routing.detach() for routing in routings]
         coefficient = self.config.text.router_aux_loss_coef
         if routings and coefficient:

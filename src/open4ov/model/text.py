@@ -67,11 +67,17 @@ class DecoderLayer(nn.Module):
         sin: Tensor,
         documents: attention.Documents,
         routings: list[Routing] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """x [T, D], cos and sin [T, d] -> [T, D]."""
+        """x [T, D], cos and sin [T, d] -> [T, D]; with `rows` (Long [n]) only these tokens' -> [n, D]: all others give
+        keys and values, and are spared the rest. Experts see all tokens (their balance is of all)."""
         q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
-        x = x + self.attention.o(attention.attend(q, k, v, documents, causal=True, kernel=self.attention.kernel))
-        return x + self.feed_forward(x, routings)
+        seen = attention.attend(q, k, v, documents, causal=True, kernel=self.attention.kernel)
+        if rows is not None and not isinstance(self.mlp, MoE):
+            x, seen, rows = x.index_select(0, rows), seen.index_select(0, rows), None
+        x = x + self.attention.o(seen)
+        x = x + self.feed_forward(x, routings)
+        return x if rows is None else x.index_select(0, rows)
 
     def feed_forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
         """What the layer's second half adds to x [T, D]. A layer with experts appends its routing to `routings`."""
