@@ -246,6 +246,10 @@ _PACE: dict[str, Any] = {
 }
 
 
+_TOLD = {"checkpoint_every", "peak_tflops", "tensorboard", "wandb"}
+"""What a training of SFT tells and keeps on its way; the model is the same."""
+
+
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """The options a training reads: of its own stage only, so that a change later in the recipe leaves it as it is.
 
@@ -262,7 +266,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         if name not in SFT:
             return {**getattr(recipe, name).model_dump(mode="json"), **base}
         mastery = recipe.admission.mastery.model_dump(mode="json")
-        section = {**recipe.sft.model_dump(mode="json"), "admission": {"mastery": mastery}}
+        section = {**recipe.sft.model_dump(mode="json", exclude=_TOLD), "admission": {"mastery": mastery}}
         if recipe.sft.schedule == "curriculum":
             for other in SFT:
                 if other != name:
