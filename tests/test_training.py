@@ -9,6 +9,7 @@ import torch
 from tiny import moe_config, tiny_config
 
 from open4ov import training
+from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, lora
 
 
@@ -57,3 +58,21 @@ def test_experts_decay_and_adapters_go_with_muon(tiny_dir: Path) -> None:
     parameters = lora.add(dense, 2)
     for build in (training.adamw, training.muon):
         assert {id(p) for group in build(dense, 1e-3).param_groups for p in group["params"]} == set(map(id, parameters))
+
+
+def test_auto_precision_is_bf16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [training.kind(choice) for choice in ("bf16", "fp32")] == ["bf16", "fp32"]
+    for fast in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda fast=fast: fast)
+        assert training.kind("auto", "cpu") == ("bf16" if fast else "fp32")
+        assert training.kind("auto", "cuda") == "bf16"
+        with training.precision("auto"):
+            assert torch.is_autocast_enabled("cpu") is fast
+
+
+def test_a_card_that_is_not_there_is_said() -> None:
+    assert training.device("cpu", "sft.device") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert training.device("auto", "sft.device") == torch.device("cpu")
+        with pytest.raises(UserError, match=r"sft\.device: there is no CUDA device"):
+            training.device("cuda", "sft.device")

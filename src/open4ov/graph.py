@@ -144,7 +144,7 @@ class Graph:
             if begun and begun.get("key") != key:
                 why = changes.told(begun, facts, stage.section, known)
                 reporter.note(stage.name, f"was interrupted, and begins anew: {why}")
-            elif (finished := read_json(place.final / "stage.json")) and finished.get("key") != key:
+            elif not begun and (finished := read_json(place.final / "stage.json")) and finished.get("key") != key:
                 reporter.note(stage.name, f"is made anew: {changes.told(finished, facts, stage.section, known)}")
             resumed = place.prepare(key, facts)
             run = StageRun(

@@ -337,6 +337,10 @@ def _deficit(recipe: Recipe) -> dict[str, Any]:
     return {**_probe(recipe), "floor": recipe.sft.ability.blend_floor}
 
 
+_TOLD = {"checkpoint_every", "peak_tflops", "tensorboard", "wandb"}
+"""What a training of SFT tells and keeps on its way; the model is the same."""
+
+
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """The options a training reads: of its own stage only, so that a change later in the recipe leaves it as it is.
 
@@ -353,9 +357,9 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         if name not in SFT:
             return {**getattr(recipe, name).model_dump(mode="json"), **base}
         elsewhere: dict[str, Any] = {
-            "held_out": True,
+            **dict.fromkeys(("held_out", *_TOLD), True),
             "ability": {"blend_floor", "probe"},
-        }  # the stages before read them
+        }  # the stages before read them, or they change nothing of the model
         section = {
             **recipe.sft.model_dump(mode="json", exclude=elsewhere),
             "admission": {"mastery": recipe.admission.mastery.model_dump(mode="json")},

@@ -177,7 +177,9 @@ class EvaluateSection(Section):
     samples: int = Field(default=8, ge=1, description="responses an item for pass@k and diversity")
     sampled_items: int = Field(default=300, ge=1, description="items of the sampled suites (pass@k)")
     max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
-    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of matrix products while answering")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="of matrix products while answering; auto: bf16 where the device is fast in it"
+    )
     confidence: float = Field(default=0.95, gt=0, lt=1, description="level of the intervals")
 
 

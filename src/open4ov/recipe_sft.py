@@ -116,7 +116,9 @@ class SftSection(Section):
     verifier: str = Field(
         default="open4ov.rl.answers:agrees", description="package.module:function (response, answer, aliases) -> bool"
     )
-    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of matrix products")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="of matrix products; auto: bf16 where the device is fast in it, else fp32"
+    )
     compile: bool = Field(default=False, description="torch.compile the blocks; pays in runs of many minutes")
     recompute: Literal["none", "op", "full"] = Field(
         default="none",

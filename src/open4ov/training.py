@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,18 @@ def device(choice: str, key: str) -> torch.device:
     return torch.device("cuda" if choice == "cuda" or (choice == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def precision(kind: str, device: torch.device | str = "cpu") -> AbstractContextManager[Any]:
+def kind(choice: str, device: torch.device | str = "cpu") -> Literal["bf16", "fp32"]:
+    """`auto` is bf16 where the device multiplies matrices in it at speed: CUDA cards, and CPUs with AVX-512 or AMX. On
+    others PyTorch has no such kernels, and bf16 takes ten times as long as fp32."""
+    if choice != "auto":
+        return "bf16" if choice == "bf16" else "fp32"
+    fast = torch.device(device).type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" if fast else "fp32"
+
+
+def precision(choice: str, device: torch.device | str = "cpu") -> AbstractContextManager[Any]:
     """`bf16`: matrix products on `device` in bfloat16 (weights, sums and the optimizer stay in float32); `fp32`: no
-    change."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16) if kind == "bf16" else nullcontext()
+    change; `auto`: see `kind`."""
+    if kind(choice, device) == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)

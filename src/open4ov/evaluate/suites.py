@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import assets
+from open4ov import assets, training
 from open4ov.engine import Completion, Engine, Request
 from open4ov.evaluate import bias, items
 from open4ov.evaluate.items import Question
@@ -89,7 +89,7 @@ def ask(
     asked = questions(section.items, section.sampled_items, seed)
     requests = [_request(question, section, seed) for question in asked]
     report = None if progress is None else lambda done, total: progress("answers", done, total)
-    autocast = torch.bfloat16 if section.precision == "bf16" else None
+    autocast = torch.bfloat16 if training.kind(section.precision) == "bf16" else None
     completions = Engine(model, processor, autocast=autocast).generate(requests, report)
     shown: Counter[str] = Counter()
     answers = []

@@ -93,7 +93,8 @@ def fit(
     factors = _parts(model, section, options)
     if carry is None:
         carry = _fresh(model, section, options, factors)
-    identity = _identity(section, options, steps, [*samples, *watching], total_tokens)
+    kind = training.kind(section.precision, _device(model))
+    identity = _identity(section, options, steps, [*samples, *watching], total_tokens, kind)
     if checkpoints and not carry.chain:
         carry.resume(checkpoints, model, identity)
     begun = carry.enter(identity, len(steps), model)
@@ -101,7 +102,7 @@ def fit(
         carry.listed[word] = sorted({*carry.listed.get(word, ()), *getattr(screened, word)})
     if begun < len(steps):
         _prepare(model, encoder, section, [*samples, *watching], progress, compile=section.compile and not carry.calls)
-    precision = partial(training.precision, section.precision, _device(model))
+    precision = partial(training.precision, kind, _device(model))
     total = total_tokens or order.tokens
     last = carry.steps + len(steps) - begun
     operations, peak = Operations(model), section.peak_tflops or peak_tflops(_device(model))
@@ -258,7 +259,6 @@ _READ = {
     "lr_decay",
     "lr_schedule",
     "optimizer",
-    "precision",
     "validation",
     "weight_decay",
 }
@@ -266,11 +266,11 @@ _READ = {
 
 
 def _identity(
-    section: SftSection, options: SftStage, steps: Steps, samples: Sequence[Sample], total: int | None
+    section: SftSection, options: SftStage, steps: Steps, samples: Sequence[Sample], total: int | None, kind: str
 ) -> str:
     """What a call is a training of."""
     ids = [sample.id for sample in samples]
-    return content_id("sft", options.model_dump(), section.model_dump(include=_READ), steps, ids, total)
+    return content_id("sft", options.model_dump(), section.model_dump(include=_READ), steps, ids, total, kind)
 
 
 def _summary(carry: Carry) -> dict[str, Any]:

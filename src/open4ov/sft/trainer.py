@@ -67,7 +67,7 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
         limit=section.pack_tokens if section.too_long == "cut" else None,
         held_bytes=round(section.vision_cache_gib * 2**30),
     )
-    if section.compile and section.precision == "fp32" and model.config.text.num_experts:
+    if section.compile and training.kind(section.precision, model.device) == "fp32" and model.config.text.num_experts:
         raise UserError("sft.compile: compiled experts need sft.precision bf16; change one of the two")
     options: SftStage = section.knowledge if baseline else getattr(section, stage)
 
