@@ -41,7 +41,11 @@ def labelled(sample: Sample, tree: LabelTree, known: Mapping[Axis, Names]) -> Sa
     if sample.labels:
         return sample
     found: list[Label] = []
-    for axis, ids in (("domain", _domains(sample.scene or {}, tree)), ("ability", [_ability(sample)])):
+    by_axis: dict[Axis, list[str]] = {
+        "domain": _domains(sample.scene or {}, tree),
+        "ability": [_ability(sample)],
+    }
+    for axis, ids in by_axis.items():
         places = dict.fromkeys(known[axis][one] for one in ids if one in known[axis])
         found += [Label(axis=axis, l1=l1, l2=l2) for l1, l2 in places]
     return sample.model_copy(update={"labels": found})
