@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from open4ov.graph import StageRun
     from open4ov.progress import Reporter
     from open4ov.recipe import Recipe
+from open4ov.recipe_sft import ValidationSection
 
 SETS = {STABLE: "ability", "vertical": "knowledge"}
 """What a run searches the ratio of, as folders of its stage `sets`"""
@@ -138,7 +139,8 @@ class Trials:
     """Trains and scores candidates. Their models lie in the stage's scratch, a folder each, whole or not at all."""
 
     def __init__(self, run: StageRun, pictures: ImageStore) -> None:
-        self.run, self.section = run, run.recipe.sft
+        self.run = run
+        self.section = run.recipe.sft.model_copy(update={"validation": ValidationSection()})  # scored, not watched
         self.base = assets.base_dir(run.recipe.model)
         self.folder = run.scratch / "models"
         self.processor = Processor.from_pretrained(self.base)

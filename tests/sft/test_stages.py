@@ -22,7 +22,7 @@ from open4ov.recipe import Recipe
 from open4ov.rl import dpo
 from open4ov.rl import trainer as rl
 from open4ov.rl.hallucination import KINDS
-from open4ov.sft import curriculum, deficit, planning, sets
+from open4ov.sft import curriculum, deficit, planning, sets, short
 from open4ov.sft.encoding import Encoder
 from open4ov.store import ImageStore, read_samples, write_samples
 
@@ -209,6 +209,15 @@ def test_what_stage_1_lost_decides_the_blend_of_stage_2(tiny_dir: Path, tmp_path
     for about in blend["abilities"].values():
         assert about["ran_out"] or about["drawn"] >= about["share"] - 0.05
     assert run.read("sft_ability", "summary.json")["blend"].keys() == blend["abilities"].keys()
+
+
+def test_a_short_training_is_not_watched(tiny_dir: Path, tmp_path: Path) -> None:
+    """Admission's trainings have no samples of split val, and take the recipe's options."""
+    run = Run(tmp_path, tiny_dir, validation={"every": 1})
+    run.recipe.admission.assess.tokens = 600
+    own = planning.material_of(run.stage("sft_knowledge", ()), "knowledge").own
+    short.train(run.recipe, tiny_dir, own, [], run.store, 0, tmp_path / "short")
+    assert (tmp_path / "short" / "model" / "model.safetensors").exists()
 
 
 def test_a_stage_without_data_says_which_set_is_empty_and_why(tiny_dir: Path, tmp_path: Path) -> None:

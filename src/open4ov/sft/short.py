@@ -10,6 +10,7 @@ import torch
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import Recipe
+from open4ov.recipe_sft import ValidationSection
 from open4ov.sample import Sample
 from open4ov.sft import curriculum
 from open4ov.sft.encoding import Encoder
@@ -59,7 +60,7 @@ def train(
             f"admission.assess: none of {len(own)} samples fits into a pack of {section.pack_tokens} tokens "
             "(sft.pack_tokens)"
         )
-    plain = section.model_copy(update={"lora_rank": 0, "compile": False})
+    plain = section.model_copy(update={"lora_rank": 0, "compile": False, "validation": ValidationSection()})
     done = fit(model, encoder, plan.samples, plain, options, folder / "checkpoints", progress=progress)
     model.save_pretrained(model_dir)
     processor.save_pretrained(model_dir)
