@@ -2,8 +2,8 @@
 
 images → data → sets → preference_set → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation of the
 base and of each model, and the report over all of them. Where stage 2 is blended by what stage 1 has lost, `probe_base`
-and `deficit` measure it, before and after stage 1. `graph.py` has the machinery; the stages themselves are imported
-when they run.
+and `deficit` measure it, before and after stage 1. Where the share of the vertical in stage 1 is searched for, `ration`
+does it after `sets`. `graph.py` has the machinery; the stages themselves are imported when they run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def graph(recipe: Recipe) -> Graph:
     if "deficit" in chain(*sft.values()):  # before any training: a set without questions is found at once
         stages.append(Stage("probe_base", ("sets",), _probe, _call("open4ov.sft.deficit:ask_base")))
     if "ration" in chain(*sft.values()):
-        stages.append(Stage("ration", ("sets",), ration, _call("open4ov.rationing:run")))
+        stages.append(Stage("ration", ("sets",), _ration, _call("open4ov.rationing:run")))
     models = [*sft, "rl", "dpo"]
     before: tuple[str, ...] = ()
     for name in models:
@@ -322,6 +322,16 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         return {**section, **base}
 
     return config
+
+
+def _ration(recipe: Recipe) -> dict[str, Any]:
+    for ratio in recipe.admission.ration.ratios:
+        if isinstance(ratio, dict) and (unknown := sorted(ratio.keys() - {"vertical"})):
+            raise UserError(
+                f"admission.ration.ratios: '{unknown[0]}' is no new set of a run, which has one: vertical; "
+                "`open4ov admit ration` takes several"
+            )
+    return ration(recipe)
 
 
 def ration(recipe: Recipe) -> dict[str, Any]:

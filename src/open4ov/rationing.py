@@ -17,6 +17,7 @@ import torch
 
 from open4ov import assets, pipeline, version_diff, versions
 from open4ov.admission import halving, ration, stable
+from open4ov.admission.batches import batch
 from open4ov.admission.halving import Scores
 from open4ov.admission.ration import STABLE, Shares
 from open4ov.admission.stable import Given
@@ -94,7 +95,7 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
     section, out = run.recipe.admission.ration, run.out
     pictures = versions.Stores(*(one.pictures for one in (old, *new)))
     batches = {
-        name: ration.batch(
+        name: batch(
             one.samples(), section.batch, section.questions, run.seed, iter_samples(one.held) if one.held else None
         )
         for name, one in ((STABLE, old), *((one.name, one) for one in new))
