@@ -130,6 +130,8 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
     _write_text(out / "ration.html", ration_page.page(record, pictures))
     write_json(out / "summary.json", {key: record[key] for key in ("ratio", "held", "ended")} | {"stable": made.id})
     run.log({"ratio": record["ratio"], "tokens": found.used, "held": record["held"]})
+    if all(trial["vertical"] <= record["base"]["vertical"] for one in record["candidates"] for trial in one["trials"]):
+        run.note("no candidate raised the vertical score, so that the ratio says little: raise admission.ration.tokens")
     if not record["held"]:
         lost = f"{record['lost']:.1%} of the general score, beyond admission.ration.margin = {section.margin:g}"
         run.note(f"the ratio {record['name']} loses {lost}; none tried was better by the objective")
