@@ -57,7 +57,7 @@ def graph(recipe: Recipe) -> Graph:
     if "deficit" in chain(*sft.values()):  # before any training: a set without questions is found at once
         stages.append(Stage("probe_base", ("sets",), _probe, _call("open4ov.sft.deficit:ask_base")))
     if "ration" in chain(*sft.values()):
-        stages.append(Stage("ration", ("sets",), ration, _call("open4ov.rationing:run")))
+        stages.append(Stage("ration", ("sets",), _ration, _call("open4ov.rationing:run")))
     models = [*sft, "rl", "dpo"]
     before: tuple[str, ...] = assessed  # nothing is trained on data that were refused
     for name in models:
@@ -371,6 +371,16 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         return {**section, **base}
 
     return config
+
+
+def _ration(recipe: Recipe) -> dict[str, Any]:
+    for ratio in recipe.admission.ration.ratios:
+        if isinstance(ratio, dict) and (unknown := sorted(ratio.keys() - {"vertical"})):
+            raise UserError(
+                f"admission.ration.ratios: '{unknown[0]}' is no new set of a run, which has one: vertical; "
+                "`open4ov admit ration` takes several"
+            )
+    return ration(recipe)
 
 
 def ration(recipe: Recipe) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 
 from open4ov import assets, pipeline, version_diff, versions
 from open4ov.admission import halving, ration, stable
+from open4ov.admission.batches import batch
 from open4ov.admission.halving import Scores
 from open4ov.admission.ration import STABLE, Shares
 from open4ov.admission.stable import Given
@@ -95,7 +96,7 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
     section, out = run.recipe.admission.ration, run.out
     pictures = versions.Stores(*(one.pictures for one in (old, *new)))
     batches = {
-        name: ration.batch(
+        name: batch(
             one.samples(), section.batch, section.questions, run.seed, iter_samples(one.held) if one.held else None
         )
         for name, one in ((STABLE, old), *((one.name, one) for one in new))
@@ -130,6 +131,8 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
     _write_text(out / "ration.html", ration_page.page(record, pictures))
     write_json(out / "summary.json", {key: record[key] for key in ("ratio", "held", "ended")} | {"stable": made.id})
     run.log({"ratio": record["ratio"], "tokens": found.used, "held": record["held"]})
+    if all(trial["vertical"] <= record["base"]["vertical"] for one in record["candidates"] for trial in one["trials"]):
+        run.note("no candidate raised the vertical score, so that the ratio says little: raise admission.ration.tokens")
     if not record["held"]:
         lost = f"{record['lost']:.1%} of the general score, beyond admission.ration.margin = {section.margin:g}"
         run.note(f"the ratio {record['name']} loses {lost}; none tried was better by the objective")

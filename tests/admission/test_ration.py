@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from open4ov import versions
 from open4ov.admission import ration, stable
+from open4ov.admission.batches import askable, batch
 from open4ov.admission.halving import Scores
 from open4ov.admission.ration import STABLE
 from open4ov.errors import UserError
@@ -41,24 +42,24 @@ def test_a_batch_is_balanced_and_its_questions_are_held_out() -> None:
     many = [sample(f"a{i}", picture=f"pa{i % 20}", l1="Automotive") for i in range(900)]
     few = [sample(f"b{i}", picture=f"pb{i % 20}", l1="Health") for i in range(100)]
     unasked = [sample("talk").model_copy(update={"answer": None, "messages": [user("?"), assistant("a")] * 2})]
-    made = ration.batch([*many, *few, *unasked], 60, 40, seed=1)
+    made = batch([*many, *few, *unasked], 60, 40, seed=1)
     assert made.apart
     assert made.samples == 1001
     # three strata (talk has no label): evenly over those that have enough
     assert Counter(one.labels[0].l1 if one.labels else "" for one in made.balanced)["Automotive"] in (29, 30)
     assert len(made.balanced) == 60
-    assert all(ration.askable(one) for one in made.questions)
+    assert all(askable(one) for one in made.questions)
     trained, asked = ({one.images[0] for one in some if one.images} for some in (made.balanced, made.questions))
     assert trained
     assert asked
     assert not trained & asked
-    assert made == ration.batch([*unasked, *few, *many], 60, 40, seed=1)  # whatever the order
-    assert made != ration.batch([*many, *few, *unasked], 60, 40, seed=2)
+    assert made == batch([*unasked, *few, *many], 60, 40, seed=1)  # whatever the order
+    assert made != batch([*many, *few, *unasked], 60, 40, seed=2)
 
 
 def test_questions_of_split_val_come_first() -> None:
     some = [sample(f"t{i}") for i in range(50)] + [sample(f"v{i}", split="val") for i in range(5)]
-    made = ration.batch([*some, sample("x", split="test")], 100, 40, seed=0, held=[sample("apart", split="val")])
+    made = batch([*some, sample("x", split="test")], 100, 40, seed=0, held=[sample("apart", split="val")])
     assert not made.apart
     assert {one.id for one in made.questions} == {"v0", "v1", "v2", "v3", "v4", "apart"}
     assert {one.id for one in made.balanced} == {f"t{i}" for i in range(50)}
@@ -96,8 +97,8 @@ def searched(folder: Path, section: RationSection) -> tuple[dict[str, object], l
         }
 
     batches = {
-        STABLE: ration.batch([sample(f"s{i}") for i in range(400)], 50, 40, 0),
-        "new": ration.batch([sample(f"n{i}", l1="Automotive") for i in range(400)], 50, 40, 0),
+        STABLE: batch([sample(f"s{i}") for i in range(400)], 50, 40, 0),
+        "new": batch([sample(f"n{i}", l1="Automotive") for i in range(400)], 50, 40, 0),
     }
     tried, found = ration.search(section, batches, train, score, folder, 0)
     return ration.record(section, batches, tried, found), pieces
@@ -182,11 +183,11 @@ def test_bad_sets_are_named(tmp_path: Path) -> None:
         stable.check_trees([one, other])
     stable.check_trees([one, folder(tmp_path / "n2", [sample("b")])])  # not known: passes
     some = [sample(str(i)) for i in range(50)]
-    batches = {STABLE: ration.batch(some, 5, 5, 0), "n1": ration.batch([], 5, 5, 0)}
+    batches = {STABLE: batch(some, 5, 5, 0), "n1": batch([], 5, 5, 0)}
     with pytest.raises(UserError, match="'n1' has no sample of split train"):
         ration._check(batches)  # pyright: ignore[reportPrivateUsage]
     unasked = [one.model_copy(update={"answer": None}) for one in some]
-    batches = {STABLE: ration.batch(unasked, 5, 5, 0), "n1": ration.batch(some, 5, 5, 0)}
+    batches = {STABLE: batch(unasked, 5, 5, 0), "n1": batch(some, 5, 5, 0)}
     with pytest.raises(UserError, match="the stable version has no held-out question"):
         ration._check(batches)  # pyright: ignore[reportPrivateUsage]
 

@@ -52,9 +52,12 @@ def test_replay_and_ration_contradict_each_other(tmp_path: Path) -> None:
 def test_the_graph_has_the_stage_when_it_is_on(tmp_path: Path) -> None:
     off = pipeline.graph(load(tmp_path, "seed: 1")).stages
     assert "ration" not in off
-    on = pipeline.graph(load(tmp_path, "admission: {ration: {ratios: [0, 0.2, {knowledge: 0.4}]}}")).stages
+    on = pipeline.graph(load(tmp_path, "admission: {ration: {ratios: [0, 0.2, {vertical: 0.4}]}}")).stages
     assert on["ration"].inputs == ("sets",)
     assert "ration" in on["sft_knowledge"].inputs
     assert "ration" not in on["sft_ability"].inputs
+    other = load(tmp_path, "admission: {ration: {ratios: [0, {road: 0.4}]}}")
+    with pytest.raises(UserError, match="'road' is no new set of a run, which has one: vertical"):
+        pipeline.graph(other).stages["ration"].config(other)
     mixed = pipeline.graph(load(tmp_path, "sft: {schedule: random_mix}\nadmission: {ration: {trials: 3}}")).stages
     assert "ration" in mixed["sft_knowledge"].inputs
