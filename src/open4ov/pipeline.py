@@ -261,9 +261,26 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
             for other in SFT:
                 if other != name:
                     del section[other.removeprefix("sft_")]
+            if name != "sft_preference":
+                del section["preference_set"]
+        if "preference_set" in section:
+            section |= _preference_set(recipe)
         return {**section, **base}
 
     return config
+
+
+def _preference_set(recipe: Recipe) -> dict[str, Any]:
+    """What the SFT-Preference set depends on beside its own options: an earlier run's failed tasks, and who writes."""
+    found: dict[str, Any] = {}
+    if recipe.sft.preference_set.hard:
+        from open4ov.sft.preference.hard import file_of
+
+        found["hard_file"] = fingerprint([file_of(recipe.sft.preference_set.hard)])
+    if name := recipe.data.roles.get("preference"):
+        provider = recipe.data.providers[name]
+        found["writer"] = provider.model_dump(mode="json", exclude=_ASKING | {"cache_as"})
+    return found
 
 
 def _evaluation(recipe: Recipe) -> dict[str, Any]:

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from open4ov import recipe_admission, recipe_embedder, recipe_executor, recipe_hygiene, recipe_providers, recipe_sft
+from open4ov import (
+    recipe_admission,
+    recipe_embedder,
+    recipe_executor,
+    recipe_hygiene,
+    recipe_preference,
+    recipe_providers,
+    recipe_sft,
+)
 from open4ov.errors import nearest
 from open4ov.yaml_file import Loc
 
@@ -50,6 +58,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_embedder.idle(recipe.data)
     yield from _idle_data(recipe.data)
     yield from recipe_sft.idle(recipe.sft)
+    yield from recipe_preference.idle(recipe)
     yield from recipe_admission.idle(recipe)
     yield from _idle_rl(recipe.rl)
     if recipe.dpo.pairs == 0:

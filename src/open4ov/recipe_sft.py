@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from open4ov import recipe_preference
+from open4ov.recipe_preference import PreferenceSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -28,6 +30,9 @@ class SftStage(Section):
         description="most questions about an image in a conversation; with 1 each answer must be seen, not copied",
     )
     freeze_vision: bool = False
+    pack_tokens: int | None = Field(
+        default=None, ge=64, description="tokens of one pack of this stage; sft.pack_tokens when empty"
+    )
 
 
 class SftSection(Section):
@@ -72,14 +77,21 @@ class SftSection(Section):
     knowledge: SftStage = Field(default_factory=SftStage)
     ability: SftStage = Field(default_factory=SftStage)
     preference: SftStage = Field(default_factory=SftStage)
+    preference_set: PreferenceSection = Field(default_factory=PreferenceSection)
+
+    def pack_of(self, stage: str) -> int:
+        """Tokens of one pack in a stage: the limit of its conversations (paper §3.2.3: raised in stage 3)."""
+        return getattr(self, stage).pack_tokens or self.pack_tokens
 
 
 def contradictions(sft: SftSection) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""
+    yield from recipe_preference.contradictions(sft.preference_set)
     for name in STAGES:
-        tokens = getattr(sft, name).tokens
-        if tokens < sft.pack_tokens:
-            yield ("sft", name, "tokens"), f"{tokens} is less than one pack (sft.pack_tokens = {sft.pack_tokens})"
+        tokens, own = getattr(sft, name).tokens, getattr(sft, name).pack_tokens
+        if tokens < sft.pack_of(name):
+            key = f"sft.{name}.pack_tokens" if own else "sft.pack_tokens"
+            yield ("sft", name, "tokens"), f"{tokens} is less than one pack ({key} = {sft.pack_of(name)})"
     if sft.compile and (sft.recompute, sft.recompute_vision) != ("none", "none"):
         yield ("sft", "compile"), "sft.recompute and sft.recompute_vision do not go with compiled blocks; choose one"
 
@@ -103,7 +115,9 @@ def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
         switch: Loc = ("sft", "schedule")
         reason = "sft.schedule is random_mix, which is one stage and takes this from sft.knowledge"
         for name in ("ability", "preference"):
-            for field in sorted({"learning_rate", "warmup", "freeze_vision"} & getattr(sft, name).model_fields_set):
+            for field in sorted(
+                {"learning_rate", "warmup", "freeze_vision", "pack_tokens"} & getattr(sft, name).model_fields_set
+            ):
                 yield ("sft", name, field), reason, switch
         if "difficulty_noise" in sft.model_fields_set:
             yield ("sft", "difficulty_noise"), "sft.schedule is random_mix, which does not grade", switch

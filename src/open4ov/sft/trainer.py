@@ -1,7 +1,8 @@
 """One stage of curriculum SFT (paper §3.2.3): choose and grade the samples, pack them, train, save.
 
 A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with grades), curve.json and summary.json; one
-that trains adapters also adapter.safetensors, which are merged in model/.
+that trains adapters also adapter.safetensors, which are merged in model/; stage 3 also preference.json, what its set is
+made of.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
     processor.check(model.config)
+    limit = section.pack_of("knowledge" if mixed else stage)
     encoder = Encoder(
         processor,
         run.images,
         model.device,
-        limit=section.pack_tokens if section.too_long == "cut" else None,
+        limit=limit if section.too_long == "cut" else None,
         held_bytes=round(section.vision_cache_gib * 2**30),
     )
     if section.compile and section.precision == "fp32" and model.config.text.num_experts:
@@ -61,12 +63,12 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     options = section.knowledge if mixed else getattr(section, stage)
 
     if mixed:
-        material, plan = _random_mix(run, encoder)
+        material, plan = _random_mix(run, encoder, limit)
     else:
         material = _material(run, stage)
         if grade:
             material = _graded(run, material, stage, model, encoder, grade)
-        plan = _order(run, material, options, encoder)
+        plan = _order(run, material, options, encoder, limit)
     recompute.apply(model, section.recompute, section.recompute_vision)
     if section.lora_rank:
         lora.add(model, section.lora_rank, seed=run.seed)
@@ -93,7 +95,9 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     write_json(run.out / "summary.json", summary)
 
 
-def _order(run: StageRun, material: curriculum.Material, options: SftStage, encoder: Encoder) -> curriculum.Order:
+def _order(
+    run: StageRun, material: curriculum.Material, options: SftStage, encoder: Encoder, limit: int
+) -> curriculum.Order:
     section = run.recipe.sft
     return curriculum.order(
         material,
@@ -102,7 +106,7 @@ def _order(run: StageRun, material: curriculum.Material, options: SftStage, enco
         turns=options.turns,
         noise=section.difficulty_noise,
         length=encoder.length,
-        longest=section.pack_tokens,
+        longest=limit,
         seed=run.seed,
     )
 
@@ -118,12 +122,12 @@ def _material(run: StageRun, stage: Stage) -> curriculum.Material:
     return curriculum.Material(_preference(run, vertical, general), [*vertical, *general])
 
 
-def _random_mix(run: StageRun, encoder: Encoder) -> tuple[curriculum.Material, curriculum.Order]:
+def _random_mix(run: StageRun, encoder: Encoder, limit: int) -> tuple[curriculum.Material, curriculum.Order]:
     """What the three stages would see, with their tokens and replay shares but without grades, shuffled together."""
     section = run.recipe.sft
     materials = [_material(run, stage) for stage in STAGES]
     plans = [
-        _order(run, material, getattr(section, stage), encoder)
+        _order(run, material, getattr(section, stage), encoder, limit)
         for stage, material in zip(STAGES, materials, strict=True)
     ]
     samples = [sample for plan in plans for sample in plan.samples]
@@ -136,7 +140,9 @@ def _random_mix(run: StageRun, encoder: Encoder) -> tuple[curriculum.Material, c
 
 def _preference(run: StageRun, vertical: list[Sample], general: list[Sample]) -> list[Sample]:
     count = max(64, run.recipe.sft.preference.tokens // 200)
-    return preference_data.build([*vertical, *general], count, run.seed)
+    made = preference_data.for_run(run, [*vertical, *general], count)
+    write_json(run.out / "preference.json", made.report)
+    return made.samples
 
 
 def _graded(
