@@ -44,6 +44,8 @@ def test_conversations_are_whole(made: preference_data.Made) -> None:
         pictures = {sha for name in s.lineage if name in known for sha in known[name].images}
         assert set(s.images) <= pictures, "every picture comes with a sample of the lineage"
     assert len({s.id for s in made.samples}) == len(made.samples)
+    said = Counter((*s.images, *(m.text for m in s.messages)) for s in made.samples)
+    assert max(said.values()) == 1, "no conversation is there twice, under whatever kind"
 
 
 def test_nothing_is_asked_twice_with_different_answers(made: preference_data.Made) -> None:
@@ -152,13 +154,22 @@ def test_shares_are_kept_to() -> None:
 
 def test_hard_samples_join_up_to_their_share() -> None:
     hard = [
-        Sample(id=f"h{n}", source="t", task="t", messages=[user("?")], extra={"preference": "high_difficulty"})
+        Sample(id=f"h{n}", source="t", task="t", messages=[user(f"Hard {n}?")], extra={"preference": "high_difficulty"})
         for n in range(50)
     ]
     made = compose([*general(30)], 100, 0, section=PreferenceSection(hard_share=0.1), hard=hard)
     assert Counter(s.extra["preference"] for s in made.samples)["high_difficulty"] == 10
     assert made.report["hard"] == {"given": 50, "taken": 10}
     assert len(made.samples) == 110
+
+
+def test_a_hard_sample_that_is_answered_otherwise_in_the_set_stays_out() -> None:
+    samples = [s for s in general(20) if not s.images]
+    first = compose(samples, 30, 0)
+    one = next(s for s in first.samples if len(s.messages) == 2 and s.answer)
+    other = one.model_copy(update={"id": "h", "answer": "otherwise", "messages": [one.messages[0], assistant("no")]})
+    again = compose(samples, 30, 0, hard=[other])
+    assert again.report["hard"] == {"given": 1, "taken": 0}
 
 
 def test_questions_without_a_picture_are_made_in_chinese_too(made: preference_data.Made) -> None:

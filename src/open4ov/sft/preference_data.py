@@ -86,12 +86,14 @@ def compose(
     splits = Counter(sample.split for sample in samples)
     made: list[Sample] = []
     notes: dict[str, dict[str, Any]] = {}
+    book = Book()
     for split, given in sorted(splits.items()):
         part = [sample for sample in samples if sample.split == split]
-        found, notes[split] = _split(part, round(count * given / len(samples)), seed, section, length, longest)
+        found, notes[split] = _split(part, round(count * given / len(samples)), seed, section, length, longest, book)
         made += found
     random.Random(f"preference order {seed}").shuffle(made)
-    allowed = hard[: round(section.hard_share * len(made))] if made else hard
+    fit = [sample for sample in hard if book.admits(sample)]
+    allowed = fit[: round(section.hard_share * len(made))] if made else fit
     fullest = max(splits, key=splits.__getitem__) if splits else ""
     about = {**notes.get(fullest, {}), **({"splits": notes} if len(notes) > 1 else {})}
     if hard:
@@ -164,6 +166,7 @@ def _split(
     section: PreferenceSection,
     length: Callable[[Sample], int],
     longest: int,
+    book: Book,
 ) -> tuple[list[Sample], dict[str, Any]]:
     """About `count` samples made of those of one split, and what there is to say of it."""
     pool = pools.gather(samples)
@@ -178,7 +181,8 @@ def _split(
     fell_out = {kind: reason for kind in shares if (reason := sources[kind].missing(kind))}
     left = {kind: share for kind, share in shares.items() if kind not in fell_out}
     rng = random.Random(f"preference {seed}")
-    book, made, short = Book(), list[Sample](), dict[str, str]()
+    made, short = list[Sample](), dict[str, str]()
+    repeated, contradicted = book.repeated, book.contradicted
     wanted = _quotas(left, count)
     while left and (missing := sum(wanted.values())):
         for kind, number in wanted.items():
@@ -195,8 +199,8 @@ def _split(
         "fell_out": fell_out,
         "short": short,
         "left_out": dict(sorted(pool.left_out.items())),
-        "repeated": book.repeated,
-        "contradicted": book.contradicted,
+        "repeated": book.repeated - repeated,
+        "contradicted": book.contradicted - contradicted,
     }
     return made, about
 

@@ -54,37 +54,50 @@ class Book:
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, str], str] = {}
-        self._ids: set[str] = set()
+        self._seen: set[str] = set()
         self.repeated = self.contradicted = 0
 
     def take(self, draft: Draft) -> Sample | None:
-        """The finished sample; None, and counted, when it is there already or a question of it was answered otherwise
-        before."""
-        asked = _questions(draft)
+        """The finished sample; None, and counted, when the same conversation is there already, of whatever kind, or a
+        question of it was answered otherwise before."""
+        asked = _questions(draft.messages, draft.images)
         answers = [None if answer is None else normalise(answer) for answer in draft.answers]
         assert len(asked) == len(answers), f"{draft.kind}: {len(asked)} questions with {len(answers)} answers"
-        if any(
-            answer is not None and self._told.get(key, answer) != answer
-            for key, answer in zip(asked, answers, strict=True)
-        ):
+        return draft.sample() if self._enter(draft.messages, draft.images, asked, answers) else None
+
+    def admits(self, sample: Sample) -> bool:
+        """Whether a sample that is finished already can stand beside the others: it is entered then."""
+        asked = _questions(sample.messages, sample.images)
+        answer = None if sample.answer is None or len(asked) != 1 else normalise(sample.answer)
+        return self._enter(sample.messages, sample.images, asked, [answer] * len(asked))
+
+    def _enter(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[str],
+        asked: Sequence[tuple[str, str]],
+        answers: Sequence[str | None],
+    ) -> bool:
+        pairs = [(key, answer) for key, answer in zip(asked, answers, strict=True) if answer is not None]
+        if any(self._told.get(key, answer) != answer for key, answer in pairs):
             self.contradicted += 1
-            return None
-        sample = draft.sample()
-        if sample.id in self._ids:
+            return False
+        name = content_id(list(images), [m.model_dump(exclude_none=True) for m in messages])
+        if name in self._seen:
             self.repeated += 1
-            return None
-        self._ids.add(sample.id)
-        self._told.update((key, answer) for key, answer in zip(asked, answers, strict=True) if answer is not None)
-        return sample
+            return False
+        self._seen.add(name)
+        self._told.update(pairs)
+        return True
 
 
-def _questions(draft: Draft) -> list[tuple[str, str]]:
+def _questions(messages: Sequence[Message], images: Sequence[str]) -> list[tuple[str, str]]:
     """Each question with the picture that was shown last before it."""
     shown, found = "", list[tuple[str, str]]()
-    for message in draft.messages:
+    for message in messages:
         for part in message.content:
             if part.type == "image" and part.index is not None:
-                shown = draft.images[part.index]
+                shown = images[part.index]
         if message.role == "user":
             found.append((shown, normalise(message.text)))
     return found
