@@ -78,7 +78,7 @@ def test_samples_that_contradict_each_other_are_left_out_together() -> None:
 def test_unusable_samples_are_counted() -> None:
     good = next(iter(general(1)))
     bad = [
-        good.model_copy(update={"id": "1", "messages": [*good.messages, *good.messages]}),
+        good.model_copy(update={"id": "1", "messages": good.messages[:1]}),
         good.model_copy(update={"id": "2", "images": [*good.images, "b"]}),
         good.model_copy(update={"id": "3", "messages": [good.messages[0], assistant("  ")]}),
         good.model_copy(update={"id": "4", "answer": " "}),
@@ -91,6 +91,28 @@ def test_unusable_samples_are_counted() -> None:
         "several pictures, or a video": 1,
         "speaks of a picture and has none": 1,
     }
+
+
+def test_of_a_conversation_the_first_question_is_used() -> None:
+    """An imported open set has little else than conversations."""
+    whole = [
+        Sample(
+            id=f"c{n}", source="open", task="chat", images=[f"p{n}"],
+            messages=[
+                user(f"What is number {n}?", images=1), assistant(f"A thing {n}."), user("And it?"), assistant("That."),
+            ],
+        )
+        for n in range(6)
+    ]  # fmt: skip
+    section = PreferenceSection(shares={"related_image": 0.5, "long_context": 0.5})
+    made = compose([*whole, *(s for s in general(60) if not s.images)], 12, 0, section=section)
+    assert made.report["left_out"].get("not a single question with a response", 0) == 0
+    related = [s for s in made.samples if s.extra["preference"] == "related_image"]
+    assert related
+    for s in related:
+        assert s.messages[0].text.startswith("What is number")
+        assert len(s.messages) == 2
+        assert s.answer is None
 
 
 def test_a_validation_sample_shares_nothing_with_training() -> None:

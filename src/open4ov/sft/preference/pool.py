@@ -50,12 +50,14 @@ class Turn:
 
 
 def gather(samples: Sequence[Sample]) -> Pool:
-    """The usable samples. Left out, and counted: several turns or pictures, an empty answer or response, a question
-    that is there already, and all of those that are answered in two ways, of which one must be wrong."""
+    """The usable samples; of a conversation its first question. Left out, and counted: several pictures, an empty
+    answer or response, a question that is there already, and all of those that are answered in two ways, of which one
+    must be wrong."""
     pool = Pool()
     usable: dict[tuple[str, ...], Sample] = {}
     contradictory: set[tuple[str, ...]] = set()
-    for sample in samples:
+    for given in samples:
+        sample = _first(given)
         fault = _fault(sample)
         if fault:
             pool.left_out[fault] += 1
@@ -111,6 +113,14 @@ def thing(sample: Sample) -> str | None:
         one = next(iter(cast("dict[str, Any]", names).values()), None)
         return str(one)
     return None
+
+
+def _first(sample: Sample) -> Sample:
+    """The first question and response of a conversation: what needs nothing that was said before."""
+    if [m.role for m in sample.messages[:3]] != ["user", "assistant", "user"]:
+        return sample
+    changes = {"messages": sample.messages[:2], "answer": None, "aliases": [], "lineage": [sample.id]}
+    return sample.model_copy(update={"id": content_id("first question", sample.id), **changes})
 
 
 def _fault(sample: Sample) -> str | None:
