@@ -94,7 +94,7 @@ def questions(apart: Sequence[Sample], store: ImageStore, each: int, seed: int) 
                 if style in ("list", "human"):
                     asked.append([Asked("no request: no style", language, bare, images, style="usual")])
         single = [s for group in groups[language] for s in group if s.answer]
-        for sample in rng.sample(single, min(3 * each, len(single))):
+        for sample in rng.sample(single, min(2 * each, len(single))):
             images = [store.get(sha) for sha in sample.images]
             asked.append(
                 [Asked("related", language, sample.messages[0], images, sample.answer or "", tuple(sample.aliases))]
@@ -125,7 +125,7 @@ def measure(
 ) -> tuple[dict[tuple[str, str], tuple[int, int]], list[needle.Probe]]:
     """(row, language) -> (held, asked), and the needles."""
     engine = Engine(model, processor, autocast=torch.bfloat16)
-    requests = [Request([group[0].message], group[0].images, max_tokens=96) for group in asked]
+    requests = [Request([group[0].message], group[0].images, max_tokens=64) for group in asked]
     found: dict[tuple[str, str], tuple[int, int]] = {}
     for group, answers in zip(asked, engine.generate(requests), strict=True):
         for one in group:
