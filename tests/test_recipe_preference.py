@@ -50,6 +50,7 @@ def test_the_default_shares_sum_to_one() -> None:
 def test_a_stage_may_have_longer_packs(tmp_path: Path) -> None:
     sft = written(tmp_path, "sft: {pack_tokens: 512, preference: {pack_tokens: 1024}}").sft
     assert [sft.pack_of(name) for name in ("knowledge", "ability", "preference")] == [512, 512, 1024]
+    assert sft.of("preference").pack_tokens == 1024
     with pytest.raises(UserError, match=r"1000 is less than one pack \(sft\.preference\.pack_tokens = 2048\)"):
         written(tmp_path, "sft: {preference: {tokens: 1000, pack_tokens: 2048}}")
     with pytest.raises(UserError, match=r"sft\.preference\.pack_tokens: has no effect: sft\.schedule is random_mix"):

@@ -83,6 +83,10 @@ class SftSection(Section):
         """Tokens of one pack in a stage: the limit of its conversations (paper §3.2.3: raised in stage 3)."""
         return getattr(self, stage).pack_tokens or self.pack_tokens
 
+    def of(self, stage: str) -> SftSection:
+        """The section as a stage reads it: `pack_tokens` is the stage's."""
+        return self.model_copy(update={"pack_tokens": self.pack_of(stage)})
+
 
 def contradictions(sft: SftSection) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""

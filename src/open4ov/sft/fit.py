@@ -49,8 +49,7 @@ def fit(
     """
     if section.lora_rank and not any(lora.is_adapter(name) for name, _ in model.named_parameters()):
         raise UserError("sft.lora_rank: the model has no adapters (lora.add puts them into a Qwen3-VL); set it to 0")
-    limit = options.pack_tokens or section.pack_tokens
-    order = packing.plan([encoder.length(sample) for sample in samples], limit)
+    order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens)
     steps = len(order.packs)
     if options.freeze_vision:
         training.freeze_vision(model)

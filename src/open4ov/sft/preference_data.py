@@ -145,7 +145,7 @@ def for_run(run: StageRun, samples: Sequence[Sample], count: int) -> Made:
         if not failed:
             run.note(f"sft.preference_set.hard: no failed task to learn in advance ({left_out or 'the file is empty'})")
     if rewrite.ROLE in run.recipe.data.roles:
-        asker = Asker(run.recipe.data, place=run.inputs["data"].parent)
+        asker = Asker(run.recipe.data, place=run.images.root.parent)
 
         def picture(sha: str) -> Picture:
             return Picture(sha, lambda: run.images.get(sha), None, lambda: run.images.png(sha))

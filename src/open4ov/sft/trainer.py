@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -42,20 +43,21 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     Under `schedule: random_mix` the only stage is `knowledge`; it trains on all three sets, shuffled, with the tokens
     of all three stages: the ablation's baseline.
     """
+    mixed = run.recipe.sft.schedule == "random_mix"
+    sft = run.recipe.sft.of("knowledge" if mixed else stage)
+    run = replace(run, recipe=run.recipe.model_copy(update={"sft": sft}))
     recipe, section = run.recipe, run.recipe.sft
-    mixed = section.schedule == "random_mix"
     torch.manual_seed(run.seed)
     torch.set_flush_denormal(True)
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
     processor.check(model.config)
-    limit = section.pack_of("knowledge" if mixed else stage)
     encoder = Encoder(
         processor,
         run.images,
         model.device,
-        limit=limit if section.too_long == "cut" else None,
+        limit=section.pack_tokens if section.too_long == "cut" else None,
         held_bytes=round(section.vision_cache_gib * 2**30),
     )
     if section.compile and section.precision == "fp32" and model.config.text.num_experts:
@@ -63,12 +65,12 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     options = section.knowledge if mixed else getattr(section, stage)
 
     if mixed:
-        material, plan = _random_mix(run, encoder, limit)
+        material, plan = _random_mix(run, encoder)
     else:
         material = _material(run, stage)
         if grade:
             material = _graded(run, material, stage, model, encoder, grade)
-        plan = _order(run, material, options, encoder, limit)
+        plan = _order(run, material, options, encoder)
     recompute.apply(model, section.recompute, section.recompute_vision)
     if section.lora_rank:
         lora.add(model, section.lora_rank, seed=run.seed)
@@ -95,9 +97,7 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     write_json(run.out / "summary.json", summary)
 
 
-def _order(
-    run: StageRun, material: curriculum.Material, options: SftStage, encoder: Encoder, limit: int
-) -> curriculum.Order:
+def _order(run: StageRun, material: curriculum.Material, options: SftStage, encoder: Encoder) -> curriculum.Order:
     section = run.recipe.sft
     return curriculum.order(
         material,
@@ -106,7 +106,7 @@ def _order(
         turns=options.turns,
         noise=section.difficulty_noise,
         length=encoder.length,
-        longest=limit,
+        longest=section.pack_tokens,
         seed=run.seed,
     )
 
@@ -122,12 +122,12 @@ def _material(run: StageRun, stage: Stage) -> curriculum.Material:
     return curriculum.Material(_preference(run, vertical, general), [*vertical, *general])
 
 
-def _random_mix(run: StageRun, encoder: Encoder, limit: int) -> tuple[curriculum.Material, curriculum.Order]:
+def _random_mix(run: StageRun, encoder: Encoder) -> tuple[curriculum.Material, curriculum.Order]:
     """What the three stages would see, with their tokens and replay shares but without grades, shuffled together."""
     section = run.recipe.sft
     materials = [_material(run, stage) for stage in STAGES]
     plans = [
-        _order(run, material, getattr(section, stage), encoder, limit)
+        _order(run, material, getattr(section, stage), encoder)
         for stage, material in zip(STAGES, materials, strict=True)
     ]
     samples = [sample for plan in plans for sample in plan.samples]
