@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from open4ov import pipeline
+from open4ov import pipeline, recipe
 from open4ov.errors import UserError
 from open4ov.graph import Graph, Stage, StageRun
+from open4ov.mllm.ask import BESIDE, ROLES
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
 from open4ov.run_dir import locked
@@ -263,18 +264,57 @@ def test_a_file_that_is_moved_within_a_folder_of_images_counts(tmp_path: Path) -
 def test_the_standard_graph_has_the_stages_of_the_paper() -> None:
     curriculum = pipeline.graph(Recipe(name="x"))
     assert list(curriculum.stages) == [
-        "images", "data", "sft_knowledge", "sft_ability", "sft_preference", "rl", "dpo", "evaluate_base",
-        "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference", "evaluate_rl", "evaluate_dpo",
-        "report",
+        "images", "data", "sets", "preference_set", "sft_knowledge", "sft_ability", "sft_preference", "rl", "dpo",
+        "evaluate_base", "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference", "evaluate_rl",
+        "evaluate_dpo", "report",
     ]  # fmt: skip
     assert [stage.name for stage in curriculum.needed("sft_ability")] == [
         "images",
         "data",
+        "sets",
         "sft_knowledge",
         "sft_ability",
     ]
-    mixed = pipeline.graph(Recipe.model_validate({"name": "x", "sft": {"schedule": "random_mix"}}))
-    assert [name for name in mixed.stages if name.startswith("sft_")] == ["sft_knowledge"]
+    for schedule in ("random_mix", "single_stage"):
+        baseline = pipeline.graph(Recipe.model_validate({"name": "x", "sft": {"schedule": schedule}}))
+        assert [name for name in baseline.stages if name.startswith("sft_")] == ["sft_knowledge"]
+
+
+def test_what_stage_1_loses_is_measured_before_and_after_it() -> None:
+    section = {"held_out": 0.1, "ability": {"blend": "deficit"}}
+    stages = pipeline.graph(Recipe.model_validate({"name": "x", "sft": section})).stages
+    assert list(stages)[2:8] == ["sets", "preference_set", "probe_base", "sft_knowledge", "deficit", "sft_ability"]
+    assert stages["probe_base"].inputs == ("sets",), "its answers stay when stage 1 is trained anew"
+    assert stages["deficit"].inputs == ("sets", "probe_base", "sft_knowledge")
+    assert stages["sft_ability"].inputs == ("sets", "deficit", "sft_knowledge")
+
+
+def test_an_option_of_a_later_stage_leaves_the_earlier_ones_as_they_are() -> None:
+    def configs(**section: object) -> dict[str, Any]:
+        stages = pipeline.graph(Recipe.model_validate({"name": "x", "sft": {"held_out": 0.1, **section}})).stages
+        return {name: stages[name].config(Recipe.model_validate({"name": "x", "sft": {"held_out": 0.1, **section}}))
+                for name in ("sets", "preference_set", "sft_knowledge", "sft_ability", "sft_preference")}  # fmt: skip
+
+    first = configs()
+    changed = configs(preference={"tokens": 700_000})
+    assert [name for name in first if first[name] != changed[name]] == ["preference_set", "sft_preference"]
+    changed = configs(ability={"blend": "deficit", "blend_floor": 0.1})
+    assert [name for name in first if first[name] != changed[name]] == ["sft_ability"]
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_shipped_recipes_load_and_name_roles_that_there_are(path: Path) -> None:
+    chosen = recipe.load(path)
+    assert chosen.name == path.stem
+    assert {*chosen.data.roles} <= {*ROLES, *BESIDE, "default"}
+    assert {*chosen.data.roles.values()} <= {*chosen.data.providers}
+    assert "sft_knowledge" in pipeline.graph(chosen).stages
+    for schedule in ("random_mix", "single_stage"):  # one switch, and nothing in the file is in its way
+        baseline = recipe.load(path, [f"sft.schedule={schedule}"])
+        assert "sft_ability" not in pipeline.graph(baseline).stages
 
 
 # ---------------------------------------------------------------------------------------------- kill -9

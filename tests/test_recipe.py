@@ -74,7 +74,10 @@ def test_a_far_off_key_gets_the_known_ones(tmp_path: Path) -> None:
         ("rl: [1]", "line 2: rl: expected mapping (`key: value` lines), got [1] (list)"),
         ("rl:", "line 2: rl: expected mapping (`key: value` lines), got nothing"),
         ("model: 3", "line 2: model: expected string, got 3 (whole number)"),
-        ("sft: {schedule: mixed}", "line 2: sft.schedule: expected 'curriculum' or 'random_mix', got \"mixed\" (text)"),
+        (
+            "sft: {schedule: mixed}",
+            "line 2: sft.schedule: expected 'curriculum', 'random_mix' or 'single_stage', got \"mixed\" (text)",
+        ),
         ("data: {labels: 2024-01-01}", None),
         (
             "sft: {ability: {freeze_vision: 'no'}}",

@@ -64,11 +64,11 @@ def test_a_change_of_the_set_leaves_the_earlier_stages_alone(tmp_path: Path) -> 
     stages = graph(recipe).stages
     for name in ("sft_knowledge", "sft_ability"):
         assert stages[name].config(recipe) == stages[name].config(other)
-    assert stages["sft_preference"].config(recipe) != stages["sft_preference"].config(other)
+    assert stages["preference_set"].config(recipe) != stages["preference_set"].config(other)
 
 
 def test_an_earlier_run_that_is_not_there_stops_the_run_before_it_begins(tmp_path: Path) -> None:
     recipe = Recipe(name="t")
     recipe.sft.preference_set.hard = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"sft\.preference_set\.hard: .*no such file or directory"):
-        graph(recipe).stages["sft_preference"].config(recipe)
+        graph(recipe).stages["preference_set"].config(recipe)

@@ -25,6 +25,7 @@ def sft(
     from open4ov import pipeline
     from open4ov.progress import JsonLines, Quiet, Terminal
     from open4ov.recipe import load
+    from open4ov.recipe_blend import ONE_STAGE
     from open4ov.recipe_sft import STAGES
 
     if stage not in STAGES:
@@ -32,8 +33,8 @@ def sft(
     if json_ and quiet:
         raise UserError("--json and --quiet contradict each other; give one of them")
     chosen = load(recipe, set_ or ())
-    if chosen.sft.schedule == "random_mix" and stage != STAGES[0]:
-        raise UserError(f"--stage {stage}: sft.schedule is random_mix, which has one stage; give --stage {STAGES[0]}")
+    if (schedule := chosen.sft.schedule) in ONE_STAGE and stage != STAGES[0]:
+        raise UserError(f"--stage {stage}: sft.schedule is {schedule}, which has one stage; give --stage {STAGES[0]}")
     reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
     pipeline.run(chosen, out, reporter, f"sft_{stage}")
     if not json_:

@@ -1,7 +1,9 @@
 """The run of a recipe: which stages there are, what each is made from, and which options it reads.
 
-images → data → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation of the base and of each model,
-and the report over all of them. `graph.py` has the machinery; the stages themselves are imported when they run.
+images → data → sets → preference_set → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation of the
+base and of each model, and the report over all of them. Where stage 2 is blended by what stage 1 has lost, `probe_base`
+and `deficit` measure it, before and after stage 1. `graph.py` has the machinery; the stages themselves are imported
+when they run.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module, metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,10 +41,20 @@ def graph(recipe: Recipe) -> Graph:
         Stage("images", (), _images, _call("open4ov.data.construct:collect_images")),
         Stage("data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready),
     ]
-    models = [*(SFT[:1] if recipe.sft.schedule == "random_mix" else SFT), "rl", "dpo"]
+    stages.append(Stage("sets", ("data",), _sets, _call("open4ov.stages:sets")))
+    sft = _sft_inputs(recipe)
+    if "preference_set" in chain(*sft.values()):
+        stages.append(Stage("preference_set", ("sets",), _preference_set, _call("open4ov.sft.sets:build_preference")))
+    if "deficit" in chain(*sft.values()):  # before any training: a set without questions is found at once
+        stages.append(Stage("probe_base", ("sets",), _probe, _call("open4ov.sft.deficit:ask_base")))
+    models = [*sft, "rl", "dpo"]
     before: tuple[str, ...] = ()
     for name in models:
-        stages.append(Stage(name, ("images", "data", *before), _training(name), _trainer(name)))
+        made_from = sft.get(name, ("images", "data"))
+        if "deficit" in made_from:
+            asked = ("sets", "probe_base", *before)
+            stages.append(Stage("deficit", asked, _deficit, _call("open4ov.sft.deficit:measure_stage")))
+        stages.append(Stage(name, (*made_from, *before), _training(name), _trainer(name)))
         before = (name,)
     earlier: tuple[str, ...] = ()
     for name in ("base", *models):  # an evaluation reads the earlier ones, for the differences from them
@@ -51,6 +64,20 @@ def graph(recipe: Recipe) -> Graph:
     everything = tuple(stage.name for stage in stages)
     stages.append(Stage("report", everything, lambda recipe: recipe, _call("open4ov.report.page:run")))
     return Graph(stages)
+
+
+def _sft_inputs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """The stages of SFT in their order, and what each is made from beside the model before it."""
+    if recipe.sft.schedule == "random_mix":
+        return {"sft_knowledge": ("sets", "preference_set")}
+    if recipe.sft.schedule == "single_stage":
+        return {"sft_knowledge": ("sets",)}
+    measured = ("deficit",) if recipe.sft.ability.blend == "deficit" else ()
+    return {
+        "sft_knowledge": ("sets",),
+        "sft_ability": ("sets", *measured),
+        "sft_preference": ("sets", "preference_set"),
+    }
 
 
 def run(
@@ -241,6 +268,23 @@ _PACE: dict[str, Any] = {
 }
 
 
+def _sets(recipe: Recipe) -> dict[str, Any]:
+    """Which pictures are kept apart, and the label tree that samples are held against."""
+    labels = Path(recipe.data.labels) if recipe.data.labels else None
+    return {"held_out": recipe.sft.held_out, "labels": fingerprint([labels]) if labels else ""}
+
+
+def _probe(recipe: Recipe) -> dict[str, Any]:
+    """Which questions are asked of the base, and what counts as right."""
+    function(recipe.sft.verifier, "sft.verifier")
+    asked = {"probe": recipe.sft.ability.probe, "verifier": recipe.sft.verifier, "precision": recipe.sft.precision}
+    return {**asked, "base": _base(recipe), "threads": recipe.threads}
+
+
+def _deficit(recipe: Recipe) -> dict[str, Any]:
+    return {**_probe(recipe), "floor": recipe.sft.ability.blend_floor}
+
+
 def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """The options a training reads: of its own stage only, so that a change later in the recipe leaves it as it is.
 
@@ -256,31 +300,38 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
             return {**getattr(recipe, name).model_dump(mode="json"), **base}
-        section = {**recipe.sft.model_dump(mode="json"), "mastery": recipe.admission.mastery.model_dump(mode="json")}
+        elsewhere: dict[str, Any] = {
+            "held_out": True,
+            "preference_set": True,
+            "ability": {"blend_floor", "probe"},
+        }  # the stages before read them
+        section = {
+            **recipe.sft.model_dump(mode="json", exclude=elsewhere),
+            "mastery": recipe.admission.mastery.model_dump(mode="json"),
+        }
         if recipe.sft.schedule == "curriculum":
             for other in SFT:
                 if other != name:
                     del section[other.removeprefix("sft_")]
-            if name != "sft_preference":
-                del section["preference_set"]
-        if "preference_set" in section:
-            section |= _preference_set(recipe)
         return {**section, **base}
 
     return config
 
 
 def _preference_set(recipe: Recipe) -> dict[str, Any]:
-    """What the SFT-Preference set depends on beside its own options: an earlier run's failed tasks, and who writes."""
-    found: dict[str, Any] = {}
-    if recipe.sft.preference_set.hard:
+    """How large the set is, its kinds, what of it fits into a pack by the base's tokenizer, an earlier run's failed
+    tasks, and who writes."""
+    sft = recipe.sft
+    long = sft.pack_of("knowledge" if sft.schedule == "random_mix" else "preference")
+    found: dict[str, Any] = {"tokens": sft.preference.tokens, "longest": long, "base": _base(recipe)}
+    if sft.preference_set.hard:
         from open4ov.sft.preference.hard import file_of
 
-        found["hard_file"] = fingerprint([file_of(recipe.sft.preference_set.hard)])
+        found["hard_file"] = fingerprint([file_of(sft.preference_set.hard)])
     if name := recipe.data.roles.get("preference"):
         provider = recipe.data.providers[name]
         found["writer"] = provider.model_dump(mode="json", exclude=_ASKING | {"cache_as"})
-    return found
+    return {**sft.preference_set.model_dump(mode="json"), **found}
 
 
 def _evaluation(recipe: Recipe) -> dict[str, Any]:

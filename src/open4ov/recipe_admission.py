@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from open4ov.recipe_blend import ONE_STAGE
 from open4ov.recipe_section import Section
+from open4ov.recipe_sft import STAGES
 from open4ov.yaml_file import Loc
 
 if TYPE_CHECKING:
@@ -32,11 +34,14 @@ class AdmissionSection(Section):
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
     mastery, loc = recipe.admission.mastery, ("admission", "mastery")
-    if recipe.sft.schedule == "random_mix":
+    if recipe.sft.schedule in ONE_STAGE:
         for field in sorted(mastery.model_fields_set):
-            yield (*loc, field), "sft.schedule is random_mix, which does not grade", ("sft", "schedule")
+            yield (*loc, field), f"sft.schedule is {recipe.sft.schedule}, which does not grade", ("sft", "schedule")
     elif mastery.rollouts == 0:
         for field in sorted(mastery.model_fields_set - {"rollouts"}):
             yield (*loc, field), "admission.mastery.rollouts is 0", (*loc, "rollouts")
         if "difficulty_noise" in recipe.sft.model_fields_set:
             yield ("sft", "difficulty_noise"), "admission.mastery.rollouts is 0", (*loc, "rollouts")
+        for name in STAGES:
+            if "iterations" in getattr(recipe.sft, name).model_fields_set:
+                yield ("sft", name, "iterations"), "admission.mastery.rollouts is 0", (*loc, "rollouts")

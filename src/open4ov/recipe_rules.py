@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from open4ov import (
     recipe_admission,
+    recipe_blend,
     recipe_embedder,
     recipe_executor,
     recipe_hygiene,
@@ -34,6 +35,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from _data(recipe.data)
     rl = recipe.rl
     yield from recipe_sft.contradictions(recipe.sft)
+    yield from recipe_blend.contradictions(recipe)
     if rl.steps == 0:
         return
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
@@ -58,6 +60,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_embedder.idle(recipe.data)
     yield from _idle_data(recipe.data)
     yield from recipe_sft.idle(recipe.sft)
+    yield from recipe_blend.idle(recipe)
     yield from recipe_preference.idle(recipe)
     yield from recipe_admission.idle(recipe)
     yield from _idle_rl(recipe.rl)

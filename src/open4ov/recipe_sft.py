@@ -8,11 +8,29 @@ from typing import Literal
 from pydantic import Field
 
 from open4ov import recipe_preference
+from open4ov.recipe_blend import ONE_STAGE, BlendSection
 from open4ov.recipe_preference import PreferenceSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
+Part = Literal["vision", "merger", "language"]
+PARTS: tuple[Part, ...] = ("vision", "merger", "language")
 STAGES = ("knowledge", "ability", "preference")
+
+
+class SftPart(Section):
+    """How one part of the model is trained in a stage."""
+
+    freeze: bool = Field(default=False, description="leave its weights as they are")
+    learning_rate: float | None = Field(default=None, gt=0, description="its own highest rate; the stage's when empty")
+
+
+class SftParts(Section):
+    """The parts of a multimodal LLM; a stage's learning rate and freezing for each."""
+
+    vision: SftPart = Field(default_factory=SftPart, description="the tower, without its mergers")
+    merger: SftPart = Field(default_factory=SftPart, description="patch merger and DeepStack taps")
+    language: SftPart = Field(default_factory=SftPart, description="the rest: embedding, decoder, head")
 
 
 class SftStage(Section):
@@ -29,19 +47,62 @@ class SftStage(Section):
         ge=1,
         description="most questions about an image in a conversation; with 1 each answer must be seen, not copied",
     )
-    freeze_vision: bool = False
+    freeze_vision: bool = Field(default=False, description="freeze both parts.vision and parts.merger")
+    parts: SftParts = Field(default_factory=SftParts)
     pack_tokens: int | None = Field(
         default=None, ge=64, description="tokens of one pack of this stage; sft.pack_tokens when empty"
     )
+    iterations: int = Field(
+        default=1,
+        ge=1,
+        description="parts of the tokens before each of which the samples are graded anew and drawn by their grades",
+    )
+
+    @property
+    def frozen(self) -> list[Part]:
+        """The parts that stay as they are."""
+        both = ("vision", "merger") if self.freeze_vision else ()
+        return [part for part in PARTS if part in both or getattr(self.parts, part).freeze]
+
+    @property
+    def still_vision(self) -> bool:
+        """Whether tower and mergers stay as they are, so that an image's features can be held."""
+        return {"vision", "merger"} <= set(self.frozen)
+
+
+class AbilityStage(SftStage, BlendSection):
+    """Stage 2, whose own set is blended by ability."""
 
 
 class SftSection(Section):
     """Collaborative curriculum SFT (paper §3)."""
 
-    schedule: Literal["curriculum", "random_mix"] = Field(
-        default="curriculum", description="random_mix: one stage, all sets shuffled, equal tokens"
+    schedule: Literal["curriculum", "random_mix", "single_stage"] = Field(
+        default="curriculum",
+        description="the baselines are one stage on as many tokens as the three: random_mix of all sets, shuffled; "
+        "single_stage of the knowledge set and its replay alone",
     )
-    pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack (one optimizer step)")
+    held_out: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each set's pictures kept apart as its split `val`, beside what data.hygiene.val did",
+    )
+    pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack")
+    accumulate: int = Field(
+        default=1, ge=1, description="packs of one optimizer step, whose loss is the mean over the targets of all"
+    )
+    lr_schedule: Literal["cosine", "wsd", "constant"] = Field(
+        default="cosine",
+        description="after the warm-up: half a cosine to 0; wsd: the full rate, then a line to 0; the full rate",
+    )
+    lr_decay: float = Field(default=0.2, gt=0, le=1, description="share of the tokens over which wsd goes down to 0")
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the weights, which then is the stage's model; 0: no average",
+    )
     difficulty_noise: float = Field(
         default=1.0, ge=0, description="random part of the difficulty order; 0: strictly easy to hard"
     )
@@ -75,7 +136,7 @@ class SftSection(Section):
     grad_clip: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=100, ge=1, description="optimizer steps")
     knowledge: SftStage = Field(default_factory=SftStage)
-    ability: SftStage = Field(default_factory=SftStage)
+    ability: AbilityStage = Field(default_factory=AbilityStage)
     preference: SftStage = Field(default_factory=SftStage)
     preference_set: PreferenceSection = Field(default_factory=PreferenceSection)
 
@@ -92,36 +153,76 @@ def contradictions(sft: SftSection) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""
     yield from recipe_preference.contradictions(sft.preference_set)
     for name in STAGES:
-        tokens, own = getattr(sft, name).tokens, getattr(sft, name).pack_tokens
-        if tokens < sft.pack_of(name):
-            key = f"sft.{name}.pack_tokens" if own else "sft.pack_tokens"
-            yield ("sft", name, "tokens"), f"{tokens} is less than one pack ({key} = {sft.pack_of(name)})"
+        stage: SftStage = getattr(sft, name)
+        pack = sft.pack_of(name)
+        packs = f"sft.{name}.pack_tokens = {pack}" if stage.pack_tokens else f"sft.pack_tokens = {pack}"
+        if stage.tokens < pack:
+            yield (
+                ("sft", name, "tokens"),
+                f"{stage.tokens} is less than one pack ({packs})",
+            )
+        elif stage.iterations * pack > stage.tokens:
+            yield (
+                ("sft", name, "iterations"),
+                f"{stage.iterations} parts of {stage.tokens} tokens are less than a pack each ({packs})",
+            )
+        if set(stage.frozen) == set(PARTS):
+            yield ("sft", name, "parts"), "every part is frozen, so that nothing would be trained; leave one free"
+        elif sft.lora_rank and stage.parts.language.freeze:
+            yield (
+                ("sft", name, "parts", "language", "freeze"),
+                f"sft.lora_rank = {sft.lora_rank} trains adapters of the language model only; choose one",
+            )
     if sft.compile and (sft.recompute, sft.recompute_vision) != ("none", "none"):
         yield ("sft", "compile"), "sft.recompute and sft.recompute_vision do not go with compiled blocks; choose one"
 
 
 def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
-    """Random mix is one stage: it takes tokens and replay of all three, and the other options of `knowledge` alone."""
-    stages = STAGES[:1] if sft.schedule == "random_mix" else STAGES
-    if sft.lora_rank:
-        for name in stages:
-            if "freeze_vision" in getattr(sft, name).model_fields_set:
-                yield ("sft", name, "freeze_vision"), "adapters leave the vision tower frozen", ("sft", "lora_rank")
-    still = sft.lora_rank > 0 or all(getattr(sft, name).freeze_vision for name in stages)
-    moving = not any(getattr(sft, name).freeze_vision for name in stages) and not sft.lora_rank
-    if moving and "vision_cache_gib" in sft.model_fields_set:
-        reason = "no stage freezes the vision tower, whose features are never held"
-        yield ("sft", "vision_cache_gib"), reason, ("sft", stages[0])
+    """A baseline is one stage: it takes tokens of all three (random_mix also replay and turns), and the other options
+    of `knowledge` alone."""
+    names = STAGES[:1] if sft.schedule in ONE_STAGE else STAGES
+    stages: list[SftStage] = [getattr(sft, name) for name in names]
+    for name, stage in zip(names, stages, strict=True):
+        yield from _idle_parts(sft, name, stage)
+    still = sft.lora_rank > 0 or all("vision" in stage.frozen for stage in stages)
+    held = sft.lora_rank > 0 or any(stage.still_vision for stage in stages)
+    if not held and "vision_cache_gib" in sft.model_fields_set:
+        reason = "no stage freezes the vision tower and its mergers, whose features are never held"
+        yield ("sft", "vision_cache_gib"), reason, ("sft", names[0])
     if still and "recompute_vision" in sft.model_fields_set:
-        switch = ("sft", "lora_rank" if sft.lora_rank else stages[0])
+        switch: Loc = ("sft", "lora_rank" if sft.lora_rank else names[0])
         yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch
-    if sft.schedule == "random_mix":
-        switch: Loc = ("sft", "schedule")
-        reason = "sft.schedule is random_mix, which is one stage and takes this from sft.knowledge"
+    if sft.lr_schedule != "wsd" and "lr_decay" in sft.model_fields_set:
+        yield ("sft", "lr_decay"), f"sft.lr_schedule is {sft.lr_schedule}", ("sft", "lr_schedule")
+    if sft.schedule in ONE_STAGE:
+        switch = ("sft", "schedule")
+        reason = f"sft.schedule is {sft.schedule}, which is one stage and takes this from sft.knowledge"
+        own = {"learning_rate", "warmup", "freeze_vision", "parts", "iterations", "pack_tokens"}
+        own |= {"replay", "turns"} if sft.schedule == "single_stage" else set()
         for name in ("ability", "preference"):
-            for field in sorted(
-                {"learning_rate", "warmup", "freeze_vision", "pack_tokens"} & getattr(sft, name).model_fields_set
-            ):
+            for field in sorted(own & getattr(sft, name).model_fields_set):
                 yield ("sft", name, field), reason, switch
+        graded = f"sft.schedule is {sft.schedule}, which does not grade"
+        if "iterations" in sft.knowledge.model_fields_set:
+            yield ("sft", "knowledge", "iterations"), graded, switch
         if "difficulty_noise" in sft.model_fields_set:
-            yield ("sft", "difficulty_noise"), "sft.schedule is random_mix, which does not grade", switch
+            yield ("sft", "difficulty_noise"), graded, switch
+
+
+def _idle_parts(sft: SftSection, name: str, stage: SftStage) -> Iterator[tuple[Loc, str, Loc]]:
+    loc: Loc = ("sft", name)
+    written = {part: getattr(stage.parts, part).model_fields_set for part in stage.parts.model_fields_set}
+    if sft.lora_rank:
+        switch: Loc = ("sft", "lora_rank")
+        if "freeze_vision" in stage.model_fields_set:
+            yield (*loc, "freeze_vision"), "adapters leave the vision tower frozen", switch
+        for part in ("vision", "merger"):
+            for field in sorted(written.get(part, ())):
+                yield (*loc, "parts", part, field), "adapters leave tower and mergers frozen", switch
+        return
+    for part in PARTS:
+        if stage.freeze_vision and part != "language":
+            for field in sorted(written.get(part, ())):
+                yield (*loc, "parts", part, field), f"sft.{name}.freeze_vision freezes it", (*loc, "freeze_vision")
+        elif getattr(stage.parts, part).freeze and "learning_rate" in written.get(part, ()):
+            yield (*loc, "parts", part, "learning_rate"), "the part is frozen", (*loc, "parts", part, "freeze")

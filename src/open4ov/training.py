@@ -1,20 +1,17 @@
-"""What every trainer of a whole model on one machine needs: freezing, AdamW, a schedule, exact checkpoints.
+"""What every trainer of a whole model on one machine needs: freezing, optimizers, a step. Learning-rate schedules are
+in `schedules.py`, checkpoints in `checkpoints.py`.
 
 sft and rl build on this and on nothing of each other.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from open4ov.errors import UserError
@@ -60,7 +57,13 @@ steps, and words that the batches of a vertical never use would drift away: what
 """
 
 
-def adamw(model: Trainable[Any, Any], learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
+Factors = Mapping[int, float]
+"""id of a parameter -> its share of the learning rate; those that are not named have 1"""
+
+
+def adamw(
+    model: Trainable[Any, Any], learning_rate: float, weight_decay: float = 0.0, factors: Factors | None = None
+) -> Optimizer:
     """AdamW over the parameters that are not frozen; matrices decay, those of experts too; embeddings, norms and biases
     do not."""
     matrices, experts, others = _split(model)
@@ -72,25 +75,39 @@ def adamw(model: Trainable[Any, Any], learning_rate: float, weight_decay: float 
         {"params": [p for p in others if id(p) not in known], "weight_decay": 0.0},
         {"params": [p for p in words if p.requires_grad], "weight_decay": 0.0, "eps": EMBEDDING_EPS},
     ]
-    groups = [group for group in groups if group["params"]]
+    groups = _by_factor(groups, factors)
     return Optimizer(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True))
 
 
-def muon(model: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> Optimizer:
+def muon(
+    model: nn.Module, learning_rate: float, weight_decay: float = 0.0, factors: Factors | None = None
+) -> Optimizer:
     """Muon over the matrices of the layers, its steps scaled to AdamW's size; AdamW over the rest. It learns in fewer
     tokens than AdamW alone, for about a tenth more time a step at nano size. Experts lie in one tensor, which Muon
     cannot take: AdamW has them, with decay. Frozen parameters are left out."""
     matrices, experts, others = _split(model, "merger", "taps")  # wide: they would be most of Muon's cost
     parts: list[torch.optim.Optimizer] = []
     if matrices:
+        groups = _by_factor([{"params": matrices}], factors)
         parts.append(
-            torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            torch.optim.Muon(groups, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         )
     groups = [{"params": experts, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    groups = _by_factor(groups, factors)
     if groups:
         parts.append(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True))
     return Optimizer(*parts)
+
+
+def _by_factor(groups: Sequence[dict[str, Any]], factors: Factors | None) -> list[dict[str, Any]]:
+    """The groups that hold something, one for each factor among their parameters."""
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        shares = [(factors or {}).get(id(p), 1.0) for p in group["params"]]
+        for share in dict.fromkeys(shares):
+            params = [p for p, own in zip(group["params"], shares, strict=True) if own == share]
+            split.append({**group, "params": params, "factor": share})
+    return split
 
 
 def _split(model: nn.Module, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
@@ -111,80 +128,21 @@ class Diverged(UserError, FloatingPointError):
 def step(model: nn.Module, optimizer: Optimizer, learning_rate: float, grad_clip: float) -> float:
     """One update from the gradients at hand; clears them and gives their norm before clipping.
 
-    Raises Diverged when the gradient is not finite: nothing has been changed then.
+    Raises Diverged when the gradient is not finite: nothing has been changed then, and the gradients are cleared.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
     if not math.isfinite(norm):
+        model.zero_grad(set_to_none=True)
         raise Diverged(f"the gradient's norm is {norm}: lower the learning rate ({learning_rate:g})")
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["factor"]
     optimizer.step()
     model.zero_grad(set_to_none=True)
     return norm
 
 
-def warmup_cosine(done: int, steps: int, warmup: float, floor: float = 0.0) -> float:
-    """Learning-rate factor of step `done` (from 0): linear over the share `warmup` of `steps`, then half a cosine."""
-    rising = warmup * steps
-    if done + 1 < rising:
-        return (done + 1) / rising
-    share = (done - rising + 1) / max(steps - rising + 1, 1)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(max(share, 0.0), 1.0)))
-
-
-def precision(kind: str) -> AbstractContextManager[Any]:
-    """`bf16`: matrix products in bfloat16 (weights, sums and the optimizer stay in float32); `fp32`: no change."""
-    return torch.autocast("cpu", torch.bfloat16) if kind == "bf16" else nullcontext()
-
-
-def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    done: int,
-    identity: str,
-    curve: list[dict[str, Any]],
-) -> None:
-    """Writes `folder/step-N` (trained weights, optimizer state, curve) whole or not at all, and drops older ones."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    tensors: dict[str, Tensor] = {}
-    for parameter, state in optimizer.state.items():
-        name = names[id(parameter)]
-        tensors[f"weight.{name}"] = parameter.detach()
-        tensors |= {f"{key}.{name}": value for key, value in state.items()}
-    temporary = folder / f".part-{done}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / "state.safetensors")
-    (temporary / "curve.json").write_text(json.dumps({"identity": identity, "curve": curve}))
-    final = folder / f"step-{done}"
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    for old in folder.glob("step-*"):
-        if old != final:
-            shutil.rmtree(old)
-
-
-def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: Optimizer, identity: str
-) -> tuple[int, list[dict[str, Any]]]:
-    """Puts the newest checkpoint of that `identity` into model and optimizer: (steps done, curve); (0, []) if none."""
-    steps = sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
-    for done in steps:
-        path = folder / f"step-{done}"
-        record = json.loads((path / "curve.json").read_text())
-        if record["identity"] != identity:
-            continue
-        parameters = dict(model.named_parameters())
-        state: dict[Tensor, dict[str, Tensor]] = {}
-        with torch.no_grad(), safe_open(path / "state.safetensors", framework="pt") as file:
-            for full in file.keys():  # noqa: SIM118
-                key, _, name = full.partition(".")
-                if key == "weight":
-                    parameters[name].copy_(file.get_tensor(full))
-                else:
-                    state.setdefault(parameters[name], {})[key] = file.get_tensor(full)
-        optimizer.restore(state)
-        return done, record["curve"]
-    return 0, []
+def precision(kind: str, device: torch.device | str = "cpu") -> AbstractContextManager[Any]:
+    """`bf16`: matrix products on `device` in bfloat16 (weights, sums and the optimizer stay in float32); `fp32`: no
+    change."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16) if kind == "bf16" else nullcontext()

@@ -94,9 +94,17 @@ def finished_run(tmp_path: Path) -> Any:
     }
     folder("images", skipped=[{"file": "notes.txt", "reason": "is no <image>"}])
     folder("data", report=report)
+    about = {"id": "0123456789abcdef", "train": 1800, "val": 20, "left_out": {"an <empty> answer": 3}}
+    folder("sets", summary={"knowledge": about, "ability": {**about, "left_out": {}}})
+    folder("preference_set", summary={"preference": {**about, "left_out": {}}})
     for place, model in enumerate(MODELS[1:]):
         points = [{"step": step, "loss": 2 / (step + 1) + place, "reward": step / 30} for step in range(30)]
-        folder(model, curve=points)
+        lost = {"questions": 40, "before": 0.9, "after": 0.6, "drop": 0.3, "shrunk": 0.25, "low": 0.1, "high": 0.4}
+        abilities = {
+            "reading_<b>": {**lost, "share": 0.75, "tokens": 90_000, "epochs": 4.0, "ran_out": True},
+            "colour": {"questions": 0, "share": 0.25, "tokens": 30_000},
+        }
+        folder(model, curve=points, blend={"blend": "deficit", "abilities": abilities})
     base = invented(0, store)
     for place, model in enumerate(MODELS):
         answers = invented(place, store)

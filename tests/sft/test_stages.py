@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from open4ov.recipe import Recipe
 from open4ov.rl import dpo
 from open4ov.rl import trainer as rl
 from open4ov.rl.hallucination import KINDS
-from open4ov.sft import trainer
+from open4ov.sft import curriculum, deficit, planning, sets
+from open4ov.sft.encoding import Encoder
 from open4ov.store import ImageStore, read_samples, write_samples
 
 RECIPE: dict[str, Any] = {
@@ -39,6 +41,9 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
+SETS = ("sets", "preference_set")
+
+
 class Run:
     """A run directory in which stages can be called by hand."""
 
@@ -49,8 +54,10 @@ class Run:
         self.store = ImageStore(root / "store")
         vertical = [item.store(self.store) for item in islice(in_car.items("train", 1), 0, 400, 13)]
         general = [item.store(self.store) for task in TASKS for item in generate(task, "train", 5)]
-        for folder, name, samples in (("data", "samples", vertical), ("data", "general", general)):
-            write_samples(root / folder / f"{name}.parquet", samples)
+        for name, samples in (("samples", vertical), ("general", general)):
+            write_samples(root / "data" / f"{name}.parquet", samples)
+        stages.sets(self.stage("sets", ()))
+        sets.build_preference(self.stage("preference_set", ("sets",)))
 
     def stage(self, name: str, inputs: tuple[str, ...]) -> StageRun:
         for folder in (self.root / name, self.root / f"{name}.scratch"):
@@ -59,7 +66,7 @@ class Run:
             recipe=self.recipe,
             out=self.root / name,
             scratch=self.root / f"{name}.scratch",
-            inputs={n: self.root / n for n in ("images", "data", *inputs)},
+            inputs={n: self.root / n for n in ("images", "data", *SETS, *inputs)},
             images=self.store,
             seed=0,
             stage=name,
@@ -77,7 +84,7 @@ TASKS = ("colour", "counting", "reasoning", "arithmetic", "instruction")
 def finished(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(tmp_path_factory.mktemp("run"), tiny_dir)
     before: tuple[str, ...] = ()
-    for stage in trainer.STAGES:
+    for stage in planning.STAGES:
         stages.sft(run.stage(f"sft_{stage}", before), stage)
         before = (f"sft_{stage}",)
     rl.run(run.stage("rl", before))
@@ -101,7 +108,7 @@ def test_every_stage_leaves_a_model_that_goes_on_from_the_one_before(finished: R
 
 
 def test_the_records_say_what_was_done(finished: Run) -> None:
-    for stage in trainer.STAGES:
+    for stage in planning.STAGES:
         summary = finished.read(f"sft_{stage}", "summary.json")
         curve = finished.read(f"sft_{stage}", "curve.json")
         assert summary["stage"] == stage
@@ -134,6 +141,79 @@ def test_random_mix_trains_once_on_the_tokens_of_all_stages(tiny_dir: Path, tmp_
     assert summary["stage"] == "random_mix"
     assert 4500 <= summary["tokens"] < 6500
     assert summary["mastery"] == {"ungraded": summary["samples"]}
+
+
+def test_the_baselines_have_the_tokens_of_the_curriculum(tiny_dir: Path, tmp_path: Path) -> None:
+    """One switch, within a pack; single_stage draws on the knowledge set and its replay, random_mix on all three."""
+    plans: dict[str, list[curriculum.Order]] = {}
+    own: dict[str, set[str]] = {}
+    more = {"knowledge": {"tokens": 6000, "replay": 0.2}, "ability": {"tokens": 3000, "replay": 0.3}}
+    for schedule in ("curriculum", "random_mix", "single_stage"):
+        run = Run(tmp_path / schedule, tiny_dir, schedule=schedule, **more)
+        stage, encoder = run.stage("sft_knowledge", ()), Encoder(Processor.from_pretrained(tiny_dir), run.store)
+        if schedule == "curriculum":
+            tokens = {name: getattr(run.recipe.sft, name).tokens for name in planning.STAGES}
+            plans[schedule] = [
+                planning.order(stage, name, planning.material_of(stage, name), encoder, tokens[name])
+                for name in planning.STAGES
+            ]
+            continue
+        made = planning.random_mix if schedule == "random_mix" else planning.single_stage
+        material, plan = made(stage, encoder)
+        plans[schedule], own[schedule] = [plan], {s.id for s in material.own}
+        assert len(plan.samples) > 50
+    pack = RECIPE["sft"]["pack_tokens"]
+    for schedule, made in plans.items():
+        assert sum(plan.tokens for plan in made) == pytest.approx(10_500, abs=pack), schedule
+    stage = run.stage("sft_knowledge", ())
+    assert own["single_stage"] == {s.id for s in planning.material_of(stage, "knowledge").own}
+    every = {s.id for name in planning.STAGES for s in planning.material_of(stage, name).own}
+    assert own["random_mix"] == every > own["single_stage"]
+
+
+def test_the_curriculum_has_as_many_tokens_as_the_recipe_says(finished: Run) -> None:
+    tokens = sum(finished.read(f"sft_{stage}", "summary.json")["tokens"] for stage in planning.STAGES)
+    assert tokens == pytest.approx(4500, abs=RECIPE["sft"]["pack_tokens"])
+
+
+def test_what_stage_1_lost_decides_the_blend_of_stage_2(tiny_dir: Path, tmp_path: Path) -> None:
+    """The whole way on a tiny model: questions kept apart, base and stage 1 asked, shares, tokens drawn."""
+    ability = {"tokens": 4000, "replay": 0.25, "blend": "deficit", "blend_floor": 0.4, "probe": 30}
+    run = Run(tmp_path, tiny_dir, held_out=0.5, ability=ability, knowledge={"tokens": 600})
+    deficit.ask_base(run.stage("probe_base", ()))
+    asked = read_samples(run.root / "probe_base" / "probe.parquet")
+    kept_apart = {s.id for s in sets.validation(run.root / "sets" / "ability")}
+    assert 10 < len(asked) <= 30
+    assert {s.id for s in asked} <= kept_apart
+    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    answers = run.read("probe_base", "answers.json")
+    for i, name in enumerate(answers):  # as if the base had known them
+        answers[name]["right"] = asked[i].task in ("colour", "counting")
+    (run.root / "probe_base" / "answers.json").write_text(json.dumps(answers))
+    deficit.measure_stage(run.stage("deficit", ("probe_base", "sft_knowledge")))
+    measured = run.read("deficit", "blend.json")["abilities"]
+    assert sum(about["share"] for about in measured.values()) == pytest.approx(1, abs=1e-5)
+    assert {name for name, about in measured.items() if about.get("drop", 0) > 0.5} == {"colour", "counting"}
+    others = [about["share"] for name, about in measured.items() if name not in ("colour", "counting")]
+    assert min(measured["colour"]["share"], measured["counting"]["share"]) > 2 * max(others)
+    stages.sft(run.stage("sft_ability", ("deficit", "sft_knowledge")), "ability")
+    blend = run.read("sft_ability", "blend.json")
+    assert blend["blend"] == "deficit"
+    for about in blend["abilities"].values():
+        assert about["ran_out"] or about["drawn"] >= about["share"] - 0.05
+    assert run.read("sft_ability", "summary.json")["blend"].keys() == blend["abilities"].keys()
+
+
+def test_a_stage_without_data_says_which_set_is_empty_and_why(tiny_dir: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, tiny_dir)
+    write_samples(run.root / "data" / "general.parquet", [])
+    shutil.rmtree(run.root / "sets")
+    stages.sets(run.stage("sets", ()))
+    with pytest.raises(UserError, match=r"sft\.ability: SFT-Ability is empty: data/general\.parquet has no sample"):
+        stages.sft(run.stage("sft_ability", ("sft_knowledge",)), "ability")
+    run.recipe.sft.knowledge.replay = 0.2
+    with pytest.raises(UserError, match=r"sft\.knowledge\.replay is 0\.2: SFT-Ability is empty"):
+        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
 
 
 def test_adapters_are_saved_apart_and_merged(tiny_dir: Path, tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ from .trainable import Trainable
 LOGITS_AT_ONCE = 2**26
 """Logits held in memory at a time by `log_probs`, where the head can be applied apart from the model."""
 
+PROJECTORS = ("projector", "merger", "connector", "embed_vision", "aligner", "image_newline")
+"""What families call that which turns a tower's features into tokens of the language model."""
+
 __all__ = ["HFBatch", "HFEncoded", "HFModel", "HFProcessor", "pack"]
 
 
@@ -164,6 +167,17 @@ class HFModel(Trainable[HFBatch, Any]):
         parts = (language, network.get_input_embeddings(), network.get_output_embeddings())
         known = {id(p) for part in parts for p in part.parameters()}
         return [p for p in self.parameters() if id(p) not in known]
+
+    def merger_parameters(self) -> list[nn.Parameter]:
+        """Those outside the language model that are named as projectors are. Raises UserError when none is."""
+        vision = {id(p) for p in self.vision_parameters()}
+        named = [p for name, p in self.named_parameters() if id(p) in vision and any(w in name for w in PROJECTORS)]
+        if not named:
+            raise UserError(
+                f"{type(self.network).__name__}: cannot tell its projector from its vision tower; use freeze_vision "
+                "instead of parts.vision and parts.merger"
+            )
+        return named
 
     def word_parameters(self) -> list[Tensor]:
         """Embedding and, when it is not tied to it, head: [V, D] each."""

@@ -94,6 +94,10 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         """The vision tower with its mergers and DeepStack taps."""
         return list(self.vision.parameters())
 
+    def merger_parameters(self) -> list[nn.Parameter]:
+        """The merger and those of the DeepStack taps."""
+        return [*self.vision.merger.parameters(), *self.vision.taps.parameters()]
+
     def word_parameters(self) -> list[Tensor]:
         """Embedding and, when it is not tied to it, head: [V, D] each."""
         return [self.text.embed.weight, *([] if self.head is None else [self.head.weight])]

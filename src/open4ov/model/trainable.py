@@ -7,6 +7,8 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from open4ov.recipe_sft import Part
+
 
 class Batch(Protocol):
     """What a trainer reads of a batch itself; the rest is between the model and its encoder."""
@@ -37,6 +39,22 @@ class Trainable(nn.Module, ABC, Generic[B, V]):
     def vision_parameters(self) -> list[nn.Parameter]:
         """All that turns pixels into the language model's tokens: what `freeze_vision` freezes."""
         ...
+
+    @abstractmethod
+    def merger_parameters(self) -> list[nn.Parameter]:
+        """Those among `vision_parameters` that turn the tower's features into tokens. Raises UserError where they
+        cannot be told from the tower."""
+        ...
+
+    def part_parameters(self, part: Part) -> list[nn.Parameter]:
+        """The parameters of `vision` (the tower without its mergers), `merger` or `language` (all the rest). Each
+        parameter of the model is in one of the three."""
+        if part == "merger":
+            return self.merger_parameters()
+        vision = self.vision_parameters()
+        others = self.merger_parameters() if part == "vision" else vision
+        known = {id(p) for p in others}
+        return [p for p in (vision if part == "vision" else self.parameters()) if id(p) not in known]
 
     @abstractmethod
     def word_parameters(self) -> list[Tensor]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from open4ov.report import gallery, plots
+from open4ov.report import gallery, plots, training_sets
 from open4ov.report.table import TITLES, build, row_named, shown, verdict
 from open4ov.store import write_json
 
@@ -56,6 +56,8 @@ def run(run: StageRun) -> None:
         left_out=read(run.inputs["images"] / "skipped.json") if "images" in run.inputs else (),
         stages={name: read(folder / "stage.json") for name, folder in run.inputs.items()},
         pictures=gallery.cards(pairs, run.images),
+        sets=training_sets.sets(run.inputs),
+        blend=training_sets.blend(run.inputs),
     )
     run.progress("page", 3, 4)
     (run.out / "report.html").write_text(html)
@@ -72,6 +74,8 @@ def page(
     left_out: Sequence[Mapping[str, str]],
     stages: Mapping[str, Mapping[str, Any]],
     pictures: Sequence[gallery.Card],
+    sets: Sequence[Mapping[str, Any]],
+    blend: Mapping[str, Any] | None,
 ) -> str:
     """The HTML of a report. Every text is escaped; pictures and plots are inside the page; it asks for nothing else."""
     environment = jinja2.Environment(
@@ -103,6 +107,8 @@ def page(
         base=TITLES["base"],
         final=table["models"][-1]["title"],
         pictures=pictures,
+        sets=sets,
+        blend=blend,
     )
 
 

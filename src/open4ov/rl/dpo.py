@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from open4ov import memory, training
+from open4ov import memory, schedules, training
 from open4ov.engine import Engine, VisionCache
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
@@ -117,7 +117,7 @@ def fit(
         lengths = torch.bincount(groups.response)[::2]
         value, figures = loss(sums[::2], sums[1::2], section.beta, section.nll_weight, lengths)
         value.backward()
-        rate = section.learning_rate * training.warmup_cosine(step, steps, 0.1)
+        rate = section.learning_rate * schedules.warmup_cosine(step, steps, 0.1)
         norm = training.step(model, optimizer, rate, grad_clip=1.0)
         memory.trim()
         point = {

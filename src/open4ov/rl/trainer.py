@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from open4ov import memory, training
+from open4ov import memory, schedules, training
 from open4ov.engine import Engine
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -91,7 +91,7 @@ def fit(
         sampled = time.monotonic()
         if see:
             see(groups)
-        rate = section.learning_rate * training.warmup_cosine(step, section.steps, 0.05, floor=0.1)
+        rate = section.learning_rate * schedules.warmup_cosine(step, section.steps, 0.05, floor=0.1)
         update = _update(engine, optimizer, groups, section, rate)
         engine.update_weights()
         memory.trim()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -33,6 +33,10 @@ class SampleEncoder(Protocol[B_co, V_co]):
 
     def length(self, sample: Sample) -> int:
         """Tokens of the sample, image tokens included."""
+        ...
+
+    def targets(self, sample: Sample) -> int:
+        """Tokens of the sample that are to be predicted."""
         ...
 
     def pack(self, samples: Sequence[Sample]) -> tuple[B_co, V_co | None]:
@@ -120,6 +124,10 @@ class Encoder:
         """Tokens of the sample, image tokens included."""
         return len(self.document(sample))
 
+    def targets(self, sample: Sample) -> int:
+        """Tokens of the sample that are to be predicted."""
+        return int(self.document(sample).targets[1:].sum())
+
     def pack(self, samples: Sequence[Sample]) -> tuple[Pack, VisionFeatures | None]:
         """The samples end to end, with pixels, or with the features that `freeze` computed (None without images)."""
         joined = pack([self.document(sample) for sample in samples])
@@ -181,7 +189,7 @@ def shown(sample: Sample) -> list[str]:
     ]
 
 
-def prefetch(items: Iterable[T], depth: int = 3) -> Iterator[T]:
+def prefetch(items: Iterable[T], depth: int = 3) -> Generator[T]:
     """Yields the items, computed up to `depth` ahead in a background thread. An error there is raised here."""
     waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
     stop = threading.Event()

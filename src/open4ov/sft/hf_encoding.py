@@ -31,6 +31,10 @@ class HFEncoder:
         """Tokens of the sample, image tokens included."""
         return len(self.document(sample))
 
+    def targets(self, sample: Sample) -> int:
+        """Tokens of the sample that are to be predicted."""
+        return int(self.document(sample).targets[1:].sum())
+
     def pack(self, samples: Sequence[Sample]) -> tuple[HFBatch, Any]:
         """The samples as a padded batch with pixels. Features are never held: the second is None."""
         return pack([self._with_images(sample) for sample in samples]), None

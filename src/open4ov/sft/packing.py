@@ -6,6 +6,7 @@ attend only to themselves (the model's `cu_seqlens`). A sample longer than a pac
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,17 +26,19 @@ class Packing:
         return self.tokens / (len(self.packs) * self.pack_tokens) if self.packs else 1.0
 
 
-def plan(lengths: Sequence[int], pack_tokens: int, window: int = 8) -> Packing:
-    """First fit in order: each sample goes into the oldest of the last `window` packs that still has room for it.
+def plan(lengths: Sequence[int], pack_tokens: int, window: int = 16) -> Packing:
+    """Best fit in order: each sample goes into that one of the `window` open packs which it leaves the least room in.
+    When it fits in none it opens a new pack, for which the oldest open one is closed.
 
-    lengths: tokens of each sample, image tokens included. Packs keep the order of the samples to within `window`
-    packs, so that a difficulty order survives packing. A pure function of its arguments.
-    Raises ValueError for an empty sample, or a pack or window of less than one.
+    lengths: tokens of each sample, image tokens included. Packs come in the order of their first samples, so that a
+    difficulty order survives packing to within the `window` packs. A pure function of its arguments; N samples take
+    N log(window) steps. Raises ValueError for an empty sample, or a pack or window of less than one.
     """
     if pack_tokens < 1 or window < 1:
         raise ValueError(f"packing needs pack_tokens >= 1 and window >= 1, got {pack_tokens} and {window}")
     packs: list[list[int]] = []
-    room: list[int] = []
+    rooms: list[int] = []
+    opened: list[tuple[int, int]] = []  # room and number of the open packs, in order
     too_long: list[int] = []
     for index, length in enumerate(lengths):
         if length < 1:
@@ -43,12 +46,18 @@ def plan(lengths: Sequence[int], pack_tokens: int, window: int = 8) -> Packing:
         if length > pack_tokens:
             too_long.append(index)
             continue
-        first = max(0, len(packs) - window)
-        fitting = next((i for i in range(first, len(packs)) if room[i] >= length), None)
-        if fitting is None:
-            fitting = len(packs)
+        place = bisect_left(opened, (length, 0))
+        if place < len(opened):
+            room, number = opened.pop(place)
+        else:
+            room, number = pack_tokens, len(packs)
             packs.append([])
-            room.append(pack_tokens)
-        packs[fitting].append(index)
-        room[fitting] -= length
-    return Packing(packs, too_long, sum(pack_tokens - left for left in room), pack_tokens)
+            rooms.append(pack_tokens)
+            oldest = number - window
+            if oldest >= 0 and rooms[oldest]:  # a full pack has left the open ones already
+                opened.pop(bisect_left(opened, (rooms[oldest], oldest)))
+        packs[number].append(index)
+        rooms[number] = room - length
+        if rooms[number]:
+            insort(opened, (rooms[number], number))
+    return Packing(packs, too_long, sum(pack_tokens - room for room in rooms), pack_tokens)

@@ -1,17 +1,16 @@
 """One stage of curriculum SFT (paper §3.2.3): choose and grade the samples, pack them, train, save.
 
-A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with grades), curve.json and summary.json; one
-that trains adapters also adapter.safetensors, which are merged in model/; stage 3 also preference.json, what its set is
-made of.
+A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with grades), curve.json, blend.json (which
+ability had how many tokens) and summary.json; one that trains adapters also adapter.safetensors, which are merged in
+model/.
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -21,34 +20,44 @@ from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.parallel import recompute
 from open4ov.recipe import SftStage
+from open4ov.recipe_blend import ONE_STAGE
+from open4ov.run_dir import read_json
 from open4ov.sample import Sample
-from open4ov.sft import curriculum, preference_data
+from open4ov.sft import curriculum, deficit, planning
 from open4ov.sft.encoding import Encoder
-from open4ov.sft.fit import fit
+from open4ov.sft.fit import Fit, fit
+from open4ov.sft.planning import Stage
 from open4ov.store import atomic, read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
-Stage = Literal["knowledge", "ability", "preference"]
-STAGES: tuple[Stage, ...] = ("knowledge", "ability", "preference")
-Grade = Callable[[Sequence[Sample], Qwen3VL, Processor, Callable[[str], Image.Image]], list[Sample]]
-"""Samples, the current model, its processor, and a picture by its digest -> the samples with their mastery"""
+Grade = Callable[[Sequence[Sample], Qwen3VL, Processor, Callable[[str], Image.Image], int], list[Sample]]
+"""Samples, the current model, its processor, a picture by its digest, and which iteration of the stage it is (from 0;
+from 1 on the samples bring the grades of the one before) -> the samples with their mastery"""
+
+Resample = Callable[[Sequence[Sample], int], list[Sample]]
+"""Graded samples and the iteration -> those to train on, by their mastery; some several times, some not at all"""
 
 
-def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
+def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resample | None = None) -> None:
     """Trains the stage's model from the one before it (the base in the first stage). Resumes from `run.scratch`.
     `grade` gives the difficulty order; None: there is none.
 
-    Under `schedule: random_mix` the only stage is `knowledge`; it trains on all three sets, shuffled, with the tokens
-    of all three stages: the ablation's baseline.
+    A stage of several iterations grades before each of them, by the model as it is then, and trains on what `resample`
+    draws of that for its part of the tokens; optimizer and schedule run on.
+
+    Under `schedule: random_mix` and `single_stage` the only stage is `knowledge`, with the tokens of all three stages:
+    the baselines of the ablation.
     """
-    mixed = run.recipe.sft.schedule == "random_mix"
-    sft = run.recipe.sft.of("knowledge" if mixed else stage)
+    sft = run.recipe.sft.of(stage)
     run = replace(run, recipe=run.recipe.model_copy(update={"sft": sft}))
     recipe, section = run.recipe, run.recipe.sft
     torch.manual_seed(run.seed)
     torch.set_flush_denormal(True)
+    baseline = section.schedule in ONE_STAGE
+    material = planning.material_of(run, stage)
+    planning.check(run, stage, material)
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
@@ -62,111 +71,181 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None) -> None:
     )
     if section.compile and section.precision == "fp32" and model.config.text.num_experts:
         raise UserError("sft.compile: compiled experts need sft.precision bf16; change one of the two")
-    options = section.knowledge if mixed else getattr(section, stage)
+    options: SftStage = section.knowledge if baseline else getattr(section, stage)
 
-    if mixed:
-        material, plan = _random_mix(run, encoder)
-    else:
-        material = _material(run, stage)
-        if grade:
-            material = _graded(run, material, stage, model, encoder, grade)
-        plan = _order(run, material, options, encoder)
     recompute.apply(model, section.recompute, section.recompute_vision)
     if section.lora_rank:
         lora.add(model, section.lora_rank, seed=run.seed)
-    result = fit(
-        model, encoder, plan.samples, section, options, run.scratch / "checkpoints", progress=run.progress, log=run.log
-    )
+    school = _School(run, stage, model, encoder, options)
+    if baseline:
+        chosen = planning.random_mix if section.schedule == "random_mix" else planning.single_stage
+        school.attend(*chosen(run, encoder))
+    else:
+        _iterate(school, material, grade, resample)
     if section.lora_rank:
         lora.save(model, run.out / "adapter.safetensors")
         lora.merge(model)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
-    write_samples(run.out / "samples.parquet", material.own)
-    write_json(run.out / "curve.json", result.curve)
-    summary = {
-        "stage": "random_mix" if mixed else stage,
-        "samples": len(material.own),
-        "replayed_from": len(material.replay),
-        "conversations": len(plan.samples),
-        "epochs": round(plan.epochs, 3),
-        "too_long": plan.too_long,
-        "mastery": dict(sorted(Counter(s.mastery or "ungraded" for s in material.own).items())),
-        **result.summary,
-    }
-    write_json(run.out / "summary.json", summary)
+    school.report()
 
 
-def _order(run: StageRun, material: curriculum.Material, options: SftStage, encoder: Encoder) -> curriculum.Order:
-    section = run.recipe.sft
-    return curriculum.order(
-        material,
-        tokens=options.tokens,
-        replay=options.replay,
-        turns=options.turns,
-        noise=section.difficulty_noise,
-        length=encoder.length,
-        longest=section.pack_tokens,
-        seed=run.seed,
-    )
+class _School:
+    """A stage under way: what it has been trained on so far, part by part."""
+
+    def __init__(self, run: StageRun, stage: Stage, model: Qwen3VL, encoder: Encoder, options: SftStage) -> None:
+        self.run, self.model, self.encoder, self.options = run, model, encoder, options
+        self.stage: Stage = stage
+        self.validation = planning.validation_of(run, stage)
+        self.parts: list[tuple[curriculum.Material, curriculum.Order]] = []
+        self.result = Fit()
+
+    @property
+    def drawn(self) -> Counter[str]:
+        """How often each sample has been trained on."""
+        return sum((plan.drawn for _, plan in self.parts), Counter[str]())
+
+    @property
+    def tokens(self) -> int:
+        return sum(plan.tokens for _, plan in self.parts)
+
+    def attend(self, material: curriculum.Material, plan: curriculum.Order, several: bool = False) -> None:
+        """Trains on one part of the stage."""
+        self.result = fit(
+            self.model,
+            self.encoder,
+            plan.samples,
+            self.run.recipe.sft,
+            self.options,
+            self.run.scratch / "checkpoints",
+            progress=self.run.progress,
+            log=self.run.log,
+            validation=self.validation,
+            total_tokens=self.options.tokens if several else None,
+            carry=self.result.carry if several else None,
+        )
+        self.parts.append((material, plan))
+
+    def report(self) -> None:
+        """Writes samples.parquet, curve.json, blend.json and summary.json."""
+        run, section = self.run, self.run.recipe.sft
+        material, _ = self.parts[-1]
+        plans = [plan for _, plan in self.parts]
+        write_samples(run.out / "samples.parquet", material.own)
+        write_json(run.out / "curve.json", self.result.curve)
+        blend = _blend_record(run, self.stage, material, plans, self.encoder)
+        write_json(run.out / "blend.json", blend)
+        summary = {
+            "stage": section.schedule if section.schedule in ONE_STAGE else self.stage,
+            "samples": len(material.own),
+            "replayed_from": len(material.replay),
+            "conversations": sum(len(plan.samples) for plan in plans),
+            "epochs": round(sum(plan.epochs for plan in plans), 3),
+            "too_long": sorted({name for plan in plans for name in plan.too_long}),
+            "mastery": _levels(material.own),
+            "blend": {name: about["tokens"] for name, about in blend["abilities"].items()},
+            **self.result.summary,
+        }
+        if len(plans) > 1:
+            summary["iterations"] = [
+                {"mastery": _levels(part.own), "tokens": plan.tokens, "epochs": round(plan.epochs, 3)}
+                for part, plan in self.parts
+            ]
+        write_json(run.out / "summary.json", summary)
 
 
-def _material(run: StageRun, stage: Stage) -> curriculum.Material:
-    """The samples of a stage, ungraded: its own set and what it replays."""
-    vertical = _training_split(read_samples(run.inputs["data"] / "samples.parquet"))
-    general = _training_split(read_samples(run.inputs["data"] / "general.parquet"))
-    if stage == "knowledge":
-        return curriculum.Material(vertical, general)
-    if stage == "ability":
-        return curriculum.Material(general, vertical)
-    return curriculum.Material(_preference(run, vertical, general), [*vertical, *general])
+def _levels(samples: Sequence[Sample]) -> dict[str, int]:
+    return dict(sorted(Counter(sample.mastery or "ungraded" for sample in samples).items()))
 
 
-def _random_mix(run: StageRun, encoder: Encoder) -> tuple[curriculum.Material, curriculum.Order]:
-    """What the three stages would see, with their tokens and replay shares but without grades, shuffled together."""
-    section = run.recipe.sft
-    materials = [_material(run, stage) for stage in STAGES]
-    plans = [
-        _order(run, material, getattr(section, stage), encoder)
-        for stage, material in zip(STAGES, materials, strict=True)
-    ]
-    samples = [sample for plan in plans for sample in plan.samples]
-    random.Random(f"random mix {run.seed}").shuffle(samples)
-    own = list({sample.id: sample for material in materials for sample in material.own}.values())
-    too_long = sorted({name for plan in plans for name in plan.too_long})
-    plan = curriculum.Order(samples, sum(p.tokens for p in plans), too_long, sum(p.epochs for p in plans))
-    return curriculum.Material(own, []), plan
+def _iterate(school: _School, material: curriculum.Material, grade: Grade | None, resample: Resample | None) -> None:
+    """A stage of the curriculum: grade, draw, train; as often as the recipe has iterations.
+
+    After a kill the same is done again: grades lie in the scratch folder, and parts that were trained return at once.
+    """
+    stage, iterations = school.stage, school.options.iterations
+    for iteration in range(iterations):
+        if grade:
+            material = _graded(school, material, iteration, grade)
+        whole = _with_failures(material) if stage == "preference" else material
+        drawn = whole
+        if resample and iterations > 1:
+            drawn = _resampled(stage, whole, resample, iteration)
+        budget = round(school.options.tokens * (iteration + 1) / iterations) - school.tokens
+        plan = planning.order(school.run, stage, drawn, school.encoder, budget, iteration, school.drawn)
+        school.attend(whole, plan, several=iterations > 1)
 
 
-def _preference(run: StageRun, vertical: list[Sample], general: list[Sample]) -> list[Sample]:
-    count = max(64, run.recipe.sft.preference.tokens // 200)
-    made = preference_data.for_run(run, [*vertical, *general], count)
-    write_json(run.out / "preference.json", made.report)
-    return made.samples
-
-
-def _graded(
-    run: StageRun, material: curriculum.Material, stage: Stage, model: Qwen3VL, encoder: Encoder, grade: Grade
-) -> curriculum.Material:
-    """The material with difficulty grades by the current model. In the preference stage the graded samples are the
-    replayed ones, and those that the model fails altogether join the stage's own (high-difficulty supplement)."""
-    cache = run.scratch / "graded.parquet"
-    pool = material.replay if stage == "preference" else material.own
+def _graded(school: _School, material: curriculum.Material, iteration: int, grade: Grade) -> curriculum.Material:
+    """The material with grades by the current model: of the stage's own set, but in the preference stage, whose own
+    questions are mostly not to be verified, of the replayed ones."""
+    cache = school.run.scratch / ("graded.parquet" if iteration == 0 else f"graded-{iteration}.parquet")
+    preference = school.stage == "preference"
+    pool = material.replay if preference else material.own
     if cache.exists():
         graded = read_samples(cache)
     else:
-        graded = grade(pool, model, encoder.processor, encoder.picture)
+        graded = grade(pool, school.model, school.encoder.processor, school.encoder.picture, iteration)
         with atomic(cache) as temporary:
             write_samples(temporary, graded)
-    if stage != "preference":
-        return curriculum.Material(graded, material.replay)
+    return curriculum.Material(material.own, graded) if preference else curriculum.Material(graded, material.replay)
+
+
+def _with_failures(material: curriculum.Material) -> curriculum.Material:
+    """The preference stage's material, where replayed samples that the model fails altogether join the stage's own:
+    the high-difficulty supplement (paper §3.2.3)."""
     failed = [
         s.model_copy(update={"extra": {**s.extra, "preference": "high_difficulty"}})
-        for s in graded
+        for s in material.replay
         if s.mastery == "unmastered" and s.extra.get("graded_by") == "rollouts"
     ]
-    return curriculum.Material([*material.own, *failed], graded)
+    return curriculum.Material([*material.own, *failed], material.replay)
 
 
-def _training_split(samples: list[Sample]) -> list[Sample]:
-    return [sample for sample in samples if sample.split == "train" and sample.messages]
+def _resampled(stage: Stage, material: curriculum.Material, resample: Resample, iteration: int) -> curriculum.Material:
+    """The material with the part that was graded drawn by its grades."""
+    pool = material.replay if stage == "preference" else material.own
+    try:
+        drawn = resample(pool, iteration)
+    except ValueError as error:
+        raise UserError(f"sft.{stage}, iteration {iteration + 1}: {error}; see admission.mastery.weights") from error
+    if pool and not drawn:
+        raise UserError(
+            f"sft.{stage}, iteration {iteration + 1}: by their grades none of {len(pool)} samples is drawn; give "
+            f"sft.{stage}.iterations fewer, or admission.mastery.weights more"
+        )
+    return (
+        curriculum.Material(material.own, drawn)
+        if stage == "preference"
+        else curriculum.Material(drawn, material.replay)
+    )
+
+
+def _blend_record(
+    run: StageRun, stage: Stage, material: curriculum.Material, plans: Sequence[curriculum.Order], encoder: Encoder
+) -> dict[str, Any]:
+    """blend.json: of each ability of the stage's own set the tokens that it had, and in stage 2 what they were to be
+    and why."""
+    kind, asked = "fixed", {}
+    blend = planning.blend_of(run, material) if stage == "ability" else None
+    if blend is not None:
+        known = read_json(run.inputs["deficit"] / "blend.json") if "deficit" in run.inputs else None
+        kind = "deficit" if known else "by hand"
+        asked = known["abilities"] if known else {name: {"share": share} for name, share in blend.shares.items()}
+    conversations = [(curriculum.members(one), encoder.length(one)) for plan in plans for one in plan.samples]
+    tokens = deficit.tokens_of(conversations, material.own)
+    whole = max(sum(tokens.values()), 1)
+    abilities: dict[str, dict[str, Any]] = {}
+    for name in sorted(tokens.keys() | asked.keys()):
+        got = tokens.get(name, 0)
+        abilities[name] = {**asked.get(name, {}), "tokens": got, "drawn": round(got / whole, 6)}
+        parts = [plan.abilities[name] for plan in plans if name in plan.abilities]
+        if parts:
+            abilities[name]["epochs"] = round(sum(epochs for _, epochs, _ in parts), 3)
+            abilities[name]["ran_out"] = any(ran_out for _, _, ran_out in parts)
+    scarce = [name for name, about in abilities.items() if about.get("ran_out")]
+    if scarce and blend is not None:
+        run.note(
+            f"{', '.join(scarce)}: gone through {blend.epochs:g} times, short of the share; the rest goes to others"
+        )
+    return {"blend": kind, "abilities": abilities}

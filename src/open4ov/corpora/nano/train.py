@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from open4ov import checkpoints
 from open4ov.errors import UserError
 from open4ov.model import Pack, Processor, Qwen3VL, pack
-from open4ov.training import Diverged, freeze_vision, load_checkpoint, muon, save_checkpoint
+from open4ov.training import Diverged, freeze_vision, muon
 
 from .tower import Heads, Pictures, draw
 
@@ -168,7 +169,8 @@ def train(
     learner = _Learner(model, training)
     optimizer = muon(learner, training.learning_rate, training.weight_decay)
     checkpoint, identity = out / "checkpoint", json.dumps(asdict(training))
-    steps, curve = load_checkpoint(checkpoint, learner, optimizer, identity)
+    found = checkpoints.load(checkpoint, learner, optimizer, lambda other: other == identity)
+    steps, curve = (found.done, found.curve) if found else (0, [])
     if not steps and any(checkpoint.glob("step-*")):
         raise UserError(f"{checkpoint}: is of a training with other options; give another --out")
     done = curve[-1] if curve else {"pictures": 0, "items": 0}
@@ -198,7 +200,7 @@ def train(
         on_step({**curve[-1], "rate": factor, "seconds": now - began})
         border = not talking and batch.done["pictures"] == training.pictures
         if border or now - saved > checkpoint_minutes * 60:
-            save_checkpoint(checkpoint, learner, optimizer, steps, identity, curve)
+            checkpoints.save(checkpoint, learner, optimizer, checkpoints.Checkpoint(steps, identity, curve))
             saved = time.monotonic()
     model.save_pretrained(out, dtype=torch.bfloat16)
     processor.save_pretrained(out)
