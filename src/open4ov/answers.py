@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
+from open4ov.sample import Message, Part
+
 INSTRUCTION = {
     "en": "The final answer MUST BE put in \\boxed{}.",
     "zh": "最终答案必须放在 \\boxed{} 中。",
@@ -66,6 +68,18 @@ def plainly(question: str) -> str | None:
         if instruction in question:
             return question.replace(instruction, "").strip()
     return None
+
+
+def boxed_prompt(messages: Sequence[Message], language: str = "en") -> list[Message]:
+    """The messages with the \\boxed{} instruction at the end of the last one, unless they ask for it already (paper
+    §4.1.1)."""
+    prompt = list(messages)
+    if any("\\boxed" in message.text for message in prompt):
+        return prompt
+    last = prompt[-1]
+    text = " " + INSTRUCTION[language] if language == "en" else INSTRUCTION[language]
+    prompt[-1] = last.model_copy(update={"content": [*last.content, Part(type="text", text=text)]})
+    return prompt
 
 
 def normalise(text: str) -> str:

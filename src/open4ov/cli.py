@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from open4ov import cli_build, cli_labels
+from open4ov import cli_admission, cli_build, cli_labels, cli_versions
 from open4ov import cli_documents as documents
 from open4ov import cli_formats as formats
 from open4ov import cli_review as review
@@ -39,10 +39,12 @@ data.add_typer(cli_build.app)
 data.add_typer(formats.app)
 data.add_typer(documents.app)
 data.add_typer(review.app)
+data.add_typer(cli_versions.app)
 app.add_typer(nano, name="nano")
 app.add_typer(data, name="data")
 app.add_typer(serving.app)
 app.add_typer(training.app)
+app.add_typer(cli_admission.app, name="admit")
 app.add_typer(cli_labels.app, name="labels")
 
 

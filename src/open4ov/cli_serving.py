@@ -86,10 +86,10 @@ def serve(
     from open4ov.engine.degeneration import Degeneration
     from open4ov.engine.disaggregated.run import StageOptions, stages_of
     from open4ov.engine.quantize import load
+    from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
     from open4ov.engine.serving.fetch import Fetcher
     from open4ov.engine.serving.listen import server
-    from open4ov.engine.serving.server import create_app
     from open4ov.engine.sessions.session import Limits
     from open4ov.model import Processor
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module, metadata
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from open4ov import assets
+from open4ov.commit import commit
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.graph import Graph, Outcome, Stage, StageRun
@@ -269,9 +269,16 @@ _PACE: dict[str, Any] = {
 
 
 def _sets(recipe: Recipe) -> dict[str, Any]:
-    """Which pictures are kept apart, and the label tree that samples are held against."""
+    """Which pictures are kept apart, the label tree that samples are held against, and the shares of its labels."""
     labels = Path(recipe.data.labels) if recipe.data.labels else None
-    return {"held_out": recipe.sft.held_out, "labels": fingerprint([labels]) if labels else ""}
+    found = {"held_out": recipe.sft.held_out, "labels": fingerprint([labels]) if labels else ""}
+    balance = recipe.admission.balance
+    if not balance.samples:
+        return found
+    from open4ov.mllm.embedders import identity
+
+    section = balance.model_dump(mode="json", exclude={"embedder": {"batch": True, "endpoint": _ASKING | {"batch"}}})
+    return {**found, "balance": section, "embedder_files": identity(balance.embedder) if balance.max_clusters else ""}
 
 
 def _probe(recipe: Recipe) -> dict[str, Any]:
@@ -350,7 +357,7 @@ def _model(name: str) -> str:
 
 
 def _about(recipe: Recipe) -> dict[str, Any]:
-    facts = {"versions": _versions(), "machine": _machine(), "commit": _commit()}
+    facts = {"versions": _versions(), "machine": _machine(), "commit": commit()}
     return {"recipe": recipe.model_dump(mode="json"), **facts}
 
 
@@ -376,22 +383,3 @@ def _proc(file: str, key: str) -> str | None:
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
-
-
-@cache
-def _commit() -> str | None:
-    """The commit of the checkout this package is run from, with `+changes` if it has any; None for an installed one."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-
-    def git(*arguments: str) -> str:  # without locks: a run that is killed here must leave none in the checkout
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=20
-        )
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -7,41 +7,34 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from open4ov.recipe_blend import ONE_STAGE
+from open4ov import recipe_balance, recipe_mastery, recipe_ration
+from open4ov.recipe_balance import BalanceSection
+from open4ov.recipe_mastery import MasterySection
+from open4ov.recipe_ration import RationSection
 from open4ov.recipe_section import Section
-from open4ov.recipe_sft import STAGES
 from open4ov.yaml_file import Loc
 
 if TYPE_CHECKING:
     from open4ov.recipe import Recipe
 
 
-class MasterySection(Section):
-    """Rejection sampling: how often the current model answers a sample rightly."""
-
-    rollouts: int = Field(default=4, ge=0, description="responses a sample; 0 turns grading off")
-    samples: int = Field(
-        default=256, ge=1, description="most samples rolled out a stage; the others take their topic's pass rate"
-    )
-
-
 class AdmissionSection(Section):
     """Data admission (paper §3.2.2)."""
 
+    balance: BalanceSection = Field(default_factory=BalanceSection)
     mastery: MasterySection = Field(default_factory=MasterySection)
+    ration: RationSection = Field(default_factory=RationSection)
+
+
+def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
+    """Values that cannot hold together."""
+    yield from recipe_balance.contradictions(recipe.admission.balance)
+    yield from recipe_mastery.contradictions(recipe.admission.mastery)
+    yield from recipe_ration.contradictions(recipe)
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
-    mastery, loc = recipe.admission.mastery, ("admission", "mastery")
-    if recipe.sft.schedule in ONE_STAGE:
-        for field in sorted(mastery.model_fields_set):
-            yield (*loc, field), f"sft.schedule is {recipe.sft.schedule}, which does not grade", ("sft", "schedule")
-    elif mastery.rollouts == 0:
-        for field in sorted(mastery.model_fields_set - {"rollouts"}):
-            yield (*loc, field), "admission.mastery.rollouts is 0", (*loc, "rollouts")
-        if "difficulty_noise" in recipe.sft.model_fields_set:
-            yield ("sft", "difficulty_noise"), "admission.mastery.rollouts is 0", (*loc, "rollouts")
-        for name in STAGES:
-            if "iterations" in getattr(recipe.sft, name).model_fields_set:
-                yield ("sft", name, "iterations"), "admission.mastery.rollouts is 0", (*loc, "rollouts")
+    yield from recipe_balance.idle(recipe.admission.balance)
+    yield from recipe_mastery.idle(recipe)
+    yield from recipe_ration.idle(recipe.admission.ration)

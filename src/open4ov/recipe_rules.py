@@ -35,6 +35,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from _data(recipe.data)
     rl = recipe.rl
     yield from recipe_sft.contradictions(recipe.sft)
+    yield from recipe_admission.contradictions(recipe)
     yield from recipe_blend.contradictions(recipe)
     if rl.steps == 0:
         return

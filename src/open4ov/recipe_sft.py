@@ -70,6 +70,18 @@ class SftStage(Section):
         return {"vision", "merger"} <= set(self.frozen)
 
 
+class ValidationSection(Section):
+    """Loss on samples of the split `val` during the training, and an early end."""
+
+    every: int = Field(default=0, ge=0, description="optimizer steps between two measurements; 0: none")
+    samples: int = Field(default=200, ge=1, description="most samples that are measured")
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="measurements without a better one that end a stage, with the best weights; 0: it never ends early",
+    )
+
+
 class AbilityStage(SftStage, BlendSection):
     """Stage 2, whose own set is blended by ability."""
 
@@ -125,15 +137,32 @@ class SftSection(Section):
     lora_rank: int = Field(
         default=0, ge=0, description="0 trains the weights; above, adapters of that rank beside the decoder's layers"
     )
-    too_long: Literal["skip", "cut"] = Field(
+    too_long: Literal["skip", "cut", "split", "refuse"] = Field(
         default="skip",
-        description="conversations beyond pack_tokens: left out and listed, or cut there",
+        description="conversations beyond pack_tokens: left out and listed; cut there; split between two questions "
+        "(images are shown again); or the run stops",
+    )
+    empty_answers: Literal["skip", "refuse"] = Field(
+        default="skip", description="questions whose answer is blank: left out and listed, or the run stops"
     )
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw", description="muon: Muon for the layers' matrices, AdamW for the rest"
     )
     weight_decay: float = Field(default=0.01, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
+    validation: ValidationSection = Field(default_factory=ValidationSection)
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
+    peak_tflops: float | None = Field(
+        default=None,
+        gt=0,
+        description="of the device, dense bf16, for MFU; empty: by the card's name, and on a CPU there is no MFU",
+    )
+    tensorboard: bool = Field(default=False, description="event files beside train.jsonl (pip install tensorboard)")
+    wandb: str | None = Field(
+        default=None,
+        min_length=1,
+        description="project that steps are also logged to (pip install wandb); key and mode from wandb's environment",
+    )
     checkpoint_every: int = Field(default=100, ge=1, description="optimizer steps")
     knowledge: SftStage = Field(default_factory=SftStage)
     ability: AbilityStage = Field(default_factory=AbilityStage)
@@ -194,6 +223,9 @@ def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
         yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch
     if sft.lr_schedule != "wsd" and "lr_decay" in sft.model_fields_set:
         yield ("sft", "lr_decay"), f"sft.lr_schedule is {sft.lr_schedule}", ("sft", "lr_schedule")
+    if sft.validation.every == 0:
+        for field in sorted(sft.validation.model_fields_set - {"every"}):
+            yield ("sft", "validation", field), "sft.validation.every is 0", ("sft", "validation", "every")
     if sft.schedule in ONE_STAGE:
         switch = ("sft", "schedule")
         reason = f"sft.schedule is {sft.schedule}, which is one stage and takes this from sft.knowledge"

@@ -29,6 +29,9 @@ from typing import Any, cast
 from open4ov.errors import UserError
 from open4ov.store import TEMPORARY, atomic, is_disk_full
 
+MEASURED = {"train.jsonl", "tensorboard", "wandb"}
+"""Files and folders of a stage that hold times: they count for nothing in its digest, as no other stage reads them."""
+
 
 def disk_full(root: Path, when: str) -> UserError:
     """The error for a disk without space, and what to do about it."""
@@ -87,7 +90,8 @@ class Place:
 
     def publish(self, record: dict[str, Any]) -> None:
         files = {name: _digest(path) for name, path in _files(self.new)}
-        digest = hash_json({name: about["sha256"] for name, about in files.items()})
+        told = {name: about["sha256"] for name, about in files.items() if name.partition("/")[0] not in MEASURED}
+        digest = hash_json(told)
         with atomic(self.new / "stage.json") as temporary:
             temporary.write_text(json.dumps({**record, "digest": digest, "files": files}, indent=1, ensure_ascii=False))
             _sync(temporary)

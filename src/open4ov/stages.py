@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from open4ov.admission import mastery
-from open4ov.data import labels
+from open4ov.admission import mastery, mastery_report
+from open4ov.admission.balance import names
+from open4ov.balancing import balanced
+from open4ov.data import labels, topics
 from open4ov.engine import Engine
-from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
+from open4ov.rollout_book import Book
+from open4ov.rollouts import digest
+from open4ov.run_dir import read_json
 from open4ov.sample import Sample
 from open4ov.sft import planning, trainer
 from open4ov.sft import sets as sft_sets
+from open4ov.store import write_json
+from open4ov.verifier import Verifier
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
+
+BOOK = "rollouts"
+"""Folder of a run's rollouts, which all its stages share"""
 
 
 def sets(run: StageRun) -> None:
@@ -32,13 +42,29 @@ def sets(run: StageRun) -> None:
             for one in sample.labels
         )
 
-    sft_sets.build(run, known)
+    def balance(name: sft_sets.Name, samples: list[Sample]) -> list[Sample]:
+        """The set with the shares that `admission.balance` asks for; figures, page and wishes lie beside it."""
+        bare = [axis for axis in labels.AXES if not any(names(sample, axis) for sample in samples)]
+        if bare:
+            run.note(f"{sft_sets.TITLES[name]}: is not balanced: no sample has a label on the axis {' or '.join(bare)}")
+            return samples
+        out, told = run.out / f"{name}_balance", list(topics.read(run.inputs["data"] / "topics.parquet"))
+        return balanced(
+            samples, section, out, run.images.get, run.seed, run.recipe.data.labels, told, run.progress
+        ).samples
+
+    section = run.recipe.admission.balance
+    sft_sets.build(run, known, balance if section.samples else None)
 
 
 def sft(run: StageRun, stage: planning.Stage) -> None:
-    """The stage `sft_<stage>`, its samples graded by the model that it begins with."""
+    """The stage `sft_<stage>`, its samples graded by the model as it is, and where it has several iterations drawn by
+    their grades.
+
+    Leaves `mastery.json`, what each grading found, and `mastery_cost.json`, what it took.
+    """
     section = run.recipe.admission.mastery
-    verifier = function(run.recipe.sft.verifier, "sft.verifier")
+    began = time.monotonic()
 
     def grade(
         samples: Sequence[Sample],
@@ -47,9 +73,27 @@ def sft(run: StageRun, stage: planning.Stage) -> None:
         image: Callable[[str], Image.Image],
         iteration: int,
     ) -> list[Sample]:
+        """From iteration 1 on the samples bring the grades of the one before."""
         engine = Engine(model, processor)
-        return mastery.grade(
-            samples, engine, image, verifier, section.rollouts, section.samples, run.seed, run.progress
-        )
+        name, book = digest(engine), Book(run.images.root.parent / BOOK)
+        with Verifier(run.recipe.sft.verifier, section.verifier_seconds, "sft.verifier") as verifier:
+            found = mastery.examine(
+                samples, engine, image, section, verifier, run.seed, book, name, iteration, run.progress
+            )
+        report = mastery_report.report(found, section.weights, samples if iteration else ())
+        cost = mastery_report.cost_figures(found.cost, book.cost(name))
+        book.close()
+        write_json(run.scratch / f"mastery_{iteration:03}.json", {"report": report, "cost": cost})
+        return found.samples
 
-    trainer.run_stage(run, stage, grade if section.rollouts else None)
+    def resample(samples: Sequence[Sample], iteration: int) -> list[Sample]:
+        return mastery.resample(samples, section.weights, seed=f"{run.seed} {stage} {iteration}")
+
+    trainer.run_stage(run, stage, grade if section.rollouts else None, resample)
+    gradings = [read_json(path) or {} for path in sorted(run.scratch.glob("mastery_*.json"))]
+    if gradings:
+        seconds = round(time.monotonic() - began, 3)  # since the last start, like the costs `now`
+        cost = {"stage_seconds": seconds, "gradings": [one.get("cost") for one in gradings]}
+        write_json(run.out / "mastery.json", {"gradings": [one.get("report") for one in gradings]})
+        write_json(run.out / "mastery_cost.json", cost)
+        run.log({"mastery_cost": cost})

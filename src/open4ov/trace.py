@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from open4ov.errors import UserError
 from open4ov.mllm.provenance import lookup
+from open4ov.run_dir import read_json
 from open4ov.sample import Sample, Step
 
 Event = dict[str, Any]
@@ -104,6 +105,8 @@ def _life(folder: Path, files: list[Path], id: str, told: set[str]) -> Iterator[
             if (key := json.dumps(event, sort_keys=True, default=str)) not in known:
                 known.add(key)
                 yield {"sample": id, **event, "file": name}
+        if version := _version(path):
+            yield {"sample": id, **version, "file": name}
     files_of = {str(sample.extra["file"]) for _, sample in copies if "file" in sample.extra}
     yield from _reported(folder, id, files_of)
 
@@ -165,6 +168,17 @@ def _events(sample: Sample, kept: list[bool | None]) -> Iterator[Event]:
         yield _event(
             "mastery", f"{sample.mastery or 'not rated'}{rate}", mastery=sample.mastery, pass_rate=sample.pass_rate
         )
+
+
+def _version(path: Path) -> Event | None:
+    """The version of a data set that a file is of, and what that was made from."""
+    record = read_json(path.parent / "version.json") if path.name == "samples.parquet" else None
+    if record is None:
+        return None
+    parents = [f"{one['name']} {one['id']}" for one in record.get("parents", ())]
+    made = f", made from {', '.join(parents)}" if parents else ""
+    what = f"in {record.get('name')} {record.get('id')}, {record.get('samples', 0):,} samples{made}"
+    return _event("version", what, version=record.get("id"), parents=parents)
 
 
 def _told(step: Step, known: dict[str, Any]) -> str:

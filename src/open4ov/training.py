@@ -142,6 +142,13 @@ def step(model: nn.Module, optimizer: Optimizer, learning_rate: float, grad_clip
     return norm
 
 
+def device(choice: str, key: str) -> torch.device:
+    """`auto` is cuda where there is one. Raises UserError, naming the recipe's key, for a card that is not there."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{key}: there is no CUDA device here; set it to auto or cpu")
+    return torch.device("cuda" if choice == "cuda" or (choice == "auto" and torch.cuda.is_available()) else "cpu")
+
+
 def precision(kind: str, device: torch.device | str = "cpu") -> AbstractContextManager[Any]:
     """`bf16`: matrix products on `device` in bfloat16 (weights, sums and the optimizer stay in float32); `fp32`: no
     change."""

@@ -1,25 +1,33 @@
 """Versioned data sets: a folder of samples that says what it is, what it was made from, and what has changed.
 
-A version is never changed once it is written: `samples.parquet`, `version.json` and a card for people (`README.md`).
-Its id is a digest of its samples, so equal sets have equal ids wherever they were made.
+A version is never changed once it is written: `samples.parquet`, `version.json` and a card for people (`README.md`);
+where it stands alone, an `image-store/` with its pictures too, which share their bytes with the store that they came
+from. Its id is a digest of its samples, so equal sets have equal ids wherever they were made. Samples pass one by one:
+a version may be larger than memory.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from open4ov.errors import UserError
+from open4ov.formats.card import Card
 from open4ov.run_dir import beside, read_json
 from open4ov.sample import Sample
-from open4ov.store import iter_samples, write_json, write_samples
+from open4ov.store import ImageStore, Seen, atomic, is_disk_full, iter_samples, write_json, write_samples
 
 SetName = Literal["knowledge", "ability", "preference", "stable", "new"]
+SAMPLES, RECORD, CARD, STORE = "samples.parquet", "version.json", "README.md", "image-store"
 
 
 class Parent(BaseModel):
@@ -32,110 +40,243 @@ class Parent(BaseModel):
 
 
 class Version(BaseModel):
-    """The contents of version.json. `ratio`: samples of each parent a sample of this set, where it is a blend."""
+    """The contents of version.json.
+
+    `ratio`: name of a parent -> share of the tokens that the next training cycle takes of it; empty: as many as there
+    are. `tree`: version and digest of the label tree that the labels are of; `recipe`: digest of the recipe section
+    that asked for the set; `commit`: of this package; `sha256`: of samples.parquet. What is not known is empty.
+    """
 
     model_config = ConfigDict(extra="forbid")
     open4ov: Literal["version-1"] = "version-1"
     name: str
-    id: str
-    samples: int
+    id: str = ""
+    samples: int = 0
+    images: int = Field(default=0, description="distinct pictures")
+    splits: dict[str, int] = Field(default_factory=dict)
     tasks: dict[str, int] = Field(default_factory=dict)
     languages: dict[str, int] = Field(default_factory=dict)
     sources: dict[str, int] = Field(default_factory=dict)
     labels: dict[str, dict[str, int]] = Field(default_factory=dict, description="axis -> L1 -> samples")
     parents: list[Parent] = Field(default_factory=list[Parent])
     ratio: dict[str, float] = Field(default_factory=dict)
+    tree: str = ""
+    recipe: str = ""
+    commit: str = ""
+    sha256: str = ""
     note: str = ""
 
 
-def digest(samples: Iterable[Sample]) -> str:
-    """16 hex digits of what the samples are, in any order: ids, messages and pictures."""
-    rows = sorted(
-        hashlib.sha256(
-            s.model_dump_json(include={"id", "messages", "rejected", "images", "split"}).encode()
-        ).hexdigest()
-        for s in samples
+def fields(sample: Sample) -> dict[str, object]:
+    """What a sample is, for ids and comparisons: what it asks and answers, shows, belongs to; not what it cost, who
+    voted on it, or how well some model answers it."""
+    kept = sample.model_dump(
+        mode="json",
+        include={"id", "split", "task", "language", "images", "messages", "rejected", "answer", "aliases"},
     )
-    return hashlib.sha256("".join(rows).encode()).hexdigest()[:16]
+    return {**kept, "labels": sorted([label.axis, label.l1, label.l2 or ""] for label in sample.labels)}
+
+
+def fingerprint(sample: Sample) -> bytes:
+    """32 bytes of what a sample is (`fields`)."""
+    return hashlib.sha256(json.dumps(fields(sample), sort_keys=True, ensure_ascii=False).encode()).digest()
+
+
+class Tally:
+    """Counts samples as they pass, in 32 bytes a sample."""
+
+    def __init__(self) -> None:
+        self._prints = bytearray()
+        self._pictures = Seen()
+        self.images = 0
+        self.splits: Counter[str] = Counter()
+        self.tasks: Counter[str] = Counter()
+        self.languages: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+        self.labels: dict[str, Counter[str]] = {}
+
+    def count(self, sample: Sample) -> list[str]:
+        """Takes note of a sample and gives the pictures of it that came with none before."""
+        self._prints += fingerprint(sample)
+        self.splits[sample.split] += 1
+        self.tasks[sample.task] += 1
+        self.languages[sample.language] += 1
+        self.sources[sample.source] += 1
+        for axis, l1 in {(label.axis, label.l1) for label in sample.labels}:
+            self.labels.setdefault(axis, Counter())[l1] += 1
+        fresh = [sha for sha in sample.images if self._pictures.add(sha)]
+        self.images += len(fresh)
+        return fresh
+
+    def id(self) -> str:
+        """16 hex digits of all samples that passed, in whatever order."""
+        words = np.frombuffer(bytes(self._prints), ">u8").reshape(-1, 4)
+        return hashlib.sha256(words[np.lexsort(words.T[::-1])].tobytes()).hexdigest()[:16]
+
+    def record(self, about: Version) -> Version:
+        """The record with id and counts of what has passed."""
+        return about.model_copy(
+            update={
+                "id": self.id(),
+                "samples": self.splits.total(),
+                "images": self.images,
+                "splits": _sorted(self.splits),
+                "tasks": _sorted(self.tasks),
+                "languages": _sorted(self.languages),
+                "sources": _sorted(self.sources),
+                "labels": {axis: _sorted(counts) for axis, counts in sorted(self.labels.items())},
+            }
+        )
+
+
+def digest(samples: Iterable[Sample]) -> str:
+    """The id that a set of these samples has: 16 hex digits, in any order."""
+    tally = Tally()
+    for sample in samples:
+        tally.count(sample)
+    return tally.id()
 
 
 def describe(
-    samples: list[Sample],
+    samples: Iterable[Sample],
     name: str,
     parents: Iterable[Parent] = (),
     ratio: dict[str, float] | None = None,
     note: str = "",
 ) -> Version:
     """The record of a set of samples."""
-    labels: dict[str, Counter[str]] = {}
+    tally = Tally()
     for sample in samples:
-        for axis, l1 in {(label.axis, label.l1) for label in sample.labels}:
-            labels.setdefault(axis, Counter())[l1] += 1
-    return Version(
-        name=name,
-        id=digest(samples),
-        samples=len(samples),
-        tasks=_sorted(Counter(s.task for s in samples)),
-        languages=_sorted(Counter(s.language for s in samples)),
-        sources=_sorted(Counter(s.source for s in samples)),
-        labels={axis: _sorted(counts) for axis, counts in sorted(labels.items())},
-        parents=list(parents),
-        ratio=ratio or {},
-        note=note,
-    )
+        tally.count(sample)
+    return tally.record(Version(name=name, parents=list(parents), ratio=ratio or {}, note=note))
 
 
-def write(out: Path, samples: list[Sample], version: Version) -> None:
-    """Writes the folder whole or not at all. Raises UserError when it is there already."""
-    with beside(out) as temporary:
-        write_samples(temporary / "samples.parquet", samples)
-        write_json(temporary / "version.json", version.model_dump(exclude_defaults=True) | {"open4ov": "version-1"})
+def write(out: Path, samples: Iterable[Sample], version: Version, pictures: ImageStore | None = None) -> Version:
+    """Writes the folder whole or not at all, and gives the record as written: ids and counts are of what passed.
+
+    `pictures`: the store that the samples' pictures lie in, to put them into the folder; None: the folder lies in a
+    run, whose store they are in. Raises UserError when the folder is there already, is given an id that the samples do
+    not have, a picture is missing, or the disk is full.
+    """
+    tally, card = Tally(), Card(version.name, "version")
+
+    def passing(folder: Path) -> Iterator[Sample]:
+        for sample in samples:
+            fresh = tally.count(sample)
+            card.count(sample)
+            if pictures is not None:
+                _take(fresh, pictures, ImageStore(folder / STORE), sample.id)
+            yield sample
+
+    try:
+        with beside(out) as folder:
+            write_samples(folder / SAMPLES, passing(folder))
+            record = tally.record(version)
+            if version.id not in ("", record.id):
+                raise UserError(f"{out}: its samples have the id {record.id}, and its record says {version.id}")
+            record = record.model_copy(update={"sha256": _sha256(folder / SAMPLES)})
+            write_json(folder / RECORD, record.model_dump(exclude_defaults=True) | {"open4ov": "version-1"})
+            with atomic(folder / CARD) as temporary:
+                temporary.write_text(f"{card.text(folder, {})}\n{_card(record)}", encoding="utf-8")
+    except OSError as error:
+        if is_disk_full(error):
+            raise UserError(f"{out}: the disk is full; free some space and give the same command again") from error
+        raise
+    return record
 
 
 def read(folder: Path) -> Version:
     """The record of a version. Raises UserError for a folder that is none, or whose record is damaged."""
-    record = read_json(folder / "version.json")
+    record = read_json(folder / RECORD)
     if record is None:
-        raise UserError(f"{folder}: is no version of a data set (version.json is missing or damaged)")
+        raise UserError(f"{folder}: is no version of a data set ({RECORD} is missing or damaged)")
     try:
         return Version.model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{folder / 'version.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"{folder / RECORD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def check(folder: Path) -> Version:
+    """The record of a version whose samples are the ones it was made of. Raises UserError when they are not."""
+    version, path = read(folder), folder / SAMPLES
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; make version {version.id} anew")
+    if _sha256(path) != version.sha256:
+        raise UserError(f"{path}: is damaged, it is not that of version {version.id}; make the version anew")
+    return version
 
 
 def samples(folder: Path) -> list[Sample]:
     """The samples of a version. Raises UserError when they are not the ones that its record was made of."""
-    version, found = read(folder), list(iter_samples(folder / "samples.parquet"))
-    if digest(found) != version.id:
-        raise UserError(f"{folder}: samples.parquet is not that of version {version.id}; make the version anew")
-    return found
+    check(folder)
+    return list(iter_samples(folder / SAMPLES))
 
 
-def diff(old: Iterable[Sample], new: Iterable[Sample]) -> dict[str, Any]:
-    """What has changed: numbers of samples added, removed and changed (same id, other content), and by task."""
-    before, after = _by_id(old), _by_id(new)
-    added, removed = after.keys() - before.keys(), before.keys() - after.keys()
-    changed = {name for name in before.keys() & after.keys() if digest([before[name]]) != digest([after[name]])}
-    return {
-        "added": len(added),
-        "removed": len(removed),
-        "changed": len(changed),
-        "kept": len(before.keys() & after.keys()) - len(changed),
-        "tasks": dict(_changes(before, after, added, removed)),
-    }
+class Stored:
+    """The samples of a Parquet file, read anew each time they are gone through; a few hundred are in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter_samples(self.path)
 
 
-def _changes(
-    before: dict[str, Sample], after: dict[str, Sample], added: set[str], removed: set[str]
-) -> Iterator[tuple[str, dict[str, int]]]:
-    more, fewer = Counter(after[name].task for name in added), Counter(before[name].task for name in removed)
-    for task in sorted(more.keys() | fewer.keys()):
-        yield task, {"added": more[task], "removed": fewer[task]}
+def store(folder: Path) -> ImageStore:
+    """Where the pictures of a version (or of another folder of samples) lie: beside them, or in the run around them."""
+    places = [place / STORE for place in (folder, *folder.absolute().parents[:3])]
+    return ImageStore(next((place for place in places if place.is_dir()), places[0]))
 
 
-def _by_id(samples: Iterable[Sample]) -> dict[str, Sample]:
-    return {sample.id: sample for sample in samples}
+class Stores(ImageStore):
+    """Several image stores as one, for reading: a picture is taken from the first that has it."""
+
+    def __init__(self, *stores: ImageStore) -> None:
+        super().__init__(stores[0].root)
+        self._stores = stores
+
+    def path(self, sha: str) -> Path:
+        """Where the image lies; in the first store when none has it."""
+        paths = [store.path(sha) for store in self._stores]
+        return next((path for path in paths if path.exists()), paths[0])
+
+
+def _take(names: Iterable[str], source: ImageStore, to: ImageStore, sample: str) -> None:
+    """Puts pictures into another store without taking their space twice, where the file system can."""
+    for name in names:
+        path = to.path(name)
+        if path.exists():
+            continue
+        if not source.path(name).is_file():
+            raise UserError(f"sample {sample}: its picture {source.path(name)} is missing")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            try:
+                os.link(source.path(name), temporary)
+            except OSError:
+                shutil.copyfile(source.path(name), temporary)
+
+
+def _card(version: Version) -> str:
+    """What the card says of a version, below what it says of every set."""
+    lines = [
+        "## Version\n",
+        f"`{version.name}` {version.id}, {version.samples:,} samples, {version.images:,} pictures.\n",
+    ]
+    lines += [f"- made from `{one.name}` {one.id}: {one.samples:,} samples" for one in version.parents]
+    lines += [
+        f"- next training cycle: {share:.4g} of the tokens from `{name}`" for name, share in version.ratio.items()
+    ]
+    for word in ("tree", "recipe", "commit", "note"):
+        if said := getattr(version, word):
+            lines.append(f"- {word}: {said}")
+    return "\n".join(lines) + "\n"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:

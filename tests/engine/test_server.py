@@ -23,9 +23,9 @@ from test_generate import picture
 from open4ov.engine import Engine, Request
 from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.sequence import Prompt
+from open4ov.engine.server import create_app
 from open4ov.engine.service import Service
 from open4ov.engine.serving import listen
-from open4ov.engine.serving.server import create_app
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import user
 

@@ -195,8 +195,8 @@ def serving(directory: Path, name: str) -> Iterator[str]:
     import uvicorn  # here: what asks an endpoint of the test's needs no torch
 
     from open4ov.engine import Engine
+    from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
-    from open4ov.engine.serving.server import create_app
     from open4ov.model import Processor, Qwen3VL
 
     engine = Engine(Qwen3VL.from_pretrained(directory), Processor.from_pretrained(directory))

@@ -119,3 +119,26 @@ def test_a_crew_has_so_many_at_work_and_drops_the_rest_at_its_end() -> None:
     free.set()
     crew.end()
     assert sorted(begun) == [0, 1, 2, 3]
+
+
+def test_a_crew_grows_though_the_idle_one_has_been_called_already() -> None:
+    """Many questions come before the one who waits is awake: it can take one of them, and the others need threads."""
+    free, at_work = threading.Event(), threading.Semaphore(0)
+
+    def work(number: int) -> None:
+        at_work.release()
+        if number:
+            free.wait(60)
+
+    crew = Crew(work, 4)
+    crew.submit(0)()
+    while not crew._idle:  # pyright: ignore[reportPrivateUsage]
+        time.sleep(0.001)
+    assert at_work.acquire(timeout=60)
+    with crew._condition:  # pyright: ignore[reportPrivateUsage]
+        for number in range(1, 5):
+            crew.submit(number)
+    for _ in range(4):
+        assert at_work.acquire(timeout=20)
+    free.set()
+    crew.end()

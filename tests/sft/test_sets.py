@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,29 @@ def test_balancing_sees_only_what_is_trained_on(tmp_path: Path) -> None:
     assert seen == {"knowledge": ["a"], "ability": ["c", "d"]}
     assert [s.id for s in sets.training(tmp_path / "sets" / "ability")] == ["c"]
     assert [s.id for s in sets.validation(tmp_path / "sets" / "knowledge")] == ["b"]
+
+
+def test_a_set_with_labels_is_balanced_and_one_without_is_said_not_to_be(tmp_path: Path) -> None:
+    tree = stages.labels.load(None)
+    domains, ability = tree.names("domain")[:2], Label(axis="ability", l1=tree.names("ability")[0])
+    vertical = [
+        sample(f"{name}{i}", labels=[Label(axis="domain", l1=name), ability])
+        for name, count in zip(domains, (30, 10), strict=True)
+        for i in range(count)
+    ]
+    (tmp_path / "data").mkdir()
+    stages.topics.write(tmp_path / "data" / "topics.parquet", [], tree)
+    balance = {"samples": "as_many", "max_clusters": 0, "ability": "as_is", "domain": dict.fromkeys(domains, 0.5)}
+    notes: list[str] = []
+    run = stage(tmp_path, "sets", ("data",), admission={"balance": balance})
+    run._reporter.note = lambda stage, text: notes.append(text)  # pyright: ignore[reportAttributeAccessIssue]
+    write_samples(tmp_path / "data" / "samples.parquet", vertical)
+    write_samples(tmp_path / "data" / "general.parquet", [sample("g")])
+    stages.sets(run)
+    drawn = Counter(s.labels[0].l1 for s in sets.training(tmp_path / "sets" / "knowledge"))
+    assert drawn == {domains[0]: 20, domains[1]: 20}
+    assert notes == ["SFT-Ability: is not balanced: no sample has a label on the axis domain or ability"]
+    assert (tmp_path / "sets" / "knowledge_balance" / "balance.html").exists()
 
 
 def test_an_empty_set_says_why(tmp_path: Path) -> None:

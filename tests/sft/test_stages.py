@@ -120,6 +120,11 @@ def test_the_records_say_what_was_done(finished: Run) -> None:
     knowledge = read_samples(finished.root / "sft_knowledge" / "samples.parquet")
     assert {s.mastery for s in knowledge} == {"unmastered", None}  # six samples do not reach every topic
     assert sum(s.extra["graded_by"] == "rollouts" for s in knowledge if s.mastery) == 6
+    (grading,) = finished.read("sft_knowledge", "mastery.json")["gradings"]
+    assert (grading["rolled_out"], grading["responses"]) == (6, 12)
+    assert grading["levels"]["unmastered"] == sum(s.mastery == "unmastered" for s in knowledge)
+    assert finished.read("sft_knowledge", "mastery_cost.json")["gradings"][0]["now"]["rollouts"] == 12
+    assert (finished.root / "rollouts" / "rollouts.sqlite").is_file()
     kinds = {s.extra["preference"] for s in read_samples(finished.root / "sft_preference" / "samples.parquet")}
     assert "high_difficulty" in kinds
     assert "long_context" in kinds

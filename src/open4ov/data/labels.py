@@ -79,6 +79,11 @@ class LabelTree(BaseModel):
         """Every id as `axis:id`, in the tree's order."""
         return [f"{axis}:{node.id}" for axis in AXES for l1 in self.axis(axis) for node in (l1, *l1.l2)]
 
+    @property
+    def named(self) -> str:
+        """Which tree it is, as records of data sets say it: its version, and the digest of its ids."""
+        return f"{self.version} {self.digest()}"
+
     def digest(self) -> str:
         """Of the set of ids: what `frozen` holds for a version."""
         return content_id(sorted(self.ids()))

@@ -115,7 +115,7 @@ class Engine:
     def begin(self, prompt: Prompt) -> int:
         """Queues a request that `prompt` has read, and gives its number."""
         number, self._next = self._next, self._next + 1
-        for index in range(prompt.request.n):
+        for index in range(prompt.request.first, prompt.request.first + prompt.request.n):
             self.scheduler.waiting.append(sequence.Sequence.begin(number, index, prompt))
         return number
 

@@ -30,7 +30,8 @@ class Request:
     `grammar` (`grammar.Grammars` makes them) only what it allows is sampled; with `degeneration` a response that has
     become a loop or noise is stopped. What is computed for a `salt` (blocks, features of pictures) is found again only
     by requests of the same salt. `adapter` names one of the engine's LoRA adapters. With `ahead` nothing is sampled:
-    the first so many tokens of the prompt are computed and held until it is given up.
+    the first so many tokens of the prompt are computed and held until it is given up. `first` is the number of the
+    first completion: who has completions 0 to 3 already asks for the next four with `first=4`.
     """
 
     messages: list[Message]
@@ -54,6 +55,7 @@ class Request:
     salt: str = ""
     adapter: str = ""
     ahead: int = 0
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.n < 1:
@@ -73,6 +75,8 @@ class Request:
             )
         if self.ahead < 0 or (self.ahead and (self.n > 1 or self.prompt_log_probs)):
             raise ValueError("ahead must not be negative, and goes neither with n above 1 nor with prompt_log_probs")
+        if self.first < 0:
+            raise ValueError(f"first must not be negative, got {self.first}")
         if "" in self.stop:
             raise ValueError("an empty stop string would stop every completion at once")
 

@@ -49,6 +49,7 @@ MAPPED = frozenset(
         "top_k",
         "top_p",
         "n",
+        "first",
         "seed",
         "stop",
         "min_p",
@@ -226,7 +227,8 @@ class VLLM:
             except UserError as error:
                 raise UserError(f"request {place}: {error}") from None
             prompts += [prompt] * request.n
-            sent += [{**one, "sampling": {**one["sampling"], "seed": _seed(request, i)}} for i in range(request.n)]
+            numbers = range(request.first, request.first + request.n)
+            sent += [{**one, "sampling": {**one["sampling"], "seed": _seed(request, i)}} for i in numbers]
         if not sent:
             return []
         answers = iter(

@@ -29,6 +29,7 @@ _FILES = {
     "sharegpt": "{split}.json",
     "webdataset": "{split}-*.tar",
     "vlmevalkit": "*.tsv",
+    "version": "samples.parquet",
 }
 _MOST = 40
 """Lines of a table; the rest is summed up."""
@@ -94,7 +95,7 @@ class Card:
         splits = [SPLIT_NAMES[split] for split in ("train", "val", "test") if self.splits[split]]
         pattern = _FILES[self.format]
         if "{split}" not in pattern:
-            splits = ["test"]
+            splits = ["test"] if self.format == "vlmevalkit" else ["train"]  # one file, told apart by a column
         files = [{"split": split, "path": pattern.format(split=split)} for split in splits]
         return {
             "pretty_name": self.name,

@@ -32,6 +32,7 @@ from open4ov.store import (
     write_json,
     write_samples,
 )
+from open4ov.versions import store
 
 Progress = Callable[[int], None]
 SAMPLES, STORE, ORIGINALS = "samples.parquet", "image-store", "image-files"
@@ -137,12 +138,12 @@ def export_set(
     """Writes a set of samples to the folder `out`, with a dataset card. Raises UserError."""
     chosen = registry.named(format, writes=True)
     assert chosen.write is not None
-    path, store = located(folder, stage)
+    path, images = located(folder, stage)
     if name is not None:
         _check_name(name)
     name = name or folder.name or "dataset"
-    originals = store.root.parent / ORIGINALS
-    pictures = Pictures(store, originals=originals if originals.is_dir() else None)
+    originals = images.root.parent / ORIGINALS
+    pictures = Pictures(images, originals=originals if originals.is_dir() else None)
     card = Card(name, format)
     with beside(out) as part:
         export = Writing(part, pictures, name, card, strict=strict)
@@ -163,8 +164,8 @@ def _check_name(name: str) -> None:
 
 
 def located(folder: Path, stage: str | None = None) -> tuple[Path, ImageStore]:
-    """The samples.parquet of an import, a run directory (of its stage `data`, or another) or a stage's folder, and the
-    store with its images. Raises UserError."""
+    """The samples.parquet of an import, a version, a run directory (of its stage `data`, or another) or a stage's
+    folder, and the store with its images. Raises UserError."""
     if folder.is_file():
         path = folder
     elif (folder / "run.json").exists():
@@ -176,8 +177,7 @@ def located(folder: Path, stage: str | None = None) -> tuple[Path, ImageStore]:
     check_finished(path.parent)
     if not path.is_file():
         raise UserError(f"{path}: no such file; name an import, or a run directory whose stage is finished")
-    roots = (path.parent / STORE, path.parent.parent / STORE)
-    return path, ImageStore(next((root for root in roots if root.is_dir()), roots[0]))
+    return path, store(path.parent)
 
 
 def _check_place(out: Path) -> None:

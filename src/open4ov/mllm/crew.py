@@ -49,7 +49,7 @@ class Crew(Generic[Question, Found]):
         job: _Job[Question, Found] = _Job(question)
         with self._condition:
             self._jobs.append(job)
-            if self._idle:
+            if self._idle >= len(self._jobs):  # who was called and has not come yet is idle too, its job still here
                 self._condition.notify()
             elif len(self._threads) < self._size:
                 self._threads.append(threading.Thread(target=self._run, daemon=True))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from open4ov.answers import INSTRUCTION
-from open4ov.sample import Message, Part, Sample
+from open4ov.answers import boxed_prompt
+from open4ov.sample import Message, Sample
 
 TEXT_TASK = "arithmetic"
 IMAGE_TASK = "reasoning"
@@ -34,17 +34,6 @@ def task(sample: Sample, images: Sequence[Image.Image]) -> Task:
         raise ValueError(f"sample {sample.id} has no reference answer and cannot be rewarded")
     ends = next((i for i, message in enumerate(sample.messages) if message.role == "assistant"), len(sample.messages))
     return Task(sample, boxed_prompt(sample.messages[:ends], sample.language), list(images))
-
-
-def boxed_prompt(messages: Sequence[Message], language: str = "en") -> list[Message]:
-    """The messages with the \\boxed{} instruction at the end of the last one, unless they ask for it already."""
-    prompt = list(messages)
-    if any("\\boxed" in message.text for message in prompt):
-        return prompt
-    last = prompt[-1]
-    text = " " + INSTRUCTION[language] if language == "en" else INSTRUCTION[language]
-    prompt[-1] = last.model_copy(update={"content": [*last.content, Part(type="text", text=text)]})
-    return prompt
 
 
 def from_corpora(count: int, text_share: float, seed: int) -> list[Task]:

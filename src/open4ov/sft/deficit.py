@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from open4ov import assets
+from open4ov import assets, training
 from open4ov.engine import Engine, Request
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -125,6 +125,7 @@ def _answers(run: StageRun, asked: Sequence[Sample], folder: Any) -> dict[str, d
 
     section = run.recipe.sft
     model, processor = Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder)
+    model.to(training.device(section.device, "sft.device"))
     engine = Engine(model, processor, autocast=torch.bfloat16 if section.precision == "bf16" else None)
     requests = [_request(sample, processor, run.images.get) for sample in asked]
 

@@ -9,49 +9,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from open4ov import memory, schedules, training
-from open4ov.averaging import Average, trained_weights
-from open4ov.checkpoints import Checkpoint, load, put, save
+from open4ov.averaging import Average
 from open4ov.errors import UserError
 from open4ov.model import Batch, Trainable, lora
 from open4ov.recipe import SftSection, SftStage
 from open4ov.recipe_sft import PARTS
 from open4ov.sample import Sample, content_id
 from open4ov.sft import packing
+from open4ov.sft import validation as held_out
+from open4ov.sft.carry import Carry
 from open4ov.sft.encoding import SampleEncoder, prefetch
+from open4ov.sft.journal import Journal
+from open4ov.sft.screen import listed, origins, screen
+from open4ov.sft.throughput import Operations, peak_tflops
 
 Progress = Callable[[str, int, int], None]
+Steps = list[list[list[int]]]
+"""For each step its packs, for each pack the numbers of its samples"""
 B = TypeVar("B", bound=Batch)
 V = TypeVar("V")
-
-
-@dataclass
-class Carry:
-    """Where a training that takes several calls of `fit` stands. It goes from each to the next, and is not looked into.
-
-    `chain` has what each call is a training of. After a restart it may be longer than `calls` says that there were:
-    those in it are taken as done, but for the last, of which `begun` steps are.
-    """
-
-    optimizer: training.Optimizer
-    average: Average | None = None
-    live: dict[str, torch.Tensor] | None = None
-    """The weights that training goes on with, where the model was left with others (their average)"""
-    chain: list[str] = field(default_factory=list)
-    calls: int = 0
-    begun: int = 0
-    steps: int = 0
-    tokens: int = 0
-    room: int = 0
-    """Tokens that the packs so far had room for"""
-    curve: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -77,110 +62,151 @@ def fit(
     validation: Sequence[Sample] = (),
     total_tokens: int | None = None,
     carry: Carry | None = None,
+    journal: Path | None = None,
+    name: str = "sft",
 ) -> Fit:
     """Trains the model in place on the samples, in their order.
 
     Every `checkpoint_every` steps the state is written to `checkpoints` (None: never); a later call with the same
     samples and options goes on from there and ends with the same weights, bit for bit, as an uninterrupted one.
-    `stop_after`: return after that step, as if killed there.
+    `stop_after`: return after that step, as if killed there. `validation`: where `sft.validation` takes its samples
+    from. `journal`: folder of the files that tell of each step (`journal.py`; None: there are none), as of `name`.
 
     A training whose samples are chosen bit by bit takes one call for each bit: each is given what is to be trained in
     all (`total_tokens`, which the schedule runs over) and the `carry` of the call before (None in the first). After a
     kill the calls are made again from the first, with the same samples: those that were done return at once.
 
-    `validation`: samples that the loss is measured on (`sft.validation`).
-
-    Raises training.Diverged when a loss or a gradient is not finite, and UserError when `section` asks for adapters
-    that the model does not have, or a repeated call has other samples than those that the training went on from.
+    Raises training.Diverged when a loss or a gradient is not finite (nothing has been changed by that step), and
+    UserError when `section` asks for adapters that the model does not have, for samples that the recipe refuses, when
+    there is nothing to train on, and when a repeated call has other samples than those that the training went on from.
     """
-    if section.lora_rank and not any(lora.is_adapter(name) for name, _ in model.named_parameters()):
+    if section.lora_rank and not any(lora.is_adapter(key) for key, _ in model.named_parameters()):
         raise UserError("sft.lora_rank: the model has no adapters (lora.add puts them into a Qwen3-VL); set it to 0")
     if carry and not total_tokens:
         raise ValueError("a training of several calls needs its total_tokens in each of them")
+    screened = screen(samples, encoder.length, section.pack_tokens, section.too_long, section.empty_answers)
+    samples = screened.samples
     lengths = [encoder.length(sample) for sample in samples]
     order = packing.plan(lengths, section.pack_tokens)
-    steps = [order.packs[i : i + section.accumulate] for i in range(0, len(order.packs), section.accumulate)]
+    steps: Steps = [order.packs[i : i + section.accumulate] for i in range(0, len(order.packs), section.accumulate)]
+    watching = held_out.chosen(validation, section.validation.samples) if section.validation.every else []
     factors = _parts(model, section, options)
     if carry is None:
-        build = training.muon if section.optimizer == "muon" else training.adamw
-        carry = Carry(build(model, options.learning_rate, section.weight_decay, factors))
-        carry.average = Average(model, section.ema) if section.ema else None
-    identity = _identity(section, options, steps, samples, total_tokens)
+        carry = _fresh(model, section, options, factors)
+    identity = _identity(section, options, steps, [*samples, *watching], total_tokens)
     if checkpoints and not carry.chain:
-        _resume(carry, checkpoints, model, identity)
-    begun = _enter(carry, identity, len(steps), model)
+        carry.resume(checkpoints, model, identity)
+    begun = carry.enter(identity, len(steps), model)
+    for word in ("too_long", "split", "empty"):
+        carry.listed[word] = sorted({*carry.listed.get(word, ()), *getattr(screened, word)})
     if begun < len(steps):
-        if not any(parameter.requires_grad for parameter in model.vision_parameters()):
-            with training.precision(section.precision, _device(model)):
-                encoder.freeze(model, samples, progress)
-        else:
-            encoder.thaw()
-        if section.compile and carry.calls == 0:
-            for block in model.blocks():
-                block.compile(dynamic=True)
+        _prepare(model, encoder, section, [*samples, *watching], progress, compile=section.compile and not carry.calls)
+    precision = partial(training.precision, section.precision, _device(model))
     total = total_tokens or order.tokens
+    last = carry.steps + len(steps) - begun
+    operations, peak = Operations(model), section.peak_tflops or peak_tflops(_device(model))
 
     def packs() -> Iterator[tuple[B, V | None]]:
         for step in steps[begun:]:
             for indices in step:
                 yield encoder.pack([samples[i] for i in indices])
 
+    book = Journal(journal, section, carry.steps, name) if journal and begun < len(steps) else None
     model.train()
-    last = carry.steps + len(steps) - begun
-    with closing(prefetch(packs())) as stream:
+    with (
+        closing(prefetch(packs())) as stream,
+        closing(book) if book else nullcontext(),
+    ):
         for step in steps[begun:]:
             began = time.monotonic()
             targets = [sum(encoder.targets(samples[i]) for i in indices) for indices in step]
             size = sum(lengths[i] for indices in step for i in indices)
-            rate = options.learning_rate * schedules.factor(
-                section.lr_schedule, carry.tokens + size, size, total, options.warmup, section.lr_decay
-            )
+            after = carry.tokens + size
+            factor = schedules.factor(section.lr_schedule, after, size, total, options.warmup, section.lr_decay)
+            rate = options.learning_rate * factor
             losses: list[torch.Tensor] = []
+            flops = 0.0
             for own in targets:
                 pack, features = next(stream)
-                with training.precision(section.precision, _device(model)):
+                with precision():
                     loss = model.loss(pack, features) * (own / sum(targets))
                 loss.backward()
                 losses.append(loss.detach())
-            loss = float(torch.stack(losses).sum())
-            norm = _update(model, carry, rate, section.grad_clip, loss)
+                flops += operations.of(pack, features)
+            values = [float(value) for value in torch.stack(losses).cpu()]
+            try:
+                norm = _update(model, carry, rate, section.grad_clip, sum(values))
+            except training.Diverged as error:
+                raise _named(error, carry, checkpoints, [[samples[i] for i in pack] for pack in step], values) from None
             carry.steps += 1
             carry.begun += 1
-            carry.tokens += size
+            carry.tokens = after
             carry.room += section.pack_tokens * len(step)
+            carry.flops += flops
             if carry.steps % 10 == 0:
                 memory.trim()
             seconds = time.monotonic() - began
             point = {
                 "step": carry.steps,
-                "loss": round(loss, 5),
+                "loss": round(sum(values), 5),
                 "grad_norm": round(norm, 4),
                 "lr": rate,
                 "tokens": size,
                 "targets": sum(targets),
                 **model.figures(),
             }
+            ends = after >= total if total_tokens else carry.steps == last
+            if carry.watch and (carry.steps % section.validation.every == 0 or ends):
+                measure = partial(held_out.measure, model, encoder, watching, section.pack_tokens, precision)
+                point["val_loss"] = held_out.watched(carry.watch, carry.steps, model, carry.average, measure)
             carry.curve.append(point)
+            pace: dict[str, float] = {"seconds": round(seconds, 4), "tokens_per_second": round(size / seconds)}
+            if peak and flops:
+                pace["mfu"] = round(flops / seconds / peak / 1e12, 4)
             if progress:
-                progress(
-                    f"training, loss {loss:.3f}", carry.tokens if total_tokens else carry.steps, total_tokens or last
-                )
+                done = carry.tokens if total_tokens else carry.steps
+                progress(f"training, loss {point['loss']:.3f}", done, total_tokens or last)
             if log:
-                log({**point, "tokens_per_second": round(size / seconds)})
-            if checkpoints and carry.steps % section.checkpoint_every == 0 and carry.steps < last:
-                _save(carry, checkpoints, model)
-            if carry.steps == stop_after:
+                log({**point, **pace})
+            if book:
+                book.write({**point, **pace})
+            if carry.stopped or carry.steps == stop_after:
                 break
-    if checkpoints and total_tokens and carry.begun == len(steps) > begun:
-        _save(carry, checkpoints, model)
-    carry.calls += 1
-    if carry.average:
-        carry.live = trained_weights(model)
-        put(model, carry.average.weights)
+            if checkpoints and carry.steps % section.checkpoint_every == 0 and carry.steps < last:
+                carry.save(checkpoints, model)
+    if checkpoints and total_tokens and carry.begun == len(steps) > begun and not carry.stopped:
+        carry.save(checkpoints, model)
+    carry.leave(model)
     model.eval()
-    fill = carry.tokens / carry.room if carry.room else 1.0
-    summary = {"steps": carry.steps, "tokens": carry.tokens, "pack_fill": round(fill, 4)}
-    return Fit(carry.curve, summary, carry)
+    return Fit(carry.curve, _summary(carry), carry)
+
+
+def _fresh(model: Trainable[Any, Any], section: SftSection, options: SftStage, factors: training.Factors) -> Carry:
+    build = training.muon if section.optimizer == "muon" else training.adamw
+    return Carry(
+        build(model, options.learning_rate, section.weight_decay, factors),
+        Average(model, section.ema) if section.ema else None,
+        held_out.Watch(section.validation) if section.validation.every else None,
+    )
+
+
+def _prepare(
+    model: Trainable[B, V],
+    encoder: SampleEncoder[B, V],
+    section: SftSection,
+    samples: list[Sample],
+    progress: Progress | None,
+    compile: bool,
+) -> None:
+    """Holds the features of a tower that stays as it is, and compiles the blocks."""
+    if not any(parameter.requires_grad for parameter in model.vision_parameters()):
+        with training.precision(section.precision, _device(model)):
+            encoder.freeze(model, samples, progress)
+    else:
+        encoder.thaw()
+    if compile:
+        for block in model.blocks():
+            block.compile(dynamic=True)
 
 
 def _parts(model: Trainable[Any, Any], section: SftSection, options: SftStage) -> dict[int, float]:
@@ -199,7 +225,8 @@ def _parts(model: Trainable[Any, Any], section: SftSection, options: SftStage) -
 
 
 def _update(model: Trainable[Any, Any], carry: Carry, rate: float, grad_clip: float, loss: float) -> float:
-    """One step of the optimizer; the gradient's norm."""
+    """One step of the optimizer; the gradient's norm. Raises Diverged, and changes nothing, where that or the loss is
+    not finite."""
     if not math.isfinite(loss):
         model.zero_grad(set_to_none=True)
         raise training.Diverged(f"the loss is {loss}: lower the learning rate ({rate:g})")
@@ -207,6 +234,20 @@ def _update(model: Trainable[Any, Any], carry: Carry, rate: float, grad_clip: fl
     if carry.average:
         carry.average.update(model)
     return norm
+
+
+def _named(
+    error: training.Diverged, carry: Carry, checkpoints: Path | None, packs: list[list[Sample]], losses: list[float]
+) -> training.Diverged:
+    """The error with its step and batch: of several packs, those whose loss is not finite."""
+    broken = [pack for pack, loss in zip(packs, losses, strict=True) if not math.isfinite(loss)] or packs
+    names = [name for pack in broken for sample in pack for name in origins(sample)]
+    kept = sorted(int(path.name[5:]) for path in checkpoints.glob("step-*")) if checkpoints else []
+    rest = f"; the checkpoint of step {kept[-1]} is kept" if kept else ""
+    return training.Diverged(
+        f"step {carry.steps + 1}: {error}, or look at the samples of this batch: {listed(names)}. The step has changed "
+        f"nothing{rest}"
+    )
 
 
 _READ = {
@@ -218,53 +259,29 @@ _READ = {
     "lr_schedule",
     "optimizer",
     "precision",
+    "validation",
     "weight_decay",
 }
 """Options of the section that decide what becomes of the weights, besides those that the packs show."""
 
 
 def _identity(
-    section: SftSection, options: SftStage, steps: list[list[list[int]]], samples: Sequence[Sample], total: int | None
+    section: SftSection, options: SftStage, steps: Steps, samples: Sequence[Sample], total: int | None
 ) -> str:
+    """What a call is a training of."""
     ids = [sample.id for sample in samples]
     return content_id("sft", options.model_dump(), section.model_dump(include=_READ), steps, ids, total)
 
 
-def _enter(carry: Carry, identity: str, steps: int, model: Trainable[Any, Any]) -> int:
-    """How many of the call's `steps` are done already."""
-    if carry.live is not None:
-        put(model, carry.live)
-        carry.live = None
-    if len(carry.chain) == carry.calls:
-        carry.chain.append(identity)
-        carry.begun = 0
-    elif carry.chain[carry.calls] != identity:
-        raise UserError(
-            "the training was interrupted after it had gone on with other samples than those that are now chosen for "
-            f"its part {carry.calls + 1}; delete the stage's folder in .work and give the same command again"
-        )
-    return steps if len(carry.chain) > carry.calls + 1 else carry.begun
-
-
-def _save(carry: Carry, folder: Path, model: Trainable[Any, Any]) -> None:
-    notes = {"begun": carry.begun, "tokens": carry.tokens, "room": carry.room}
-    tensors: dict[str, dict[str, torch.Tensor]] = {}
-    if carry.average:
-        notes["averaged"] = carry.average.steps
-        tensors["average"] = carry.average.weights
-    identity = " ".join(carry.chain)
-    save(folder, model, carry.optimizer, Checkpoint(carry.steps, identity, carry.curve, notes, tensors))
-
-
-def _resume(carry: Carry, folder: Path, model: Trainable[Any, Any], identity: str) -> None:
-    """Takes up the newest checkpoint of a training that begins with the call of that identity."""
-    found = load(folder, model, carry.optimizer, lambda other: other.split()[0] == identity)
-    if not found:
-        return
-    carry.chain, carry.steps, carry.curve = found.identity.split(), found.done, found.curve
-    carry.begun, carry.tokens, carry.room = (found.notes[key] for key in ("begun", "tokens", "room"))
-    if carry.average:
-        carry.average.restore(found.notes["averaged"], found.tensors["average"])
+def _summary(carry: Carry) -> dict[str, Any]:
+    return {
+        "steps": carry.steps,
+        "tokens": carry.tokens,
+        "pack_fill": round(carry.tokens / carry.room, 4) if carry.room else 1.0,
+        "model_flops": carry.flops,
+        **carry.listed,
+        **(carry.watch.summary() if carry.watch else {}),
+    }
 
 
 def _device(model: torch.nn.Module) -> torch.device:

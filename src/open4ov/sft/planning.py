@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
-from open4ov.recipe import SftStage
+from open4ov.recipe import SftSection, SftStage
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
 from open4ov.sft import curriculum, sets
@@ -76,11 +77,17 @@ def order(
         turns=options.turns,
         noise=section.difficulty_noise,
         length=encoder.length,
-        longest=section.pack_tokens,
+        longest=longest_of(section),
         seed=f"{run.seed}/{iteration}" if iteration else run.seed,
         blend=blend_of(run, material) if stage == "ability" and section.schedule == "curriculum" else None,
         before=before,
     )
+
+
+def longest_of(section: SftSection) -> int:
+    """Tokens of the longest conversation that is ordered: longer ones fall out here where they are skipped or cut, and
+    are otherwise split or refused by the training loop (`screen.py`)."""
+    return section.pack_tokens if section.too_long in ("skip", "cut") else sys.maxsize
 
 
 def random_mix(run: StageRun, encoder: Encoder) -> tuple[Material, Order]:
@@ -111,7 +118,7 @@ def single_stage(run: StageRun, encoder: Encoder) -> tuple[Material, Order]:
         turns=section.knowledge.turns,
         noise=1.0,
         length=encoder.length,
-        longest=section.pack_tokens,
+        longest=longest_of(section),
         seed=run.seed,
     )
     random.Random(f"single stage {run.seed}").shuffle(plan.samples)

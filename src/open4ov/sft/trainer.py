@@ -1,8 +1,8 @@
 """One stage of curriculum SFT (paper §3.2.3): choose and grade the samples, pack them, train, save.
 
 A stage leaves model/ (Hugging Face layout), samples.parquet (its own set with grades), curve.json, blend.json (which
-ability had how many tokens) and summary.json; one that trains adapters also adapter.safetensors, which are merged in
-model/.
+ability had how many tokens), summary.json and train.jsonl; one that trains adapters also adapter.safetensors, which are
+merged in model/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from open4ov import assets
+from open4ov import assets, training
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.parallel import recompute
@@ -23,7 +23,7 @@ from open4ov.recipe import SftStage
 from open4ov.recipe_blend import ONE_STAGE
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
-from open4ov.sft import curriculum, deficit, planning
+from open4ov.sft import curriculum, deficit, journal, planning
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.fit import Fit, fit
 from open4ov.sft.planning import Stage
@@ -62,6 +62,7 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
     processor.check(model.config)
+    model.to(training.device(section.device, "sft.device"))
     encoder = Encoder(
         processor,
         run.images,
@@ -85,6 +86,7 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     if section.lora_rank:
         lora.save(model, run.out / "adapter.safetensors")
         lora.merge(model)
+    journal.publish(run.scratch / "journal", run.out)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     school.report()
@@ -109,6 +111,11 @@ class _School:
     def tokens(self) -> int:
         return sum(plan.tokens for _, plan in self.parts)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether validation has ended the stage early."""
+        return self.result.carry is not None and self.result.carry.stopped
+
     def attend(self, material: curriculum.Material, plan: curriculum.Order, several: bool = False) -> None:
         """Trains on one part of the stage."""
         self.result = fit(
@@ -121,6 +128,8 @@ class _School:
             progress=self.run.progress,
             log=self.run.log,
             validation=self.validation,
+            journal=self.run.scratch / "journal",
+            name=f"{self.run.recipe.name} {self.run.stage}",
             total_tokens=self.options.tokens if several else None,
             carry=self.result.carry if several else None,
         )
@@ -141,11 +150,12 @@ class _School:
             "replayed_from": len(material.replay),
             "conversations": sum(len(plan.samples) for plan in plans),
             "epochs": round(sum(plan.epochs for plan in plans), 3),
-            "too_long": sorted({name for plan in plans for name in plan.too_long}),
             "mastery": _levels(material.own),
             "blend": {name: about["tokens"] for name, about in blend["abilities"].items()},
             **self.result.summary,
         }
+        listed = {name for plan in plans for name in plan.too_long}
+        summary["too_long"] = sorted({*listed, *self.result.summary["too_long"]})
         if len(plans) > 1:
             summary["iterations"] = [
                 {"mastery": _levels(part.own), "tokens": plan.tokens, "epochs": round(plan.epochs, 3)}
@@ -174,6 +184,8 @@ def _iterate(school: _School, material: curriculum.Material, grade: Grade | None
         budget = round(school.options.tokens * (iteration + 1) / iterations) - school.tokens
         plan = planning.order(school.run, stage, drawn, school.encoder, budget, iteration, school.drawn)
         school.attend(whole, plan, several=iterations > 1)
+        if school.stopped:
+            break
 
 
 def _graded(school: _School, material: curriculum.Material, iteration: int, grade: Grade) -> curriculum.Material:

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.grammar import Grammars
+from open4ov.engine.openapi import describe
 from open4ov.engine.service import Service
 from open4ov.engine.serving import body
 from open4ov.engine.serving import chat as wire
@@ -25,7 +26,6 @@ from open4ov.engine.serving.decoder import Decoder
 from open4ov.engine.serving.faults import Refused, error
 from open4ov.engine.serving.fetch import Fetcher
 from open4ov.engine.serving.gate import Gate, Guard, Visit
-from open4ov.engine.serving.openapi import describe
 from open4ov.engine.serving.pictures import Pictures
 from open4ov.engine.sessions.desk import Door
 from open4ov.engine.sessions.routes import router

@@ -1,0 +1,92 @@
+"""What a training tells while it goes, step by step: `train.jsonl`, and TensorBoard and Weights & Biases if asked for.
+
+These files hold times, so no two trainings leave the same ones; what the training itself computed is in `curve.json`
+too. They lie in the stage's scratch folder while it runs, where TensorBoard finds them, and come into the stage's own
+folder when it is done. A resumed training goes on where its checkpoint stands: later lines are taken back.
+
+    step, loss, grad_norm, lr, tokens, targets (those to be predicted), val_loss where it was measured
+    seconds, tokens_per_second, mfu (see `throughput.py`; absent when the device's peak is not known)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from open4ov.errors import UserError
+from open4ov.recipe import SftSection
+from open4ov.run_dir import MEASURED
+
+LINES, EVENTS, WANDB = "train.jsonl", "tensorboard", "wandb"
+assert {LINES, EVENTS, WANDB} <= MEASURED, "the stage's digest may not depend on times"
+
+
+class Journal:
+    """Writes into `folder` from the step after `done` on; `name`: what Weights & Biases calls the run. Raises UserError
+    for a package that is not there."""
+
+    def __init__(self, folder: Path, section: SftSection, done: int, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / LINES
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= done]
+        path.write_text("".join(kept))
+        self._file = path.open("a", buffering=1)
+        self._events = _tensorboard(folder / EVENTS, done) if section.tensorboard else None
+        self._run = _wandb(folder, section.wandb, name) if section.wandb else None
+
+    def write(self, point: Mapping[str, Any]) -> None:
+        """One step."""
+        self._file.write(json.dumps(point) + "\n")
+        step = point["step"]
+        figures = {f"train/{key}": value for key, value in point.items() if key != "step"}
+        if self._events:
+            for key, value in figures.items():
+                self._events.add_scalar(key, value, step)
+        if self._run:
+            self._run.log(figures, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events:
+            self._events.close()
+        if self._run:
+            self._run.finish(quiet=True)
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Moves what was written in `folder` to the stage's own folder."""
+    for name in (LINES, EVENTS, WANDB):
+        if (folder / name).exists():
+            shutil.move(folder / name, out / name)
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file; the last one may be torn by a kill."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _tensorboard(folder: Path, done: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(f"sft.tensorboard: {error}; pip install 'open4ov[tensorboard]', or set it to false") from error
+    return SummaryWriter(str(folder), purge_step=done + 1)
+
+
+def _wandb(folder: Path, project: str | None, name: str) -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(f"sft.wandb: {error}; pip install 'open4ov[wandb]', or remove it") from error
+    try:
+        return wandb.init(project=project, name=name, dir=str(folder), settings=wandb.Settings(silent=True))
+    except Exception as error:  # no key, no network, a server that refuses
+        raise UserError(
+            f"sft.wandb: {' '.join(str(error).split())}; log in with wandb's own command, set WANDB_MODE=offline, or "
+            "remove it"
+        ) from error

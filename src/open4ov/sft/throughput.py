@@ -1,0 +1,69 @@
+"""How fast a training goes: tokens a second, and MFU.
+
+MFU is the operations that the model's matrix products need for the batch (`model/flops.py`: causal attention counted as
+causal, nothing for padding or for what is recomputed), divided by those that the device could do in the same time by
+its maker's figure for dense bfloat16. A backward pass costs two forward passes where weights are trained; one where
+only gradients flow through, as in a language model that is frozen or has adapters; none in a frozen vision tower, and
+the tower costs nothing where its features are held. Trained mergers beside a frozen tower are counted as frozen ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from open4ov.model import Config, Pack, Qwen3VL, lora
+from open4ov.model.flops import count
+
+PEAKS = {
+    "B200": 2250.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "H800": 989.0,
+    "H20": 148.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "A40": 150.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "RTX 4090": 165.0,
+    "RTX 3090": 71.0,
+}
+"""TFLOPS of dense bfloat16 products by a part of the card's name, the longest that fits; NVIDIA's data sheets."""
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """What the device could do at most; None for one that is not known, as no CPU is."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((PEAKS[part] for part in sorted(PEAKS, key=len, reverse=True) if part in name), None)
+
+
+class Operations:
+    """Counts the floating-point operations of training steps of a model, as it is frozen when this is made."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.config: Config | None = None
+        if not isinstance(model, Qwen3VL):  # of other models the shapes are not known
+            return
+        self.config = model.config
+        layers = list(model.text.layers.named_parameters())
+        adapted = any(lora.is_adapter(name) for name, _ in layers)
+        self.language = 3 if not adapted and any(p.requires_grad for _, p in layers) else 2
+        self.vision = 3 if any(p.requires_grad for p in model.part_parameters("vision")) else 1
+
+    def of(self, batch: Any, features: Any) -> float:
+        """Forward and backward pass over a batch whose images come as pixels or as `features`; 0 when not known."""
+        if self.config is None or not isinstance(batch, Pack):
+            return 0.0
+        grids = [(int(t), int(h), int(w)) for t, h, w in batch.grids.tolist()]
+        flops = count(self.config, batch.lengths.tolist(), grids, len(batch.predicted))
+        vision = 0 if features is not None else self.vision
+        return self.language * (flops.forward - flops.vision) + vision * flops.vision

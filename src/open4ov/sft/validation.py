@@ -1,0 +1,111 @@
+"""The loss on samples that are not trained on, during the training, and an early end when it falls no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from open4ov.averaging import Average, trained_weights
+from open4ov.checkpoints import put
+from open4ov.errors import UserError
+from open4ov.model import Batch, Trainable
+from open4ov.recipe_sft import ValidationSection
+from open4ov.sample import Sample, content_id
+from open4ov.sft import packing
+from open4ov.sft.encoding import SampleEncoder
+
+B = TypeVar("B", bound=Batch)
+V = TypeVar("V")
+
+
+class Watch:
+    """What validation has seen. The best weights are kept where there is a `patience`, to go back to."""
+
+    def __init__(self, section: ValidationSection) -> None:
+        self.section = section
+        self.best: float | None = None
+        self.best_step = 0
+        self.worse = 0
+        """Measurements since the best one"""
+        self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def stopped(self) -> bool:
+        return 0 < self.section.patience <= self.worse
+
+    def see(self, step: int, loss: float, weights: Callable[[], dict[str, Tensor]]) -> None:
+        """Takes in a measurement. A loss that is not a number is worse than any."""
+        if self.best is None or loss < self.best or math.isnan(self.best):
+            self.best, self.best_step, self.worse = loss, step, 0
+            if self.section.patience:
+                self.best_weights = weights()
+        else:
+            self.worse += 1
+
+    def notes(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step, "worse": self.worse}
+
+    def restore(self, notes: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
+        """Goes on from what a checkpoint held."""
+        self.best, self.best_step, self.worse = notes["best"], notes["best_step"], notes["worse"]
+        self.best_weights = weights
+
+    def summary(self) -> dict[str, Any]:
+        figures = {"best_loss": self.best, "best_step": self.best_step, "stopped_early": self.stopped}
+        return {"validation": figures}
+
+
+def chosen(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` of the samples, the same ones whatever their order. Raises UserError when there are none."""
+    if not samples:
+        raise UserError(
+            "sft.validation.every: no samples of the split val; give sft.held_out or data.hygiene.val a share, "
+            "or set it to 0"
+        )
+    return sorted(samples, key=lambda sample: content_id("validation", sample.id))[:count]
+
+
+def measure(
+    model: Trainable[B, V],
+    encoder: SampleEncoder[B, V],
+    samples: Sequence[Sample],
+    pack_tokens: int,
+    precision: Callable[[], AbstractContextManager[Any]],
+) -> float:
+    """Mean loss over the targets of the samples (nats a token), rounded to 5 places. Those longer than a pack are left
+    out. The model comes back in training mode."""
+    order = packing.plan([encoder.length(sample) for sample in samples], pack_tokens)
+    total, count = 0.0, 0
+    model.eval()
+    with torch.no_grad(), precision():
+        for indices in order.packs:
+            own = [samples[i] for i in indices]
+            targets = sum(encoder.targets(sample) for sample in own)
+            batch, features = encoder.pack(own)
+            total += float(model.loss(batch, features)) * targets
+            count += targets
+    model.train()
+    return round(total / max(count, 1), 5)
+
+
+def watched(
+    watch: Watch, step: int, model: Trainable[Any, Any], average: Average | None, loss: Callable[[], float]
+) -> float:
+    """Measures the weights that would be saved now, and lets `watch` see the result."""
+    if average is None:
+        value = loss()
+        watch.see(step, value, lambda: trained_weights(model))
+        return value
+    live = trained_weights(model)
+    put(model, average.weights)
+    try:
+        value = loss()
+        watch.see(step, value, lambda: trained_weights(model))
+    finally:
+        put(model, live)
+    return value
