@@ -73,7 +73,7 @@ def test_a_set_is_balanced_and_can_be_read_again(
     assert "<script" not in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "~ &lt;script&gt;" in page
-    assert "| domain | Nature | 6 | 48 | 18 |" in markdown
+    assert "| domain | Nature | 6 | 48 | 18 | yes |" in markdown
     again = tmp_path / "again"
     assert run(monkeypatch, "admit", "balance", str(data), "--out", str(again), "--quiet") == 0
     assert {path.name: path.read_bytes() for path in out.glob("*.*")} == {

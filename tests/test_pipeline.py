@@ -395,7 +395,7 @@ rl: {steps: 2, prompts: 4, group: 4, pass_k: 2, max_tokens: 16, length_max: 12, 
 dpo: {pairs: 24, batch: 8}
 evaluate: {items: 4, samples: 2, sampled_items: 4, max_tokens: 6}
 """
-MEASURED = {"stage.json", "report.html", "run.json", ".lock", "rollouts.sqlite", "mastery_cost.json"}
+MEASURED = {"stage.json", "report.html", "run.json", ".lock", "train.jsonl", "rollouts.sqlite", "mastery_cost.json"}
 """Files with times in them."""
 
 

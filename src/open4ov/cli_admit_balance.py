@@ -70,7 +70,8 @@ def balance(
     for kind, part in figures.get("latent", {}).items():
         print(f"{kind}: {verdict(part)}")
     for one in found.shortfalls:
-        print(f"scarce: {one.axis} {one.label}: {one.got} of {one.target}, {one.have} different samples")
+        why = "scarce" if one.scarce else "short for want of other labels with it"
+        print(f"{why}: {one.axis} {one.label}: {one.got} of {one.target}, {one.have} different samples")
     print(f"look at {out / 'balance.html'}" + (f"; wishes: {out / 'feedback.yaml'}" if found.shortfalls else ""))
 
 

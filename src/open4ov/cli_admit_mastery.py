@@ -36,6 +36,9 @@ def mastery(
     boxed: Annotated[
         Literal["auto", "always", "never"], typer.Option(help="ask for the answer in \\boxed{}; auto: where needed")
     ] = "auto",
+    open_answers: Annotated[
+        bool, typer.Option("--open-answers", help="samples without a short answer too: compared with their response")
+    ] = False,
     verifier: Annotated[
         str, typer.Option(help="package.module:function (response, answer, aliases) -> bool")
     ] = "open4ov.rl.answers:agrees",
@@ -72,6 +75,7 @@ def mastery(
         temperature=temperature,
         max_tokens=max_tokens,
         boxed=boxed,
+        open_answers=open_answers,
         verifier_seconds=verifier_seconds,
         mastered_again=mastered_again,
         weights=_weights(weight or ()),

@@ -25,8 +25,9 @@ class Wish(_Strict):
     """One thing to be produced more, better or less; at least one of the four places says of what.
 
     `domain` and `ability` are label names, "L1" or "L1 ~ L2"; `topic` is a topic's path as samples carry it; `task` is
-    `Sample.task`. `weight`: how much more (or less) than now, as a factor of the samples. `better`: as many, but made
-    anew: the ones there are wrong or too poor.
+    `Sample.task`, or a question type. `weight`: `more` wants 1 + weight times the samples, `less` 1 / (1 + weight) of
+    them. `better`: as many, but made anew: the ones there are wrong or too poor, and those in `samples` (ids) are not
+    used again.
     """
 
     want: Literal["more", "better", "less"]

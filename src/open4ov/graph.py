@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from open4ov import memory
+from open4ov import changes, memory
 from open4ov.errors import RefusedError, UserError, nearest
 from open4ov.progress import Reporter
 from open4ov.recipe import Recipe
-from open4ov.run_dir import Place, disk_full, hash_json
+from open4ov.run_dir import Place, disk_full, hash_json, read_json
 from open4ov.store import ImageStore, is_disk_full, sweep
 
 VERSION = metadata.version("open4ov")
@@ -60,6 +60,8 @@ class Stage:
     """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on.
 
     `unanswered` says of the finished folder what making it anew may still bring, in a line; empty when nothing.
+    `section`: where in the recipe the options of `config` stand, to name those that have changed; those of other
+    sections have these as their first key.
     `check` raises UserError for what the stage would stumble over on this machine; it is called before any stage runs,
     and only when this one will.
     """
@@ -70,6 +72,7 @@ class Stage:
     run: Callable[[StageRun], None]
     unanswered: Callable[[Path], str] | None = None
     check: Callable[[Recipe], None] | None = None
+    section: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,13 @@ class Graph:
                 outcomes.append(Outcome(stage.name, "skipped", 0.0))
                 continue
             reporter.started(stage.name, position, len(stages))
-            resumed = place.prepare(key)
+            begun, known = place.begun(), set(Recipe.model_fields)
+            if begun and begun.get("key") != key:
+                why = changes.told(begun, facts, stage.section, known)
+                reporter.note(stage.name, f"was interrupted, and begins anew: {why}")
+            elif (finished := read_json(place.final / "stage.json")) and finished.get("key") != key:
+                reporter.note(stage.name, f"is made anew: {changes.told(finished, facts, stage.section, known)}")
+            resumed = place.prepare(key, facts)
             run = StageRun(
                 recipe=recipe,
                 out=place.new,
@@ -163,7 +172,7 @@ class Graph:
                 raise UserError(f"{error}. What was made is kept in {place.failed}") from error
             except BaseException as error:
                 shutil.rmtree(place.new, ignore_errors=True)
-                if is_disk_full(error):
+                if is_disk_full(error) and not isinstance(error, UserError):  # which has said itself what it kept
                     raise disk_full(root, f"in stage {stage.name}") from error
                 raise
             gc.collect()

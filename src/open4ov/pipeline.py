@@ -1,9 +1,9 @@
 """The run of a recipe: which stages there are, what each is made from, and which options it reads.
 
 images → data → sets → preference_set → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation of the
-base and of each model, and the report over all of them. Where stage 2 is blended by what stage 1 has lost, `probe_base`
-and `deficit` measure it, before and after stage 1. `graph.py` has the machinery; the stages themselves are imported
-when they run.
+base and of each model, and the report over all of them. Where the recipe asks for it, `assess` judges the data before
+anything is trained on them, `ration` looks for the share of the vertical, and `probe_base` and `deficit` measure what
+stage 1 has lost, for stage 2 to mend. `graph.py` has the machinery; the stages themselves are imported when they run.
 """
 
 from __future__ import annotations
@@ -38,28 +38,41 @@ MODELS = (*SFT, "rl", "dpo")
 def graph(recipe: Recipe) -> Graph:
     """The stages of a recipe."""
     stages = [
-        Stage("images", (), _images, _call("open4ov.data.construct:collect_images")),
-        Stage("data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready),
+        Stage("images", (), _images, _call("open4ov.data.construct:collect_images"), section="images"),
+        Stage(
+            "data", ("images",), _data, _call("open4ov.data.construct:construct"), _unanswered, _ready, section="data"
+        ),
     ]
-    stages.append(Stage("sets", ("data",), _sets, _call("open4ov.stages:sets")))
+    assessed = ("assess",) if recipe.admission.assess.tokens else ()
+    if assessed:
+        stages.append(Stage("assess", ("images", "data"), _assess, _call("open4ov.stage_assess:run")))
+    stages.append(Stage("sets", ("data",), _sets, _call("open4ov.stages:sets"), section="sft"))
     sft = _sft_inputs(recipe)
     if "preference_set" in chain(*sft.values()):
-        stages.append(Stage("preference_set", ("sets",), _preference_set, _call("open4ov.sft.sets:build_preference")))
+        stages.append(
+            Stage(
+                "preference_set", ("sets",), _preference_set, _call("open4ov.sft.sets:build_preference"), section="sft"
+            )
+        )
     if "deficit" in chain(*sft.values()):  # before any training: a set without questions is found at once
         stages.append(Stage("probe_base", ("sets",), _probe, _call("open4ov.sft.deficit:ask_base")))
+    if "ration" in chain(*sft.values()):
+        stages.append(Stage("ration", ("sets",), ration, _call("open4ov.rationing:run")))
     models = [*sft, "rl", "dpo"]
-    before: tuple[str, ...] = ()
+    before: tuple[str, ...] = assessed  # nothing is trained on data that were refused
     for name in models:
         made_from = sft.get(name, ("images", "data"))
         if "deficit" in made_from:
             asked = ("sets", "probe_base", *before)
             stages.append(Stage("deficit", asked, _deficit, _call("open4ov.sft.deficit:measure_stage")))
-        stages.append(Stage(name, (*made_from, *before), _training(name), _trainer(name)))
+        section = name.partition("_")[0]
+        stages.append(Stage(name, (*made_from, *before), _training(name), _trainer(name), section=section))
         before = (name,)
     earlier: tuple[str, ...] = ()
     for name in ("base", *models):  # an evaluation reads the earlier ones, for the differences from them
         made_from = earlier if name == "base" else (name, *earlier)
-        stages.append(Stage(f"evaluate_{name}", made_from, _evaluation, _call("open4ov.evaluate.suites:run", name)))
+        work = _call("open4ov.evaluate.suites:run", name)
+        stages.append(Stage(f"evaluate_{name}", made_from, _evaluation, work, section="evaluate"))
         earlier = (*earlier, f"evaluate_{name}")
     everything = tuple(stage.name for stage in stages)
     stages.append(Stage("report", everything, lambda recipe: recipe, _call("open4ov.report.page:run")))
@@ -68,13 +81,14 @@ def graph(recipe: Recipe) -> Graph:
 
 def _sft_inputs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """The stages of SFT in their order, and what each is made from beside the model before it."""
+    ratio = ("ration",) if recipe.admission.ration.on else ()
     if recipe.sft.schedule == "random_mix":
-        return {"sft_knowledge": ("sets", "preference_set")}
+        return {"sft_knowledge": ("sets", "preference_set", *ratio)}
     if recipe.sft.schedule == "single_stage":
-        return {"sft_knowledge": ("sets",)}
+        return {"sft_knowledge": ("sets", *ratio)}
     measured = ("deficit",) if recipe.sft.ability.blend == "deficit" else ()
     return {
-        "sft_knowledge": ("sets",),
+        "sft_knowledge": ("sets", *ratio),
         "sft_ability": ("sets", *measured),
         "sft_preference": ("sets", "preference_set"),
     }
@@ -176,10 +190,13 @@ def _unanswered(folder: Path) -> str:
 
 
 def _ready(recipe: Recipe) -> None:
-    from open4ov.data import density, labels
+    from open4ov.data import density, labels, wishes
     from open4ov.mllm import ready
 
-    density.check_scenarios(recipe.data, labels.load(recipe.data.labels))
+    tree = labels.load(recipe.data.labels)
+    density.check_scenarios(recipe.data, tree)
+    if recipe.data.feedback:
+        wishes.read(recipe.data.feedback, tree)
     ready.check(recipe.data)
 
 
@@ -223,11 +240,16 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     if labels and not labels.is_file():
         raise UserError(f"data.labels: no such file: {labels}")
     digest = fingerprint([labels]) if labels else ""
+    feedback = Path(recipe.data.feedback) if recipe.data.feedback else None
+    if feedback and not feedback.is_file():
+        raise UserError(f"data.feedback: no such file: {feedback}")
     evaluation = _evaluation_files(recipe)
     providers = recipe.data.providers.values()
     models = [_model(one.model) for one in providers if one.kind == "engine" and one.model]
     section = recipe.data.model_dump(mode="json", exclude=_PACE)
-    rest = {name: value for name, value in (("models", models), ("embedder_files", embedder)) if value}
+    wished = fingerprint([feedback]) if feedback else ""
+    found = (("models", models), ("embedder_files", embedder), ("feedback_file", wished))
+    rest = {name: value for name, value in found if value}
     return {**section, "labels_file": digest, **evaluation, **rest}
 
 
@@ -257,6 +279,25 @@ def _pictures_of(paths: list[Path], folders: list[Path]) -> list[tuple[str, Path
     from open4ov.data import evaluation_tsv
 
     return [item for path in paths for item in evaluation_tsv.named(path, folders).items()]
+
+
+def _assess(recipe: Recipe) -> dict[str, Any]:
+    """The short training is stage 1's, with another number of tokens and nothing graded."""
+    function(recipe.sft.verifier, "sft.verifier")
+    section = recipe.admission.assess
+    unread = {"ability", "preference", "schedule", "difficulty_noise", "lora_rank", "compile", "checkpoint_every"}
+    knowledge = recipe.sft.knowledge.model_dump(mode="json", exclude={"tokens"})
+    trained = {**recipe.sft.model_dump(mode="json", exclude=unread), "knowledge": knowledge}
+    corpora = recipe.images.model_dump(mode="json", include={"vertical", "general"})
+    about = {"base": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
+    probe: dict[str, Any] = {}
+    if section.probe:
+        path = Path(section.probe)
+        if not path.exists():
+            raise UserError(f"admission.assess.probe: no such file or folder: {path}")
+        files = [path] if path.is_file() else [f for f in path.rglob("*.parquet") if f.is_file()]
+        probe = {"probe_files": fingerprint(files)}
+    return {**section.model_dump(mode="json"), **probe, **corpora, "sft": trained, **about}
 
 
 # How fast, for how much and by which process an answer comes does not change it: a run goes on with a larger budget.
@@ -299,7 +340,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        base = {"base": _base(recipe), "threads": recipe.threads}
+        base = {"model": _base(recipe), "threads": recipe.threads}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")
             function(recipe.rl.embedder, "rl.embedder")
@@ -314,7 +355,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         }  # the stages before read them
         section = {
             **recipe.sft.model_dump(mode="json", exclude=elsewhere),
-            "mastery": recipe.admission.mastery.model_dump(mode="json"),
+            "admission": {"mastery": recipe.admission.mastery.model_dump(mode="json")},
         }
         if recipe.sft.schedule == "curriculum":
             for other in SFT:
@@ -341,9 +382,29 @@ def _preference_set(recipe: Recipe) -> dict[str, Any]:
     return {**sft.preference_set.model_dump(mode="json"), **found}
 
 
+def ration(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe the search for the ratio reads, beside the sets."""
+    function(recipe.sft.verifier, "sft.verifier")
+    aside = {
+        "ability": True,
+        "preference": True,
+        "preference_set": True,
+        "held_out": True,
+        "schedule": True,
+        "knowledge": {"tokens", "replay"},
+    }
+    return {
+        "ration": recipe.admission.ration.model_dump(mode="json"),
+        "sft": recipe.sft.model_dump(mode="json", exclude=aside),
+        "max_tokens": recipe.evaluate.max_tokens,
+        "base": _base(recipe),
+        "threads": recipe.threads,
+    }
+
+
 def _evaluation(recipe: Recipe) -> dict[str, Any]:
     evaluate = recipe.evaluate.model_dump(mode="json")
-    return {**evaluate, "base": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
+    return {**evaluate, "model": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
 
 
 def _base(recipe: Recipe) -> str:

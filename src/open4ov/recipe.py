@@ -63,6 +63,11 @@ class DataSection(Section):
     """Data construction (paper §2)."""
 
     labels: str | None = Field(default=None, description="YAML label tree; the shipped one when empty")
+    feedback: str | None = Field(
+        default=None,
+        min_length=1,
+        description="feedback file (YAML) of balance or assessment: what to make more, better or less of",
+    )
     providers: dict[str, ProviderSection] = Field(default_factory=lambda: {"default": ProviderSection()})
     roles: dict[str, str] = Field(default_factory=dict, description="role -> provider name; 'default' otherwise")
     cache: str | None = Field(
@@ -74,6 +79,11 @@ class DataSection(Section):
     )
     local_hosts: list[str] = Field(
         default_factory=list, description="names, addresses or networks (10.1.0.0/16) that local_only lets through"
+    )
+    match_general: bool = Field(
+        default=False,
+        description="label the general set as well, by the vertical's matching (§3.2.2): a question for each sample "
+        "with a picture; what our own corpora draw is always labelled, by what was drawn",
     )
     top_l1: int = Field(default=3, ge=1, description="L1 labels kept above Others (§2.2.3)")
     top_topics: int = Field(default=5, ge=1, description="topics kept by fine matching (§2.2.3)")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from open4ov import recipe_balance, recipe_mastery, recipe_ration
+from open4ov import recipe_assess, recipe_balance, recipe_mastery, recipe_ration
+from open4ov.recipe_assess import AssessSection
 from open4ov.recipe_balance import BalanceSection
 from open4ov.recipe_mastery import MasterySection
 from open4ov.recipe_ration import RationSection
@@ -23,12 +24,14 @@ class AdmissionSection(Section):
 
     balance: BalanceSection = Field(default_factory=BalanceSection)
     mastery: MasterySection = Field(default_factory=MasterySection)
+    assess: AssessSection = Field(default_factory=AssessSection)
     ration: RationSection = Field(default_factory=RationSection)
 
 
 def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""
     yield from recipe_balance.contradictions(recipe.admission.balance)
+    yield from recipe_assess.contradictions(recipe)
     yield from recipe_mastery.contradictions(recipe.admission.mastery)
     yield from recipe_ration.contradictions(recipe)
 
@@ -38,3 +41,4 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_balance.idle(recipe.admission.balance)
     yield from recipe_mastery.idle(recipe)
     yield from recipe_ration.idle(recipe.admission.ration)
+    yield from recipe_assess.idle(recipe)

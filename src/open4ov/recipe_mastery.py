@@ -50,6 +50,9 @@ class MasterySection(Section):
         default="auto",
         description="ask for the answer in \\boxed{}; auto: where the sample's own response says more than its answer",
     )
+    open_answers: bool = Field(
+        default=False, description="grade samples without a short answer too: sft.verifier gets their own response"
+    )
     verifier_seconds: float = Field(
         default=10.0, gt=0, le=3600, description="for one response; a verifier that takes longer gives no verdict"
     )

@@ -60,6 +60,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_providers.idle(recipe.data)
     yield from recipe_embedder.idle(recipe.data)
     yield from _idle_data(recipe.data)
+    yield from _idle_match(recipe)
     yield from recipe_sft.idle(recipe.sft)
     yield from recipe_blend.idle(recipe)
     yield from recipe_preference.idle(recipe)
@@ -122,6 +123,14 @@ def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_executor.idle(data)
     if data.language_per_image and len(data.languages) == 1:
         yield ("data", "language_per_image"), "data.languages names one language", ("data", "languages")
+
+
+def _idle_match(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
+    if recipe.data.match_general and recipe.images.general.startswith("corpus:"):
+        reason = "images.general is a corpus, whose samples are labelled by what it draws"
+        yield ("data", "match_general"), reason, ("images", "general")
+    elif recipe.data.match_general and recipe.images.general_count == 0:
+        yield ("data", "match_general"), "images.general_count is 0", ("images", "general_count")
 
 
 def _idle_rl(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:

@@ -67,9 +67,9 @@ class Rolled:
     cost: Cost
 
 
-def unaskable(sample: Sample) -> str:
+def unaskable(sample: Sample, open_answers: bool = False) -> str:
     """Why responses to a sample could not be graded; empty when they can: it is one question (a system message may come
-    before it) with a response, and a short reference answer to compare with."""
+    before it) with a response, and there is something to compare with (`reference`)."""
     roles = [message.role for message in sample.messages]
     if roles[:1] == ["system"]:
         roles = roles[1:]
@@ -77,9 +77,14 @@ def unaskable(sample: Sample) -> str:
         return "has no messages"
     if roles != ["user", "assistant"]:
         return "is not a single question with a response"
-    if sample.answer is None or not sample.answer.strip():
-        return "has no reference answer"
-    return ""
+    return "" if reference(sample, open_answers) else "has no reference answer"
+
+
+def reference(sample: Sample, open_answers: bool = False) -> str:
+    """What a verifier compares responses with: the sample's answer; with `open_answers`, where it has none, the whole
+    of its own response. Empty when there is nothing."""
+    answer = (sample.answer or "").strip()
+    return answer or (sample.messages[-1].text.strip() if open_answers and sample.messages else "")
 
 
 def question(sample: Sample, boxed: Boxed = "auto") -> list[Message]:

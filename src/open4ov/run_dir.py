@@ -76,17 +76,23 @@ class Place:
         for leftover in (self.new, self.old):
             _remove(leftover)
 
-    def prepare(self, key: str) -> bool:
-        """Makes empty `new` and `scratch` that belongs to `key`; True when an earlier try left something in it."""
+    def prepare(self, key: str, facts: dict[str, Any]) -> bool:
+        """Makes empty `new` and `scratch` that belongs to `key`, the hash of `facts`; True when an earlier try left
+        something in it."""
         self.new.mkdir(parents=True)
         mark = self.scratch.with_suffix(".key")
-        if not mark.exists() or mark.read_text() != key:
+        if (read_json(mark) or {}).get("key") != key:
             self.drop_scratch()
             self.scratch.mkdir()
             with atomic(mark) as temporary:
-                temporary.write_text(key)
+                temporary.write_text(json.dumps({"key": key, **facts}))
         self.scratch.mkdir(exist_ok=True)
         return any(self.scratch.iterdir())
+
+    def begun(self) -> dict[str, Any] | None:
+        """The facts of an earlier try that left something in `scratch`; None when there is none."""
+        left = self.scratch.exists() and any(self.scratch.iterdir())
+        return read_json(self.scratch.with_suffix(".key")) if left else None
 
     def publish(self, record: dict[str, Any]) -> None:
         files = {name: _digest(path) for name, path in _files(self.new)}

@@ -64,7 +64,7 @@ def sft(run: StageRun, stage: planning.Stage) -> None:
     Leaves `mastery.json`, what each grading found, and `mastery_cost.json`, what it took.
     """
     section = run.recipe.admission.mastery
-    began = time.monotonic()
+    began, took = time.monotonic(), list[float]()
 
     def grade(
         samples: Sequence[Sample],
@@ -83,6 +83,7 @@ def sft(run: StageRun, stage: planning.Stage) -> None:
         report = mastery_report.report(found, section.weights, samples if iteration else ())
         cost = mastery_report.cost_figures(found.cost, book.cost(name))
         book.close()
+        took.append(found.cost.seconds)
         write_json(run.scratch / f"mastery_{iteration:03}.json", {"report": report, "cost": cost})
         return found.samples
 
@@ -92,8 +93,9 @@ def sft(run: StageRun, stage: planning.Stage) -> None:
     trainer.run_stage(run, stage, grade if section.rollouts else None, resample)
     gradings = [read_json(path) or {} for path in sorted(run.scratch.glob("mastery_*.json"))]
     if gradings:
-        seconds = round(time.monotonic() - began, 3)  # since the last start, like the costs `now`
-        cost = {"stage_seconds": seconds, "gradings": [one.get("cost") for one in gradings]}
+        seconds = time.monotonic() - began
+        since_start = {"seconds": round(seconds, 3), "sampling_share": round(sum(took) / seconds, 4)}
+        cost = {"since_last_start": since_start, "gradings": [one.get("cost") for one in gradings]}
         write_json(run.out / "mastery.json", {"gradings": [one.get("report") for one in gradings]})
         write_json(run.out / "mastery_cost.json", cost)
         run.log({"mastery_cost": cost})

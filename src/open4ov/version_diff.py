@@ -36,7 +36,7 @@ def diff(old: Iterable[Sample], new: Iterable[Sample], shown: int = SHOWN) -> di
     for one in (old, new):
         if iter(one) is one:
             raise ValueError("diff goes through its sets twice; give lists or versions.Stored, not iterators")
-    before, after = _Prints(old), _Prints(new)
+    before, after = Prints(old), Prints(new)
     by: dict[str, dict[str, Counter[str]]] = {name: {} for name in ("task", "label", "language", "source")}
     counts: Counter[str] = Counter()
     examples: dict[Change, _Smallest] = {change: _Smallest(shown) for change in CHANGES}
@@ -108,7 +108,7 @@ def page(found: dict[str, Any], old: str, new: str, pictures: ImageStore) -> str
     )
 
 
-class _Prints:
+class Prints:
     """What the samples of a set are by their ids, both in 64 bits: of a million samples, two ids are taken for one
     with a probability of 3e-8."""
 

@@ -95,8 +95,8 @@ class Tally:
         self.sources: Counter[str] = Counter()
         self.labels: dict[str, Counter[str]] = {}
 
-    def count(self, sample: Sample) -> list[str]:
-        """Takes note of a sample and gives the pictures of it that came with none before."""
+    def count(self, sample: Sample) -> None:
+        """Takes note of a sample."""
         self._prints += fingerprint(sample)
         self.splits[sample.split] += 1
         self.tasks[sample.task] += 1
@@ -104,9 +104,7 @@ class Tally:
         self.sources[sample.source] += 1
         for axis, l1 in {(label.axis, label.l1) for label in sample.labels}:
             self.labels.setdefault(axis, Counter())[l1] += 1
-        fresh = [sha for sha in sample.images if self._pictures.add(sha)]
-        self.images += len(fresh)
-        return fresh
+        self.images += sum(self._pictures.add(sha) for sha in sample.images)
 
     def id(self) -> str:
         """16 hex digits of all samples that passed, in whatever order."""
@@ -162,10 +160,10 @@ def write(out: Path, samples: Iterable[Sample], version: Version, pictures: Imag
 
     def passing(folder: Path) -> Iterator[Sample]:
         for sample in samples:
-            fresh = tally.count(sample)
+            tally.count(sample)
             card.count(sample)
             if pictures is not None:
-                _take(fresh, pictures, ImageStore(folder / STORE), sample.id)
+                take(sample, pictures, ImageStore(folder / STORE))
             yield sample
 
     try:
@@ -242,14 +240,15 @@ class Stores(ImageStore):
         return next((path for path in paths if path.exists()), paths[0])
 
 
-def _take(names: Iterable[str], source: ImageStore, to: ImageStore, sample: str) -> None:
-    """Puts pictures into another store without taking their space twice, where the file system can."""
-    for name in names:
+def take(sample: Sample, source: ImageStore, to: ImageStore) -> None:
+    """Puts a sample's pictures into another store, without taking their space twice where the file system can do that.
+    Raises UserError for a picture that is missing."""
+    for name in sample.images:
         path = to.path(name)
         if path.exists():
             continue
         if not source.path(name).is_file():
-            raise UserError(f"sample {sample}: its picture {source.path(name)} is missing")
+            raise UserError(f"sample {sample.id}: its picture {source.path(name)} is missing")
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             try:

@@ -68,8 +68,23 @@ def test_what_cannot_be_had_is_a_shortfall_and_not_filled_up_with_others() -> No
     assert held(found, "domain")["Food"] == 20
     (short,) = (one for one in found.shortfalls if one.axis == "domain")
     assert (short.label, short.have, short.target, short.got) == ("Food", 10, 150, 20)
+    assert short.scarce
     absent = drawn(domain={"Cars": 0.5, "Food": 0.5}, counts={("Cars", "Naming"): 50})
     assert [(one.label, one.have, one.got) for one in absent.shortfalls if one.axis == "domain"] == [("Food", 0, 0)]
+
+
+def test_a_label_that_has_enough_is_short_for_want_of_the_other_axis_and_not_asked_for() -> None:
+    found = drawn({("Cars", "Naming"): 300, ("Cars", "Counting"): 300, ("Food", "Counting"): 20}, max_repeat=2)
+    told = {one.label: one.scarce for one in found.shortfalls}
+    assert told["Food"]
+    assert not told.get("Counting", False)
+    assert not told.get("Naming", False)
+    samples = mix({("Cars", "Naming"): 300, ("Cars", "Counting"): 300, ("Food", "Counting"): 20})
+    assert {wish.domain for wish in feedback(samples, found.shortfalls, 2).wishes} == {"Food"}
+    diagonal = drawn({("Cars", "Naming"): 60, ("Food", "Counting"): 60}, domain={"Cars": 0.2, "Food": 0.8})
+    assert {one.scarce for one in diagonal.shortfalls} == {False}
+    asked = feedback(mix({("Cars", "Naming"): 60, ("Food", "Counting"): 60}), diagonal.shortfalls, 3).wishes
+    assert {(wish.domain, wish.ability) for wish in asked} == {("Food", None), (None, "Naming")}
 
 
 def test_unlabelled_samples_keep_their_share_or_go_and_are_counted() -> None:

@@ -136,6 +136,18 @@ def test_what_cannot_be_graded_is_listed_with_the_reason() -> None:
     assert [s.mastery for s in found.samples[1:]] == [None] * 3
 
 
+def test_open_answers_are_compared_with_the_own_response_if_asked_for() -> None:
+    samples = [sample("open", answer=None), sample("short", task="u")]
+    pupil = Pupil({"open": 1.0, "short": 1.0})
+    assert graded(samples, pupil).ungraded == {"open": "has no reference answer"}
+    found = graded(samples, pupil, open_answers=True)
+    assert [s.mastery for s in found.samples] == ["mastered", "mastered"]
+    wrong = graded(
+        [samples[0].model_copy(update={"messages": [user("open"), assistant("other")]})], pupil, open_answers=True
+    )
+    assert wrong.samples[0].mastery == "unmastered"
+
+
 def test_cut_off_responses_are_wrong_and_said() -> None:
     found = graded([sample("cut"), sample("whole", task="u")], Pupil({"cut": 1, "whole": 1}, cut=["cut"]))
     assert [s.mastery for s in found.samples] == ["unmastered", "mastered"]

@@ -25,7 +25,7 @@ def documents(lengths: list[int]) -> Documents:
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("kernel", ["padded", "flex"])
+@pytest.mark.parametrize("kernel", ["padded", "grouped", "flex"])
 def test_kernels_equal_the_definition(kernel: str, causal: bool, lengths: list[int]) -> None:
     torch.manual_seed(0)
     tokens = sum(lengths)
@@ -63,7 +63,20 @@ def test_documents_of_equal_length_need_no_mask() -> None:
     assert unequal.unpad.tolist() == [0, 3, 4, 5]
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "padded"])
+def test_documents_of_like_length_are_padded_together() -> None:
+    """Two long documents and two short ones; the group of a few tokens (FEW) takes all that are shorter."""
+    groups = documents([30, 100, 3, 80]).groups
+    assert groups is not None
+    assert groups.shapes == ((2, 100), (2, 30))
+    assert groups.masks[0] is not None
+    assert groups.masks[0].sum((1, 2, 3)).tolist() == [100, 80]
+    assert groups.pad[groups.unpad].tolist() == list(range(213))
+    assert groups.pad[:3].tolist() == [30, 31, 32]  # the second document is the longest
+    assert documents([30, 3, 20]).groups is None
+    assert documents([100, 90, 80]).groups is None
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "padded", "grouped"])
 @pytest.mark.parametrize("experts", [False, True], ids=["dense", "experts"])
 def test_packed_loss_and_gradients_equal_unpacked(tiny_dir: Path, kernel: str, experts: bool) -> None:
     """All conversations in one pack, against one document after another by the reference kernel."""

@@ -115,6 +115,8 @@ def test_the_records_say_what_was_done(finished: Run) -> None:
         assert summary["steps"] == len(curve) > 1
         assert summary["tokens"] >= 1500
         assert sum(point["tokens"] for point in curve) == summary["tokens"]
+        lines = (finished.root / f"sft_{stage}" / "train.jsonl").read_text().splitlines()
+        assert [json.loads(line)["loss"] for line in lines] == [point["loss"] for point in curve]
         graded = read_samples(finished.root / f"sft_{stage}" / "samples.parquet")
         assert sum(summary["mastery"].values()) == len(graded) == summary["samples"]
     knowledge = read_samples(finished.root / "sft_knowledge" / "samples.parquet")
@@ -268,3 +270,9 @@ def test_what_is_too_long_is_listed_or_cut(tiny_dir: Path, tmp_path: Path) -> No
         summaries.append(run.read("sft_knowledge", "summary.json"))
     skipped, cut = summaries
     assert len(skipped["too_long"]) > len(cut["too_long"])
+    run = Run(tmp_path / "refuse", tiny_dir, schedule="random_mix", too_long="refuse", pack_tokens=80)
+    with pytest.raises(UserError, match=r"samples are longer than a pack \(sft\.pack_tokens = 80\)"):
+        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    run = Run(tmp_path / "split", tiny_dir, schedule="random_mix", too_long="split", pack_tokens=80)
+    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    assert run.read("sft_knowledge", "summary.json")["split"]

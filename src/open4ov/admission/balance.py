@@ -35,13 +35,16 @@ Known = Mapping[Axis, Sequence[str]]
 
 @dataclass(frozen=True)
 class Shortfall:
-    """A label that has fewer samples than it should. `have`: different ones there are; `target`, `got`: of the set."""
+    """A label that has fewer samples than it should. `have`: different ones there are; `target`, `got`: of the set;
+    `scarce`: they are too few, however the other axis looks. Else its samples lie under labels of the other axis that
+    have theirs already."""
 
     axis: Axis
     label: str
     have: int
     target: int
     got: int
+    scarce: bool
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ def balance(samples: Sequence[Sample], section: BalanceSection, known: Known, se
     counts = _draw(samples, stay, members, shares, total, section.max_repeat, seed)
     after = {axis: _volumes(members[axis].values(), [counts[at] for at in stay]) for axis in AXES}
     shortfalls = [
-        one for axis in AXES for one in _shortfalls(axis, members[axis].values(), shares[axis], after[axis], total)
+        one
+        for axis in AXES
+        for one in _shortfalls(axis, members[axis].values(), shares[axis], after[axis], total, section.max_repeat)
     ]
     every = [counts.get(at, 0) if sample.split == "train" else 1 for at, sample in enumerate(samples)]
     figures = {
@@ -234,12 +239,14 @@ def _shortfalls(
     shares: Mapping[str, float],
     after: Mapping[str, float],
     total: int,
+    most: int,
 ) -> Iterator[Shortfall]:
     have = Counter(label for labels in members for label in labels)
     for label, share in shares.items():
         got = round(after.get(label, 0.0))
         if label != UNLABELLED and share * total - got > max(0.5, SLACK * share * total):
-            yield Shortfall(axis, label, have[label], math.ceil(share * total - 1e-9), got)
+            target = math.ceil(share * total - 1e-9)
+            yield Shortfall(axis, label, have[label], target, got, have[label] * most < target)
 
 
 def _rows(

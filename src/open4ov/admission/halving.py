@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, Protocol
@@ -180,7 +180,7 @@ def search(
         for candidate in alive:
             if candidate != best:
                 low, high = distance(latest[candidate].scores, latest[best].scores, found.base, objective, alpha, seed)
-                latest[candidate] = Trial(**{**vars(latest[candidate]), "low": low, "high": high})
+                latest[candidate] = replace(latest[candidate], low=low, high=high)
         found.trials += [latest[candidate] for candidate in alive]
         clearly = [candidate for candidate in alive if latest[candidate].high < 0]
         left = sorted((c for c in alive if c not in clearly), key=lambda c: (-latest[c].value, c))

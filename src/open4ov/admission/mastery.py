@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from open4ov.admission.resample import resample, weight
 from open4ov.errors import UserError
 from open4ov.recipe_mastery import MasterySection
 from open4ov.rollout_book import Book, Cost, Rollout, rule_key
-from open4ov.rollouts import Answers, Sampling, digest, roll, unaskable
+from open4ov.rollouts import Answers, Sampling, digest, reference, roll, unaskable
 from open4ov.sample import Sample
 from open4ov.verifier import Rule, Verifier
 
@@ -89,7 +89,7 @@ def examine(
     if book is None:
         book = Book()
     stay = [i for i, s in enumerate(samples) if iteration and keeps(s, options.mastered_again, iteration)]
-    chosen = choose(samples, options.samples, seed, set(stay))
+    chosen = choose(samples, options.samples, seed, set(stay), options.open_answers)
     asked = [samples[i] for i in chosen]
     sampling = sampling_of(options, seed)
     most = options.most_rollouts or options.rollouts
@@ -104,12 +104,14 @@ def examine(
         rolled = roll(undecided, wanted, engine, image, model, sampling, book, told)
         cost, refused = cost + rolled.cost, {**refused, **rolled.refused}
         undecided = [sample for sample in undecided if sample.id not in rolled.refused]
-        tallies |= verified(undecided, rolled.groups, model, sampling, verifier, book)
+        tallies |= verified(undecided, rolled.groups, model, sampling, verifier, book, options.open_answers)
         undecided = [s for s in undecided if counts[s.id] < most and not _decided(tallies[s.id], options)]
         for sample in undecided:
             counts[sample.id] = min(most, counts[sample.id] + options.rollouts)
     _check_verdicts(tallies, verifier)
-    why = {sample.id: reason for sample in samples if (reason := unaskable(sample))}
+    used = sum(tally.of + tally.unverified for tally in tallies.values())
+    cost = replace(cost, found=used - cost.rollouts)  # not those that an earlier round of this grading has asked for
+    why = {sample.id: reason for sample in samples if (reason := unaskable(sample, options.open_answers))}
     why |= {name: f"the verifier gave no verdict ({tally.reason})" for name, tally in tallies.items() if not tally.of}
     why |= refused
     graded = _graded(samples, set(stay), {name: tally for name, tally in tallies.items() if tally.of}, why, options)
@@ -138,13 +140,15 @@ def sampling_of(options: MasterySection, seed: int) -> Sampling:
     return Sampling(options.temperature, 1.0, options.max_tokens, options.boxed, seed)
 
 
-def choose(samples: Sequence[Sample], limit: int, seed: int, without: set[int] | None = None) -> list[int]:
+def choose(
+    samples: Sequence[Sample], limit: int, seed: int, without: set[int] | None = None, open_answers: bool = False
+) -> list[int]:
     """Indices of the samples to roll out: one of each topic in turn, at random inside a topic, at most `limit`; none of
     those in `without`."""
     rng = random.Random(f"difficulty choice {seed}")
     topics: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
-        if not unaskable(sample):
+        if not unaskable(sample, open_answers):
             topics.setdefault(topic(sample), []).append(i)
     for members in topics.values():
         rng.shuffle(members)
@@ -171,14 +175,15 @@ def verified(
     sampling: Sampling,
     verifier: Verifier,
     book: Book,
+    open_answers: bool = False,
 ) -> dict[str, Tally]:
     """The tally of each sample's rollouts. Verdicts that the book has are not asked for again; those that a verifier
     did not give are not kept, so that a later run asks again."""
     tallies: dict[str, Tally] = {}
     for sample in samples:
-        assert sample.answer is not None
+        answer = reference(sample, open_answers)
         key = sampling.asking(model, sample).key
-        rule = rule_key(verifier.identity or "", sample.answer, sample.aliases)
+        rule = rule_key(verifier.identity or "", answer, sample.aliases)
         tally = tallies[sample.id] = Tally()
         fresh: list[tuple[bytes, int, bytes, bool]] = []
         for one in groups[sample.id]:
@@ -188,7 +193,7 @@ def verified(
                 continue
             right = book.verdict(key, one.number, rule) if verifier.identity else None
             if right is None:
-                said = verifier.verdict(one.response, sample.answer, sample.aliases)
+                said = verifier.verdict(one.response, answer, sample.aliases)
                 if said.right is None:
                     tally.unverified += 1
                     tally.reason = said.reason

@@ -27,6 +27,7 @@ from open4ov.recipe_ration import RationSection
 from open4ov.sample import Sample
 
 STABLE = "stable"
+SHOWN = 12
 APART = 0.2
 """Share of a set's pictures whose samples are held out of the trials where nothing of the set is of split `val`."""
 
@@ -140,10 +141,7 @@ def search(
     new = {name: one.samples for name, one in batches.items() if name != STABLE}
     tried = candidates(section, new)
     material = {name: one.balanced for name, one in batches.items()}
-    asked = {
-        "vertical": [sample for name in new for sample in batches[name].questions],
-        "general": batches[STABLE].questions,
-    }
+    asked = _asked(batches)
     found = halving.search(
         len(tried),
         lambda candidate, start, done, tokens: train(material, tried[candidate], start, done, tokens),
@@ -169,16 +167,18 @@ def budget(section: RationSection) -> Plan:
 def record(
     section: RationSection, batches: Mapping[str, Batch], tried: Sequence[Shares], found: Found
 ) -> dict[str, Any]:
-    """ratio.json. `ratio` is what the next training cycle takes: the share of tokens from new data."""
+    """ratio.json. `ratio` is what the next training cycle takes: the share of tokens from new data. `held`: whether the
+    general score stays within the margin at that ratio; `lost`: how much of it goes (share)."""
     chosen = tried[found.chosen]
     last = next(trial for trial in reversed(found.trials) if trial.candidate == found.chosen)
     means = {row: _mean(found.base[row]) for row in halving.ROWS}
-    lost = _mean(last.scores["general"]) - means["general"]
+    gain = _mean(last.scores["general"]) - means["general"]
     return {
         "ratio": ratio_of(chosen),
         "shares": dict(chosen),
         "name": named(chosen),
-        "held": lost >= -section.margin - 1e-9,
+        "held": gain >= -section.margin - 1e-9,
+        "lost": round(max(0.0, -gain), 6),
         "ended": found.ended,
         "objective": section.model_dump(
             include={"objective", "confidence"}
@@ -217,6 +217,7 @@ def record(
             }
             for place, shares in enumerate(tried)
         ],
+        "failures": {row: _failures(batches, row, found.base[row], last.scores[row]) for row in halving.ROWS},
         "sets": {
             name: {
                 "samples": one.samples,
@@ -227,6 +228,37 @@ def record(
             for name, one in batches.items()
         },
     }
+
+
+def _asked(batches: Mapping[str, Batch]) -> dict[str, list[Sample]]:
+    """The questions of each row, in the order in which they are scored."""
+    return {
+        "vertical": [sample for name in batches if name != STABLE for sample in batches[name].questions],
+        "general": batches[STABLE].questions,
+    }
+
+
+def _failures(
+    batches: Mapping[str, Batch], row: str, base: Sequence[float], now: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Up to `SHOWN` questions that the chosen candidate gets wrong, those that the base had right first."""
+    wrong = [
+        (then <= score, place, sample)
+        for place, (sample, then, score) in enumerate(zip(_asked(batches)[row], base, now, strict=True))
+        if score < 1
+    ]
+    return [
+        {
+            "id": sample.id,
+            "task": sample.task,
+            "language": sample.language,
+            "question": sample.messages[0].text,
+            "answer": sample.answer,
+            "images": list(sample.images),
+            "lost": not kept,
+        }
+        for kept, _, sample in sorted(wrong, key=lambda item: item[:2])[:SHOWN]
+    ]
 
 
 class _Even:

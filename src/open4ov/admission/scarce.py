@@ -31,10 +31,12 @@ def feedback(
     topics: Iterable[TopicOf] = (),
     labels: str = "",
 ) -> Feedback:
-    """What data construction is asked for. `topics`: those that it knows, also ones without any sample; `labels`: the
-    version of the label tree."""
+    """What data construction is asked for: labels that are scarce by themselves, or, where none is and the two axes
+    cannot be met together, those that are short. `topics`: those that it knows, also ones without any sample;
+    `labels`: the version of the label tree."""
     every = list(topics)
-    wishes = [wish for one in shortfalls for wish in _wishes(samples, one, max_repeat, every)]
+    wanted = [one for one in shortfalls if one.scarce] or shortfalls
+    wishes = [wish for one in wanted for wish in _wishes(samples, one, max_repeat, every)]
     return Feedback(source="open4ov admit balance", labels=labels, wishes=wishes)
 
 

@@ -17,12 +17,23 @@ from typing import Any, cast
 
 import numpy as np
 
-from open4ov.data import conversations, coverage, density, density_evidence, hygiene, picture_table, report, topics
+from open4ov.data import (
+    conversations,
+    coverage,
+    density,
+    density_evidence,
+    general_set,
+    hygiene,
+    picture_table,
+    report,
+    topics,
+)
 from open4ov.data.chunk_steps import cleaned
 from open4ov.data.defect_index import Index
 from open4ov.data.executor import Chunk, Executor, Local
 from open4ov.data.splits import Split
 from open4ov.data.task import FALLEN, Tools
+from open4ov.data.wished import Others, Wished
 from open4ov.data.working import Counts, Listed, add
 from open4ov.errors import UserError
 from open4ov.mllm import costs
@@ -58,6 +69,7 @@ class Construction:
         self.fallen: dict[str, Iterable[dict[str, str]]] = {}
         self.account = Account()
         self.missed: Counts = {}
+        self.wished = Wished(tools.wishes, tools.section, self.work) if tools.wishes else None
         self.pairs: int | None = None
         """The pairs that the images left can have of `total_pairs`"""
 
@@ -68,7 +80,11 @@ class Construction:
         self._count_groups()
         self._check_total()
         self._match()
+        if self.section.match_general and not self.tools.task.drawn:
+            self.tools.tell = self._tell
+            self.ranked = general_set.rank(self.tools, self.general)
         barren = self._topics()
+        self.general_labels = self._label_general()
         self._write()
         judged = self._judge()
         for facts in self.work.every("write", self.chunks):
@@ -95,19 +111,40 @@ class Construction:
         """Hygiene of the general set, which is held whole (as training does)."""
         task = self.tools.task
         self.general: list[Sample] = []
+        self.ranked = 0
+        """Chunks of the general set that were ranked"""
+        self.came = 0
+        """Samples of it that came with labels"""
         if task.general is None:
             return
-        if not self.clean.asked:
+        label = task.drawn or self.section.match_general
+        if not (self.clean.asked or label):
             shutil.copyfile(task.general, self.out / "general.parquet")
             return
-        self.general, unfit = self.clean.general(read_samples(task.general), drawn=task.drawn)
-        if unfit and not self.general:
-            raise UserError(
-                f"data.hygiene: all {len(unfit)} samples of the general set fall out, the first one since "
-                f"{unfit[0].extra['reason']}; give another images.general, or set images.general_count to 0"
-            )
+        self.general = read_samples(task.general)
+        if self.clean.asked:
+            self.general, unfit = self.clean.general(self.general, drawn=task.drawn)
+            if unfit and not self.general:
+                raise UserError(
+                    f"data.hygiene: all {len(unfit)} samples of the general set fall out, the first one since "
+                    f"{unfit[0].extra['reason']}; give another images.general, or set images.general_count to 0"
+                )
+            write_samples(self.out / "general_rejected.parquet", unfit)
+        self.came = sum(bool(sample.labels) for sample in self.general)
+        if task.drawn:
+            self.general = general_set.drawn(self.tools, self.general)
         write_samples(self.out / "general.parquet", self.general)
-        write_samples(self.out / "general_rejected.parquet", unfit)
+
+    def _label_general(self) -> dict[str, Any] | None:
+        """The general set under its topics, and the report's part on its labels."""
+        task, unranked = self.tools.task, 0
+        if task.general is None or not (task.drawn or self.section.match_general):
+            return None
+        if not task.drawn:
+            self.general = general_set.matched(self.tools, self.general, self.ranked)
+            write_samples(self.out / "general.parquet", self.general)
+            unranked = sum(facts["unranked"] for facts in self.work.every(general_set.STEP, self.ranked))
+        return general_set.figures(self.general, self.came, unranked)
 
     def _count_groups(self) -> None:
         """Before anything is paid for: a key that no image has would leave the split without groups."""
@@ -165,17 +202,27 @@ class Construction:
         file, rest = self.work.root / "topics.parquet", self.work.root / "topics.json"
         if not rest.exists():
             names: dict[str, set[str]] = {"domain": set(), "ability": set()}
-            for facts in self.work.every("match", self.chunks):
+            every = chain(self.work.every("match", self.chunks), self.work.every(general_set.STEP, self.ranked))
+            for facts in every:
                 for axis, found in facts["names"].items():
                     names[axis].update(found)
             tree, most, asker = self.tools.tree, self.section.topics_per_pair, self.tools.asker
             asker.account = Account()
-            found, barren = topics.generate(asker, tree, names["domain"], names["ability"], most)
-            topics.write(file, found, tree)
-            write_json(rest, {"barren": barren, "took": asker.account.rows(), "missed": asker.account.missed})
+            wishes = self.tools.wishes
+
+            def limit(pair: topics.Pair) -> int:
+                return wishes.limit(pair, most) if wishes else most
+
+            found, barren = topics.generate(asker, tree, names["domain"], names["ability"], limit)
+            added = wishes.check_topics(found) if wishes and not self.tools.task.guessed else []
+            topics.write(file, [*found, *added], tree)
+            told = {"barren": barren, "added": len(added)}
+            write_json(rest, {**told, "took": asker.account.rows(), "missed": asker.account.missed})
         shutil.copy(file, self.out / "topics.parquet")
         told = json.loads(rest.read_text(encoding="utf-8"))
         self._took(told)
+        if self.wished:
+            self.wished.added = told["added"]
         return told["barren"]
 
     def _took(self, facts: Counts) -> None:
@@ -198,12 +245,16 @@ class Construction:
             most = section.max_pairs * ready  # images have fallen out since the total was checked
             self.pairs = min(section.total_pairs, most)
             budgets = density.allocate(self.ids, section.min_pairs, section.max_pairs, self.pairs)
+        others: list[Others] = [[] for _ in sizes]
+        if self.wished:
+            self._run("fine", [Chunk(number, size) for number, size in enumerate(sizes)])
+            budgets, others = self.wished.share(self.ids, sizes, budgets)
         step = max(1, -(-ready // section.density_evidence)) if section.density_evidence else 0
         chunks: list[Chunk] = []
         first = 0
         for number, size in enumerate(sizes):
             own = None if budgets is None else budgets[first : first + size]
-            chunks.append(Chunk(number, size, {"first": first, "step": step, "budgets": own}))
+            chunks.append(Chunk(number, size, {"first": first, "step": step, "budgets": own, "others": others[number]}))
             first += size
         self._run("write", chunks)
 
@@ -271,6 +322,11 @@ class Construction:
         for facts in self.work.every("match", self.chunks):
             add(matched, {name: facts[name] for name in matched})
             self._took(facts)
+        for facts in chain(
+            self.work.every("fine", self.chunks if self.wished else 0),
+            self.work.every(general_set.STEP, self.ranked),
+        ):
+            self._took(facts)
         for facts in self.work.every("write", self.chunks):
             add(written, {name: facts[name] for name in written})
             came["judged"] += facts["came"]
@@ -303,6 +359,10 @@ class Construction:
         if known := costs.figures(self.account.totals(), **costs.merged(borne)):
             told["costs"] = known
         told["cost_per_kept"] = costs.per_kept(known, told["counts"]["kept"])
+        if self.general_labels:
+            told["general_labels"] = self.general_labels
+        if self.wished:
+            told["feedback"] = self.wished.figures(self.chunks, judged, told["synthesis"]["dropped"])
         report.add_hygiene(told, self.clean.report, self.total, written["unclean"])
         return told
 

@@ -3,6 +3,7 @@ leaves its own, so any process that sees the folder can do it, and twice gives t
 
     clean   images that stay (hygiene), and what comparing them with all others needs
     match   coarse labels, description, density → images that are ready to be asked about
+    fine    with a feedback file only: fine topics as it wants them, before budgets are shared out
     write   fine topics, questions and answers → samples, and those that hygiene takes out
     judge   votes, verification → samples that stay, and those that are rejected
 """
@@ -13,9 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-import numpy as np
-
 from open4ov.data import (
+    chunk_topics,
     conversations,
     coverage,
     defects,
@@ -30,11 +30,8 @@ from open4ov.data import (
 )
 from open4ov.data.defect_index import record
 from open4ov.data.hygiene import entry
-from open4ov.data.nearest import Floats, unit
 from open4ov.data.task import FALLEN, Matched, Skipped, Tools, skip
-from open4ov.data.topics import Topic
 from open4ov.mllm import costs, provenance
-from open4ov.mllm.embedders import Embedder
 from open4ov.mllm.took import Account
 from open4ov.sample import Axis, Sample, Step
 from open4ov.store import iter_samples, write_samples
@@ -149,9 +146,16 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
     tools.work.publish("match", number, facts)
 
 
-def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Sequence[int] | None = None) -> None:
+def write(
+    tools: Tools,
+    number: int,
+    first: int = 0,
+    step: int = 0,
+    budgets: Sequence[int] | None = None,
+    others: Sequence[tuple[int, int, float]] = (),
+) -> None:
     """`first`: how many images were ready before this chunk; of every `step`-th the density is also measured from its
-    pixels. `budgets` replace the images' own."""
+    pixels. `budgets` replace the images' own, and `others` (image, topic, score) the last topic of an image."""
     tools.work.clear("write", number)
     tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section = tools.section
@@ -160,7 +164,17 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
     rows = tools.work.rows("match", number)
     for image, budget in zip(ready, budgets or (), strict=budgets is not None):
         image.budget = budget
-    nearest = _fine(tools, [(image, kept, text) for image, (kept, text) in zip(ready, rows, strict=True)])
+    wishes = tools.wishes
+    barred = wishes.barred if wishes else frozenset[str]()
+    if wishes:
+        told: list[list[tuple[int, float]]] = tools.work.rows("fine", number)
+        nearest = [[(tools.topics[at], score) for at, score in near] for near in told]
+        for image, topic, score in others:
+            nearest[image][-1] = tools.topics[topic], score
+    else:
+        nearest = chunk_topics.nearest(
+            tools, [(image, kept, text) for image, (kept, text) in zip(ready, rows, strict=True)]
+        )
     looked = [image for at, image in enumerate(ready, start=first) if step and at % step == 0]
     measured = [
         (image.density, density_evidence.measure(tools.store.get(image.images[0]), image.scene)) for image in looked
@@ -179,6 +193,7 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
             image.budget or 0,
             synthesize.languages_of(image, section.languages, section.language_per_image),
             tools.seed,
+            wishes.asked(image.id, [topic for topic, _ in near], tools.seed) if wishes else None,
         )
         for image, near in asked
     ]
@@ -190,7 +205,7 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
     found = dict(zip([image.id for image in about], written, strict=True))
     for image, near in zip(ready, nearest, strict=True):  # an annotation's own questions need no answer of a model
         answer = found.get(image.id)
-        pairs = synthesize.samples(image, near, answer["pairs"] if answer else [], dropped)
+        pairs = synthesize.samples(image, near, answer["pairs"] if answer else [], dropped, barred)
         costs.share(image, pairs, topics_step, tools.asker.step("synthesize", "synthesize", answer))
         if answer and not pairs:
             skip(skipped, "unfit", image, "writing questions", "no question fits its topics")
@@ -219,6 +234,7 @@ def write(tools: Tools, number: int, first: int = 0, step: int = 0, budgets: Seq
         "missed": tools.asker.account.missed,
         "hygiene": here.report,
         "skipped": skipped,
+        "wished": wishes.count(made) if wishes else [],
     }
     tools.work.publish("write", number, facts)
 
@@ -247,6 +263,7 @@ def judge_(tools: Tools, number: int) -> None:
     facts = {
         "counts": report.count(samples, section.quorum),
         "coverage": coverage.count_samples(good),
+        "wished": tools.wishes.count(good) if tools.wishes else [],
         "came": sum(map(conversations.came, good)),
         "borne": {"kept": costs.borne(good), "rejected": costs.borne(bad)},
         "took": asker.account.rows(),
@@ -255,7 +272,9 @@ def judge_(tools: Tools, number: int) -> None:
     tools.work.publish("judge", number, facts)
 
 
-STEPS: dict[str, Callable[..., None]] = {"clean": clean, "match": match_, "write": write, "judge": judge_}
+STEPS: dict[str, Callable[..., None]] = {
+    "clean": clean, "match": match_, "fine": chunk_topics.fine, "write": write, "judge": judge_,
+}  # fmt: skip
 
 
 def _unclean(tools: Tools, step: str, number: int, unclean: Sequence[Sample]) -> dict[str, int]:
@@ -276,8 +295,11 @@ def _came(tools: Tools, number: int, topics_step: Step | None, skipped: Skipped)
     rows = tools.work.rows("match", number, CAME)
     images = [(image, kept, text) for image, (kept, text) in zip(iter_samples(path), rows, strict=True)]
     found: list[Sample] = []
-    for (image, _, _), near in zip(images, _fine(tools, images), strict=True):
-        if near:
+    barred = tools.wishes.barred if tools.wishes else frozenset[str]()
+    for (image, _, _), near in zip(images, chunk_topics.nearest(tools, images), strict=True):
+        if image.id in barred:
+            skip(skipped, "untopical", image, "feedback", synthesize.NOT_AGAIN)
+        elif near:
             found.append(costs.noted(conversations.labelled(image, near), topics_step))
         else:
             skip(skipped, "untopical", image, "matching topics", "no topic under its labels")
@@ -286,25 +308,3 @@ def _came(tools: Tools, number: int, topics_step: Step | None, skipped: Skipped)
 
 def note(image: Sample) -> str:
     return synthesize.annotation(image.scene)
-
-
-def _rows_of(embedder: Embedder, tools: Tools, samples: Sequence[Sample]) -> Floats:
-    """A row for each sample [N, D]: its picture's; of several pictures the mean of theirs at length 1."""
-    rows = embedder.images([picture for sample in samples for picture in tools.pictures(sample)])
-    ends = np.cumsum([len(sample.images) for sample in samples])
-    parts = np.split(rows, ends[:-1])
-    return np.stack([part[0] if len(part) == 1 else unit(part).mean(axis=0) for part in parts])
-
-
-def _fine(tools: Tools, matched: Sequence[Matched]) -> list[list[tuple[Topic, float]]]:
-    """Fine matching: by the images where the embedder sees them, else by their descriptions."""
-    if not tools.topics or not matched:
-        return [[] for _ in matched]
-    embedder = tools.asker.embedder
-    if embedder.sees:
-        images = _rows_of(embedder, tools, [image for image, _, _ in matched])
-    else:
-        images = embedder.texts([description for _, _, description in matched])
-    return match.fine(
-        images, tools.topics, tools.topic_rows, [kept for _, kept, _ in matched], tools.section.top_topics
-    )

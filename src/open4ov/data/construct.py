@@ -99,6 +99,7 @@ def estimate(
             section,
             store,
             seed,
+            guessed=True,
             asker=Asker(section, dict(providers), embedder=guessed_embedder(section, rows)),
         )
     with guessers(section, place, most=True) as (providers, most):
@@ -107,6 +108,7 @@ def estimate(
             section,
             store,
             seed,
+            guessed=True,
             asker=Asker(section, dict(providers), embedder=guessed_embedder(section, most)),
         )
     found = figures(section, rows, most, place)
@@ -132,13 +134,14 @@ def make(
     seed: int = 0,
     progress: Progress | None = None,
     asker: Asker | None = None,
+    guessed: bool = False,
 ) -> Result:
     """`build` for a few images in memory, with all it made. `images`: one sample an image, without messages."""
     with tempfile.TemporaryDirectory(prefix="open4ov-") as folder:
         out = Path(folder) / "out"
         source = Path(folder) / "images.parquet"
         write_samples(source, images)
-        task = Task(section, source, store.root, Path(folder) / "work", seed)
+        task = Task(section, source, store.root, Path(folder) / "work", seed, guessed=guessed)
         told = build(task, out, asker or Asker(section), progress)
         told["skipped"] = list(told["skipped"])
         return Result(

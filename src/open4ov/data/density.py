@@ -63,6 +63,12 @@ def budget(ids: float, min_pairs: int, max_pairs: int) -> int:
     return math.floor(min_pairs + ids * (max_pairs - min_pairs) + 0.5)
 
 
+def leaning(ids: float, min_pairs: int, max_pairs: int, factor: float) -> int:
+    """`budget` for an image of which `factor` times as much is wished (wishes.py), within the same bounds."""
+    least, most = min(min_pairs, max_pairs), max_pairs
+    return math.floor(min(most, max(least, (min_pairs + ids * (max_pairs - min_pairs)) * factor)) + 0.5)
+
+
 def check_total(images: int, min_pairs: int, max_pairs: int, total: int) -> None:
     """Raises `UserError` for a total that so many images cannot have within the bounds."""
     least, most = min_pairs * images, max_pairs * images

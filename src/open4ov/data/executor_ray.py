@@ -37,7 +37,13 @@ from open4ov.mllm.local import Local
 from open4ov.mllm.shared_desk import Counter, SharedDesk
 from open4ov.recipe import DataSection
 
-NAMES = {"clean": "looking at images", "match": "matching labels", "write": "writing questions", "judge": "judging"}
+NAMES = {
+    "clean": "looking at images",
+    "match": "matching labels",
+    "fine": "matching topics",
+    "write": "writing questions",
+    "judge": "judging",
+}
 """How progress is called where a step's parts cannot be told apart"""
 TRIES = 5
 THREADS = 64

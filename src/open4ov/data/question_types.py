@@ -6,11 +6,12 @@ An ability L1 of the label tree names its types, the most fitting first; one tha
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from open4ov.data.labels import QUESTION_TYPES, LabelTree
 from open4ov.data.topics import Topic
+from open4ov.mllm.weights import turn
 
 MEANING = {
     "open": "an open question with a short answer",
@@ -45,19 +46,36 @@ def types_of(topic: Topic, tree: LabelTree) -> tuple[str, ...]:
     return named or QUESTION_TYPES
 
 
-def plan(topics: Sequence[Topic], tree: LabelTree, budget: int, languages: Sequence[str], turn: int) -> list[Planned]:
+def plan(
+    topics: Sequence[Topic],
+    tree: LabelTree,
+    budget: int,
+    languages: Sequence[str],
+    shift: int,
+    weight: Callable[[str, str | None], float] = lambda path, kind: 1.0,
+) -> list[Planned]:
     """`budget` questions over the topics in turn, each topic's types in turn, and the languages in turn.
 
-    `turn` starts types and languages at another place for each image, so that over many images each comes as often.
+    `shift` starts types and languages at another place for each image, so that over many images each comes as often.
+    `weight`: of a topic (by its path), or of a type under it: who has twice the weight has twice as many turns.
     """
     planned: list[Planned] = []
     used: dict[str, int] = {}
+    asked = [0] * len(topics)
+    kinds = [types_of(topic, tree) for topic in topics]
+    shares = [sum(weight(one.path, kind) for kind in of) / len(of) for one, of in zip(topics, kinds, strict=True)]
     for number in range(budget if topics else 0):
-        topic = topics[number % len(topics)]
-        types = types_of(topic, tree)
-        fresh = min(range(len(types)), key=lambda n: (used.get(types[n], 0), (n - turn) % len(types)))
+        at = min(range(len(topics)), key=lambda n: turn(shares[n], asked[n], n, len(topics)))
+        topic, types = topics[at], kinds[at]
+        fresh = min(
+            range(len(types)),
+            key=lambda n: turn(
+                weight(topic.path, types[n]), used.get(types[n], 0), (n - shift) % len(types), len(types)
+            ),
+        )
+        asked[at] += 1
         used[types[fresh]] = used.get(types[fresh], 0) + 1
-        planned.append(Planned(topic.path, types[fresh], languages[(number + turn) % len(languages)]))
+        planned.append(Planned(topic.path, types[fresh], languages[(number + shift) % len(languages)]))
     return planned
 
 

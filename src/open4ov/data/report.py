@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from open4ov.data import judge, panel, verify, votes
+from open4ov.data import judge, panel, verify, votes, wishes
 from open4ov.data.defects import KINDS
 from open4ov.data.labels import LabelTree
 from open4ov.data.working import Counts, add
@@ -143,6 +143,8 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     if rare := [f"{count} {kind}" for kind, count in spoilt.items() if count * 10 < sum(spoilt.values())]:
         total = sum(spoilt.values())
         found.append(f"of {total} known defects only {', '.join(rare)} could be made; of that recall says little")
+    if "feedback" in report:
+        found += wishes.lines(report["feedback"])
     hygiene = report.get("hygiene", {})
     if unreadable := hygiene.get("decontamination", {}).get("unreadable"):
         some = "; ".join(f"{entry['row']}: {entry['reason']}" for entry in unreadable[:3])

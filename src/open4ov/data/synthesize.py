@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from open4ov.annotation import texts
@@ -24,11 +24,14 @@ from open4ov.data.wording import key
 from open4ov.mllm.answers import Pairs
 from open4ov.mllm.ask import Picture, Prompt, Request
 from open4ov.mllm.embedding import embed_texts
+from open4ov.mllm.weights import weigh
 from open4ov.sample import Sample, Step, assistant, content_id, user
 
 NEAR = 0.93
 """Cosine (embedded n-grams) from which two questions of one answer about one image count as the same. High, since one
 other word may be what is asked for: "How many red dogs?" and "How many dogs?" have 0.89."""
+NOT_AGAIN = "feedback: not to be used again"
+"""Why a pair is left out that a feedback file wants made anew"""
 _FILLING = frozenset(
     ["there", "image", "picture", "photo", "see", "you", "do", "doe", "can", "could", "show", "shown", "here",
      "visible", "please", "tell", "me"]
@@ -51,10 +54,18 @@ def languages_of(image: Sample, languages: Sequence[str], per_image: bool) -> li
 
 
 def request(
-    picture: Picture, tree: LabelTree, topics: Sequence[Topic], budget: int, languages: Sequence[str], seed: int
+    picture: Picture,
+    tree: LabelTree,
+    topics: Sequence[Topic],
+    budget: int,
+    languages: Sequence[str],
+    seed: int,
+    wished: Mapping[str, Any] | None = None,
 ) -> Request:
-    """Asks for up to `budget` question-answer pairs of a picture under its topics."""
-    planned = plan(topics, tree, budget, languages, _turn(picture.sha))
+    """Asks for up to `budget` question-answer pairs of a picture under its topics. `wished`: by `Wishes.asked`."""
+    wished = wished or {}
+    weights = wished.get("weights", ())
+    planned = plan(topics, tree, budget, languages, _turn(picture.sha), lambda path, kind: weigh(weights, path, kind))
     values = {
         "topics": [{"path": topic.path, "tags": tree.tags(topic.labels())} for topic in topics],
         "plan": [{"topic": one.topic, "type": one.type, "language": one.language} for one in planned],
@@ -64,6 +75,7 @@ def request(
         "annotation": annotation(picture.scene),
         "annotated": [entry["question"] for _, entry in _entries(picture.scene)],
         "seed": seed,
+        **wished,
     }
     return Request("synthesize", Prompt("synthesize", values), (picture,), Pairs)
 
@@ -73,12 +85,14 @@ def samples(
     topics: Sequence[tuple[Topic, float]],
     pairs: Sequence[dict[str, Any]],
     dropped: Counter[str] | None = None,
+    barred: Collection[str] = (),
 ) -> list[Sample]:
     """One sample a pair, at most `image.budget` of them, then the annotation's own questions, each question once.
 
     `dropped` counts the pairs left out by reason: a topic that was not offered, an empty part, a wrong language, an
     answer that is none of its type, a near-duplicate, a contradiction of the annotation, beyond the budget. Questions
-    of the annotation that cannot be used are counted as `annotated: ...`.
+    of the annotation that cannot be used are counted as `annotated: ...`. `barred`: ids of samples that are not to be
+    used again, nor what an annotation has from them.
     """
     dropped = Counter() if dropped is None else dropped
     offered = {topic.path: (topic, score) for topic, score in topics}
@@ -104,6 +118,9 @@ def samples(
         topic, score = offered[pair["topic"]]
         stripped = {name: pair[name].strip() for name in ("question", "answer", "response")}
         sample = _sample(image, topic, score, {**pair, **stripped})
+        if sample.id in barred:
+            dropped[NOT_AGAIN] += 1
+            continue
         if number is not None:
             sample.extra["annotation"] = {"qa": number}
             linked.add(number)
@@ -118,6 +135,9 @@ def samples(
         topic, score = _nearest(entry, topics)
         sample = _sample(image, topic, score, entry)
         sample.extra["annotation"] = {"qa": number}
+        if sample.id in barred or entry["sample"] in barred:
+            dropped[NOT_AGAIN] += 1
+            continue
         sample.steps = [*image.steps, Step(stage="annotation", note="question and answer are the annotation's own")]
         if sample.id in made:
             dropped["annotated: a question that is there already"] += 1
@@ -220,7 +240,7 @@ def _entry(entry: object) -> dict[str, Any] | str:
     return {
         "task": str(given.get("task", "annotated")), "type": "", "options": [], "language": language,
         "question": question, "answer": answer, "response": response if response.strip() else answer,
-        "aliases": [alias for alias in (*more, *also) if alias.strip()],
+        "aliases": [alias for alias in (*more, *also) if alias.strip()], "sample": given.get("sample"),
     }  # fmt: skip
 
 

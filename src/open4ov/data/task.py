@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from open4ov.data import hygiene, labels, topics
+from open4ov.data import hygiene, labels, topics, wishes
 from open4ov.data.decontaminate import Benchmarks
 from open4ov.data.nearest import Floats
 from open4ov.data.working import Work
@@ -39,6 +39,8 @@ class Task:
     """The general set, which goes through hygiene only"""
     drawn: bool = False
     """Whether our own corpora drew it"""
+    guessed: bool = False
+    """Whether answers are made up, to estimate what they would cost"""
 
 
 class Tools:
@@ -58,6 +60,11 @@ class Tools:
     def hygiene(self) -> hygiene.Hygiene:
         """A new one, whose report is of what it is shown from now on."""
         return hygiene.Hygiene(self.section.hygiene, self.store, self.seed, self.tell, self._benchmarks)
+
+    @cached_property
+    def wishes(self) -> wishes.Wishes | None:
+        """What the recipe's feedback file asks for; None without one."""
+        return wishes.read(self.section.feedback, self.tree) if self.section.feedback else None
 
     @cached_property
     def topics(self) -> list[topics.Topic]:

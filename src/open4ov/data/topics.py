@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -63,19 +63,31 @@ class Topic:
         ]
 
 
+Pair = tuple[L1, L2, L1, L2]
+"""Domain L1 and L2, ability L1 and L2"""
+
+
 def generate(
-    asker: Asker, tree: LabelTree, domains: set[str], abilities: set[str], limit: int = LIMIT
+    asker: Asker,
+    tree: LabelTree,
+    domains: set[str],
+    abilities: set[str],
+    limit: int | Callable[[Pair], int] = LIMIT,
 ) -> tuple[list[Topic], list[dict[str, str]]]:
     """Topics under the given L1 names in the tree's order, and the pairs that got none with the reason.
 
     `limit` topics are asked for a pair of L2 labels. Pairs are asked in batches, so that only topics are held.
     """
     skipped: list[dict[str, str]] = []
-    return list(unique(_asked(asker, tree.pairs(domains, abilities), limit, skipped))), skipped
+
+    def most(pair: Pair) -> int:
+        return limit(pair) if callable(limit) else limit
+
+    return list(unique(_asked(asker, tree.pairs(domains, abilities), most, skipped))), skipped
 
 
 def _asked(
-    asker: Asker, pairs: Iterator[tuple[L1, L2, L1, L2]], limit: int, skipped: list[dict[str, str]]
+    asker: Asker, pairs: Iterator[Pair], most: Callable[[Pair], int], skipped: list[dict[str, str]]
 ) -> Iterator[Topic]:
     while batch := list(islice(pairs, BATCH)):
         requests = [
@@ -86,7 +98,7 @@ def _asked(
                     {
                         "domain": {"l1": domain.name, "l2": domain2.name, "things": list(domain2.things)},
                         "ability": {"l1": ability.name, "l2": ability2.name, "patterns": list(ability2.patterns)},
-                        "limit": limit,
+                        "limit": most((domain, domain2, ability, ability2)),
                     },
                 ),
                 (),
@@ -94,12 +106,13 @@ def _asked(
             )
             for domain, domain2, ability, ability2 in batch
         ]
-        for (domain, domain2, ability, ability2), answer in zip(batch, asker.ask_many(requests), strict=True):
+        for pair, answer in zip(batch, asker.ask_many(requests), strict=True):
+            domain, domain2, ability, ability2 = pair
             if not isinstance(answer, dict):
                 skipped.append({"pair": f"{domain2.name} × {ability2.name}", "reason": str(answer)})
                 continue
             branch = (domain.name, domain2.name), (ability.name, ability2.name)
-            names = (_clean(name) for name in answer["topics"][:limit])
+            names = (_clean(name) for name in answer["topics"][: most(pair)])
             yield from (Topic(name, *branch) for name in names if name)
 
 

@@ -21,6 +21,8 @@ from open4ov.mllm.known import known, tags
 from open4ov.mllm.library import Library, library
 from open4ov.mllm.pixels import Seen
 from open4ov.mllm.retrieval import Neighbours
+from open4ov.mllm.weights import turn, weigh
+from open4ov.sample import content_id
 
 OTHERS = "Others"
 LOOKS = 16384
@@ -183,7 +185,8 @@ def _density(scene: dict[str, Any]) -> dict[str, float]:
 
 def _pairs(scene: dict[str, Any], sha: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     """Up to the budget: the kinds of question that fit a topic in turn, their order, wording and language drawn anew
-    for each image."""
+    for each image. `weights`, where given: a kind has turns in proportion to its weight, and topics are drawn by
+    theirs; of `barred` samples (by their ids) the questions are not asked."""
     rng = random.Random(f"synthesize/{values['seed']}/{sha}")
     kinds: dict[tuple[str, str], list[tuple[str, QA, list[str]]]] = defaultdict(list)
     for language in values["languages"]:
@@ -196,16 +199,29 @@ def _pairs(scene: dict[str, Any], sha: str, values: dict[str, Any]) -> list[dict
     rng.shuffle(order)
     for key in order:
         rng.shuffle(kinds[key])
+    wished, barred = values.get("weights", ()), frozenset(values.get("barred", ()))
+    shares = {key: _weight(wished, key[0], kinds[key]) for key in order}
+    turns, places = dict.fromkeys(order, 0), {key: place for place, key in enumerate(order)}
     made: list[dict[str, Any]] = []
     asked: set[str] = set()
-    while len(made) < values["budget"] and any(kinds.values()):
-        for key in order:
-            if kinds[key] and len(made) < values["budget"]:
-                language, qa, fitting = kinds[key].pop()
-                if qa.question not in asked:
-                    asked.add(qa.question)
-                    made.append({
-                        "topic": rng.choice(fitting), "task": qa.task, "language": language, "question": qa.question,
-                        "answer": qa.answer, "aliases": list(qa.aliases), "response": qa.response,
-                    })  # fmt: skip
+    while len(made) < values["budget"] and (left := [key for key in order if kinds[key]]):
+        key = min(left, key=lambda key: turn(shares[key], turns[key], places[key], len(order)))
+        turns[key] += 1
+        language, qa, fitting = kinds[key].pop()
+        if qa.question in asked or (barred and content_id(values["image"], qa.question) in barred):
+            continue
+        asked.add(qa.question)
+        topic = rng.choice(fitting)
+        if wished:
+            (topic,) = rng.choices(fitting, [weigh(wished, path, qa.task) for path in fitting])
+        made.append({
+            "topic": topic, "task": qa.task, "language": language, "question": qa.question,
+            "answer": qa.answer, "aliases": list(qa.aliases), "response": qa.response,
+        })  # fmt: skip
     return made
+
+
+def _weight(wished: list[dict[str, Any]], task: str, kind: list[tuple[str, QA, list[str]]]) -> float:
+    """Of a kind of question: the mean over its questions and the topics that each fits."""
+    every = [weigh(wished, path, task) for _, _, fitting in kind for path in fitting] if wished else []
+    return sum(every) / len(every) if every else 1.0

@@ -1,9 +1,10 @@
 """Attention over packed tokens: documents lie end to end in [T, ...] and look at themselves only.
 
 How it is computed has a name (`KERNELS`) and every attention module carries one; `use` sets it from outside:
-`padded` lays documents side by side in [B, L, ...] for SDPA and takes the padding out again; `sdpa` calls SDPA for one
-document after another, which is the definition; `varlen` is PyTorch's variable-length flash attention and `flex` its
-FlexAttention, both without any padding. `auto` is `varlen` in half precision on CUDA, `padded` elsewhere.
+`padded` lays documents side by side in [B, L, ...] for SDPA and takes the padding out again; `grouped` does so with
+documents of like length, group by group; `sdpa` calls SDPA for one document after another, which is the definition;
+`varlen` is PyTorch's variable-length flash attention and `flex` its FlexAttention, both without any padding. `auto` is
+`varlen` in half precision on CUDA, `grouped` on a CPU, `padded` elsewhere.
 
 Shapes: T tokens in the pack, B documents, L longest document, H heads, K key-value heads, d head dim, S cached tokens.
 Padding sits at the end of a row: causal attention never looks there, bidirectional attention masks it.
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 SHORT = 256
 """Documents up to this many tokens take the explicit product on a CPU in half precision, where SDPA is several times
 slower, in decoding and in its backward pass; longer ones would need too much memory."""
+LIKE, FEW = 0.75, 32
+"""Documents form a group as long as the shortest has this share of the longest's length; those of a few tokens are not
+parted any more."""
 
 
 class Attention(nn.Module):
@@ -56,6 +60,54 @@ def chosen(model: nn.Module) -> str:
     return next(module.kernel for module in model.modules() if isinstance(module, Attention))
 
 
+class Groups(NamedTuple):
+    """The documents of a pack in groups of like length, each padded by itself: attention costs the square of the length
+    to which a document is padded, so that among short ones a single long one would cost as much as if all were long.
+
+    S: slots of all groups, G: groups.
+    """
+
+    pad: Tensor
+    """Long [S]: the token of each slot, group after group; a padding slot repeats token 0"""
+    unpad: Tensor
+    """Long [T]: the slot of each token"""
+    shapes: tuple[tuple[int, int], ...]
+    """Documents of each group, and its longest"""
+    masks: tuple[Tensor | None, ...]
+    """Of each group as `Documents.mask`"""
+
+    @staticmethod
+    def of(cu_seqlens: Tensor) -> Groups | None:
+        """None when all documents make one group."""
+        lengths: list[int] = cu_seqlens.diff().tolist()
+        order = sorted(range(len(lengths)), key=lambda document: -lengths[document])
+        members: list[list[int]] = []
+        for document in order:
+            longest = lengths[members[-1][0]] if members else 0
+            if not members or (longest > FEW and lengths[document] < LIKE * longest):
+                members.append([])
+            members[-1].append(document)
+        if len(members) == 1:
+            return None
+        device, starts = cu_seqlens.device, cu_seqlens[:-1]
+        pads, masks, shapes = [], [], []
+        for group in members:
+            chosen, longest = torch.tensor(group, device=device), lengths[group[0]]
+            columns = torch.arange(longest, device=device)
+            real = columns < cu_seqlens.diff()[chosen, None]
+            pads.append(torch.where(real, starts[chosen, None] + columns, -1).flatten())
+            masks.append(None if bool(real.all()) else real[:, None, None])
+            shapes.append((len(group), longest))
+        pad = torch.cat(pads)
+        slots = (pad >= 0).nonzero()[:, 0]
+        unpad = torch.empty_like(slots).index_copy_(0, pad[slots], slots)
+        return Groups(pad.clamp_(min=0), unpad, tuple(shapes), tuple(masks))
+
+    def to(self, device: torch.device | str) -> Groups:
+        masks = tuple(None if mask is None else mask.to(device) for mask in self.masks)
+        return Groups(self.pad.to(device), self.unpad.to(device), self.shapes, masks)
+
+
 class Documents(NamedTuple):
     """Where the documents of a pack begin and end, and how they are laid side by side."""
 
@@ -67,6 +119,8 @@ class Documents(NamedTuple):
     """Long [T]: the padded slot of each token"""
     mask: Tensor | None
     """Bool [B, 1, 1, L]: which slots are tokens; None when all are, as all documents have equal length"""
+    groups: Groups | None
+    """The same in groups of like length; None when one group holds all"""
 
     @staticmethod
     def of(cu_seqlens: Tensor) -> Documents:
@@ -75,11 +129,14 @@ class Documents(NamedTuple):
         real = columns < lengths[:, None]
         pad = torch.where(real, starts[:, None] + columns, 0)
         unpad = real.flatten().nonzero()[:, 0]
-        return Documents(cu_seqlens, pad, unpad, None if len(unpad) == pad.numel() else real[:, None, None])
+        if len(unpad) == pad.numel():
+            return Documents(cu_seqlens, pad, unpad, None, None)
+        return Documents(cu_seqlens, pad, unpad, real[:, None, None], Groups.of(cu_seqlens))
 
     def to(self, device: torch.device | str) -> Documents:
         mask = None if self.mask is None else self.mask.to(device)
-        return Documents(self.cu_seqlens.to(device), self.pad.to(device), self.unpad.to(device), mask)
+        groups = None if self.groups is None else self.groups.to(device)
+        return Documents(self.cu_seqlens.to(device), self.pad.to(device), self.unpad.to(device), mask, groups)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool, kernel: str = "auto") -> Tensor:
@@ -88,13 +145,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool, 
     `causal`: a token looks at itself and what stands before it; otherwise at all of its document.
     """
     if kernel == "auto":
-        kernel = "varlen" if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) else "padded"
+        half = q.dtype in (torch.bfloat16, torch.float16)
+        kernel = "grouped" if q.device.type == "cpu" else "varlen" if q.is_cuda and half else "padded"
     return KERNELS[kernel](q, k, v, documents, causal)
 
 
 def padded(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
     q, k, v = (to_padded(x, documents) for x in (q, k, v))
     return to_packed(_attend(q, k, v, causal, None if causal else documents.mask), documents)
+
+
+def grouped(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
+    if documents.groups is None:
+        return padded(q, k, v, documents, causal)
+    return _by_group(q, k, v, documents.groups, causal)  # pyright: ignore[reportCallIssue]
+
+
+@torch.compiler.disable  # groups differ in number from pack to pack: each number would be compiled anew
+def _by_group(q: Tensor, k: Tensor, v: Tensor, groups: Groups, causal: bool) -> Tensor:
+    sizes = [documents * longest for documents, longest in groups.shapes]
+    parts = [_Pad.apply(x, groups.pad, groups.unpad).split(sizes) for x in (q, k, v)]  # pyright: ignore[reportOptionalMemberAccess]
+    out: list[Tensor] = []
+    for shape, mask, *xs in zip(groups.shapes, groups.masks, *parts, strict=True):
+        rows = [x.view(*shape, *x.shape[1:]).transpose(1, 2) for x in xs]
+        seen = _attend(rows[0], rows[1], rows[2], causal, None if causal else mask)
+        out.append(seen.transpose(1, 2).flatten(0, 1))
+    packed: Tensor = _Unpad.apply(torch.cat(out), groups.pad, groups.unpad)  # pyright: ignore[reportAssignmentType]
+    return packed.flatten(1)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
@@ -134,7 +211,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) ->
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Documents, bool], Tensor]
-KERNELS: dict[str, Kernel] = {"padded": padded, "sdpa": sdpa, "varlen": varlen, "flex": flex}
+KERNELS: dict[str, Kernel] = {"padded": padded, "grouped": grouped, "sdpa": sdpa, "varlen": varlen, "flex": flex}
 """How attention is computed, by name: (q [T, H, d], k, v [T, K, d], documents, causal) -> [T, H * d]."""
 
 _block_masks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -172,12 +249,13 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
         ctx.save_for_backward(unpad)
+        ctx.last = pad.dim() - 1
         return x.index_select(0, pad.flatten()).view(*pad.shape, *x.shape[1:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (unpad,) = ctx.saved_tensors
-        return gradients[0].flatten(0, 1).index_select(0, unpad), None, None
+        return gradients[0].flatten(0, ctx.last).index_select(0, unpad), None, None
 
 
 class _Unpad(torch.autograd.Function):
@@ -186,7 +264,7 @@ class _Unpad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, pad: Tensor, unpad: Tensor) -> Tensor:
         ctx.save_for_backward(pad, unpad)
-        return x.flatten(0, 1).index_select(0, unpad)
+        return x.flatten(0, pad.dim() - 1).index_select(0, unpad)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

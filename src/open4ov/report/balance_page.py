@@ -98,11 +98,14 @@ def _markdown(figures: Mapping[str, Any]) -> Iterator[str]:
         yield from _evenness(part)
     if figures["shortfalls"]:
         yield ""
-        yield "## Scarce labels"
+        yield "## Labels that are short"
         yield ""
         yield from _table(
-            ("axis", "label", "different samples", "target", "got"),
-            ((s["axis"], s["label"], s["have"], s["target"], s["got"]) for s in figures["shortfalls"]),
+            ("axis", "label", "different samples", "target", "got", "scarce"),
+            (
+                (s["axis"], s["label"], s["have"], s["target"], s["got"], "yes" if s["scarce"] else "no")
+                for s in figures["shortfalls"]
+            ),
         )
     for kind, found in figures.get("latent", {}).items():
         yield ""

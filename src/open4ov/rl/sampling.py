@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from open4ov.rollout_book import Book, rule_key
-from open4ov.rollouts import Sampling, unaskable
+from open4ov.rollouts import Sampling, reference, unaskable
 from open4ov.sample import Sample
 from open4ov.verifier import Verifier
 
@@ -38,24 +38,27 @@ def mixed(
     """
     found = Mixed([], [], [], [], {})
     for sample in samples:
-        answer = sample.answer
-        if unaskable(sample) or answer is None:
+        answer = reference(sample)
+        if unaskable(sample):
             found.unknown.append(sample)
             continue
         asking = sampling.asking(model, sample)
         group = book.rollouts(asking.key, rollouts)
         rule = rule_key(verifier.identity or "", answer, sample.aliases)
         said: list[bool] = []
+        fresh: list[tuple[bytes, int, bytes, bool]] = []
         for one in group if len(group) == rollouts else ():
             right = (
                 False if one.truncated else book.verdict(asking.key, one.number, rule) if verifier.identity else None
             )
             if right is None:
                 right = verifier.verdict(one.response, answer, sample.aliases).right
-                if right is not None and verifier.identity:
-                    book.judged([(asking.key, one.number, rule, right)])
+                if right is not None:
+                    fresh.append((asking.key, one.number, rule, right))
             if right is not None:
                 said.append(right)
+        if fresh and verifier.identity:
+            book.judged(fresh)
         if not said:
             found.unknown.append(sample)
             continue

@@ -21,7 +21,7 @@ from open4ov.errors import UserError
 from open4ov.model import Batch, Encoded, Pack, Processor, Qwen3VL, VisionFeatures, pack
 from open4ov.model.images import smart_resize
 from open4ov.sample import Sample
-from open4ov.store import ImageStore
+from open4ov.store import ImageError, ImageStore
 
 T = TypeVar("T")
 B_co = TypeVar("B_co", bound=Batch, covariant=True)
@@ -102,13 +102,18 @@ class Encoder:
     def document(self, sample: Sample) -> Encoded:
         """The sample's tokens, cut to `limit`; without pixels, but with the grids of its pictures.
 
-        Raises UserError for a cut through a picture, naming the sample and the limit that holds it.
+        Raises UserError for a cut through a picture, naming the sample and the limit that holds it, and for a picture
+        that is not there.
         """
         if sample.id not in self._documents:
             frames = {index for m in sample.messages for p in m.content if p.type == "video" for index in p.shows}
-            pictures = [
-                self.store.get(sha) if index in frames else self.picture(sha) for index, sha in enumerate(sample.images)
-            ]
+            try:
+                pictures = [
+                    self.store.get(sha) if index in frames else self.picture(sha)
+                    for index, sha in enumerate(sample.images)
+                ]
+            except ImageError as error:
+                raise UserError(f"sample {sample.id}: {error}") from error
             document = replace(
                 self.processor.encode(sample.messages, pictures, pixels=False), name=f"sample {sample.id}"
             )

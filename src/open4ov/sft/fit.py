@@ -111,7 +111,7 @@ def fit(
             for indices in step:
                 yield encoder.pack([samples[i] for i in indices])
 
-    book = Journal(journal, section, carry.steps, name) if journal and begun < len(steps) else None
+    book = Journal(journal, section, carry.steps, name, carry.chain[0]) if journal and begun < len(steps) else None
     model.train()
     with (
         closing(prefetch(packs())) as stream,

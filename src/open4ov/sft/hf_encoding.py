@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from open4ov.errors import UserError
 from open4ov.model.hf import HFBatch, HFEncoded, HFModel, HFProcessor, pack
 from open4ov.sample import Sample
-from open4ov.store import ImageStore
+from open4ov.store import ImageError, ImageStore
 
 
 class HFEncoder:
@@ -23,7 +24,11 @@ class HFEncoder:
     def document(self, sample: Sample) -> HFEncoded:
         """The sample's tokens and targets; `images` is empty."""
         if sample.id not in self._documents:
-            encoded = self.processor.encode(sample.messages, [self.store.get(sha) for sha in sample.images])
+            try:
+                pictures = [self.store.get(sha) for sha in sample.images]
+            except ImageError as error:
+                raise UserError(f"sample {sample.id}: {error}") from error
+            encoded = self.processor.encode(sample.messages, pictures)
             self._documents[sample.id] = replace(encoded, images={})
         return self._documents[sample.id]
 

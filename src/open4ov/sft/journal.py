@@ -19,23 +19,25 @@ from typing import Any
 from open4ov.errors import UserError
 from open4ov.recipe import SftSection
 from open4ov.run_dir import MEASURED
+from open4ov.sample import content_id
 
 LINES, EVENTS, WANDB = "train.jsonl", "tensorboard", "wandb"
 assert {LINES, EVENTS, WANDB} <= MEASURED, "the stage's digest may not depend on times"
 
 
 class Journal:
-    """Writes into `folder` from the step after `done` on; `name`: what Weights & Biases calls the run. Raises UserError
-    for a package that is not there."""
+    """Writes into `folder` from the step after `done` on. `name`: what Weights & Biases calls the run, `identity`: what
+    it is a training of; of the same in the same folder it goes on with the same run. Raises UserError for a package
+    that is not there."""
 
-    def __init__(self, folder: Path, section: SftSection, done: int, name: str) -> None:
+    def __init__(self, folder: Path, section: SftSection, done: int, name: str, identity: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / LINES
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= done]
         path.write_text("".join(kept))
         self._file = path.open("a", buffering=1)
         self._events = _tensorboard(folder / EVENTS, done) if section.tensorboard else None
-        self._run = _wandb(folder, section.wandb, name) if section.wandb else None
+        self._run = _wandb(folder, section.wandb, name, identity) if section.wandb else None
 
     def write(self, point: Mapping[str, Any]) -> None:
         """One step."""
@@ -53,7 +55,7 @@ class Journal:
         if self._events:
             self._events.close()
         if self._run:
-            self._run.finish(quiet=True)
+            self._run.finish()
 
 
 def publish(folder: Path, out: Path) -> None:
@@ -78,13 +80,21 @@ def _tensorboard(folder: Path, done: int) -> Any:
     return SummaryWriter(str(folder), purge_step=done + 1)
 
 
-def _wandb(folder: Path, project: str | None, name: str) -> Any:
+def _wandb(folder: Path, project: str | None, name: str, identity: str) -> Any:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"sft.wandb: {error}; pip install 'open4ov[wandb]', or remove it") from error
+    same = content_id("wandb", name, identity, str(folder.resolve()))
     try:
-        return wandb.init(project=project, name=name, dir=str(folder), settings=wandb.Settings(silent=True))
+        return wandb.init(
+            project=project,
+            name=name,
+            id=same,
+            resume="allow",
+            dir=str(folder),
+            settings=wandb.Settings(silent=True, quiet=True),
+        )
     except Exception as error:  # no key, no network, a server that refuses
         raise UserError(
             f"sft.wandb: {' '.join(str(error).split())}; log in with wandb's own command, set WANDB_MODE=offline, or "

@@ -1,7 +1,7 @@
 """What cannot be trained on: conversations longer than a pack, and turns of an assistant who says nothing.
 
-A conversation is seen as rounds: what is asked, and what is answered to it. One that is split, or that loses a round,
-shows the images of its earlier rounds at the head of the first one that is left: what is asked later is about them too.
+A conversation is seen as rounds: what is asked, and what is answered to it. Where it is split, or loses a round, the
+next round that is left shows the images of those before it: what is asked later may be about them too.
 """
 
 from __future__ import annotations
@@ -83,8 +83,15 @@ def answered(sample: Sample) -> tuple[Sample | None, list[str]]:
     blank = list(dict.fromkeys(name for name, kept in zip(own, full or [False], strict=True) if not kept))
     if not any(full):
         return None, blank
-    kept, last = [turn for turn, said in zip(turns, full, strict=True) if said], full.index(True)
-    return _rebuilt(sample, system, kept, carried=turns[:last], part="answered"), blank
+    kept: list[Round] = []
+    dropped: list[Round] = []
+    for turn, said in zip(turns, full, strict=True):
+        if said:
+            kept.append(_showing(turn, dropped))
+            dropped = []
+        else:
+            dropped.append(turn)
+    return _rebuilt(sample, system, kept, "answered"), blank
 
 
 def split(sample: Sample, length: Callable[[Sample], int], limit: int) -> list[Sample]:
@@ -97,7 +104,8 @@ def split(sample: Sample, length: Callable[[Sample], int], limit: int) -> list[S
         fitting: Sample | None = None
         stop = first
         while stop < len(turns):
-            part = _rebuilt(sample, system, turns[first : stop + 1], turns[:first], f"{first}-{stop}")
+            own = [_showing(turns[first], turns[:first]), *turns[first + 1 : stop + 1]]
+            part = _rebuilt(sample, system, own, f"{first}-{stop}")
             if length(part) > limit:
                 break
             fitting, stop = part, stop + 1
@@ -131,19 +139,18 @@ def listed(ids: Sequence[str]) -> str:
     return ", ".join(ids[:SHOWN]) + more
 
 
-def _rebuilt(
-    sample: Sample, system: list[Message], turns: Sequence[Round], carried: Sequence[Round], part: str
-) -> Sample:
-    """The sample with these rounds, and the pictures of the `carried` ones before the first."""
-    pictures = list(_pictures(carried).values())
-    first, *rest = [message for turn in turns for message in turn]
-    own = _pictures([[first]])
-    shown = [picture for picture in pictures if _place(picture) not in own]
-    head = first.model_copy(update={"content": [*shown, *first.content]})
+def _showing(turn: Round, earlier: Sequence[Round]) -> Round:
+    """The round with the pictures of earlier ones before its own."""
+    own = _pictures([turn])
+    shown = [picture for place, picture in _pictures(earlier).items() if place not in own]
+    return [turn[0].model_copy(update={"content": [*shown, *turn[0].content]}), *turn[1:]]
+
+
+def _rebuilt(sample: Sample, system: list[Message], turns: Sequence[Round], part: str) -> Sample:
     return sample.model_copy(
         update={
             "id": content_id("part", sample.id, part),
-            "messages": [*system, head, *rest],
+            "messages": [*system, *(message for turn in turns for message in turn)],
             "answer": None,
             "aliases": [],
             "lineage": [sample.id],
@@ -152,9 +159,6 @@ def _rebuilt(
 
 
 def _pictures(turns: Sequence[Round]) -> dict[tuple[str, int | None], Part]:
+    """By kind and place among the sample's images, once each."""
     parts = [part for turn in turns for message in turn for part in message.content if part.type != "text"]
-    return {_place(part): part for part in parts}
-
-
-def _place(part: Part) -> tuple[str, int | None]:
-    return part.type, part.index
+    return {(part.type, part.index): part for part in parts}

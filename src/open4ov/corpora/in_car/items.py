@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
@@ -17,11 +17,12 @@ Split = Literal["train", "val", "test"]
 SOURCE = "in_car"
 
 
-def pictures(split: Split, per_symbol: int, seed: int = 0) -> Iterator[Item]:
-    """`per_symbol` pictures of each symbol, without messages; the scene holds all facts. Round by round, so that the
-    first pictures already cover every symbol."""
+def pictures(split: Split, per_symbol: int, seed: int = 0, only: Container[str] | None = None) -> Iterator[Item]:
+    """`per_symbol` pictures of each symbol (of those in `only`, if given), without messages; the scene holds all facts.
+    Round by round, so that the first pictures already cover every symbol."""
+    symbols = [symbol for symbol in load() if only is None or symbol.id in only]
     for index in range(per_symbol):
-        for symbol in load():
+        for symbol in symbols:
             yield Item(
                 Sample(
                     id=content_id(SOURCE, split, symbol.id, index, seed),
@@ -79,3 +80,8 @@ def _item(picture: Item, language: Language, qa: QA) -> Item:
         "aliases": qa.aliases,
     }
     return Item(picture.sample.model_copy(update=fields), picture.images)
+
+
+def asked(picture: Item, language: Language, task: str) -> Item:
+    """One of those pictures with one question."""
+    return _item(picture, language, _ask(picture, [language])[language, task])

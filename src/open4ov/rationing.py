@@ -1,0 +1,241 @@
+"""Rationing put together: admission's search, trained by SFT's loop and scored by the engine (paper §3.2.2).
+
+The stage `ration` of a run takes the general set for the stable version and the vertical one for the new data; `admit`
+does the same for versions outside of a run (`open4ov admit ration`).
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from open4ov import assets, pipeline, version_diff, versions
+from open4ov.admission import halving, ration, stable
+from open4ov.admission.halving import Scores
+from open4ov.admission.ration import STABLE, Shares
+from open4ov.admission.stable import Given
+from open4ov.commit import commit
+from open4ov.engine import Engine, Request
+from open4ov.errors import UserError
+from open4ov.formats.convert import located
+from open4ov.functions import function
+from open4ov.graph import Graph, Stage
+from open4ov.model import Processor, Qwen3VL, lora
+from open4ov.parallel import recompute
+from open4ov.report import ration_page
+from open4ov.run_dir import hash_json
+from open4ov.sample import Sample, content_id
+from open4ov.sft import curriculum
+from open4ov.sft.encoding import Encoder
+from open4ov.sft.fit import fit
+from open4ov.store import ImageStore, atomic, iter_samples, write_json
+
+if TYPE_CHECKING:
+    from open4ov.graph import StageRun
+    from open4ov.progress import Reporter
+    from open4ov.recipe import Recipe
+
+SETS = {STABLE: "ability", "vertical": "knowledge"}
+"""What a run searches the ratio of, as folders of its stage `sets`"""
+
+
+def run(run: StageRun) -> None:
+    """The stage `ration` of a run: ratio.json, ration.html, and the next stable version in stable/ with its diff."""
+    folders = {name: run.inputs["sets"] / folder for name, folder in SETS.items()}
+    sets = [stable.given(folder / versions.SAMPLES, run.images, name) for name, folder in folders.items()]
+    ration_sets(run, sets[0], sets[1:])
+
+
+def admit(
+    recipe: Recipe,
+    stable_set: Path,
+    new_sets: Sequence[Path],
+    out: Path,
+    reporter: Reporter,
+    verdict: Path | None = None,
+    anyway: bool = False,
+) -> None:
+    """The same for a stable version and new data outside of a run: a run directory `out` of the one stage `ration`.
+
+    The pictures go to its image store, so that it needs nothing else. Raises UserError for sets that do not go together
+    and, if not `anyway`, for new data that the rapid assessment did not admit.
+    """
+    if not recipe.admission.ration.on:
+        raise UserError("admission.ration has no ratios and no trials: nothing to search; write `trials: 5`, for one")
+    places = [located(folder) for folder in (stable_set, *new_sets)]
+    sets = [
+        stable.given(path, pictures, STABLE if place == 0 else None) for place, (path, pictures) in enumerate(places)
+    ]
+    for place, one in enumerate(sets):
+        if one.name in {other.name for other in sets[:place]}:
+            sets[place] = replace(one, name=f"{one.name}-{place}")
+    stable.check_trees(sets)
+    if not anyway:
+        for one in sets[1:]:
+            stable.check_admitted(one, verdict)
+    ration.candidates(recipe.admission.ration, {one.name: 1 for one in sets[1:]})  # a misspelt name, before the work
+
+    def work(run: StageRun) -> None:
+        ration_sets(run, sets[0], sets[1:], run.images)
+
+    ids = [one.parent().model_dump() for one in sets]
+    stage = Stage("ration", (), lambda recipe: {**pipeline.ration(recipe), "sets": ids}, work)
+    pipeline.run(recipe, out, reporter, stages=Graph([stage]))
+
+
+def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore | None = None) -> None:
+    """Searches the ratio and writes what it came to into `run.out`. `to`: as in `stable.write`."""
+    section, out = run.recipe.admission.ration, run.out
+    pictures = versions.Stores(*(one.pictures for one in (old, *new)))
+    batches = {
+        name: ration.batch(
+            one.samples(), section.batch, section.questions, run.seed, iter_samples(one.held) if one.held else None
+        )
+        for name, one in ((STABLE, old), *((one.name, one) for one in new))
+    }
+    plan = ration.budget(section)
+    rounds = ", ".join(f"{rung.candidates} x {rung.added:,}" for rung in plan.rungs)
+    run.note(f"at most {plan.total:,} tokens ({rounds}), of {plan.grid:,} for every candidate to the end")
+    trials = Trials(run, pictures)
+    tried, found = ration.search(
+        section,
+        batches,
+        trials.train,
+        trials.score,
+        run.scratch / "journal",
+        run.seed,
+        run.progress,
+        trials.forget,
+    )
+    record = ration.record(section, batches, tried, found)
+    about = versions.Version(
+        name=STABLE,
+        recipe=hash_json(section.model_dump(mode="json"))[:16],
+        commit=commit() or "",
+        note=f"ratio of new data {record['name']}, {record['ended']}",
+    )
+    shares = tried[found.chosen]
+    made, joined, changed = stable.write(out / STABLE, old, new, shares, about, to)
+    record["stable"] = {"id": made.id, "samples": made.samples, **asdict(joined)}
+    write_json(out / "diff.json", changed)
+    _write_text(out / "diff.html", version_diff.page(changed, _called(old), f"{STABLE} {made.id}", pictures))
+    write_json(out / "ratio.json", record)
+    _write_text(out / "ration.html", ration_page.page(record, pictures))
+    write_json(out / "summary.json", {key: record[key] for key in ("ratio", "held", "ended")} | {"stable": made.id})
+    run.log({"ratio": record["ratio"], "tokens": found.used, "held": record["held"]})
+    if not record["held"]:
+        lost = f"{record['lost']:.1%} of the general score, beyond admission.ration.margin = {section.margin:g}"
+        run.note(f"the ratio {record['name']} loses {lost}; none tried was better by the objective")
+
+
+class Trials:
+    """Trains and scores candidates. Their models lie in the stage's scratch, a folder each, whole or not at all."""
+
+    def __init__(self, run: StageRun, pictures: ImageStore) -> None:
+        self.run, self.section = run, run.recipe.sft
+        self.base = assets.base_dir(run.recipe.model)
+        self.folder = run.scratch / "models"
+        self.processor = Processor.from_pretrained(self.base)
+        self.verifier = function(self.section.verifier, "sft.verifier")
+        self.encoder = Encoder(self.processor, pictures, held_bytes=round(self.section.vision_cache_gib * 2**30))
+
+    def train(
+        self, batches: Mapping[str, Sequence[Sample]], shares: Shares, start: str | None, done: int, tokens: int
+    ) -> str:
+        """One piece: a whole learning-rate schedule of its own, as stage 1 of SFT has it, from where the last one
+        ended."""
+        name = content_id(dict(shares), done + tokens)
+        if (self.folder / name).exists():
+            return name
+        run, section = self.run, self.section
+        torch.manual_seed(run.seed)
+        model = self._model(start)
+        recompute.apply(model, section.recompute, section.recompute_vision)
+        if section.lora_rank:
+            lora.add(model, section.lora_rank, seed=run.seed)
+        samples = self._blend(batches, shares, done, tokens)
+        options = section.knowledge.model_copy(update={"tokens": tokens})
+        fit(model, self.encoder, samples, section, options, self.folder / f"{name}.checkpoints")
+        if section.lora_rank:
+            lora.merge(model)
+        part = self.folder / f".{name}"
+        shutil.rmtree(part, ignore_errors=True)
+        model.save_pretrained(part)
+        part.rename(self.folder / name)
+        shutil.rmtree(self.folder / f"{name}.checkpoints", ignore_errors=True)
+        return name
+
+    def score(self, handle: str | None, questions: Mapping[str, Sequence[Sample]]) -> Scores:
+        """Greedy answers of a model, right (1) or wrong (0) by `sft.verifier`."""
+        engine = Engine(
+            self._model(handle), self.processor, autocast=torch.bfloat16 if self.section.precision == "bf16" else None
+        )
+        asked = [sample for row in halving.ROWS for sample in questions[row]]
+        requests = [
+            Request(sample.messages[:1], [self.encoder.picture(sha) for sha in sample.images], max_tokens=self._longest)
+            for sample in asked
+        ]
+        answers = engine.generate(requests)
+        right = iter(
+            float(self.verifier(completions[0].text, sample.answer or "", sample.aliases))
+            for sample, completions in zip(asked, answers, strict=True)
+        )
+        return {row: [next(right) for _ in questions[row]] for row in halving.ROWS}
+
+    def forget(self, handle: str) -> None:
+        shutil.rmtree(self.folder / handle, ignore_errors=True)
+
+    @property
+    def _longest(self) -> int:
+        return self.run.recipe.evaluate.max_tokens
+
+    def _model(self, handle: str | None) -> Qwen3VL:
+        return Qwen3VL.from_pretrained(self.base if handle is None else self.folder / handle)
+
+    def _blend(self, batches: Mapping[str, Sequence[Sample]], shares: Shares, done: int, tokens: int) -> list[Sample]:
+        """The conversations of one piece: of each set those that lie between its share of `done` and of `done + tokens`
+        in an order that all candidates take it in; never more than `tokens` in all."""
+        found: list[Sample] = []
+        for name, share in shares.items():
+            part = list(self._between(name, batches[name], share * done, share * (done + tokens)))
+            found = curriculum.spread(found, part)
+        if not found:
+            raise UserError(
+                f"admission.ration.tokens: no sample of the batches fits into {tokens} tokens at the ratio "
+                f"{ration.named(shares)} and sft.pack_tokens = {self.section.pack_tokens}; raise one of them"
+            )
+        return found
+
+    def _between(self, name: str, samples: Sequence[Sample], start: float, end: float) -> Iterator[Sample]:
+        at, epoch, turns = 0, 0, self.section.knowledge.turns
+        while True:
+            rng = random.Random(f"ration {name} {self.run.seed} {epoch}")
+            fits = False
+            for conversation in curriculum.in_turn(curriculum.merge(samples, turns, rng)):
+                size = self.encoder.length(conversation)
+                if size > self.section.pack_tokens:
+                    continue
+                fits = True
+                if at + size > end:
+                    return
+                at += size
+                if at > start:
+                    yield conversation
+            if not fits:
+                return
+            epoch += 1
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _called(one: Given) -> str:
+    return f"{one.name} {one.version.id}" if one.version else one.name

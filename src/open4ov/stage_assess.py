@@ -1,0 +1,246 @@
+"""Rapid assessment put together: admission's judgement over SFT's training and the engine's answers (paper §3.2.2).
+
+The stage `assess` of a run, and `assess` for `open4ov admit assess`: both leave verdict.json, failures.html,
+feedback.yaml and answers.jsonl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from open4ov import assets
+from open4ov.admission import assess as rapid
+from open4ov.admission import criteria, failing, failures_page, probe
+from open4ov.corpora import TASKS, generate
+from open4ov.data.language import answers_in
+from open4ov.engine import Engine, Request
+from open4ov.errors import RefusedError, UserError
+from open4ov.formats.convert import located
+from open4ov.functions import function
+from open4ov.model import Processor, Qwen3VL
+from open4ov.recipe import Recipe
+from open4ov.sample import Sample, content_id
+from open4ov.sft import short
+from open4ov.store import ImageStore, read_samples, write_json
+from open4ov.versions import digest
+
+if TYPE_CHECKING:
+    from open4ov.graph import StageRun
+
+Progress = Callable[[str, float, float], None]
+IN_CAR, GENERAL = "corpus:in_car", "corpus:general"
+LONGEST = 96
+"""Most tokens of an answer to a probe"""
+
+
+class Stores(ImageStore):
+    """Several image stores that are read as one; new pictures go into the first."""
+
+    def __init__(self, root: Path, *others: Path) -> None:
+        super().__init__(root)
+        self._others = [ImageStore(other) for other in others]
+
+    def path(self, sha: str) -> Path:
+        own = super().path(sha)
+        if own.exists():
+            return own
+        return next((path for store in self._others if (path := store.path(sha)).exists()), own)
+
+
+@dataclass
+class Given:
+    """What is assessed and against what: the new data, the general set (training and held out), and where questions
+    come from. `rounds[r]`: the questions of round r by probe; `probe` says where they are from, for people."""
+
+    name: str
+    batch: list[Sample]
+    general: list[Sample]
+    rounds: list[dict[str, list[Sample]]]
+    probe: str
+    store: ImageStore
+    warnings: list[str] = field(default_factory=list[str])
+
+
+def run(run: StageRun) -> None:
+    """The stage `assess`. Refuses the data when the verdict is to reject (or open, as the recipe has it)."""
+    recipe, section = run.recipe, run.recipe.admission.assess
+    new = read_samples(run.inputs["data"] / "samples.parquet")
+    general = read_samples(run.inputs["data"] / "general.parquet")
+    given = gather(recipe, new, general, run.images, run.seed, "the data of this run", progress=run.progress)
+    for line in given.warnings:
+        run.note(line)
+    told = assess(recipe, given, run.out, run.scratch, run.seed, run.progress)
+    run.note(told["why"])
+    write_json(run.out / "summary.json", {"verdict": told["verdict"], "rounds": len(told["looks"])})
+    action = {"admit": "go_on", "reject": section.on_reject, "undecided": section.on_undecided}[told["verdict"]]
+    if action == "stop":
+        option = "on_reject" if told["verdict"] == "reject" else "on_undecided"
+        raise RefusedError(
+            f"assess: {told['why']}. Look at failures.html and feedback.yaml; `data` stays as it is. To train on these "
+            f"data nevertheless, set admission.assess.{option}: go_on"
+        )
+
+
+def gather(
+    recipe: Recipe,
+    new: Sequence[Sample],
+    general: Sequence[Sample],
+    store: ImageStore,
+    seed: int,
+    name: str,
+    symbols: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Given:
+    """The batch, and questions for all rounds. Raises UserError for data that cannot be assessed: empty, pictures
+    missing, or no or too few questions.
+
+    `symbols`: of the in-car corpus, which to ask about.
+    """
+    section = recipe.admission.assess
+    batch = [sample for sample in new if sample.split == "train" and sample.messages]
+    if not batch:
+        raise UserError(f"{name}: {len(new)} samples, none of split train with messages; there is nothing to assess")
+    _pictures(batch, store, name)
+    wanted = section.questions * section.rounds
+    if section.probe:
+        source = f"The vertical's questions are those of {Path(section.probe).name}."
+        file, theirs = located(Path(section.probe))
+        questions = probe.from_samples(read_samples(file), f"admission.assess.probe: {section.probe}", split=None)
+        store = Stores(store.root, theirs.root)
+    elif recipe.images.vertical == IN_CAR:
+        source = "The vertical's questions are drawn by the corpus (split val)."
+        report = (
+            None if progress is None else lambda done, total: progress("drawing the vertical's questions", done, total)
+        )
+        questions = probe.in_car_questions(wanted, seed, store, symbols, report)
+    else:
+        source = (
+            "The vertical's questions are the new data's own, of split val: their answers are only as good as the data "
+            "(admission.assess.probe names a set that can be trusted)."
+        )
+        questions = probe.from_samples(new, name)
+    vertical = probe.blocks(questions, section.questions, section.rounds, seed)
+    count = section.general_questions * section.rounds
+    held = [sample for sample in general if sample.split != "train"]
+    if not held and recipe.images.general == GENERAL:
+        report = None if progress is None else lambda done, total: progress("drawing general questions", done, total)
+        held = probe.general_questions(count, seed, store, report)
+    else:
+        held = probe.from_samples(general, "the general set")
+    others = probe.blocks(held, section.general_questions, section.rounds, seed)
+    rounds = [{"vertical": mine, "general": theirs} for mine, theirs in zip(vertical, others, strict=False)]
+    warnings = criteria.warnings(section, *(sum(len(r[p]) for r in rounds) for p in ("vertical", "general")))
+    if len(rounds) < section.rounds:
+        warnings.append(f"questions for {len(rounds)} rounds only (admission.assess.rounds = {section.rounds})")
+    for block in rounds:
+        _pictures([*block["vertical"], *block["general"]], store, "the held-out questions")
+    if not section.probe and recipe.images.vertical != IN_CAR:
+        warnings.append(source)
+    return Given(
+        name, batch, [s for s in general if s.split == "train" and s.messages], rounds, source, store, warnings
+    )
+
+
+def draw_general(recipe: Recipe, store: ImageStore, progress: Progress | None = None) -> list[Sample]:
+    """General samples to replay, drawn by the corpus, as many as a run of this recipe draws. Raises UserError when the
+    recipe's general set is no corpus."""
+    if recipe.images.general != GENERAL:
+        raise UserError(f"--general is missing: images.general is {recipe.images.general}; give the general set itself")
+    count = recipe.images.general_count
+    found: list[Sample] = []
+    for number, task in enumerate(TASKS):
+        share = count * (number + 1) // len(TASKS) - count * number // len(TASKS)
+        found += [item.store(store) for item in generate(task, "train", share, recipe.seed)]
+        if progress:
+            progress("drawing the general set", number + 1, len(TASKS))
+    return found
+
+
+def assess(
+    recipe: Recipe,
+    given: Given,
+    out: Path,
+    scratch: Path,
+    seed: int,
+    progress: Progress | None = None,
+    base_answers: Path | None = None,
+) -> dict[str, Any]:
+    """Assesses, writes the four files to `out`, and gives the contents of verdict.json."""
+    section, store = recipe.admission.assess, given.store
+    start = assets.base_dir(recipe.model)
+    verifier = function(recipe.sft.verifier, "sft.verifier")
+    scratch = scratch / _key(recipe, given, seed)  # what was made for other data or options is not gone on with
+    right: Callable[[str, Sample], bool] = lambda said, s: bool(verifier(said, s.answer or "", s.aliases))  # noqa: E731
+    own = probe.blocks([s for s in given.batch if _askable(s)], section.own_questions, 1, seed)
+    found = rapid.assess(
+        start,
+        given.rounds,
+        own[0] if own and section.own_questions else [],
+        lambda seed, folder: short.train(recipe, start, given.batch, given.general, store, seed, folder, progress),
+        lambda model, questions, what: ask(model, questions, store, what, progress),
+        rapid.Checks(right, answers_in),
+        section,
+        seed,
+        scratch,
+        base_answers,
+    )
+    seen = failing.flaws(given.batch, answers_in)
+    about = {
+        "name": given.name,
+        "probe": given.probe,
+        "warnings": given.warnings,
+        "batch": {
+            "id": digest(given.batch),
+            "samples": len(given.batch),
+            "other_language": len(seen.language),
+            "contradicting": len(seen.contradicting),
+        },
+        "tokens": section.tokens,
+        "seeds": [seed + number for number in range(len(found.models))],
+    }
+    told = rapid.record(found, section, about)
+    questions = {s.id: s for block in given.rounds for part in block.values() for s in part}
+    questions |= {s.id: s for s in (own[0] if own else [])}
+    groups = [g for p in ("vertical", "general") for g in failing.groups(found.asked, questions, given.batch, p)]
+    wishes = failing.wishes(groups, found.verdict, seen)
+    out.mkdir(parents=True, exist_ok=True)
+    rapid.write_answers(out / "answers.jsonl", found.asked)
+    failures_page.write(out / "failures.html", told, groups, wishes, questions, store.get)
+    failing.feedback(wishes, f"rapid assessment of {given.name}: {found.verdict}").write(out / "feedback.yaml")
+    write_json(out / "verdict.json", told)
+    return told
+
+
+def ask(
+    folder: Path, questions: Sequence[Sample], store: ImageStore, what: str, progress: Progress | None = None
+) -> list[str]:
+    """A model's greedy answer to the last question of each sample."""
+    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder), autocast=torch.bfloat16)
+    requests = [Request(probe.prompt(s), [store.get(sha) for sha in s.images], max_tokens=LONGEST) for s in questions]
+    report = None if progress is None else lambda done, total: progress(what, done, total)
+    return [completions[0].text for completions in engine.generate(requests, report)]
+
+
+def _key(recipe: Recipe, given: Given, seed: int) -> str:
+    options = [recipe.model, recipe.threads, recipe.admission.assess.tokens, recipe.sft.model_dump(mode="json")]
+    return content_id("assess", options, digest(given.batch), digest(given.general), seed)
+
+
+def _askable(sample: Sample) -> bool:
+    return bool(sample.answer) and [m.role for m in sample.messages] == ["user", "assistant"]
+
+
+def _pictures(samples: Iterable[Sample], store: ImageStore, name: str) -> None:
+    """Raises UserError when a picture is not there, with the first sample and how many."""
+    missing = [(s.id, sha) for s in samples for sha in s.images if not store.path(sha).exists()]
+    if missing:
+        sample, sha = missing[0]
+        raise UserError(
+            f"{name}: {len(missing)} pictures are missing; the first: sample {sample}, {store.path(sha)}. Bring them "
+            "back, or take these samples out"
+        )
