@@ -322,10 +322,6 @@ def _sets(recipe: Recipe) -> dict[str, Any]:
     return {**found, "balance": section, "embedder_files": identity(balance.embedder) if balance.max_clusters else ""}
 
 
-def _preference_set(recipe: Recipe) -> dict[str, Any]:
-    return {"tokens": recipe.sft.preference.tokens}
-
-
 def _probe(recipe: Recipe) -> dict[str, Any]:
     """Which questions are asked of the base, and what counts as right."""
     function(recipe.sft.verifier, "sft.verifier")
@@ -357,7 +353,7 @@ def _training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         if name not in SFT:
             return {**getattr(recipe, name).model_dump(mode="json"), **base}
         elsewhere: dict[str, Any] = {
-            **dict.fromkeys(("held_out", *_TOLD), True),
+            **dict.fromkeys(("held_out", "preference_set", *_TOLD), True),
             "ability": {"blend_floor", "probe"},
         }  # the stages before read them, or they change nothing of the model
         section = {
@@ -383,10 +379,33 @@ def _ration(recipe: Recipe) -> dict[str, Any]:
     return ration(recipe)
 
 
+def _preference_set(recipe: Recipe) -> dict[str, Any]:
+    """How large the set is, its kinds, what of it fits into a pack by the base's tokenizer, an earlier run's failed
+    tasks, and who writes."""
+    sft = recipe.sft
+    long = sft.pack_of("knowledge" if sft.schedule == "random_mix" else "preference")
+    found: dict[str, Any] = {"tokens": sft.preference.tokens, "longest": long, "base": _base(recipe)}
+    if sft.preference_set.hard:
+        from open4ov.sft.preference.hard import file_of
+
+        found["hard_file"] = fingerprint([file_of(sft.preference_set.hard)])
+    if name := recipe.data.roles.get("preference"):
+        provider = recipe.data.providers[name]
+        found["writer"] = provider.model_dump(mode="json", exclude=_ASKING | {"cache_as"})
+    return {**sft.preference_set.model_dump(mode="json"), **found}
+
+
 def ration(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe the search for the ratio reads, beside the sets."""
     function(recipe.sft.verifier, "sft.verifier")
-    aside = {"ability": True, "preference": True, "held_out": True, "schedule": True, "knowledge": {"tokens", "replay"}}
+    aside = {
+        "ability": True,
+        "preference": True,
+        "preference_set": True,
+        "held_out": True,
+        "schedule": True,
+        "knowledge": {"tokens", "replay"},
+    }
     return {
         "ration": recipe.admission.ration.model_dump(mode="json"),
         "sft": recipe.sft.model_dump(mode="json", exclude=aside),

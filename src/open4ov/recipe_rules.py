@@ -15,6 +15,7 @@ from open4ov import (
     recipe_embedder,
     recipe_executor,
     recipe_hygiene,
+    recipe_preference,
     recipe_providers,
     recipe_sft,
 )
@@ -62,6 +63,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from _idle_match(recipe)
     yield from recipe_sft.idle(recipe.sft)
     yield from recipe_blend.idle(recipe)
+    yield from recipe_preference.idle(recipe)
     yield from recipe_admission.idle(recipe)
     yield from _idle_rl(recipe.rl)
     if recipe.dpo.pairs == 0:

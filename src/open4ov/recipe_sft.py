@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from open4ov import recipe_preference
 from open4ov.recipe_blend import ONE_STAGE, BlendSection
+from open4ov.recipe_preference import PreferenceSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -47,6 +49,9 @@ class SftStage(Section):
     )
     freeze_vision: bool = Field(default=False, description="freeze both parts.vision and parts.merger")
     parts: SftParts = Field(default_factory=SftParts)
+    pack_tokens: int | None = Field(
+        default=None, ge=64, description="tokens of one pack of this stage; sft.pack_tokens when empty"
+    )
     iterations: int = Field(
         default=1,
         ge=1,
@@ -164,22 +169,33 @@ class SftSection(Section):
     knowledge: SftStage = Field(default_factory=SftStage)
     ability: AbilityStage = Field(default_factory=AbilityStage)
     preference: SftStage = Field(default_factory=SftStage)
+    preference_set: PreferenceSection = Field(default_factory=PreferenceSection)
+
+    def pack_of(self, stage: str) -> int:
+        """Tokens of one pack in a stage: the limit of its conversations (paper §3.2.3: raised in stage 3)."""
+        return getattr(self, stage).pack_tokens or self.pack_tokens
+
+    def of(self, stage: str) -> SftSection:
+        """The section as a stage reads it: `pack_tokens` is the stage's."""
+        return self.model_copy(update={"pack_tokens": self.pack_of(stage)})
 
 
 def contradictions(sft: SftSection) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""
+    yield from recipe_preference.contradictions(sft.preference_set)
     for name in STAGES:
         stage: SftStage = getattr(sft, name)
-        if stage.tokens < sft.pack_tokens:
+        pack = sft.pack_of(name)
+        packs = f"sft.{name}.pack_tokens = {pack}" if stage.pack_tokens else f"sft.pack_tokens = {pack}"
+        if stage.tokens < pack:
             yield (
                 ("sft", name, "tokens"),
-                f"{stage.tokens} is less than one pack (sft.pack_tokens = {sft.pack_tokens})",
+                f"{stage.tokens} is less than one pack ({packs})",
             )
-        elif stage.iterations * sft.pack_tokens > stage.tokens:
+        elif stage.iterations * pack > stage.tokens:
             yield (
                 ("sft", name, "iterations"),
-                f"{stage.iterations} parts of {stage.tokens} tokens are less than a pack each (sft.pack_tokens = "
-                f"{sft.pack_tokens})",
+                f"{stage.iterations} parts of {stage.tokens} tokens are less than a pack each ({packs})",
             )
         if set(stage.frozen) == set(PARTS):
             yield ("sft", name, "parts"), "every part is frozen, so that nothing would be trained; leave one free"
@@ -215,7 +231,7 @@ def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
     if sft.schedule in ONE_STAGE:
         switch = ("sft", "schedule")
         reason = f"sft.schedule is {sft.schedule}, which is one stage and takes this from sft.knowledge"
-        own = {"learning_rate", "warmup", "freeze_vision", "parts", "iterations"}
+        own = {"learning_rate", "warmup", "freeze_vision", "parts", "iterations", "pack_tokens"}
         own |= {"replay", "turns"} if sft.schedule == "single_stage" else set()
         for name in ("ability", "preference"):
             for field in sorted(own & getattr(sft, name).model_fields_set):

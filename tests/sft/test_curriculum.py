@@ -3,11 +3,8 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
-import pytest
-
-from open4ov.answers import INSTRUCTION
 from open4ov.sample import Sample, assistant, mastery_of, user
-from open4ov.sft import curriculum, preference_data
+from open4ov.sft import curriculum
 from open4ov.sft.curriculum import Material
 
 
@@ -106,55 +103,3 @@ def test_joined_samples_average_their_grades() -> None:
     merged = curriculum.joined([sample("a", "x", 1.0), sample("b", "x", 0.0)])
     assert (merged.pass_rate, merged.mastery, merged.answer) == (0.5, "partial", None)
     assert merged.lineage == ["a", "b"]
-
-
-def ingredients() -> list[Sample]:
-    plain = [
-        sample(f"{kind}{i}", image=f"image{i // 2}" if kind == "v" else None, language=language)
-        for kind in "vt"
-        for i, language in enumerate(["en", "en", "zh", "zh", "en", "en"])
-    ]
-    sums = [sample("v-sum", image="image9"), sample("t-sum")]
-    for each in sums:
-        question, response = f"{each.messages[0].text} {INSTRUCTION['en']}", f"worked \\boxed{{{each.answer}}}"
-        each.messages = [user(question, images=len(each.images)), assistant(response)]
-    return plain + sums
-
-
-def test_every_kind_of_preference_is_made_and_asks_what_it_answers() -> None:
-    made = preference_data.build(ingredients(), 60, seed=0)
-    kinds = {s.extra["preference"] for s in made}
-    assert kinds == set(preference_data.KINDS)
-    assert len({s.id for s in made}) == len(made)
-    for s in made:
-        roles = [m.role for m in s.messages]
-        assert roles == ["user", "assistant"] * (len(roles) // 2)
-        indices = [p.index for m in s.messages for p in m.content if p.type == "image"]
-        assert indices == list(range(len(s.images)))
-        kind = s.extra["preference"]
-        if kind == "text_only":
-            assert not s.images
-        if kind == "unrelated_image":
-            assert s.images
-            assert s.answer is not None
-            assert s.answer.startswith("t")
-            assert s.answer in s.messages[1].text
-        if kind == "related_image":
-            assert s.images == ["image9"]
-            assert "\\boxed" in s.messages[1].text
-        if kind == "long_context":
-            assert len(s.images) >= 2
-        if kind == "format" and len(s.lineage) > 1:
-            assert s.messages[1].text.count("\n") == len(s.lineage) - 1
-        if kind == "format" and s.lineage == ["t-sum"]:
-            assert "box" not in s.messages[0].text
-            assert s.messages[1].text == s.answer
-    assert any(s.extra["preference"] == "format" and s.lineage == ["t-sum"] for s in made)
-    assert made == preference_data.build(ingredients(), 60, seed=0)
-
-
-@pytest.mark.parametrize(("kind", "allowed"), [("v", {"format", "long_context"}), ("t", {"text_only", "format"})])
-def test_kinds_without_ingredients_fall_out(kind: str, allowed: set[str]) -> None:
-    some = [s for s in ingredients() if s.id.startswith(kind)]
-    assert {s.extra["preference"] for s in preference_data.build(some, 30, seed=0)} == allowed
-    assert preference_data.build([], 30, seed=0) == []

@@ -47,14 +47,14 @@ def arithmetic(scene: Scene, rng: random.Random) -> QA:
         question = f"{who} has {a} {what} and gives away {b}. How many {what} are left?"
     else:
         question = f"{who} has {a} boxes with {b} {what} in each. How many {what} are there in all?"
-    steps = _steps(a, sign, b)
+    working = steps(a, sign, b)
     done = {"+": "add", "-": "subtract", "*": "multiply"}[sign]
     start = f"Let me think about this step by step. I have the numbers {a} and {b}, and I need to {done}."
-    wordy = f"{start} I compute: {steps}."
-    return boxed("arithmetic", question, answer, f"{steps}.", wordy, rng)
+    wordy = f"{start} I compute: {working}."
+    return boxed("arithmetic", question, answer, f"{working}.", wordy, rng)
 
 
-def _steps(a: int, sign: str, b: int) -> str:
+def steps(a: int, sign: str, b: int) -> str:
     """ "23*14=23*10+23*4=230+92=322": tens and units apart where both matter."""
     answer = a + b if sign == "+" else a - b if sign == "-" else a * b
     if sign == "*" and a > 9 and a % 10 and b <= 12:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from open4ov.mllm.embedders import Embedder
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
-BESIDE = ("labels", "documents")
-"""Asked beside the stage `data`: by `open4ov labels review` and `open4ov data documents`"""
+BESIDE = ("labels", "documents", "preference")
+"""Asked beside the stage `data`: by `open4ov labels review`, `open4ov data documents` and stage 3 of SFT"""
 PASSING = frozenset(
     ["rate_limited", "overloaded", "timeout", "server_error", "closed", "empty", "html", "not_json", "truncated"]
 )

@@ -1,6 +1,6 @@
 """Online RL (paper §4.2.3, stage 1): roll out, reward, update by GSPO; the vision tower is frozen, there is no KL.
 
-A stage leaves model/, curve.json and summary.json.
+A stage leaves model/, curve.json, summary.json and failed.parquet: the tasks none of whose responses was right.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
 from open4ov.rl import gspo
 from open4ov.rl.advantage import RewardError
+from open4ov.rl.failed import Failures
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import Group, encoded_prompts, in_pass_k, sample_groups
 from open4ov.rl.tasks import Task, from_corpora
-from open4ov.store import write_json
+from open4ov.store import write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -41,13 +42,17 @@ def run(run: StageRun) -> None:
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
     tasks = from_corpora(section.steps * section.prompts, section.text_share, run.seed) if section.steps else []
-    curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log)
+    failures = Failures()
+    curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log, failures.see)
+    failed = failures.samples(run.images)
+    write_samples(run.out / "failed.parquet", failed)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     tail = curve[-max(1, len(curve) // 5) :]
     summary = {
         "steps": len(curve),
         "responses": len(tasks) * section.group,
+        "failed": len(failed),
         **{f"last_{key}": round(fmean(p[key] for p in tail), 4) for key in ("pass_rate", "length", "entropy") if tail},
     }
     write_json(run.out / "curve.json", curve)
@@ -62,8 +67,10 @@ def fit(
     seed: int,
     progress: Callable[[str, int, int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
+    see: Callable[[Sequence[Group]], None] | None = None,
 ) -> Curve:
     """Trains the model in place: `section.prompts` tasks a step, in order, each answered `section.group` times.
+    `see` is shown the groups of every step.
 
     Gives the curve. Raises UserError for a reward that Pass@k cannot use and FloatingPointError on a gradient that is
     not finite.
@@ -82,6 +89,8 @@ def fit(
         except RewardError as error:
             raise UserError(f"rl.reward {section.reward!r}: {error}; or set rl.pass_k_share to 0") from error
         sampled = time.monotonic()
+        if see:
+            see(groups)
         rate = section.learning_rate * schedules.warmup_cosine(step, section.steps, 0.05, floor=0.1)
         update = _update(engine, optimizer, groups, section, rate)
         engine.update_weights()

@@ -1,173 +1,230 @@
 """The SFT-Preference set (paper §3.2.3, stage 3), built from samples that are at hand.
 
-- unrelated_image: an image is shown, the question needs none of it (against unimodal spurious correlations)
-- related_image: an image is shown and the question, boxed like those of unrelated_image, needs it: without these a
-  model learns that boxed questions beside a picture are not about it
-- unrelated_dialogue: the dialogue leaves the picture for another subject and comes back
-- text_only: an image-free question, answered normally
-- format: the same facts as a markdown list, or as short as can be, because the user asks for it; a sum that nobody
-  wants in a box, answered without one
-- long_context: several pictures, each with its questions, in one conversation
+Its kinds, and where they are made:
 
-Refusing to answer about a picture that is missing is not taught here but by DPO (`rl/hallucination.py`).
+- text_only, unrelated_image, related_image, unrelated_dialogue: `preference/relevance.py`
+- markdown, human, concise, usual: `preference/styles.py`, and by a model where there is one `preference/rewrite.py`
+- long_context, needle: `preference/long.py`
+- high_difficulty: `preference/hard.py`, beside the others' number
+
+A sample is made of samples of one split, and is of that split: nothing of a training sample is in a validation sample.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-from open4ov.answers import plainly
-from open4ov.sample import Message, Sample, assistant, content_id, user
-from open4ov.sft.curriculum import with_offset, without_images
+from open4ov.errors import UserError, nearest
+from open4ov.recipe_preference import SHARES, PreferenceSection
+from open4ov.sample import Sample
+from open4ov.sft.preference import pool as pools
+from open4ov.sft.preference.draft import Book, Draft
+from open4ov.sft.preference.long import Long, estimate
+from open4ov.sft.preference.relevance import Relevance
+from open4ov.sft.preference.styles import Styles
 
-KINDS = {
-    "unrelated_image": 0.2,
-    "related_image": 0.2,
-    "unrelated_dialogue": 0.1,
-    "text_only": 0.1,
-    "format": 0.2,
-    "long_context": 0.2,
-}
-"""Share of each kind; kinds whose ingredients are missing fall out and the others take their place."""
+if TYPE_CHECKING:
+    from open4ov.graph import StageRun
 
-LONG_IMAGES = 4
-"""Most pictures of a long conversation."""
+KINDS = SHARES
+LONGEST = 2048
+"""Tokens of the longest conversation, where nobody says otherwise."""
+TRIES = 8
+"""Draws a sample of a kind, on average, before the kind counts as exhausted."""
 
-_AS_LIST = {"en": "Answer as a markdown list.", "zh": "请用 Markdown 列表回答。"}
-_AS_SHORT = {"en": "Answer as briefly as you can.", "zh": "请尽量简短地回答。"}
+
+@dataclass
+class Made:
+    """A preference set, and what can be said of it: see `report`."""
+
+    samples: list[Sample]
+    report: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def notes(self) -> list[str]:
+        """What a user should look at, a line each."""
+        fell, short = self.report.get("fell_out", {}), self.report.get("short", {})
+        return [
+            *(f"preference set: no {kind}: {reason}" for kind, reason in fell.items()),
+            *(f"preference set: {kind}: {reason}" for kind, reason in short.items()),
+        ]
+
+
+class _Source(Protocol):
+    def missing(self, kind: str) -> str | None: ...
+
+    def draw(self, kind: str, rng: random.Random) -> Draft | None: ...
 
 
 def build(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """`count` preference samples made of single-question samples with and without images (fewer only if none fit).
+    """`count` preference samples with the default shares (fewer if so many different ones cannot be made)."""
+    return compose(samples, count, seed).samples
 
-    Ingredients keep their wording; `lineage` names them, `extra["preference"]` the kind.
+
+def compose(
+    samples: Sequence[Sample],
+    count: int,
+    seed: int,
+    section: PreferenceSection | None = None,
+    length: Callable[[Sample], int] = estimate,
+    longest: int = LONGEST,
+    hard: Sequence[Sample] = (),
+) -> Made:
+    """`count` preference samples made of single-question samples, in random order, and the `hard` ones beside them.
+
+    length: tokens of a sample; longest: most tokens of one. Kinds whose ingredients are missing fall out, and the
+    others take their place: the report says which and why (`fell_out`), as it does of kinds that ran out of different
+    samples (`short`). Raises UserError for a kind that is none.
     """
+    section = section or PreferenceSection()
+    for kind in section.shares:
+        if kind not in SHARES:
+            raise UserError(f"sft.preference_set.shares: unknown kind '{kind}'{nearest(kind, SHARES)}")
+    splits = Counter(sample.split for sample in samples)
+    made: list[Sample] = []
+    notes: dict[str, dict[str, Any]] = {}
+    book = Book()
+    for split, given in sorted(splits.items()):
+        part = [sample for sample in samples if sample.split == split]
+        found, notes[split] = _split(part, round(count * given / len(samples)), seed, section, length, longest, book)
+        made += found
+    random.Random(f"preference order {seed}").shuffle(made)
+    fit = [sample for sample in hard if book.admits(sample)]
+    allowed = fit[: round(section.hard_share * len(made))] if made else fit
+    fullest = max(splits, key=splits.__getitem__) if splits else ""
+    about = {**notes.get(fullest, {}), **({"splits": notes} if len(notes) > 1 else {})}
+    if hard:
+        about["hard"] = {"given": len(hard), "taken": len(allowed)}
+    return Made([*made, *allowed], {**report([*made, *allowed]), **about})
+
+
+def report(samples: Sequence[Sample]) -> dict[str, Any]:
+    """How many samples of each kind, language, style and split there are, and how often their checks hold."""
+    kinds: dict[str, Counter[str]] = {}
+    styles: dict[str, Counter[str]] = {}
+    checks: dict[str, Counter[bool]] = {}
+    for sample in samples:
+        kind = str(sample.extra.get("preference", ""))
+        kinds.setdefault(kind, Counter())[sample.language] += 1
+        if "style" in sample.extra:
+            styles.setdefault(str(sample.extra["style"]), Counter())[sample.language] += 1
+        for name, holds in sample.checks.items():
+            checks.setdefault(name, Counter())[holds] += 1
+    return {
+        "samples": len(samples),
+        "kinds": {kind: dict(sorted(counts.items())) for kind, counts in sorted(kinds.items())},
+        "styles": {style: dict(sorted(counts.items())) for style, counts in sorted(styles.items())},
+        "splits": dict(sorted(Counter(sample.split for sample in samples).items())),
+        "checks": {name: {"hold": c[True], "fail": c[False]} for name, c in sorted(checks.items())},
+    }
+
+
+def for_run(run: StageRun, samples: Sequence[Sample], count: int) -> Made:
+    """The set as the run's recipe wants it: shares, long conversations up to the stage's limit by the model's own
+    tokenizer, an earlier run's failed tasks, and styles written by a model where `data.roles.preference` names one.
+
+    Tells the user what fell out. Raises UserError for a file of failed tasks that is none, or a role that the catalog
+    cannot play.
+    """
+    from open4ov import assets
+    from open4ov.mllm import Asker, Picture
+    from open4ov.model import Processor
+    from open4ov.sft.encoding import Encoder
+    from open4ov.sft.preference import hard, rewrite
+
+    sft = run.recipe.sft
+    stage = "knowledge" if sft.schedule == "random_mix" else "preference"
+    encoder = Encoder(Processor.from_pretrained(assets.base_dir(run.recipe.model)), run.images)
+    failed, left_out = hard.read(sft.preference_set.hard, run.images) if sft.preference_set.hard else ([], {})
+    made = compose(samples, count, run.seed, sft.preference_set, encoder.length, sft.pack_of(stage), failed)
+    if sft.preference_set.hard:
+        made.report["hard"] = {**made.report.get("hard", {"given": 0, "taken": 0}), "left_out": left_out}
+        if not failed:
+            run.note(f"sft.preference_set.hard: no failed task to learn in advance ({left_out or 'the file is empty'})")
+    if rewrite.ROLE in run.recipe.data.roles:
+        asker = Asker(run.recipe.data, place=run.images.root.parent)
+
+        def picture(sha: str) -> Picture:
+            return Picture(sha, lambda: run.images.get(sha), None, lambda: run.images.png(sha))
+
+        made.samples, counts = rewrite.rewrite(
+            made.samples, asker, picture, lambda done, total: run.progress("rewriting in a style", done, total)
+        )
+        made.report["rewritten"] = counts
+    for line in made.notes():
+        run.note(line)
+    return made
+
+
+def _split(
+    samples: Sequence[Sample],
+    count: int,
+    seed: int,
+    section: PreferenceSection,
+    length: Callable[[Sample], int],
+    longest: int,
+    book: Book,
+) -> tuple[list[Sample], dict[str, Any]]:
+    """About `count` samples made of those of one split, and what there is to say of it."""
+    pool = pools.gather(samples)
+    relevance, styles = Relevance(pool), Styles(pool)
+    far = Long(pool, length, longest, section.pictures)
+    sources: dict[str, _Source] = {
+        **dict.fromkeys(("text_only", "unrelated_image", "related_image", "unrelated_dialogue"), relevance),
+        **dict.fromkeys(("markdown", "human", "concise", "usual"), styles),
+        **dict.fromkeys(("long_context", "needle"), far),
+    }
+    shares = {kind: share for kind, share in section.shares.items() if share > 0}
+    fell_out = {kind: reason for kind in shares if (reason := sources[kind].missing(kind))}
+    left = {kind: share for kind, share in shares.items() if kind not in fell_out}
     rng = random.Random(f"preference {seed}")
-    single = [s for s in samples if [m.role for m in s.messages] == ["user", "assistant"]]
-    text = {lang: [s for s in single if not s.images and s.language == lang] for lang in ("en", "zh")}
-    about: dict[tuple[str, ...], list[Sample]] = {}
-    for sample in single:
-        if len(sample.images) == 1:
-            about.setdefault((sample.language, *sample.images), []).append(sample)
-    pictures = [about[key] for key in sorted(about)]
-    boxed = [group for group in pictures if any(map(_boxed, group))]
-    if not any(text.values()):
-        kinds = {k: v for k, v in KINDS.items() if k in ("format", "long_context")}
-    elif not pictures:
-        kinds = {k: v for k, v in KINDS.items() if k in ("text_only", "format")}
-    else:
-        kinds = KINDS
-    if not single:
-        return []
-    made: dict[str, Sample] = {}
-    for _ in range(4 * count):
-        if len(made) == count:
+    made, short = list[Sample](), dict[str, str]()
+    repeated, contradicted = book.repeated, book.contradicted
+    wanted = _quotas(left, count)
+    while left and (missing := sum(wanted.values())):
+        for kind, number in wanted.items():
+            found = _fill(sources[kind], kind, number, book, rng)
+            made += found
+            if len(found) < number:
+                have = sum(s.extra["preference"] == kind for s in made)
+                short[kind] = f"no more than {have} different ones can be made of these samples"
+                del left[kind]
+        wanted = _quotas(left, count - len(made))
+        if missing == sum(wanted.values()):
             break
-        kind = rng.choices(list(kinds), weights=list(kinds.values()))[0]
-        sample = _make(kind, boxed if kind == "related_image" else pictures, text, rng)
+    about = {
+        "fell_out": fell_out,
+        "short": short,
+        "left_out": dict(sorted(pool.left_out.items())),
+        "repeated": book.repeated - repeated,
+        "contradicted": book.contradicted - contradicted,
+    }
+    return made, about
+
+
+def _fill(source: _Source, kind: str, number: int, book: Book, rng: random.Random) -> list[Sample]:
+    """Up to `number` different samples of a kind; fewer when `TRIES` draws a sample do not find them."""
+    made: list[Sample] = []
+    for _ in range(TRIES * number + 50):
+        if len(made) == number:
+            break
+        draft = source.draw(kind, rng)
+        sample = book.take(draft) if draft is not None else None
         if sample is not None:
-            made.setdefault(sample.id, sample)
-    return list(made.values())
+            made.append(sample)
+    return made
 
 
-def _make(kind: str, pictures: list[list[Sample]], text: dict[str, list[Sample]], rng: random.Random) -> Sample | None:
-    """One sample of a kind; None when the ingredients that were drawn do not fit together."""
-    without = [s for samples in text.values() for s in samples]
-    if kind == "text_only":
-        return _as_it_is(kind, rng.choice(without))
-    sums = [s for s in without if _boxed(s)] if kind == "format" else []
-    if sums and (not pictures or rng.random() < 0.5):
-        return _without_box(rng.choice(sums))
-    if not pictures:
-        return None
-    group = rng.choice(pictures)
-    if kind == "related_image":
-        return _as_it_is(kind, rng.choice([sample for sample in group if _boxed(sample)]))
-    first = rng.choice(group)
-    words = text[first.language]
-    if kind == "long_context":
-        others = rng.sample(pictures, min(len(pictures), rng.randint(2, LONG_IMAGES)))
-        return _long(others, rng)
-    if kind == "format":
-        return _list(group, rng) if len(group) > 1 and rng.random() < 0.5 else _brief(first)
-    if not words:
-        return None
-    other = rng.choice(words)
-    if kind == "unrelated_image":
-        question = user(other.messages[0].text, images=1)
-        return _sample(kind, [first, other], [question, other.messages[1]], first.images, other)
-    later = rng.choice(group)
-    messages = [*first.messages, *other.messages]
-    if later is not first:
-        messages += [without_images(message) for message in later.messages]
-    return _sample(kind, [first, other, later], messages, first.images)
-
-
-def _as_it_is(kind: str, sample: Sample) -> Sample:
-    return _sample(kind, [sample], sample.messages, sample.images, sample)
-
-
-def _boxed(sample: Sample) -> bool:
-    return "\\boxed" in sample.messages[1].text
-
-
-def _without_box(sample: Sample) -> Sample | None:
-    """The question without the instruction to box its answer, and the bare answer."""
-    bare = plainly(sample.messages[0].text)
-    if bare is None or not sample.answer:
-        return None
-    return _sample("format", [sample], [user(bare), assistant(sample.answer)], [], sample)
-
-
-def _list(group: list[Sample], rng: random.Random) -> Sample:
-    chosen = rng.sample(group, min(len(group), rng.randint(2, 3)))
-    language = chosen[0].language
-    question = " ".join([*(s.messages[0].text for s in chosen), _AS_LIST[language]])
-    answer = "\n".join(f"- {s.messages[1].text}" for s in chosen)
-    return _sample("format", chosen, [user(question, images=1), assistant(answer)], chosen[0].images)
-
-
-def _brief(sample: Sample) -> Sample | None:
-    """The bare reference answer, where the usual response says more than that."""
-    if not sample.answer or sample.answer == sample.messages[1].text or _boxed(sample):
-        return None
-    question = user(f"{sample.messages[0].text} {_AS_SHORT[sample.language]}", images=1)
-    return _sample("format", [sample], [question, assistant(sample.answer)], sample.images, sample)
-
-
-def _long(groups: list[list[Sample]], rng: random.Random) -> Sample:
-    messages: list[Message] = []
-    images: list[str] = []
-    used: list[Sample] = []
-    for group in groups:
-        chosen = rng.sample(group, min(len(group), rng.randint(1, 2)))
-        messages += [with_offset(message, len(images)) for message in chosen[0].messages]
-        for sample in chosen[1:]:
-            messages += [without_images(message) for message in sample.messages]
-        images += chosen[0].images
-        used += chosen
-    return _sample("long_context", used, messages, images)
-
-
-def _sample(
-    kind: str,
-    parts: Sequence[Sample],
-    messages: Sequence[Message],
-    images: Sequence[str],
-    answered: Sample | None = None,
-) -> Sample:
-    """A new sample; `answered` is the ingredient whose reference answer still holds for a single question."""
-    return Sample(
-        id=content_id("preference", kind, [part.id for part in parts]),
-        source=parts[0].source,
-        task=answered.task if answered else parts[0].task,
-        language=parts[0].language,
-        images=list(images),
-        messages=list(messages),
-        answer=answered.answer if answered else None,
-        aliases=answered.aliases if answered else [],
-        topics=answered.topics if answered else [],
-        lineage=[part.id for part in parts],
-        extra={"preference": kind},
-    )
+def _quotas(shares: Mapping[str, float], count: int) -> dict[str, int]:
+    """`count` shared out, by largest remainders."""
+    total = sum(shares.values())
+    if count < 1 or total <= 0:
+        return {}
+    exact = {kind: count * share / total for kind, share in shares.items()}
+    quotas = {kind: int(value) for kind, value in exact.items()}
+    for kind in sorted(exact, key=lambda k: (quotas[k] - exact[k], k))[: count - sum(quotas.values())]:
+        quotas[kind] += 1
+    return {kind: number for kind, number in quotas.items() if number}

@@ -74,14 +74,16 @@ def build(run: StageRun, known: Known, balance: Balance | None = None) -> None:
 
 
 def build_preference(run: StageRun) -> None:
-    """The stage `preference_set`: writes preference/ and summary.json."""
+    """The stage `preference_set`: writes preference/, preference.json (what the set is made of, what fell out and why)
+    and summary.json."""
     given = run.inputs["sets"]
     count = max(64, run.recipe.sft.preference.tokens // 200)
     single = {name: training(given / name) for name in FILES}
     apart = {name: validation(given / name) for name in FILES}
-    made = preference_data.build([*single["knowledge"], *single["ability"]], count, run.seed)
+    told = preference_data.for_run(run, [*single["knowledge"], *single["ability"]], count)
+    made = told.samples
     held = [sample for samples in apart.values() for sample in samples]
-    val = preference_data.build(held, count // 10, run.seed) if held else []
+    val = preference_data.compose(held, count // 10, run.seed, run.recipe.sft.preference_set).samples if held else []
     used = {parent for sample in [*made, *val] for parent in sample.lineage}
     parents = [
         Parent(
@@ -97,6 +99,7 @@ def build_preference(run: StageRun) -> None:
     if not made:
         summary["empty"] = "none of its kinds can be made of SFT-Knowledge and SFT-Ability"
     kinds = Counter(f"{sample.extra.get('preference')} {sample.language}" for sample in made)
+    write_json(run.out / "preference.json", told.report)
     write_json(run.out / "summary.json", {"preference": {**summary, "kinds": dict(sorted(kinds.items()))}})
 
 

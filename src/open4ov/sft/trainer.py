@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +50,8 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     Under `schedule: random_mix` and `single_stage` the only stage is `knowledge`, with the tokens of all three stages:
     the baselines of the ablation.
     """
+    sft = run.recipe.sft.of(stage)
+    run = replace(run, recipe=run.recipe.model_copy(update={"sft": sft}))
     recipe, section = run.recipe, run.recipe.sft
     torch.manual_seed(run.seed)
     torch.set_flush_denormal(True)
