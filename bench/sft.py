@@ -64,10 +64,10 @@ class Job:
         shared = {
             "model": str(self.folder / self.kind), "data": str(self.folder), "out": str(out), "epochs": self.epochs,
             "rate": 5e-4, "precision": self.precision, "threads": self.options.threads, "device": self.options.device,
-            "batch": UPDATE[self.kind], "accumulation": 1, "grouped": True, "workers": 1, "warmup": 2,
+            "batch": UPDATE[self.kind], "accumulation": 1, "grouped": True, "workers": 1, "warmup": 0,
         }  # fmt: skip
         if side == "ours":
-            shared |= {"pack_tokens": self.pack_tokens, "without": [], "compile": False, "warmup": 0.05}
+            shared |= {"pack_tokens": self.pack_tokens, "without": [], "compile": False}
         else:
             shared |= {"rows": self.rows, "compile": "no"}
         file = self.folder / f"told-{number}.json"
@@ -294,7 +294,7 @@ def main() -> None:
             found = race(job, best)
             rows = [] if options.quick else factors(job, found["peer"].speed, best)
             title = _title(job, losses)
-            part = markdown(title, _epoch(job), {} if options.quick else tuned, found, rows)
+            part = markdown(title, _epoch(job), {} if options.quick else tuned, found, rows)  # quick: nothing was tried
             print(part, flush=True)
             text += part
             found |= {side: asdict(found[side]) for side in ("ours", "peer")}

@@ -56,7 +56,11 @@ def markdown(
             "|---|---|---|",
         ]
         lines += [f"| {name} | {f.speed:.0f} | {f.slots / f.tokens:.2f} |" for name, f in tuned.items()]
-    lines += ["", "| | ours | TRL, its best setting | ratio |", "|---|---|---|---|"]
+    lines += [
+        "",
+        f"| | ours | TRL, {'its best setting' if tuned else 'first setting, none tried'} | ratio |",
+        "|---|---|---|---|",
+    ]
     for epochs in (1, 3, 10):
         speed = epochs * tokens / (epochs * tokens / ours.speed + found["before"])
         name = f"useful tokens/s over {epochs} epoch{'s' if epochs > 1 else ''}, with all that comes before the steps"
