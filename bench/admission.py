@@ -26,7 +26,7 @@ from open4ov.admission.probe import LANGUAGES
 from open4ov.corpora import TASKS, generate, in_car
 from open4ov.recipe import Recipe
 from open4ov.sample import Sample
-from open4ov.stage_assess import assess, gather
+from open4ov.stages.assess import assess, gather
 from open4ov.store import ImageStore, write_json
 
 RENDERINGS = 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from open4ov import pipeline
+from open4ov import keys
 from open4ov.errors import UserError
 from open4ov.recipe import Recipe, load
 
@@ -105,9 +105,9 @@ def test_cache_and_budget_have_an_effect_with_an_embeddings_endpoint(tmp_path: P
 
 def test_a_stage_is_made_anew_by_another_embedder_and_not_by_how_fast_it_answers(tmp_path: Path) -> None:
     def key(embedder: str) -> str:
-        return json.dumps(pipeline._data(recipe(tmp_path, f"embedder: {embedder}")), sort_keys=True)
+        return json.dumps(keys.data(recipe(tmp_path, f"embedder: {embedder}")), sort_keys=True)
 
-    assert key(SHIPPED) == json.dumps(pipeline._data(recipe(tmp_path, "top_l1: 3")), sort_keys=True)
+    assert key(SHIPPED) == json.dumps(keys.data(recipe(tmp_path, "top_l1: 3")), sort_keys=True)
     assert len({key(SHIPPED), key("open4ov"), key("{endpoint: {model: m}}"), key("{endpoint: {model: n}}")}) == 4
     assert key("{endpoint: {model: m}}") == key("{endpoint: {model: m, retries: 9, batch: 3, timeout: 5, price: 1}}")
     assert key("{endpoint: {model: m}}") != key("{endpoint: {model: m, dimensions: 64}}")

@@ -38,8 +38,9 @@ def assess(
     from open4ov.progress import Quiet, Terminal
     from open4ov.recipe import load
     from open4ov.run_dir import alone
-    from open4ov.stage_assess import Stores, assess, draw_general, gather
-    from open4ov.store import read_samples
+    from open4ov.stages.assess import assess, draw_general, gather
+    from open4ov.store import ImageStore, read_samples
+    from open4ov.versions import Stores
 
     overrides = [*(set_ or ()), *([f"admission.assess.probe={json.dumps(str(probe))}"] if probe else ())]
     chosen = load(recipe, overrides)
@@ -47,12 +48,12 @@ def assess(
         raise UserError("admission.assess.tokens is 0, which turns the assessment off; give it with --set")
     file, store = located(new)
     samples = read_samples(file)
-    roots = [store.root]
+    stores = [store]
     if general is None and (file.parent / "general.parquet").is_file():
         others = read_samples(file.parent / "general.parquet")
     elif general is not None:
         path, theirs = located(general)
-        others, roots = read_samples(path), [*roots, theirs.root]
+        others, stores = read_samples(path), [*stores, theirs]
     else:
         others = None
     reporter = Quiet() if quiet or json_ else Terminal()
@@ -62,7 +63,7 @@ def assess(
 
     with alone(out):
         seed_everything(chosen)
-        pictures = Stores(out / "image-store", *roots)
+        pictures = Stores(ImageStore(out / "image-store"), *stores)
         try:
             reporter.started("assess", 1, 1)
             if others is None:

@@ -40,9 +40,9 @@ def balance(
 
     Scarce labels go into feedback.yaml, which data construction reads (data.feedback).
     """
-    from open4ov.balancing import balanced
     from open4ov.report.balance_page import verdict
     from open4ov.run_dir import beside
+    from open4ov.stages.balance import balanced
     from open4ov.store import write_samples
 
     section, labels, seed = _options(recipe, set_ or ())

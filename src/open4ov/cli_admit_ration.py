@@ -29,10 +29,11 @@ def ration(
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Find how much new data the next training cycle takes, and make the next stable version of both."""
-    from open4ov import rationing
+    from open4ov import pipeline
     from open4ov.progress import JsonLines, Quiet, Terminal
     from open4ov.recipe import load
     from open4ov.run_dir import read_json
+    from open4ov.stages.ration import admit
 
     if json_ and quiet:
         raise UserError("--json and --quiet contradict each other; give one of them")
@@ -40,7 +41,7 @@ def ration(
         raise UserError("--verdict has no effect with --anyway; give one of them")
     chosen = load(recipe, set_ or ())
     reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
-    rationing.admit(chosen, stable, new, out, reporter, verdict, anyway)
+    pipeline.run(chosen, out, reporter, stages=admit(chosen, stable, new, verdict, anyway))
     found = read_json(out / "ration" / "ratio.json") or {}
     if json_:
         print(json.dumps({"event": "ratio", **found}, ensure_ascii=False))

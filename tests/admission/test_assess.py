@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from open4ov import feedback, stage_assess
+from open4ov import feedback
 from open4ov.admission import probe
 from open4ov.admission.assess import Assessment, Checks, assess
 from open4ov.data import labels
@@ -19,7 +19,9 @@ from open4ov.errors import UserError
 from open4ov.recipe import Recipe, load
 from open4ov.recipe_assess import AssessSection
 from open4ov.sample import Label, Sample, assistant, user
+from open4ov.stages import assess as stage_assess
 from open4ov.store import ImageStore, write_samples
+from open4ov.versions import Stores
 
 SECTION = AssessSection(tokens=1000, gain=0.1, margin=0.1, language_margin=0.1)
 BASE = Path("base")
@@ -230,7 +232,7 @@ def test_options_that_cannot_be_are_told(options: str, fault: str, tmp_path: Pat
 def test_pictures_are_found_in_all_stores(tmp_path: Path) -> None:
     mine, theirs = ImageStore(tmp_path / "a"), ImageStore(tmp_path / "b")
     one, two = (s.put(Image.new("RGB", (8, 8), (n, 0, 0))) for s, n in ((mine, 1), (theirs, 2)))
-    both = stage_assess.Stores(mine.root, theirs.root)
+    both = Stores(mine, theirs)
     assert [both.get(sha).getpixel((0, 0)) for sha in (one, two)] == [(1, 0, 0), (2, 0, 0)]
     assert not both.path("0" * 64).exists()
     three = both.put(Image.new("RGB", (8, 8), (3, 0, 0)))

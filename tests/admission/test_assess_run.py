@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from open4ov import pipeline, stage_assess
+from open4ov import pipeline
 from open4ov.cli import app
 from open4ov.corpora import generate, in_car
 from open4ov.errors import RefusedError, UserError
@@ -17,6 +17,7 @@ from open4ov.graph import StageRun
 from open4ov.model import Qwen3VL
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe, load
+from open4ov.stages import assess as stage_assess
 from open4ov.store import ImageStore, write_samples
 
 RECIPE = """

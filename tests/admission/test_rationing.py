@@ -13,16 +13,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from open4ov import cli, corpora, pipeline, rationing, versions
+from open4ov import cli, corpora, pipeline, versions
 from open4ov.corpora import in_car
 from open4ov.errors import UserError
 from open4ov.formats.convert import located
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe, load
 from open4ov.sample import Sample, assistant, user
+from open4ov.stages import ration as rationing
 from open4ov.store import ImageStore, read_samples, write_json, write_samples
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 180, 20), "blue": (20, 20, 200), "yellow": (220, 220, 0)}
+
+
+def admit(recipe: Recipe, stable: Path, new: list[Path], out: Path) -> None:
+    pipeline.run(recipe, out, Quiet(), stages=rationing.admit(recipe, stable, new))
 
 
 def make(root: Path, name: str, count: int) -> Path:
@@ -82,7 +87,7 @@ def test_from_versions_to_the_next_one(
     stable, new = make(tmp_path, "stable", 24), make(tmp_path, "cars", 24)
     section = recipe(tmp_path, tiny_dir)
     seen = fits(None)
-    rationing.admit(section, stable, [new], tmp_path / "out", Quiet())
+    admit(section, stable, [new], tmp_path / "out")
     out = tmp_path / "out" / "ration"
     found = json.loads((out / "ratio.json").read_text())
     assert found["ratio"] in (0, 0.4, 1)
@@ -108,7 +113,7 @@ def test_from_versions_to_the_next_one(
     # killed in the second training, then a full disk while the fourth is noted: the end is the same, byte for byte
     first = fits(1)
     with pytest.raises(KeyboardInterrupt):
-        rationing.admit(section, stable, [new], tmp_path / "again", Quiet())
+        admit(section, stable, [new], tmp_path / "again")
     second = fits(None)
     writes = 0
 
@@ -122,14 +127,14 @@ def test_from_versions_to_the_next_one(
     with monkeypatch.context() as patched:
         patched.setattr("open4ov.admission.halving.write_json", full)
         with pytest.raises(UserError, match="the disk is full"):
-            rationing.admit(section, stable, [new], tmp_path / "again", Quiet())
+            admit(section, stable, [new], tmp_path / "again")
     third = fits(None)
-    rationing.admit(section, stable, [new], tmp_path / "again", Quiet())
+    admit(section, stable, [new], tmp_path / "again")
     assert first + second + third == seen
     for file in ("ratio.json", "ration.html", "stable/samples.parquet", "stable/version.json", "diff.html"):
         assert (tmp_path / "again" / "ration" / file).read_bytes() == (out / file).read_bytes()
     nothing = fits(0)
-    rationing.admit(section, stable, [new], tmp_path / "again", Quiet())  # finished: nothing is trained
+    admit(section, stable, [new], tmp_path / "again")  # finished: nothing is trained
     assert nothing == []
 
 
@@ -180,7 +185,7 @@ sft: {pack_tokens: 512, knowledge: {learning_rate: 8e-4, turns: 1, freeze_vision
 evaluate: {max_tokens: 16}
 """)
     chosen = load(tmp_path / "r.yaml")
-    rationing.admit(chosen, tmp_path / "general", [tmp_path / "cars"], tmp_path / "out", Quiet())
+    admit(chosen, tmp_path / "general", [tmp_path / "cars"], tmp_path / "out")
     found = json.loads((tmp_path / "out" / "ration" / "ratio.json").read_text())
     none, some = (one["trials"][-1] for one in found["candidates"])
     assert found["ratio"] == 0.6

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from test_stages import Run
 
-from open4ov import stages
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import load
 from open4ov.sample import Sample, mastery_of
 from open4ov.sft import trainer
 from open4ov.sft.fit import Fit, fit
+from open4ov.stages import sft as sft_stage
 
 Picture = Callable[[str], Image.Image]
 OPTIONS: dict[str, Any] = {
@@ -111,7 +111,7 @@ def test_real_rollouts_grade_a_model_under_way_with_adapters(tiny_dir: Path, tmp
     """The engine reads the weights as they are, adapters included; the first grading is of a model without them."""
     options = {**OPTIONS, "lora_rank": 2, "knowledge": {"tokens": 1600, "iterations": 2}}
     run = Run(tmp_path, tiny_dir, **options)
-    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
     parts = run.read("sft_knowledge", "summary.json")["iterations"]
     assert len(parts) == 2
     assert all("unmastered" in part["mastery"] for part in parts)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from open4ov import stages, versions
+from open4ov import versions
+from open4ov.data import labels, topics
 from open4ov.data.images import collect_images
 from open4ov.errors import UserError
 from open4ov.formats.convert import import_set
@@ -20,6 +21,7 @@ from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
 from open4ov.sample import Label, Sample, assistant, user
 from open4ov.sft import sets
+from open4ov.stages import sets as sets_stage
 from open4ov.store import ImageStore, read_samples, write_samples
 
 
@@ -47,7 +49,7 @@ def stage(root: Path, name: str, inputs: tuple[str, ...], **section: Any) -> Sta
 def built(root: Path, vertical: list[Sample], general: list[Sample], **section: Any) -> dict[str, Any]:
     write_samples(root / "data" / "samples.parquet", vertical)
     write_samples(root / "data" / "general.parquet", general)
-    stages.sets(stage(root, "sets", ("data",), **section))
+    sets_stage.run(stage(root, "sets", ("data",), **section))
     return json.loads((root / "sets" / "summary.json").read_text())
 
 
@@ -62,7 +64,7 @@ def test_what_teaches_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
         sample("exam", split="test"),
         sample("strange", labels=[known, strange]),
     ]
-    known_names = {node.name for node in stages.labels.load(None).axis("ability")}
+    known_names = {node.name for node in labels.load(None).axis("ability")}
     assert "Juggling" not in known_names
     summary = built(tmp_path, [sample("v")], general)
     assert [s.id for s in sets.training(tmp_path / "sets" / "ability")] == ["good"]
@@ -133,7 +135,7 @@ def test_balancing_sees_only_what_is_trained_on(tmp_path: Path) -> None:
 
 
 def test_a_set_with_labels_is_balanced_and_one_without_is_said_not_to_be(tmp_path: Path) -> None:
-    tree = stages.labels.load(None)
+    tree = labels.load(None)
     domains, ability = tree.names("domain")[:2], Label(axis="ability", l1=tree.names("ability")[0])
     vertical = [
         sample(f"{name}{i}", labels=[Label(axis="domain", l1=name), ability])
@@ -141,14 +143,14 @@ def test_a_set_with_labels_is_balanced_and_one_without_is_said_not_to_be(tmp_pat
         for i in range(count)
     ]
     (tmp_path / "data").mkdir()
-    stages.topics.write(tmp_path / "data" / "topics.parquet", [], tree)
+    topics.write(tmp_path / "data" / "topics.parquet", [], tree)
     balance = {"samples": "as_many", "max_clusters": 0, "ability": "as_is", "domain": dict.fromkeys(domains, 0.5)}
     notes: list[str] = []
     run = stage(tmp_path, "sets", ("data",), admission={"balance": balance})
     run._reporter.note = lambda stage, text: notes.append(text)  # pyright: ignore[reportAttributeAccessIssue]
     write_samples(tmp_path / "data" / "samples.parquet", vertical)
     write_samples(tmp_path / "data" / "general.parquet", [sample("g")])
-    stages.sets(run)
+    sets_stage.run(run)
     drawn = Counter(s.labels[0].l1 for s in sets.training(tmp_path / "sets" / "knowledge"))
     assert drawn == {domains[0]: 20, domains[1]: 20}
     assert notes == ["SFT-Ability: is not balanced: no sample has a label on the axis domain or ability"]
@@ -192,7 +194,7 @@ def test_an_open_llava_set_becomes_the_ability_set(tmp_path: Path) -> None:
     general = read_samples(root / "images" / "general.parquet")
     write_samples(root / "data" / "general.parquet", general)
     write_samples(root / "data" / "samples.parquet", [sample("v", messages=[user("What colour?"), assistant("blue")])])
-    stages.sets(stage(root, "sets", ("data",), images=images, sft={"held_out": 0.3}))
+    sets_stage.run(stage(root, "sets", ("data",), images=images, sft={"held_out": 0.3}))
     folder = root / "sets" / "ability"
     found = [*sets.training(folder), *sets.validation(folder)]
     assert len(found) == 6

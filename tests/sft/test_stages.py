@@ -12,7 +12,6 @@ import pytest
 import torch
 from tiny import moe_config
 
-from open4ov import stages
 from open4ov.corpora import generate, in_car
 from open4ov.errors import UserError
 from open4ov.graph import StageRun
@@ -24,6 +23,8 @@ from open4ov.rl import trainer as rl
 from open4ov.rl.hallucination import KINDS
 from open4ov.sft import curriculum, deficit, planning, sets, short
 from open4ov.sft.encoding import Encoder
+from open4ov.stages import sets as sets_stage
+from open4ov.stages import sft as sft_stage
 from open4ov.store import ImageStore, read_samples, write_samples
 
 RECIPE: dict[str, Any] = {
@@ -56,7 +57,7 @@ class Run:
         general = [item.store(self.store) for task in TASKS for item in generate(task, "train", 5)]
         for name, samples in (("samples", vertical), ("general", general)):
             write_samples(root / "data" / f"{name}.parquet", samples)
-        stages.sets(self.stage("sets", ()))
+        sets_stage.run(self.stage("sets", ()))
         sets.build_preference(self.stage("preference_set", ("sets",)))
 
     def stage(self, name: str, inputs: tuple[str, ...]) -> StageRun:
@@ -85,7 +86,7 @@ def finished(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(tmp_path_factory.mktemp("run"), tiny_dir)
     before: tuple[str, ...] = ()
     for stage in planning.STAGES:
-        stages.sft(run.stage(f"sft_{stage}", before), stage)
+        sft_stage.run(run.stage(f"sft_{stage}", before), stage)
         before = (f"sft_{stage}",)
     rl.run(run.stage("rl", before))
     dpo.run(run.stage("dpo", ("rl",)))
@@ -143,7 +144,7 @@ def test_the_records_say_what_was_done(finished: Run) -> None:
 
 def test_random_mix_trains_once_on_the_tokens_of_all_stages(tiny_dir: Path, tmp_path: Path) -> None:
     run = Run(tmp_path, tiny_dir, schedule="random_mix")
-    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
     summary = run.read("sft_knowledge", "summary.json")
     assert summary["stage"] == "random_mix"
     assert 4500 <= summary["tokens"] < 6500
@@ -192,7 +193,7 @@ def test_what_stage_1_lost_decides_the_blend_of_stage_2(tiny_dir: Path, tmp_path
     kept_apart = {s.id for s in sets.validation(run.root / "sets" / "ability")}
     assert 10 < len(asked) <= 30
     assert {s.id for s in asked} <= kept_apart
-    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
     answers = run.read("probe_base", "answers.json")
     for i, name in enumerate(answers):  # as if the base had known them
         answers[name]["right"] = asked[i].task in ("colour", "counting")
@@ -203,7 +204,7 @@ def test_what_stage_1_lost_decides_the_blend_of_stage_2(tiny_dir: Path, tmp_path
     assert {name for name, about in measured.items() if about.get("drop", 0) > 0.5} == {"colour", "counting"}
     others = [about["share"] for name, about in measured.items() if name not in ("colour", "counting")]
     assert min(measured["colour"]["share"], measured["counting"]["share"]) > 2 * max(others)
-    stages.sft(run.stage("sft_ability", ("deficit", "sft_knowledge")), "ability")
+    sft_stage.run(run.stage("sft_ability", ("deficit", "sft_knowledge")), "ability")
     blend = run.read("sft_ability", "blend.json")
     assert blend["blend"] == "deficit"
     for about in blend["abilities"].values():
@@ -224,18 +225,18 @@ def test_a_stage_without_data_says_which_set_is_empty_and_why(tiny_dir: Path, tm
     run = Run(tmp_path, tiny_dir)
     write_samples(run.root / "data" / "general.parquet", [])
     shutil.rmtree(run.root / "sets")
-    stages.sets(run.stage("sets", ()))
+    sets_stage.run(run.stage("sets", ()))
     with pytest.raises(UserError, match=r"sft\.ability: SFT-Ability is empty: data/general\.parquet has no sample"):
-        stages.sft(run.stage("sft_ability", ("sft_knowledge",)), "ability")
+        sft_stage.run(run.stage("sft_ability", ("sft_knowledge",)), "ability")
     run.recipe.sft.knowledge.replay = 0.2
     with pytest.raises(UserError, match=r"sft\.knowledge\.replay is 0\.2: SFT-Ability is empty"):
-        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+        sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
 
 
 def test_adapters_are_saved_apart_and_merged(tiny_dir: Path, tmp_path: Path) -> None:
     """Only the decoder's layers change, and the stage's model is the base with the stage's adapters in it."""
     run = Run(tmp_path, tiny_dir, schedule="random_mix", lora_rank=2)
-    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
     folder = run.root / "sft_knowledge"
     base, trained = Qwen3VL.from_pretrained(tiny_dir), Qwen3VL.from_pretrained(folder / "model")
     after = trained.state_dict()
@@ -254,9 +255,9 @@ def test_compiled_experts_want_half_precision(tiny_dir: Path, tmp_path: Path) ->
     Qwen3VL(moe_config(processor), seed=1).save_pretrained(sparse)
     run = Run(tmp_path / "run", sparse, schedule="random_mix", compile=True, precision="fp32")
     with pytest.raises(UserError, match=r"compiled experts need sft\.precision bf16"):
-        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+        sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
     run = Run(tmp_path / "again", sparse, schedule="random_mix", optimizer="muon", lora_rank=2)
-    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
     assert {"router_balance", "router_entropy", "busiest_expert"} <= run.read("sft_knowledge", "curve.json")[0].keys()
 
 
@@ -265,7 +266,7 @@ def test_recomputing_trains_the_same(tiny_dir: Path, tmp_path: Path) -> None:
     for options in ({}, {"recompute": "op", "recompute_vision": "full"}):
         run = Run(tmp_path / str(len(curves)), tiny_dir, schedule="random_mix", precision="fp32", **options)
         run.root.mkdir(exist_ok=True)
-        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+        sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
         curves.append([point["loss"] for point in run.read("sft_knowledge", "curve.json")])
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
 
@@ -275,13 +276,13 @@ def test_what_is_too_long_is_listed_or_cut(tiny_dir: Path, tmp_path: Path) -> No
     summaries = []
     for choice in ("skip", "cut"):
         run = Run(tmp_path / choice, tiny_dir, schedule="random_mix", too_long=choice, pack_tokens=80)
-        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+        sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
         summaries.append(run.read("sft_knowledge", "summary.json"))
     skipped, cut = summaries
     assert len(skipped["too_long"]) > len(cut["too_long"])
     run = Run(tmp_path / "refuse", tiny_dir, schedule="random_mix", too_long="refuse", pack_tokens=80)
     with pytest.raises(UserError, match=r"samples are longer than a pack \(sft\.pack_tokens = 80\)"):
-        stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+        sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
     run = Run(tmp_path / "split", tiny_dir, schedule="random_mix", too_long="split", pack_tokens=80)
-    stages.sft(run.stage("sft_knowledge", ()), "knowledge")
+    sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
     assert run.read("sft_knowledge", "summary.json")["split"]

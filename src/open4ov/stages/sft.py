@@ -1,4 +1,4 @@
-"""Stages that are put together from parts which do not know one another: training with admission's eyes on its data."""
+"""A stage of SFT, its samples graded and drawn by admission."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from open4ov.admission import mastery, mastery_report
-from open4ov.admission.balance import names
-from open4ov.balancing import balanced
-from open4ov.data import labels, topics
 from open4ov.engine import Engine
 from open4ov.model import Processor, Qwen3VL
 from open4ov.rollout_book import Book
@@ -19,7 +16,6 @@ from open4ov.rollouts import digest
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
 from open4ov.sft import planning, trainer
-from open4ov.sft import sets as sft_sets
 from open4ov.store import write_json
 from open4ov.verifier import Verifier
 
@@ -30,34 +26,7 @@ BOOK = "rollouts"
 """Folder of a run's rollouts, which all its stages share"""
 
 
-def sets(run: StageRun) -> None:
-    """The stage `sets`: SFT-Knowledge and SFT-Ability, of samples whose labels the run's label tree has."""
-    tree = labels.load(run.recipe.data.labels)
-    firsts = {(axis, name) for axis in labels.AXES for name in (*tree.names(axis), labels.OTHERS)}
-    seconds = {(axis, l1.name, l2.name) for axis in labels.AXES for l1 in tree.axis(axis) for l2 in l1.l2}
-
-    def known(sample: Sample) -> bool:
-        return all(
-            (one.axis, one.l1) in firsts and (one.l2 is None or (one.axis, one.l1, one.l2) in seconds)
-            for one in sample.labels
-        )
-
-    def balance(name: sft_sets.Name, samples: list[Sample]) -> list[Sample]:
-        """The set with the shares that `admission.balance` asks for; figures, page and wishes lie beside it."""
-        bare = [axis for axis in labels.AXES if not any(names(sample, axis) for sample in samples)]
-        if bare:
-            run.note(f"{sft_sets.TITLES[name]}: is not balanced: no sample has a label on the axis {' or '.join(bare)}")
-            return samples
-        out, told = run.out / f"{name}_balance", list(topics.read(run.inputs["data"] / "topics.parquet"))
-        return balanced(
-            samples, section, out, run.images.get, run.seed, run.recipe.data.labels, told, run.progress
-        ).samples
-
-    section = run.recipe.admission.balance
-    sft_sets.build(run, known, balance if section.samples else None)
-
-
-def sft(run: StageRun, stage: planning.Stage) -> None:
+def run(run: StageRun, stage: planning.Stage) -> None:
     """The stage `sft_<stage>`, its samples graded by the model as it is, and where it has several iterations drawn by
     their grades.
 

@@ -1,7 +1,7 @@
 """Rationing put together: admission's search, trained by SFT's loop and scored by the engine (paper §3.2.2).
 
 The stage `ration` of a run takes the general set for the stable version and the vertical one for the new data; `admit`
-does the same for versions outside of a run (`open4ov admit ration`).
+makes one of versions outside of a run (`open4ov admit ration`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from open4ov import assets, pipeline, version_diff, versions
+from open4ov import assets, keys, version_diff, versions
 from open4ov.admission import halving, ration, stable
 from open4ov.admission.batches import batch
 from open4ov.admission.halving import Scores
@@ -39,7 +39,6 @@ from open4ov.store import ImageStore, atomic, iter_samples, write_json
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
-    from open4ov.progress import Reporter
     from open4ov.recipe import Recipe
 from open4ov.recipe_sft import ValidationSection
 
@@ -55,15 +54,9 @@ def run(run: StageRun) -> None:
 
 
 def admit(
-    recipe: Recipe,
-    stable_set: Path,
-    new_sets: Sequence[Path],
-    out: Path,
-    reporter: Reporter,
-    verdict: Path | None = None,
-    anyway: bool = False,
-) -> None:
-    """The same for a stable version and new data outside of a run: a run directory `out` of the one stage `ration`.
+    recipe: Recipe, stable_set: Path, new_sets: Sequence[Path], verdict: Path | None = None, anyway: bool = False
+) -> Graph:
+    """The same for a stable version and new data outside of a run: a graph of the one stage `ration`.
 
     The pictures go to its image store, so that it needs nothing else. Raises UserError for sets that do not go together
     and, if not `anyway`, for new data that the rapid assessment did not admit.
@@ -87,8 +80,7 @@ def admit(
         ration_sets(run, sets[0], sets[1:], run.images)
 
     ids = [one.parent().model_dump() for one in sets]
-    stage = Stage("ration", (), lambda recipe: {**pipeline.ration(recipe), "sets": ids}, work)
-    pipeline.run(recipe, out, reporter, stages=Graph([stage]))
+    return Graph([Stage("ration", (), lambda recipe: {**keys.ration(recipe), "sets": ids}, work)])
 
 
 def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore | None = None) -> None:

@@ -29,7 +29,7 @@ from open4ov.recipe import Recipe
 from open4ov.sample import Label, Sample, content_id
 from open4ov.sft import short
 from open4ov.store import ImageStore, read_samples, write_json
-from open4ov.versions import digest
+from open4ov.versions import Stores, digest
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -38,20 +38,6 @@ Progress = Callable[[str, float, float], None]
 IN_CAR, GENERAL = "corpus:in_car", "corpus:general"
 LONGEST = 96
 """Most tokens of an answer to a probe"""
-
-
-class Stores(ImageStore):
-    """Several image stores that are read as one; new pictures go into the first."""
-
-    def __init__(self, root: Path, *others: Path) -> None:
-        super().__init__(root)
-        self._others = [ImageStore(other) for other in others]
-
-    def path(self, sha: str) -> Path:
-        own = super().path(sha)
-        if own.exists():
-            return own
-        return next((path for store in self._others if (path := store.path(sha)).exists()), own)
 
 
 @dataclass
@@ -117,7 +103,7 @@ def gather(
         source = f"The vertical's questions are those of {Path(section.probe).name}."
         file, theirs = located(Path(section.probe))
         questions = probe.from_samples(read_samples(file), f"admission.assess.probe: {section.probe}", split=None)
-        store = Stores(store.root, theirs.root)
+        store = Stores(store, theirs)
     elif recipe.images.vertical == IN_CAR:
         source = "The vertical's questions are drawn by the corpus (split val)."
         report = (

@@ -1,0 +1,1 @@
+"""Stages that are put together from parts which do not know one another: each module has `run`."""
