@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from open4ov import cli, corpora, pipeline, versions
+from open4ov import cli, corpora, keys, pipeline, versions
 from open4ov.corpora import in_car
 from open4ov.errors import UserError
 from open4ov.formats.convert import located
@@ -197,5 +197,5 @@ def test_stage_one_takes_the_ratio(tmp_path: Path, tiny_dir: Path) -> None:
     section = recipe(tmp_path, tiny_dir)
     other = recipe(tmp_path, tiny_dir, "admission.ration.tokens=700")
     later = recipe(tmp_path, tiny_dir, "sft.preference.tokens=5000")
-    assert pipeline.ration(section) != pipeline.ration(other)
-    assert pipeline.ration(section) == pipeline.ration(later)
+    assert keys.ration(section) != keys.ration(other)
+    assert keys.ration(section) == keys.ration(later)

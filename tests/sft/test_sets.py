@@ -77,7 +77,9 @@ def test_what_teaches_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_a_set_says_what_it_was_made_of(tmp_path: Path) -> None:
     general = [sample(f"g{i}") for i in range(40)]
-    vertical = [sample(f"v{i}", image=f"{i // 2:064x}") for i in range(40)]
+    store = ImageStore(tmp_path / "image-store")
+    pictures = [store.put(Image.new("RGB", (32, 32), (i, 0, 0))) for i in range(20)]
+    vertical = [sample(f"v{i}", image=pictures[i // 2]) for i in range(40)]
     summary = built(tmp_path, vertical, general, sft={"held_out": 0.2})
     run = stage(tmp_path, "preference_set", ("sets",), sft={"preference": {"tokens": 10_000}})
     sets.build_preference(run)
