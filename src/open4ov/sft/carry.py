@@ -46,6 +46,14 @@ class Carry:
         """Whether validation has ended the training: nothing is trained any more."""
         return self.watch is not None and self.watch.stopped
 
+    def count(self, tokens: int, room: int, flops: float) -> None:
+        """One step more, of so many tokens in packs with so much room."""
+        self.steps += 1
+        self.begun += 1
+        self.tokens += tokens
+        self.room += room
+        self.flops += flops
+
     def enter(self, identity: str, steps: int, model: nn.Module) -> int:
         """Begins a call of that identity and many steps, and gives how many of these are done already."""
         if self.live is not None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -35,6 +35,8 @@ from open4ov.sft.throughput import Operations, peak_tflops
 Progress = Callable[[str, int, int], None]
 Steps = list[list[list[int]]]
 """For each step its packs, for each pack the numbers of its samples"""
+Pace = dict[str, float]
+"""seconds, tokens_per_second, and mfu where the device's peak is known"""
 B = TypeVar("B", bound=Batch)
 V = TypeVar("V")
 
@@ -86,8 +88,7 @@ def fit(
         raise ValueError("a training of several calls needs its total_tokens in each of them")
     screened = screen(samples, encoder.length, section.pack_tokens, section.too_long, section.empty_answers)
     samples = screened.samples
-    lengths = [encoder.length(sample) for sample in samples]
-    order = packing.plan(lengths, section.pack_tokens)
+    order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens)
     steps: Steps = [order.packs[i : i + section.accumulate] for i in range(0, len(order.packs), section.accumulate)]
     watching = held_out.chosen(validation, section.validation.samples) if section.validation.every else []
     factors = _parts(model, section, options)
@@ -102,75 +103,34 @@ def fit(
         carry.listed[word] = sorted({*carry.listed.get(word, ()), *getattr(screened, word)})
     if begun < len(steps):
         _prepare(model, encoder, section, [*samples, *watching], progress, compile=section.compile and not carry.calls)
-    precision = partial(training.precision, kind, _device(model))
     total = total_tokens or order.tokens
+    precision = partial(training.precision, kind, _device(model))
+    loop = _Loop(model, encoder, samples, section, options, carry, total, precision)
+    measure = partial(held_out.measure, model, encoder, watching, section.pack_tokens, precision)
     last = carry.steps + len(steps) - begun
-    operations, peak = Operations(model), section.peak_tflops or peak_tflops(_device(model))
-
-    def packs() -> Iterator[tuple[B, V | None]]:
-        for step in steps[begun:]:
-            for indices in step:
-                yield encoder.pack([samples[i] for i in indices])
-
     book = Journal(journal, section, carry.steps, name, carry.chain[0]) if journal and begun < len(steps) else None
+
+    def tell(figures: dict[str, Any]) -> None:
+        if progress:
+            done = carry.tokens if total_tokens else carry.steps
+            progress(f"training, loss {figures['loss']:.3f}", done, total_tokens or last)
+        if log:
+            log(figures)
+        if book:
+            book.write(figures)
+
     model.train()
-    with (
-        closing(prefetch(packs())) as stream,
-        closing(book) if book else nullcontext(),
-    ):
+    with closing(prefetch(loop.packs(steps[begun:]))) as stream, closing(book) if book else nullcontext():
         for step in steps[begun:]:
-            began = time.monotonic()
-            targets = [sum(encoder.targets(samples[i]) for i in indices) for indices in step]
-            size = sum(lengths[i] for indices in step for i in indices)
-            after = carry.tokens + size
-            factor = schedules.factor(section.lr_schedule, after, size, total, options.warmup, section.lr_decay)
-            rate = options.learning_rate * factor
-            losses: list[torch.Tensor] = []
-            flops = 0.0
-            for own in targets:
-                pack, features = next(stream)
-                with precision():
-                    loss = model.loss(pack, features) * (own / sum(targets))
-                loss.backward()
-                losses.append(loss.detach())
-                flops += operations.of(pack, features)
-            values = [float(value) for value in torch.stack(losses).cpu()]
             try:
-                norm = _update(model, carry, rate, section.grad_clip, sum(values))
-            except training.Diverged as error:
-                raise _named(error, carry, checkpoints, [[samples[i] for i in pack] for pack in step], values) from None
-            carry.steps += 1
-            carry.begun += 1
-            carry.tokens = after
-            carry.room += section.pack_tokens * len(step)
-            carry.flops += flops
-            if carry.steps % 10 == 0:
-                memory.trim()
-            seconds = time.monotonic() - began
-            point = {
-                "step": carry.steps,
-                "loss": round(sum(values), 5),
-                "grad_norm": round(norm, 4),
-                "lr": rate,
-                "tokens": size,
-                "targets": sum(targets),
-                **model.figures(),
-            }
-            ends = after >= total if total_tokens else carry.steps == last
+                point, pace = loop.step(step, stream)
+            except _Broken as broken:
+                raise _named(broken, carry, checkpoints) from None
+            ends = carry.tokens >= total if total_tokens else carry.steps == last
             if carry.watch and (carry.steps % section.validation.every == 0 or ends):
-                measure = partial(held_out.measure, model, encoder, watching, section.pack_tokens, precision)
                 point["val_loss"] = held_out.watched(carry.watch, carry.steps, model, carry.average, measure)
             carry.curve.append(point)
-            pace: dict[str, float] = {"seconds": round(seconds, 4), "tokens_per_second": round(size / seconds)}
-            if peak and flops:
-                pace["mfu"] = round(flops / seconds / peak / 1e12, 4)
-            if progress:
-                done = carry.tokens if total_tokens else carry.steps
-                progress(f"training, loss {point['loss']:.3f}", done, total_tokens or last)
-            if log:
-                log({**point, **pace})
-            if book:
-                book.write({**point, **pace})
+            tell({**point, **pace})
             if carry.stopped or carry.steps == stop_after:
                 break
             if checkpoints and carry.steps % section.checkpoint_every == 0 and carry.steps < last:
@@ -180,6 +140,75 @@ def fit(
     carry.leave(model)
     model.eval()
     return Fit(carry.curve, _summary(carry), carry)
+
+
+class _Broken(Exception):
+    """A step whose loss or gradient is not finite: the packs, their losses, and what is wrong."""
+
+    def __init__(self, reason: training.Diverged, packs: list[list[Sample]], losses: list[float]) -> None:
+        super().__init__(str(reason))
+        self.reason, self.packs, self.losses = reason, packs, losses
+
+
+class _Loop(Generic[B, V]):
+    """The steps of one call. `total`: tokens that the learning rate's schedule runs over."""
+
+    def __init__(
+        self,
+        model: Trainable[B, V],
+        encoder: SampleEncoder[B, V],
+        samples: list[Sample],
+        section: SftSection,
+        options: SftStage,
+        carry: Carry,
+        total: int,
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.model, self.encoder, self.samples = model, encoder, samples
+        self.section, self.options, self.carry = section, options, carry
+        self.total, self.precision = total, precision
+        self.operations = Operations(model)
+        self.peak = section.peak_tflops or peak_tflops(_device(model))
+
+    def packs(self, steps: Steps) -> Iterator[tuple[B, V | None]]:
+        for step in steps:
+            for indices in step:
+                yield self.encoder.pack([self.samples[i] for i in indices])
+
+    def step(self, packs: list[list[int]], stream: Iterator[tuple[B, V | None]]) -> tuple[dict[str, Any], Pace]:
+        """One update from the next packs of the stream: what it computed, and how fast. Raises _Broken, and has changed
+        nothing then."""
+        began, carry, section = time.monotonic(), self.carry, self.section
+        targets = [sum(self.encoder.targets(self.samples[i]) for i in indices) for indices in packs]
+        size = sum(self.encoder.length(self.samples[i]) for indices in packs for i in indices)
+        after = carry.tokens + size
+        rate = self.options.learning_rate * schedules.factor(
+            section.lr_schedule, after, size, self.total, self.options.warmup, section.lr_decay
+        )
+        losses: list[torch.Tensor] = []
+        flops = 0.0
+        for own in targets:
+            pack, features = next(stream)
+            with self.precision():
+                loss = self.model.loss(pack, features) * (own / sum(targets))
+            loss.backward()
+            losses.append(loss.detach())
+            flops += self.operations.of(pack, features)
+        values = [float(value) for value in torch.stack(losses).cpu()]
+        try:
+            norm = _update(self.model, carry, rate, section.grad_clip, sum(values))
+        except training.Diverged as error:
+            raise _Broken(error, [[self.samples[i] for i in pack] for pack in packs], values) from None
+        carry.count(size, section.pack_tokens * len(packs), flops)
+        if carry.steps % 10 == 0:
+            memory.trim()
+        seconds = time.monotonic() - began
+        pace: Pace = {"seconds": round(seconds, 4), "tokens_per_second": round(size / seconds)}
+        if self.peak and flops:
+            pace["mfu"] = round(flops / seconds / self.peak / 1e12, 4)
+        computed = {"loss": round(sum(values), 5), "grad_norm": round(norm, 4), "lr": rate}
+        seen = {"tokens": size, "targets": sum(targets)}
+        return {"step": carry.steps, **computed, **seen, **self.model.figures()}, pace
 
 
 def _fresh(model: Trainable[Any, Any], section: SftSection, options: SftStage, factors: training.Factors) -> Carry:
@@ -237,17 +266,15 @@ def _update(model: Trainable[Any, Any], carry: Carry, rate: float, grad_clip: fl
     return norm
 
 
-def _named(
-    error: training.Diverged, carry: Carry, checkpoints: Path | None, packs: list[list[Sample]], losses: list[float]
-) -> training.Diverged:
+def _named(broken: _Broken, carry: Carry, checkpoints: Path | None) -> training.Diverged:
     """The error with its step and batch: of several packs, those whose loss is not finite."""
-    broken = [pack for pack, loss in zip(packs, losses, strict=True) if not math.isfinite(loss)] or packs
-    names = [name for pack in broken for sample in pack for name in origins(sample)]
+    packs = [pack for pack, loss in zip(broken.packs, broken.losses, strict=True) if not math.isfinite(loss)]
+    names = [name for pack in packs or broken.packs for sample in pack for name in origins(sample)]
     kept = sorted(int(path.name[5:]) for path in checkpoints.glob("step-*")) if checkpoints else []
     rest = f"; the checkpoint of step {kept[-1]} is kept" if kept else ""
     return training.Diverged(
-        f"step {carry.steps + 1}: {error}, or look at the samples of this batch: {listed(names)}. The step has changed "
-        f"nothing{rest}"
+        f"step {carry.steps + 1}: {broken.reason}, or look at the samples of this batch: {listed(names)}. The step has "
+        f"changed nothing{rest}"
     )
 
 
