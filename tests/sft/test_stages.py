@@ -206,6 +206,11 @@ def test_what_stage_1_lost_decides_the_blend_of_stage_2(tiny_dir: Path, tmp_path
     others = [about["share"] for name, about in measured.items() if name not in ("colour", "counting")]
     assert min(measured["colour"]["share"], measured["counting"]["share"]) > 2 * max(others)
     sft_stage.run(run.stage("sft_ability", ("deficit", "sft_knowledge")), "ability")
+    answers[asked[0].id] |= {"right": None, "reason": "it hung"}
+    (run.root / "probe_base" / "answers.json").write_text(json.dumps(answers))
+    deficit.measure_stage(run.stage("deficit", ("probe_base", "sft_knowledge")))
+    again = run.read("deficit", "blend.json")  # a question without a verdict is left out, and counted
+    assert (again["questions"], again["unjudged"]) == (len(asked) - 1, 1)
     blend = run.read("sft_ability", "blend.json")
     assert blend["blend"] == "deficit"
     for about in blend["abilities"].values():
