@@ -12,7 +12,6 @@ the training. What is finished in DIR is not done again, so that an interrupted 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from collections.abc import Callable
@@ -22,12 +21,15 @@ from typing import Any
 import torch
 
 from bench.measure import machine, write
+from open4ov import assets
 from open4ov.admission.probe import LANGUAGES
 from open4ov.corpora import TASKS, generate, in_car
 from open4ov.recipe import Recipe
-from open4ov.sample import Sample
+from open4ov.run_dir import fingerprint, read_json
+from open4ov.sample import Sample, content_id
 from open4ov.stages.assess import assess, gather
 from open4ov.store import ImageStore, write_json
+from open4ov.versions import digest
 
 RENDERINGS = 10
 
@@ -147,13 +149,18 @@ def _one(
     symbols: list[str],
 ) -> dict[str, Any]:
     out = options.work / f"{name}-{seed}"
-    kept = out / "row.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    began, chosen = time.monotonic(), recipe(options, seed)
+    kept, chosen = out / "row.json", recipe(options, seed)
+    base = assets.base_dir(chosen.model)
+    made_of = content_id(
+        chosen.model_dump(mode="json"), symbols, digest(batch), digest(general), fingerprint(base.iterdir())
+    )
+    known = read_json(kept)
+    if known is not None and known.get("made_of") == made_of:  # of these very options, samples and base model
+        return known
+    began = time.monotonic()
     given = gather(chosen, batch, general, store, 0, name, symbols=symbols)  # the same questions for all
     told = assess(chosen, given, out, out / "scratch", seed, base_answers=options.work / "base")
-    row = {**told, "batch": name, "seed": seed, "seconds": time.monotonic() - began}
+    row = {**told, "batch": name, "seed": seed, "seconds": time.monotonic() - began, "made_of": made_of}
     write_json(kept, row)
     return row
 

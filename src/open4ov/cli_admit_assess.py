@@ -72,6 +72,8 @@ def assess(
             for line in given.warnings:
                 reporter.note("assess", line)
             told = assess(chosen, given, out, out / ".work", chosen.seed, progress)
+            for line in told["warnings"][len(given.warnings) :]:
+                reporter.note("assess", line)
             shutil.rmtree(out / ".work")
         finally:
             reporter.close()

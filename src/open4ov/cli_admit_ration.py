@@ -21,7 +21,8 @@ def ration(
         Path, typer.Option(metavar="DIR", help="where ratio, page and new version go; the same command goes on there")
     ],
     verdict: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="what `open4ov admit assess` wrote of the new data")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="what `open4ov admit assess` wrote of the new data; one for each of them"),
     ] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="new data that was not admitted too")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override an option")] = None,
@@ -41,7 +42,7 @@ def ration(
         raise UserError("--verdict has no effect with --anyway; give one of them")
     chosen = load(recipe, set_ or ())
     reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
-    pipeline.run(chosen, out, reporter, stages=admit(chosen, stable, new, verdict, anyway))
+    pipeline.run(chosen, out, reporter, stages=admit(chosen, stable, new, verdict or (), anyway))
     found = read_json(out / "ration" / "ratio.json") or {}
     if json_:
         print(json.dumps({"event": "ratio", **found}, ensure_ascii=False))

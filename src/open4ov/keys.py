@@ -99,11 +99,11 @@ def assess(recipe: Recipe) -> dict[str, Any]:
     """The short training is stage 1's, with another number of tokens and nothing graded."""
     function(recipe.sft.verifier, "sft.verifier")
     section = recipe.admission.assess
-    unread = {"ability", "preference", "schedule", "difficulty_noise", "lora_rank", "compile", "checkpoint_every"}
+    unread = {"ability", "preference", "schedule", "difficulty_noise", "compile", "checkpoint_every"}
     knowledge = recipe.sft.knowledge.model_dump(mode="json", exclude={"tokens"})
     trained = {**recipe.sft.model_dump(mode="json", exclude=unread), "knowledge": knowledge}
     corpora = recipe.images.model_dump(mode="json", include={"vertical", "general"})
-    about = {"base": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
+    about = {"base": _base(recipe), "threads": recipe.threads, "corpora": _corpora(), **_patience(recipe)}
     probed: dict[str, Any] = {}
     if section.probe:
         path = Path(section.probe)
@@ -140,7 +140,13 @@ def probe(recipe: Recipe) -> dict[str, Any]:
     """Which questions are asked of the base, and what counts as right."""
     function(recipe.sft.verifier, "sft.verifier")
     asked = {"probe": recipe.sft.ability.probe, "verifier": recipe.sft.verifier, "precision": recipe.sft.precision}
-    return {**asked, "base": _base(recipe), "threads": recipe.threads}
+    asked["device"] = recipe.sft.device
+    return {**asked, "base": _base(recipe), "threads": recipe.threads, **_patience(recipe)}
+
+
+def _patience(recipe: Recipe) -> dict[str, Any]:
+    """A verifier that has more time may say of more answers whether they are right."""
+    return {"admission.mastery.verifier_seconds": recipe.admission.mastery.verifier_seconds}
 
 
 def deficit(recipe: Recipe) -> dict[str, Any]:
@@ -226,6 +232,7 @@ def ration(recipe: Recipe) -> dict[str, Any]:
         "max_tokens": recipe.evaluate.max_tokens,
         "base": _base(recipe),
         "threads": recipe.threads,
+        **_patience(recipe),
     }
 
 

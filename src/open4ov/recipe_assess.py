@@ -52,8 +52,10 @@ class AssessSection(Section):
 def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""
     section = recipe.admission.assess
-    if 0 < section.tokens < recipe.sft.pack_tokens:
-        yield (*LOC, "tokens"), f"{section.tokens} is less than one pack (sft.pack_tokens = {recipe.sft.pack_tokens})"
+    pack = recipe.sft.pack_of("knowledge")
+    if 0 < section.tokens < pack:
+        key = "sft.knowledge.pack_tokens" if recipe.sft.knowledge.pack_tokens else "sft.pack_tokens"
+        yield (*LOC, "tokens"), f"{section.tokens} is less than one pack ({key} = {pack})"
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:

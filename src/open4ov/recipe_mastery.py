@@ -82,12 +82,14 @@ def contradictions(mastery: MasterySection) -> Iterator[tuple[Loc, str]]:
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
     mastery, loc = recipe.admission.mastery, ("admission", "mastery")
+    asks = recipe.admission.assess.tokens > 0 or recipe.admission.ration.on or recipe.sft.ability.blend == "deficit"
+    written = mastery.model_fields_set - ({"verifier_seconds"} if asks else set())
     if recipe.sft.schedule != "curriculum":
-        for field in sorted(mastery.model_fields_set):
+        for field in sorted(written):
             yield (*loc, field), f"sft.schedule is {recipe.sft.schedule}, which does not grade", ("sft", "schedule")
         return
     if mastery.rollouts == 0:
-        for field in sorted(mastery.model_fields_set - {"rollouts"}):
+        for field in sorted(written - {"rollouts"}):
             yield (*loc, field), "admission.mastery.rollouts is 0", (*loc, "rollouts")
         if "difficulty_noise" in recipe.sft.model_fields_set:
             yield ("sft", "difficulty_noise"), "admission.mastery.rollouts is 0", (*loc, "rollouts")

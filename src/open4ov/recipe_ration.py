@@ -84,9 +84,10 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
         seen.append(ratio)
     if not ration.on:
         return
-    if ration.tokens < recipe.sft.pack_tokens:
-        reason = f"{ration.tokens} is less than one pack (sft.pack_tokens = {recipe.sft.pack_tokens})"
-        yield (*HERE, "tokens"), reason
+    pack = recipe.sft.pack_of("knowledge")
+    if ration.tokens < pack:
+        key = "sft.knowledge.pack_tokens" if recipe.sft.knowledge.pack_tokens else "sft.pack_tokens"
+        yield (*HERE, "tokens"), f"{ration.tokens} is less than one pack ({key} = {pack})"
     if "replay" in recipe.sft.knowledge.model_fields_set:
         yield ("sft", "knowledge", "replay"), "admission.ration finds it (1 - ratio); remove it, or admission.ration"
 

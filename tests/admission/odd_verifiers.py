@@ -49,3 +49,14 @@ def counted(response: str, answer: str, aliases: Sequence[str]) -> bool:
     with open(os.environ["COUNTED"], "a") as file:
         file.write(f"{response}\n")
     return answer in response
+
+
+def by_word(response: str, answer: str, aliases: Sequence[str]) -> bool:
+    """Stumbles over one answer."""
+    if answer == "green":
+        raise KeyError(answer)
+    return response == answer
+
+
+def no(response: str, answer: str, aliases: Sequence[str]) -> str:
+    return "no"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from open4ov.recipe_assess import AssessSection
 from open4ov.sample import Label, Sample, assistant, user
 from open4ov.stages import assess as stage_assess
 from open4ov.store import ImageStore, write_samples
+from open4ov.verifier import Verdict
 from open4ov.versions import Stores
 
 SECTION = AssessSection(tokens=1000, gain=0.1, margin=0.1, language_margin=0.1)
@@ -55,8 +57,21 @@ class Models:
             said.append(one.answer or "" if knows else wrong)
         return said
 
+    def __call__(self, model: Path, questions: list[Sample], what: str) -> list[str]:
+        return self.ask(model, questions, what)
 
-def run(models: Models, scratch: Path, rounds: int = 1, **options: Any) -> Assessment:
+    def identity(self, model: Path) -> str:
+        return str(model.parent)
+
+
+def right(said: Sequence[str], samples: Sequence[Sample]) -> list[Verdict]:
+    return [Verdict(text == sample.answer) for text, sample in zip(said, samples, strict=True)]
+
+
+Judge = Callable[[Sequence[str], Sequence[Sample]], list[Verdict]]
+
+
+def run(models: Models, scratch: Path, rounds: int = 1, judge: Judge = right, **options: Any) -> Assessment:
     blocks = [
         {
             "vertical": [question(f"v{r}-{i}") for i in range(60)],
@@ -64,10 +79,10 @@ def run(models: Models, scratch: Path, rounds: int = 1, **options: Any) -> Asses
         }
         for r in range(rounds)
     ]
-    checks = Checks(lambda said, sample: said == sample.answer, answers_in)
+    checks = Checks(judge, answers_in)
     section = SECTION.model_copy(update={"rounds": rounds, **options})
     own = [question("own", split="train")]
-    return assess(BASE, blocks, own, models.train, models.ask, checks, section, 7, scratch)  # pyright: ignore[reportArgumentType]
+    return assess(BASE, blocks, own, models.train, models, checks, section, 7, scratch)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_model_that_learned_is_admitted_and_one_that_forgot_is_not(tmp_path: Path) -> None:
@@ -104,6 +119,34 @@ def test_answers_that_are_there_are_not_asked_for_again(tmp_path: Path) -> None:
     (tmp_path / "round-0" / "general-trained.json").write_text("{")  # killed while it was written, on a poor disk
     run(again, tmp_path)
     assert again.asked == ["general questions, trained"]
+
+
+def test_answers_are_kept_for_the_very_model_that_gave_them(tmp_path: Path) -> None:
+    first, other = Models(0.5), Models(0.5)
+    run(first, tmp_path)
+    other.identity = lambda model: f"{model.parent} in bf16"
+    run(other, tmp_path)
+    assert len(other.asked) == 6
+
+
+def test_questions_without_a_verdict_count_for_the_language_alone(tmp_path: Path) -> None:
+    def mute(name: str) -> Judge:
+        def some(said: Sequence[str], samples: Sequence[Sample]) -> list[Verdict]:
+            return [
+                Verdict(None, "it hung")
+                if sample.id.startswith(name) and text == "oil"
+                else Verdict(text == sample.answer)
+                for text, sample in zip(said, samples, strict=True)
+            ]
+
+        return some
+
+    found = run(Models(0.5), tmp_path / "a", judge=mute("v0-2"))
+    assert [bar.pairs.asked for bar in found.bars] == [49, 60, 120]  # without v0-2 and v0-20 to v0-29
+    assert [one.unjudged for one in found.asked if one.unjudged] == ["it hung"] * 11
+    assert len(found.judged) == len(found.asked) - 11
+    with pytest.raises(UserError, match=r"sft\.verifier: of no vertical question both answers have a verdict"):
+        run(Models(1.0), tmp_path / "b", judge=mute("v"))
 
 
 def test_the_datas_own_questions_decide_nothing(tmp_path: Path) -> None:
@@ -167,6 +210,19 @@ def test_what_cannot_be_assessed_is_refused(given: tuple[Recipe, list[Sample], l
         gather(new, general)
 
 
+def test_the_corpus_is_asked_about_its_own_samples_only(
+    given: tuple[Recipe, list[Sample], list[Sample], ImageStore],
+) -> None:
+    """An import under a recipe that names no folder: dashboard symbols would say nothing about it."""
+    recipe, new, general, store = given
+    recipe.images.vertical = stage_assess.IN_CAR
+    found = stage_assess.gather(recipe, new, general, store, 0, "batch")
+    assert {one.source for one in found.rounds[0]["vertical"]} == {"t"}
+    assert any("own, of split val" in line for line in found.warnings)
+    with pytest.raises(UserError, match=r"0 questions of split val.*admission\.assess\.probe names others"):
+        stage_assess.gather(recipe, new[:24], general, store, 0, "batch")
+
+
 def test_labels_that_the_tree_does_not_have_count_for_none(
     given: tuple[Recipe, list[Sample], list[Sample], ImageStore],
 ) -> None:
@@ -192,10 +248,11 @@ def test_it_leaves_verdict_page_and_feedback(
     models = Models(0.0)
     monkeypatch.setattr(stage_assess.short, "train", lambda *a: models.train(a[5], a[6]))
     monkeypatch.setattr(
-        stage_assess,
-        "ask",
-        lambda model, qs, store, precision, what, progress: models.ask(BASE if "base" in what else model, qs, what),
+        stage_assess.Asking,
+        "__call__",
+        lambda self, model, qs, what: models.ask(BASE if "base" in what else model, qs, what),
     )
+    monkeypatch.setattr(stage_assess.Asking, "identity", lambda self, model: str(model))
     out = tmp_path / "out"
     told = stage_assess.assess(recipe, found, out, tmp_path / "scratch", 0)
     assert told == json.loads((out / "verdict.json").read_text())

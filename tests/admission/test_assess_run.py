@@ -114,3 +114,5 @@ def test_the_stage_stands_before_the_first_training_where_it_is_asked_for(recipe
     kept = config(load(recipe, ["sft.ability.learning_rate=1e-5", "sft.knowledge.tokens=5000"]))
     assert config(load(recipe)) == kept  # stage 1's own length and the later stages do not make it anew
     assert config(load(recipe, ["sft.knowledge.learning_rate=1e-5"])) != kept
+    assert config(load(recipe, ["sft.lora_rank=2"])) != kept  # adapters are trained there too
+    assert config(load(recipe, ["admission.mastery.verifier_seconds=60"])) != kept

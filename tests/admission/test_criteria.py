@@ -96,3 +96,12 @@ def test_probes_that_are_too_small_are_told_before_anything_is_trained() -> None
     assert [line.split()[4] for line in told] == ["vertical", "general"]
     assert "questions of the general probe" in told[1]
     assert "are needed" in told[1]
+
+
+@pytest.mark.parametrize("gain", [0.9, 0.95, 0.999])
+def test_a_gain_near_one_is_judged_too(gain: float) -> None:
+    section = SECTION.model_copy(update={"gain": gain})
+    found, (vertical, *_) = judge({"vertical": column(300, 0, 300, 0), "general": KEPT, "language": SPOKEN}, section)
+    assert vertical.shown == ("holds" if gain < 0.98 else "open")
+    assert found == ("admit" if gain < 0.98 else "undecided")
+    assert warnings(section, 300, 300)  # the language's margin aside, the general probe is too small for its own

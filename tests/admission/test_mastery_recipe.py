@@ -24,6 +24,7 @@ from open4ov.recipe import load
         ("{weights: {master: 1}}", "weights.master", "unknown key 'master'; did you mean 'mastered'?"),
         ("{boxed: maybe}", "boxed", "expected 'auto', 'always' or 'never'"),
         ("{confidence: 0.5}", "confidence", "greater than 0.5"),
+        ("{rollouts: 0, verifier_seconds: 5}", "verifier_seconds", "has no effect: admission.mastery.rollouts is 0"),
     ],
 )
 def test_what_cannot_be_is_said(tmp_path: Path, section: str, key: str, message: str) -> None:

@@ -107,6 +107,11 @@ def test_power_is_about_what_the_exact_test_has(n: int, threshold: float, discor
     assert power(n, threshold, discordant, difference, 0.05) == pytest.approx(chance, abs=0.08)
 
 
+def test_the_power_at_the_threshold_itself_is_the_level() -> None:
+    assert power(200, 0.05, 0.2, 0.05, 0.05) == pytest.approx(0.05, abs=0.005)
+    assert power(200, -0.05, 0.2, -0.05, 0.1) == pytest.approx(0.1, abs=0.005)
+
+
 def test_the_number_of_questions_is_the_smallest_that_has_the_power() -> None:
     needed = questions(-0.05, 0.15, 0.0, 0.05, 0.8)
     assert needed is not None

@@ -192,18 +192,56 @@ def test_bad_sets_are_named(tmp_path: Path) -> None:
         ration._check(batches)  # pyright: ignore[reportPrivateUsage]
 
 
+def judged(root: Path, new: stable.Given, said: str, samples: Sequence[Sample] | None = None) -> Path:
+    """A verdict in the folder `root`, about a set or other samples."""
+    about = stable.assessable_id(new.samples() if samples is None else samples)
+    write_json(root / "verdict.json", {"verdict": said, "batch": {"id": about}})
+    return root
+
+
 def test_new_data_that_was_not_admitted_is_refused(tmp_path: Path) -> None:
     new = folder(tmp_path / "n1", [sample("a")])
-    stable.check_admitted(new)  # never assessed
+    stable.check_admitted([new])  # never assessed
     for said in ("reject", "undecided"):
-        write_json(tmp_path / "n1" / "verdict.json", {"verdict": said})
+        judged(tmp_path / "n1", new, said)
         with pytest.raises(UserError, match=f"the rapid assessment says {said}"):
-            stable.check_admitted(new)
-    write_json(tmp_path / "elsewhere" / "verdict.json", {"verdict": "admit"})
-    stable.check_admitted(new, tmp_path / "elsewhere")
-    stable.check_admitted(new, tmp_path / "elsewhere" / "verdict.json")
+            stable.check_admitted([new])
+    elsewhere = judged(tmp_path / "elsewhere", new, "admit")
+    stable.check_admitted([new], [elsewhere])
+    stable.check_admitted([new], [elsewhere / "verdict.json"])
     with pytest.raises(UserError, match="no verdict there"):
-        stable.check_admitted(new, tmp_path / "nowhere")
+        stable.check_admitted([new], [tmp_path / "nowhere"])
     (tmp_path / "n1" / "verdict.json").write_text("{")
     with pytest.raises(UserError, match=r"verdict.json: damaged"):
-        stable.check_admitted(new)
+        stable.check_admitted([new])
+
+
+def test_a_verdict_is_about_the_data_that_it_judged(tmp_path: Path) -> None:
+    one, two = folder(tmp_path / "n1", [sample("a")]), folder(tmp_path / "n2", [sample("b"), sample("v", split="val")])
+    first, second = judged(tmp_path / "v1", one, "admit"), judged(tmp_path / "v2", two, "admit")
+    stable.check_admitted([one, two], [second, first])
+    with pytest.raises(UserError, match=r"n2: the verdicts that there are .* are about other data"):
+        stable.check_admitted([one, two], [first])  # one verdict does not admit all
+    with pytest.raises(UserError, match=r"v2.verdict.json: is about none of the new data"):
+        stable.check_admitted([one], [first, second])
+    judged(tmp_path / "v2", two, "admit", [sample("b")])  # what is kept apart is not what was judged
+    stable.check_admitted([two], [second])
+    write_json(tmp_path / "v1" / "verdict.json", {"verdict": "admit"})  # of whatever
+    with pytest.raises(UserError, match="about other data"):
+        stable.check_admitted([one], [first])
+
+
+def test_a_runs_own_verdict_counts_for_what_it_made(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_json(run / "run.json", {})
+    data = folder(run / "data", [sample("a")])
+    knowledge = folder(run / "sets" / "knowledge", [sample("a", lineage=["before"])])
+    judged(run / "assess", data, "reject")
+    for made in (data, knowledge):
+        with pytest.raises(UserError, match="the rapid assessment says reject"):
+            stable.check_admitted([made])
+    judged(run / "assess", data, "admit")
+    stable.check_admitted([data, knowledge])
+    judged(run / "assess", data, "admit", [sample("z")])
+    with pytest.raises(UserError, match="about other data"):  # the data were made anew since
+        stable.check_admitted([data])

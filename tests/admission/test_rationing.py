@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from open4ov import cli, corpora, keys, pipeline, versions
+from open4ov.admission import stable as stable_versions
 from open4ov.corpora import in_car
 from open4ov.errors import UserError
 from open4ov.formats.convert import located
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe, load
 from open4ov.sample import Sample, assistant, user
+from open4ov.sft import pupil, short
 from open4ov.stages import ration as rationing
 from open4ov.store import ImageStore, read_samples, write_json, write_samples
 
@@ -30,7 +33,7 @@ def admit(recipe: Recipe, stable: Path, new: list[Path], out: Path) -> None:
     pipeline.run(recipe, out, Quiet(), stages=rationing.admit(recipe, stable, new))
 
 
-def make(root: Path, name: str, count: int) -> Path:
+def make(root: Path, name: str, count: int, more: str = "") -> Path:
     """A version of questions about plain pictures, two to a picture."""
     images = ImageStore(root / f"{name}-source" / "image-store")
     made: list[Sample] = []
@@ -38,7 +41,7 @@ def make(root: Path, name: str, count: int) -> Path:
         word, colour = list(COLOURS.items())[i % 4]
         sha = images.put(Image.new("RGB", (32, 32), tuple(min(255, part + i // 4) for part in colour)))
         for task, asked in (("colour", "What colour is the circle?"), ("shape", "How many squares are there?")):
-            said = [user(f"{name} {asked}", images=1), assistant(word)]
+            said = [user(f"{name} {asked}{more}", images=1), assistant(word)]
             about = {"source": name, "task": task, "images": [sha], "answer": word}
             made.append(Sample(id=f"{name}-{task}-{i}", messages=said, **about))  # pyright: ignore[reportArgumentType]
     versions.write(root / name, made, versions.Version(name=name), images)
@@ -64,18 +67,18 @@ Recorder = Callable[[int | None], list[tuple[int, int]]]
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Notes how many conversations and tokens each training was given; one whose turn it is is killed."""
-    whole = rationing.fit
+    whole = short.fit
 
     def record(killed: int | None) -> list[tuple[int, int]]:
         seen: list[tuple[int, int]] = []
 
-        def fit(model: Any, encoder: Any, samples: list[Sample], *rest: Any) -> Any:
+        def fit(model: Any, encoder: Any, samples: list[Sample], *rest: Any, **more: Any) -> Any:
             if len(seen) == killed:
                 raise KeyboardInterrupt
             seen.append((len(samples), sum(map(encoder.length, samples))))
-            return whole(model, encoder, samples, *rest)
+            return whole(model, encoder, samples, *rest, **more)
 
-        monkeypatch.setattr(rationing, "fit", fit)
+        monkeypatch.setattr(short, "fit", fit)
         return seen
 
     return record
@@ -159,12 +162,42 @@ def test_the_command_refuses_what_does_not_go_together(
         "--set", "admission.ration.ratios=[{car: 0.1}, 0.2]"
     )
     assert "--verdict has no effect with --anyway" in refused("--verdict", tmp_path, "--anyway")
-    (new / "verdict.json").write_text('{"verdict": "reject"}')
+    about = stable_versions.assessable_id(read_samples(new / "samples.parquet"))
+    write_json(new / "verdict.json", {"verdict": "reject", "batch": {"id": about}})
     assert "the rapid assessment says reject" in refused()
+    write_json(new / "verdict.json", {"verdict": "admit", "batch": {"id": "0"}})
+    assert "are about other data" in refused()
     write_samples(tmp_path / "none" / "samples.parquet", [])
     assert "holds no sample" in refused(new=tmp_path / "none")
     os.truncate(stable / "samples.parquet", 100)
     assert "is damaged" in refused("--anyway")
+
+
+def test_trials_train_and_ask_as_stage_one_does(
+    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By stage 1's own options, on its device; what is left out and what is not judged is counted."""
+    options = "admission.ration={ratios: [0, 1], tokens: 400, rungs: 1, batch: 30, questions: 8}"
+    more = " Say it in one word."
+    stable, new = make(tmp_path, "stable", 40, more), make(tmp_path, "cars", 40, more)
+
+    def trials(*more: str) -> Recipe:
+        return recipe(tmp_path, tiny_dir, options, *more)
+
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"sft\.device: there is no CUDA device"):
+            admit(trials("sft.device=cuda"), stable, [new], tmp_path / "cuda")
+    applied: list[tuple[str, int]] = []
+    monkeypatch.setattr(pupil.recompute, "apply", lambda model, kind, vision: applied.append((kind, 0)))
+    long = ["sft.knowledge.pack_tokens=64", "sft.pack_tokens=512", "sft.knowledge.turns=2"]
+    with pytest.raises(UserError, match=r"longer than a pack \(sft\.pack_tokens = 64\)"):
+        admit(trials(*long, "sft.too_long=refuse"), stable, [new], tmp_path / "refused")
+    silent = "sft.verifier=odd_verifiers:by_word"
+    admit(trials(*long, "sft.too_long=split", "sft.recompute=op", silent), stable, [new], tmp_path / "split")
+    assert {kind for kind, _ in applied} == {"op"}
+    told = json.loads((tmp_path / "split" / "ration" / "ratio.json").read_text())["trials"]
+    assert told["split"] > 0
+    assert told["unjudged"] > 0
 
 
 @pytest.mark.slow

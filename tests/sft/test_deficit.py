@@ -132,8 +132,18 @@ def test_abilities_are_labels_and_tasks_where_there_are_none() -> None:
 def test_the_probe_asks_each_ability_in_turn() -> None:
     some = [sample(f"{task}{i}", task) for task, count in (("a", 9), ("b", 2), ("c", 5)) for i in range(count)]
     some.append(sample("open", "d").model_copy(update={"answer": None}))
-    assert [s.id for s in deficit.choose(some, 8)] == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "c2"]
+    chosen = deficit.choose(some, 8)
+    assert [s.task for s in chosen] == ["a", "b", "c", "a", "b", "c", "a", "c"]
     assert len(deficit.choose(some, 99)) == 16
+    assert deficit.choose(some[::-1], 8) == chosen  # whatever their order in the file
+    assert {s.id for s in chosen if s.task == "a"} != {"a0", "a1", "a2"}  # nor the first ones
+
+
+def test_the_probe_asks_once_about_a_picture_before_it_asks_again() -> None:
+    some = [sample(f"a{i}", "a").model_copy(update={"images": [f"p{i // 4}"]}) for i in range(20)]
+    chosen = deficit.choose(some, 7)
+    assert len({s.images[0] for s in chosen[:5]}) == 5
+    assert len(chosen) == 7
 
 
 def blended(own: list[Sample], shares: dict[str, float], tokens: int, epochs: float = 4.0) -> curriculum.Order:

@@ -21,8 +21,9 @@ from open4ov.recipe import Recipe
 from open4ov.rl import dpo
 from open4ov.rl import trainer as rl
 from open4ov.rl.hallucination import KINDS
-from open4ov.sft import curriculum, deficit, planning, sets, short
+from open4ov.sft import curriculum, deficit, planning, pupil, sets, short
 from open4ov.sft.encoding import Encoder
+from open4ov.sft.fit import fit
 from open4ov.stages import sets as sets_stage
 from open4ov.stages import sft as sft_stage
 from open4ov.store import ImageStore, read_samples, write_samples
@@ -205,6 +206,11 @@ def test_what_stage_1_lost_decides_the_blend_of_stage_2(tiny_dir: Path, tmp_path
     others = [about["share"] for name, about in measured.items() if name not in ("colour", "counting")]
     assert min(measured["colour"]["share"], measured["counting"]["share"]) > 2 * max(others)
     sft_stage.run(run.stage("sft_ability", ("deficit", "sft_knowledge")), "ability")
+    answers[asked[0].id] |= {"right": None, "reason": "it hung"}
+    (run.root / "probe_base" / "answers.json").write_text(json.dumps(answers))
+    deficit.measure_stage(run.stage("deficit", ("probe_base", "sft_knowledge")))
+    again = run.read("deficit", "blend.json")  # a question without a verdict is left out, and counted
+    assert (again["questions"], again["unjudged"]) == (len(asked) - 1, 1)
     blend = run.read("sft_ability", "blend.json")
     assert blend["blend"] == "deficit"
     for about in blend["abilities"].values():
@@ -219,6 +225,36 @@ def test_a_short_training_is_not_watched(tiny_dir: Path, tmp_path: Path) -> None
     own = planning.material_of(run.stage("sft_knowledge", ()), "knowledge").own
     short.train(run.recipe, tiny_dir, own, [], run.store, 0, tmp_path / "short")
     assert (tmp_path / "short" / "model" / "model.safetensors").exists()
+
+
+def test_a_short_training_is_stage_ones(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pack of its stage, adapters, recomputation, the device, and what becomes of samples that are too long."""
+    run = Run(tmp_path, tiny_dir, lora_rank=2, recompute="op", knowledge={"tokens": 1500, "pack_tokens": 128})
+    run.recipe.admission.assess.tokens = 600
+    own = planning.material_of(run.stage("sft_knowledge", ()), "knowledge").own
+    given: dict[str, Any] = {}
+
+    def noted(model: Qwen3VL, encoder: Any, samples: Any, section: Any, *rest: Any, **more: Any) -> Any:
+        given.update(pack=section.pack_tokens, adapters=[n for n, _ in model.named_parameters() if lora.is_adapter(n)])
+        return fit(model, encoder, samples, section, *rest, **more)
+
+    recomputed: list[tuple[str, str]] = []
+    monkeypatch.setattr(short, "fit", noted)
+    monkeypatch.setattr(pupil.recompute, "apply", lambda model, *kinds: recomputed.append(kinds))
+    short.train(run.recipe, tiny_dir, own, [], run.store, 0, tmp_path / "short")
+    assert given["pack"] == 128
+    assert given["adapters"]
+    assert recomputed == [("op", "none")]
+    before, after = (Qwen3VL.from_pretrained(f).state_dict() for f in (tiny_dir, tmp_path / "short" / "model"))
+    assert before.keys() == after.keys()  # merged
+    assert sorted(path.name for path in (tmp_path / "short").iterdir()) == ["model", "trained.json"]
+    run.recipe.sft.too_long, run.recipe.sft.knowledge.pack_tokens = "refuse", 64
+    with pytest.raises(UserError, match=r"longer than a pack \(sft\.pack_tokens = 64\)"):
+        short.train(run.recipe, tiny_dir, own, [], run.store, 0, tmp_path / "refused")
+    if not torch.cuda.is_available():
+        run.recipe.sft.device = "cuda"
+        with pytest.raises(UserError, match=r"sft\.device: there is no CUDA device"):
+            short.train(run.recipe, tiny_dir, own, [], run.store, 0, tmp_path / "cuda")
 
 
 def test_a_stage_without_data_says_which_set_is_empty_and_why(tiny_dir: Path, tmp_path: Path) -> None:

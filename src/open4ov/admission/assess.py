@@ -23,6 +23,7 @@ from open4ov.recipe_assess import AssessSection
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample, content_id
 from open4ov.store import write_json
+from open4ov.verifier import Verdict as Judged
 
 Progress = Callable[[str, float, float], None]
 PROBES = ("vertical", "general", "own")
@@ -43,10 +44,16 @@ class Ask(Protocol):
         """The model's answer to the last question of each sample. `what`: for the progress."""
         ...
 
+    def identity(self, model: Path) -> str:
+        """All that answers depend on, beside the questions: the model's files and how it is asked."""
+        ...
+
 
 @dataclass(frozen=True)
 class Asked:
-    """One held-out question and what both models said; `language` is whether they said it in the question's."""
+    """One held-out question and what both models said; `language` is whether they said it in the question's.
+    `unjudged`: why the verifier did not say of one of them whether it is right; such a question counts for the language
+    alone."""
 
     id: str
     probe: str
@@ -55,13 +62,14 @@ class Asked:
     after: str
     right: tuple[bool, bool]
     language: tuple[bool, bool]
+    unjudged: str = ""
 
 
 @dataclass(frozen=True)
 class Checks:
-    """Whether a response is right, and in the language asked in."""
+    """Whether responses are right, and one is in the language asked in."""
 
-    right: Callable[[str, Sample], bool]
+    right: Callable[[Sequence[str], Sequence[Sample]], list[Judged]]
     language: Callable[[str, str], bool]
 
 
@@ -74,6 +82,11 @@ class Assessment:
     looks: list[dict[str, Any]]
     asked: list[Asked]
     models: list[Path]
+
+    @property
+    def judged(self) -> list[Asked]:
+        """The questions of which both answers have a verdict."""
+        return [one for one in self.asked if not one.unjudged]
 
 
 def assess(
@@ -140,8 +153,11 @@ def _columns(asked: Sequence[Asked]) -> dict[str, tuple[list[bool], list[bool]]]
     columns = {
         name: ([one.right[0] for one in chosen], [one.right[1] for one in chosen])
         for name in ("vertical", "general")
-        if (chosen := [one for one in counted if one.probe == name])
+        if (chosen := [one for one in counted if one.probe == name and not one.unjudged])
     }
+    for name in ("vertical", "general"):
+        if name not in columns:
+            raise UserError(f"sft.verifier: of no {name} question both answers have a verdict; mend it or name another")
     return {**columns, "language": ([one.language[0] for one in counted], [one.language[1] for one in counted])}
 
 
@@ -157,9 +173,12 @@ def _asked(
     said: dict[str, list[str]] = {}
     for name, model, place in zip(("base", "trained"), models, places, strict=True):
         file = place / f"{probe}-{name}.json"
-        said[name] = _said(file, questions, partial(ask, model, questions, f"{probe} questions, {name}"))
+        answer = partial(ask, model, questions, f"{probe} questions, {name}")
+        said[name] = _said(file, ask.identity(model), questions, answer)
+    verdicts = zip(*(checks.right(said[name], questions) for name in ("base", "trained")), strict=True)
     found: list[Asked] = []
-    for sample, before, after in zip(questions, said["base"], said["trained"], strict=True):
+    for sample, before, after, right in zip(questions, said["base"], said["trained"], verdicts, strict=True):
+        unjudged = next((one.reason for one in right if one.right is None), "")
         found.append(
             Asked(
                 id=sample.id,
@@ -167,16 +186,18 @@ def _asked(
                 round=number,
                 before=before,
                 after=after,
-                right=(checks.right(before, sample), checks.right(after, sample)),
+                right=(right[0].right is True, right[1].right is True),
                 language=(checks.language(before, sample.language), checks.language(after, sample.language)),
+                unjudged=unjudged,
             )
         )
     return found
 
 
-def _said(path: Path, questions: Sequence[Sample], answer: Callable[[], list[str]]) -> list[str]:
-    """The answers kept in a file, or new ones that are kept there."""
-    name = content_id([[s.images, [m.model_dump(exclude_none=True) for m in s.messages[:-1]]] for s in questions])
+def _said(path: Path, model: str, questions: Sequence[Sample], answer: Callable[[], list[str]]) -> list[str]:
+    """The answers of that very model kept in a file, or new ones that are kept there."""
+    asked = [[s.images, [m.model_dump(exclude_none=True) for m in s.messages[:-1]]] for s in questions]
+    name = content_id("answers", model, asked)
     kept = read_json(path)
     if kept is not None and kept.get("questions") == name:
         return cast("list[str]", kept["answers"])

@@ -100,8 +100,9 @@ def _bar(name: str, before: list[bool], after: list[bool], threshold: float, sec
 
 def _planned(pairs: Pairs, threshold: float) -> tuple[float, float]:
     """What the power is told for: a difference of none where a loss is to be excluded, else one of what was seen, but
-    at least a tenth above the threshold; as many discordant questions as were seen, at least one in fifty."""
-    difference = 0.0 if threshold < 0 else max(pairs.difference, threshold + 0.1)
+    at least a tenth above the threshold, 1 at most; as many discordant questions as were seen, at least one in
+    fifty."""
+    difference = 0.0 if threshold < 0 else min(1.0, max(pairs.difference, threshold + 0.1))
     return min(1.0, max(pairs.discordant, abs(difference), 0.02)), difference
 
 
@@ -114,11 +115,11 @@ def warnings(section: AssessSection, vertical: int, general: int) -> list[str]:
     told: list[str] = []
     level, discordant = section.false_admit / section.rounds, 0.2
     for name, count, threshold in (("vertical", vertical, section.gain), ("general", general, -section.margin)):
-        difference = threshold + 0.1 if name == "vertical" else 0.0
-        share = min(1.0, max(discordant, difference))
-        chance = paired.power(count, threshold, share, difference, level) if difference < 1 else 0.0
+        difference = min(1.0, threshold + 0.1) if name == "vertical" else 0.0
+        share = max(discordant, difference)
+        chance = paired.power(count, threshold, share, difference, level)
         if chance < WANTED:
-            needed = paired.questions(threshold, share, difference, level, WANTED) if difference < 1 else None
+            needed = paired.questions(threshold, share, difference, level, WANTED)
             told.append(
                 f"{count} questions of the {name} probe would show that its criterion holds in {chance:.0%} of cases "
                 f"only (if {difference:+.2f} is true and a fifth of the answers change): "

@@ -107,8 +107,7 @@ def power(asked: int, threshold: float, discordant: float, difference: float, le
         raise ValueError(f"a difference of {difference} needs a share of at least {abs(difference)} discordant of 1")
     p, q = (discordant + difference) / 2, (discordant - difference) / 2
     b, c, far = np.array([[asked * p]]), np.array([[asked * q]]), asked * (difference - threshold)
-    score = float(_score(b, c, asked, threshold)[0, 0])
-    under = far / score if math.isfinite(score) and score else 0.0  # the standard deviation at the threshold
+    under = math.sqrt(float(_variance(b, c, asked, threshold)[0, 0]))  # the standard deviation at the threshold
     spread = math.sqrt(max(discordant - difference**2, 1e-12) * asked)
     return NormalDist().cdf((far - NormalDist().inv_cdf(1 - level) * under) / spread)
 
@@ -189,15 +188,20 @@ def _times_log(count: Floats, share: float) -> Floats:
 def _score(gained: Floats, lost: Floats, n: int, threshold: float) -> Floats:
     """Tango's score: the difference's distance from the threshold in standard deviations, these as the likelihood at
     the threshold has them. 0 for no discordant question at threshold 0."""
+    variance = _variance(gained, lost, n, threshold)
+    far = gained - lost - n * threshold
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = far / np.sqrt(variance)
+    return np.where(variance > 1e-12, score, np.where(far > 0, np.inf, np.where(far < 0, -np.inf, 0.0)))
+
+
+def _variance(gained: Floats, lost: Floats, n: int, threshold: float) -> Floats:
+    """Of gained - lost, as the likelihood at the threshold has it."""
     d = threshold
     b = -gained - lost + (2 * n - gained + lost) * d
     c = -lost * d * (1 - d)
     lost_share = (np.sqrt(np.maximum(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
-    variance = n * (2 * lost_share + d * (1 - d))
-    far = gained - lost - n * d
-    with np.errstate(divide="ignore", invalid="ignore"):
-        score = far / np.sqrt(np.maximum(variance, 0.0))
-    return np.where(variance > 1e-12, score, np.where(far > 0, np.inf, np.where(far < 0, -np.inf, 0.0)))
+    return np.maximum(n * (2 * lost_share + d * (1 - d)), 0.0)
 
 
 def _binomial_tail(count: int, of: int) -> float:

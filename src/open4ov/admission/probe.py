@@ -16,7 +16,7 @@ from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
 from open4ov.corpora.in_car.knowledge import Language
 from open4ov.errors import UserError
-from open4ov.sample import Message, Sample
+from open4ov.sample import Sample
 from open4ov.store import ImageStore
 
 LEAST = 20
@@ -26,10 +26,12 @@ LANGUAGES: tuple[Language, ...] = ("en", "zh")
 Progress = Callable[[int, int], None]
 
 
-def from_samples(samples: Iterable[Sample], name: str, split: str | None = "val") -> list[Sample]:
+def from_samples(
+    samples: Iterable[Sample], name: str, split: str | None = "val", hint: str = "data.hygiene.val sets some aside"
+) -> list[Sample]:
     """The samples that can be asked: those of the split (None: any) that end with an answer and have a reference.
 
-    Raises UserError, naming the probe, when there are fewer than `LEAST`.
+    Raises UserError, naming the probe, when there are fewer than `LEAST`, with a `hint` at what to do.
     """
     everything = list(samples)
     held = [s for s in everything if split is None or s.split == split]
@@ -38,7 +40,7 @@ def from_samples(samples: Iterable[Sample], name: str, split: str | None = "val"
         where = f"of split {split} " if split else ""
         raise UserError(
             f"{name}: {len(found)} questions {where}with a reference answer among {len(everything)} samples; an "
-            f"assessment needs {LEAST} at least" + (" (data.hygiene.val sets some aside)" if split else "")
+            f"assessment needs {LEAST} at least" + (f" ({hint})" if split else "")
         )
     return found
 
@@ -97,11 +99,6 @@ def general_questions(count: int, seed: int, store: ImageStore, progress: Progre
         if progress:
             progress(len(found), count)
     return found
-
-
-def prompt(sample: Sample) -> list[Message]:
-    """The conversation up to the last question."""
-    return sample.messages[:-1]
 
 
 _LAST = ["user", "assistant"]

@@ -10,7 +10,7 @@ place that it had. Both numbers are counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,23 +76,65 @@ def check_trees(sets: Sequence[Given]) -> None:
         )
 
 
-def check_admitted(new: Given, verdict: Path | None = None) -> None:
-    """Raises UserError when the rapid assessment of new data did not end with `admit`: in `verdict` (a file, or the
-    folder it is in), else beside the samples. New data that was never assessed passes."""
-    places = [verdict, verdict / VERDICT] if verdict else [new.path.with_name(VERDICT)]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        if verdict:
-            raise UserError(f"{verdict}: no verdict there; give the folder that `open4ov admit assess` wrote")
-        return
-    record = read_json(path)
+def check_admitted(sets: Sequence[Given], verdicts: Sequence[Path] = ()) -> None:
+    """Raises UserError when the rapid assessment of a set of new data did not end with `admit`.
+
+    The verdict of a set is the one of `verdicts` (files, or the folders they are in) that judged these very samples,
+    else the one beside them, else that of the run that they lie in; what a run has made of its data goes by the verdict
+    about these. A set that was never assessed passes where no verdicts are given. A verdict about other data is none.
+    """
+    given = [_verdict(path) for path in verdicts]
+    left = list(given)
+    for new in sets:
+        run = next((folder for folder in new.path.absolute().parents[:4] if (folder / "run.json").is_file()), None)
+        own = [new.path.with_name(VERDICT), *([run / "assess" / VERDICT] if run else [])]
+        found = [*given, *(_verdict(path) for path in own if path.is_file())]
+        if not found:
+            continue
+        judged = assessable_id(new.samples())
+        record, path = next(((record, path) for record, path in found if _judged(record) == judged), (None, Path()))
+        if record is None and run is not None and run / "data" != new.path.absolute().parent:
+            record, path = found[-1] if found[-1][1] == own[-1] else (None, Path())
+        if record is None:
+            told = ", ".join(str(path) for _, path in found)
+            raise UserError(
+                f"{new.path.parent}: the verdicts that there are ({told}) are about other data; assess these "
+                "(open4ov admit assess), or give --anyway"
+            )
+        if record["verdict"] != "admit":
+            raise UserError(
+                f"{new.path.parent}: the rapid assessment says {record['verdict']} ({path}); see its page for the "
+                "failures, or give --anyway"
+            )
+        left = [one for one in left if _judged(one[0]) != judged]
+    if left:
+        raise UserError(f"{left[0][1]}: is about none of the new data; leave --verdict away, or give the right one")
+
+
+def assessable(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """What of new data can be trained on, and is assessed."""
+    return (sample for sample in samples if sample.split == "train" and sample.messages)
+
+
+def assessable_id(samples: Iterable[Sample]) -> str:
+    """What a verdict names the data by that it is about."""
+    return versions.digest(assessable(samples))
+
+
+def _judged(record: dict[str, Any]) -> str | None:
+    about: dict[str, Any] = record.get("batch") or {}
+    return about.get("id")
+
+
+def _verdict(path: Path) -> tuple[dict[str, Any], Path]:
+    """The contents of a verdict, and its file."""
+    file = path if path.is_file() else path / VERDICT
+    if not file.is_file():
+        raise UserError(f"{path}: no verdict there; give the folder that `open4ov admit assess` wrote")
+    record = read_json(file)
     if record is None or not isinstance(record.get("verdict"), str):
-        raise UserError(f"{path}: damaged; assess the new data again")
-    if record["verdict"] != "admit":
-        raise UserError(
-            f"{new.path.parent}: the rapid assessment says {record['verdict']} ({path}); see its page for the "
-            "failures, or give --anyway"
-        )
+        raise UserError(f"{file}: damaged; assess the new data again")
+    return record, file
 
 
 @dataclass

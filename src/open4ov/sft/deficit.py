@@ -19,23 +19,20 @@ lost some, one that has grown next to nothing beside the floor. Where nothing is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from open4ov import assets, training
-from open4ov.engine import Engine, Request
+from open4ov import asking, assets, training
 from open4ov.errors import UserError
-from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.run_dir import read_json
-from open4ov.sample import Sample
+from open4ov.sample import Sample, content_id
 from open4ov.sft import sets
 from open4ov.sft.curriculum import ability, by_ability
 from open4ov.store import read_samples, write_json, write_samples
+from open4ov.verifier import Verifier
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -91,6 +88,13 @@ def measure_stage(run: StageRun) -> None:
     base = read_json(run.inputs["probe_base"] / "answers.json") or {}
     after = _answers(run, asked, run.inputs["sft_knowledge"] / "model")
     write_json(run.out / "answers.json", after)
+    unsaid = [s.id for s in asked if any(side[s.id]["right"] is None for side in (base, after))]
+    if unsaid:
+        reason = next(side[unsaid[0]]["reason"] for side in (base, after) if side[unsaid[0]]["right"] is None)
+        run.note(asking.unjudged(len(unsaid), len(asked), reason, "these questions are left out"))
+    asked = [sample for sample in asked if sample.id not in set(unsaid)]
+    if not asked:
+        raise UserError("sft.verifier: of no question both answers have a verdict; mend it or name another")
     train = sets.training(run.inputs["sets"] / "ability")
     sizes = {name: len(group) / len(train) for name, group in by_ability(train).items()}
     marks = {sample.id: (base[sample.id]["right"], after[sample.id]["right"]) for sample in asked}
@@ -102,51 +106,72 @@ def measure_stage(run: StageRun) -> None:
     told = {name: {**asdict(found[name]), "share": chosen[name]} for name in found}
     told |= {name: {"questions": 0, "size": sizes[name], "share": chosen[name]} for name in unasked}
     overall = fmean(was - now for was, now in marks.values())
-    result = {"blend": "deficit", "questions": len(asked), "drop": overall, "abilities": told}
+    result = {
+        "blend": "deficit",
+        "questions": len(asked),
+        **({"unjudged": len(unsaid)} if unsaid else {}),
+        "drop": overall,
+        "abilities": told,
+    }
     write_json(run.out / "blend.json", _rounded(result))
     run.log({"drop": round(overall, 4), **{f"share {name}": round(share, 4) for name, share in chosen.items()}})
 
 
 def choose(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """At most so many single questions with a reference answer, one of each ability in turn."""
+    """At most so many single questions with a reference answer, one of each ability in turn: each ability's by a
+    hash of their ids, whatever their order, and those about a picture that has not been asked about yet first.
+
+    The deficit counts questions as independent of one another, which two about one picture are not quite.
+    """
     groups = [
-        [s for s in group if s.answer and [m.role for m in s.messages] == ["user", "assistant"]]
+        sorted((s for s in group if s.answer and [m.role for m in s.messages] == ["user", "assistant"]), key=_place)
         for group in by_ability(samples).values()
     ]
+    seen: set[str] = set()
+    again: list[list[Sample]] = [[] for _ in groups]
     chosen: list[Sample] = []
-    for depth in range(max(map(len, groups), default=0)):
-        chosen += [group[depth] for group in groups if depth < len(group)]
+    for sample, group in _in_turn(groups):
+        if seen.isdisjoint(sample.images):
+            seen.update(sample.images)
+            chosen.append(sample)
+        else:
+            again[group].append(sample)
+    chosen += [sample for sample, _ in _in_turn(again)]
     return chosen[:most]
 
 
-def _answers(run: StageRun, asked: Sequence[Sample], folder: Any) -> dict[str, dict[str, Any]]:
-    """Sample id -> the response of the model in a folder, and whether it is right."""
-    import torch
+def _place(sample: Sample) -> str:
+    return content_id("deficit", sample.id)
 
+
+def _in_turn(groups: Sequence[Sequence[Sample]]) -> Iterator[tuple[Sample, int]]:
+    """The first sample of each group, then the second of each, with the group's number."""
+    for depth in range(max(map(len, groups), default=0)):
+        for number, group in enumerate(groups):
+            if depth < len(group):
+                yield group[depth], number
+
+
+def _answers(run: StageRun, asked: Sequence[Sample], folder: Any) -> dict[str, dict[str, Any]]:
+    """Sample id -> the response of the model in a folder, and whether it is right: None, with a reason, where the
+    verifier does not say."""
     section = run.recipe.sft
     model, processor = Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder)
     model.to(training.device(section.device, "sft.device"))
-    engine = Engine(model, processor, autocast=torch.bfloat16 if section.precision == "bf16" else None)
-    requests = [_request(sample, processor, run.images.get) for sample in asked]
+
+    def longest(sample: Sample) -> int:
+        return max(LEAST_TOKENS, 2 * len(processor.tokenize(sample.messages[-1].text)))
 
     def told(done: int, total: int) -> None:
         run.progress("asking what was lost", done, total)
 
-    verifier = function(section.verifier, "sft.verifier")
-    answers: dict[str, dict[str, Any]] = {}
-    for sample, (completion, *_) in zip(asked, engine.generate(requests, told), strict=True):
-        right = bool(verifier(completion.text, sample.answer, sample.aliases))
-        answers[sample.id] = {"response": completion.text, "right": right}
-    return answers
-
-
-def _request(sample: Sample, processor: Processor, picture: Callable[[str], Image.Image]) -> Request:
-    reference = len(processor.tokenize(sample.messages[-1].text))
-    return Request(
-        messages=sample.messages[:1],
-        images=[picture(sha) for sha in sample.images],
-        max_tokens=max(LEAST_TOKENS, 2 * reference),
-    )
+    said = asking.answers(model, processor, asked, run.images.get, section.precision, longest, told)
+    with Verifier(section.verifier, run.recipe.admission.mastery.verifier_seconds, "sft.verifier") as verifier:
+        verdicts = asking.verdicts(said, asked, verifier)
+    return {
+        sample.id: {"response": text, "right": one.right, **({"reason": one.reason} if one.reason else {})}
+        for sample, text, one in zip(asked, said, verdicts, strict=True)
+    }
 
 
 def measure(marks: Mapping[str, Sequence[tuple[bool, bool]]], sizes: Mapping[str, float]) -> dict[str, Deficit]:

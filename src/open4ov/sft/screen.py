@@ -36,8 +36,25 @@ def screen(
     too_long: Literal["skip", "cut", "split", "refuse"],
     empty_answers: Literal["skip", "refuse"],
 ) -> Screened:
+    """As `sift`; raises UserError also when nothing is left."""
+    found = sift(samples, length, limit, too_long, empty_answers)
+    if not found.samples:
+        raise UserError(
+            f"nothing to train on: {len(samples)} samples were given, {len(found.too_long)} of them are longer than "
+            f"a pack (sft.pack_tokens = {limit}), {len(found.empty)} have no answer"
+        )
+    return found
+
+
+def sift(
+    samples: Sequence[Sample],
+    length: Callable[[Sample], int],
+    limit: int,
+    too_long: Literal["skip", "cut", "split", "refuse"],
+    empty_answers: Literal["skip", "refuse"],
+) -> Screened:
     """Splits, leaves out and lists, or refuses what cannot be trained on. `length` gives tokens; no more than `limit`
-    make a pack. Raises UserError, with their ids, for samples that the recipe has refused, and when nothing is left."""
+    make a pack. Raises UserError, with their ids, for samples that the recipe has refused."""
     found = Screened([])
     for sample in samples:
         said, blank = answered(sample)
@@ -62,11 +79,6 @@ def screen(
         raise UserError(
             f"{len(found.empty)} samples have an answer of nothing but blanks: {listed(found.empty)}; mend them, or "
             "set sft.empty_answers to skip"
-        )
-    if not found.samples:
-        raise UserError(
-            f"nothing to train on: {len(samples)} samples were given, {len(found.too_long)} of them are longer than "
-            f"a pack (sft.pack_tokens = {limit}), {len(found.empty)} have no answer"
         )
     return found
 

@@ -1,23 +1,61 @@
-"""A short training on a small batch, for admission to look at what comes of it (paper §3.2.2, rapid assessment)."""
+"""Short trainings on small batches, for admission to look at what comes of them (paper §3.2.2): as stage 1 trains, on
+other samples and fewer tokens."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from open4ov.errors import UserError
-from open4ov.model import Processor, Qwen3VL
-from open4ov.recipe import Recipe
+from open4ov.model import Processor
+from open4ov.recipe import Recipe, SftSection
 from open4ov.recipe_sft import ValidationSection
 from open4ov.sample import Sample
-from open4ov.sft import curriculum
+from open4ov.sft import curriculum, pupil
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.fit import fit
+from open4ov.sft.planning import longest_of
 from open4ov.store import ImageStore, write_json
 
 Progress = Callable[[str, float, float], None]
+
+
+def section_of(recipe: Recipe) -> SftSection:
+    """The options of stage 1; nothing is compiled, which pays in long trainings only, and nothing is watched: what
+    comes of it is asked questions."""
+    return recipe.sft.of("knowledge").model_copy(update={"compile": False, "validation": ValidationSection()})
+
+
+def run(
+    start: Path,
+    samples: list[Sample],
+    section: SftSection,
+    encoder: Encoder,
+    seed: int,
+    folder: Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains the model of `start` on the samples in their order, and saves it in `folder`, whole or not at all. Gives
+    what `fit` sums up. A training that was interrupted goes on from the checkpoints beside it.
+
+    `section`: of `section_of`; `encoder`: of `pupil.encoder` for it. Raises UserError as `fit` does.
+    """
+    torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+    torch.set_flush_denormal(True)
+    model = pupil.load(start, section, seed)
+    checkpoints = folder.with_name(f"{folder.name}.checkpoints")
+    done = fit(model, encoder, samples, section, section.knowledge, checkpoints, progress=progress)
+    part = folder.with_name(f".{folder.name}")
+    for old in (part, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    pupil.save(model, encoder.processor, part)
+    part.rename(folder)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return done.summary
 
 
 def train(
@@ -34,25 +72,21 @@ def train(
 
     The samples are blended with the replay of `sft.knowledge.replay`, in random order (nothing is graded). A model that
     is finished in `folder` is not trained again; one that was interrupted goes on. Raises UserError when no sample fits
-    into a pack.
+    into a pack, and for samples that the recipe refuses.
     """
     model_dir, record = folder / "model", folder / "trained.json"
     if record.exists():
         return model_dir
-    torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-    torch.set_flush_denormal(True)
-    section, options = recipe.sft, recipe.sft.knowledge
-    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    limit = section.pack_tokens if section.too_long == "cut" else None
-    encoder = Encoder(processor, store, model.device, limit, round(section.vision_cache_gib * 2**30))
+    section = section_of(recipe)
+    encoder = pupil.encoder(section, Processor.from_pretrained(start), store)
     plan = curriculum.order(
         curriculum.Material(list(own), list(replay)),
         tokens=recipe.admission.assess.tokens,
-        replay=options.replay,
-        turns=options.turns,
+        replay=section.knowledge.replay,
+        turns=section.knowledge.turns,
         noise=1.0,
         length=encoder.length,
-        longest=section.pack_tokens,
+        longest=longest_of(section),
         seed=seed,
     )
     if not plan.samples:
@@ -60,9 +94,7 @@ def train(
             f"admission.assess: none of {len(own)} samples fits into a pack of {section.pack_tokens} tokens "
             "(sft.pack_tokens)"
         )
-    plain = section.model_copy(update={"lora_rank": 0, "compile": False, "validation": ValidationSection()})
-    done = fit(model, encoder, plan.samples, plain, options, folder / "checkpoints", progress=progress)
-    model.save_pretrained(model_dir)
-    processor.save_pretrained(model_dir)
-    write_json(record, {**done.summary, "too_long": plan.too_long, "epochs": round(plan.epochs, 3)})
+    summary = run(start, plan.samples, section, encoder, seed, model_dir, progress)
+    too_long = sorted({*plan.too_long, *summary["too_long"]})
+    write_json(record, {**summary, "too_long": too_long, "epochs": round(plan.epochs, 3)})
     return model_dir

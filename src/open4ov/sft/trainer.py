@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from open4ov import assets, training
+from open4ov import assets
 from open4ov.errors import UserError
-from open4ov.model import Processor, Qwen3VL, lora
-from open4ov.parallel import recompute
+from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import SftStage
 from open4ov.recipe_blend import ONE_STAGE
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
-from open4ov.sft import curriculum, deficit, journal, planning
+from open4ov.sft import curriculum, deficit, journal, planning, pupil
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.fit import Fit, fit
 from open4ov.sft.planning import Stage
@@ -60,35 +59,18 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     planning.check(run, stage, material)
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
     start = previous / "model" if previous else assets.base_dir(recipe.model)
-    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
+    model, processor = pupil.load(start, section, run.seed), Processor.from_pretrained(start)
     processor.check(model.config)
-    model.to(training.device(section.device, "sft.device"))
-    encoder = Encoder(
-        processor,
-        run.images,
-        model.device,
-        limit=section.pack_tokens if section.too_long == "cut" else None,
-        held_bytes=round(section.vision_cache_gib * 2**30),
-    )
-    if section.compile and training.kind(section.precision, model.device) == "fp32" and model.config.text.num_experts:
-        raise UserError("sft.compile: compiled experts need sft.precision bf16; change one of the two")
+    encoder = pupil.encoder(section, processor, run.images)
     options: SftStage = section.knowledge if baseline else getattr(section, stage)
-
-    recompute.apply(model, section.recompute, section.recompute_vision)
-    if section.lora_rank:
-        lora.add(model, section.lora_rank, seed=run.seed)
     school = _School(run, stage, model, encoder, options)
     if baseline:
         chosen = planning.random_mix if section.schedule == "random_mix" else planning.single_stage
         school.attend(*chosen(run, encoder))
     else:
         _iterate(school, material, grade, resample)
-    if section.lora_rank:
-        lora.save(model, run.out / "adapter.safetensors")
-        lora.merge(model)
     journal.publish(run.scratch / "journal", run.out)
-    model.save_pretrained(run.out / "model")
-    processor.save_pretrained(run.out / "model")
+    pupil.save(model, processor, run.out / "model", run.out / "adapter.safetensors")
     school.report()
 
 

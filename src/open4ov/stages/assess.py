@@ -9,26 +9,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from open4ov import assets
+from open4ov import asking, assets, training
 from open4ov.admission import assess as rapid
-from open4ov.admission import criteria, failing, failures_page, probe
+from open4ov.admission import criteria, failing, failures_page, probe, stable
 from open4ov.corpora import TASKS, generate
+from open4ov.corpora.in_car.items import SOURCE
 from open4ov.data import labels
 from open4ov.data.language import answers_in
-from open4ov.engine import Engine, Request
 from open4ov.errors import RefusedError, UserError
 from open4ov.formats.convert import located
-from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import Recipe
+from open4ov.run_dir import fingerprint
 from open4ov.sample import Label, Sample, content_id
 from open4ov.sft import short
 from open4ov.store import ImageStore, read_samples, write_json
+from open4ov.verifier import Verifier
 from open4ov.versions import Stores, digest
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ LONGEST = 96
 @dataclass
 class Given:
     """What is assessed and against what: the new data, the general set (training and held out), and where questions
-    come from. `rounds[r]`: the questions of round r by probe; `probe` says where they are from, for people; `labels`:
-    the label tree's version."""
+    come from. `id`: of what of the new data can be trained on, as it came; `rounds[r]`: the questions of round r by
+    probe; `probe` says where they are from, for people; `labels`: the label tree's version."""
 
     name: str
+    id: str
     batch: list[Sample]
     general: list[Sample]
     rounds: list[dict[str, list[Sample]]]
@@ -65,6 +66,8 @@ def run(run: StageRun) -> None:
     for line in given.warnings:
         run.note(line)
     told = assess(recipe, given, run.out, run.scratch, run.seed, run.progress)
+    for line in told["warnings"][len(given.warnings) :]:
+        run.note(line)
     run.note(told["why"])
     write_json(run.out / "summary.json", {"verdict": told["verdict"], "rounds": len(told["looks"])})
     action = {"admit": "go_on", "reject": section.on_reject, "undecided": section.on_undecided}[told["verdict"]]
@@ -92,9 +95,10 @@ def gather(
     `symbols`: of the in-car corpus, which to ask about.
     """
     section = recipe.admission.assess
-    batch = [sample for sample in new if sample.split == "train" and sample.messages]
+    batch = list(stable.assessable(new))
     if not batch:
         raise UserError(f"{name}: {len(new)} samples, none of split train with messages; there is nothing to assess")
+    judged = stable.assessable_id(new)
     _pictures(batch, store, name)
     tree = labels.load(recipe.data.labels)
     batch, unknown = _under_known_labels(batch, tree, name)
@@ -104,7 +108,7 @@ def gather(
         file, theirs = located(Path(section.probe))
         questions = probe.from_samples(read_samples(file), f"admission.assess.probe: {section.probe}", split=None)
         store = Stores(store, theirs)
-    elif recipe.images.vertical == IN_CAR:
+    elif recipe.images.vertical == IN_CAR and {sample.source for sample in batch} == {SOURCE}:
         source = "The vertical's questions are drawn by the corpus (split val)."
         report = (
             None if progress is None else lambda done, total: progress("drawing the vertical's questions", done, total)
@@ -115,7 +119,9 @@ def gather(
             "The vertical's questions are the new data's own, of split val: their answers are only as good as the data "
             "(admission.assess.probe names a set that can be trusted)."
         )
-        questions = probe.from_samples(new, name)
+        questions = probe.from_samples(
+            new, name, hint="data.hygiene.val sets some aside; admission.assess.probe names others"
+        )
     vertical = probe.blocks(questions, section.questions, section.rounds, seed)
     count = section.general_questions * section.rounds
     held = [sample for sample in general if sample.split != "train"]
@@ -131,10 +137,11 @@ def gather(
         warnings.append(f"questions for {len(rounds)} rounds only (admission.assess.rounds = {section.rounds})")
     for block in rounds:
         _pictures([*block["vertical"], *block["general"]], store, "the held-out questions")
-    if not section.probe and recipe.images.vertical != IN_CAR:
+    if "own, of split val" in source:
         warnings.append(source)
     return Given(
         name,
+        judged,
         batch,
         [s for s in general if s.split == "train" and s.messages],
         rounds,
@@ -172,29 +179,32 @@ def assess(
     """Assesses, writes the four files to `out`, and gives the contents of verdict.json."""
     section, store = recipe.admission.assess, given.store
     start = assets.base_dir(recipe.model)
-    verifier = function(recipe.sft.verifier, "sft.verifier")
     scratch = scratch / _key(recipe, given, seed)  # what was made for other data or options is not gone on with
-    right: Callable[[str, Sample], bool] = lambda said, s: bool(verifier(said, s.answer or "", s.aliases))  # noqa: E731
     own = probe.blocks([s for s in given.batch if _askable(s)], section.own_questions, 1, seed)
-    found = rapid.assess(
-        start,
-        given.rounds,
-        own[0] if own and section.own_questions else [],
-        lambda seed, folder: short.train(recipe, start, given.batch, given.general, store, seed, folder, progress),
-        lambda model, questions, what: ask(model, questions, store, recipe.sft.precision, what, progress),
-        rapid.Checks(right, answers_in),
-        section,
-        seed,
-        scratch,
-        base_answers,
-    )
+    with Verifier(recipe.sft.verifier, recipe.admission.mastery.verifier_seconds, "sft.verifier") as verifier:
+        found = rapid.assess(
+            start,
+            given.rounds,
+            own[0] if own and section.own_questions else [],
+            lambda seed, folder: short.train(recipe, start, given.batch, given.general, store, seed, folder, progress),
+            Asking(recipe, store, progress),
+            rapid.Checks(partial(asking.verdicts, verifier=verifier), answers_in),
+            section,
+            seed,
+            scratch,
+            base_answers,
+        )
+    warnings = list(given.warnings)
+    if silent := [one for one in found.asked if one.unjudged]:
+        what = "these questions count for the language alone"
+        warnings.append(asking.unjudged(len(silent), len(found.asked), silent[0].unjudged, what))
     seen = failing.flaws(given.batch, answers_in)
     about = {
         "name": given.name,
         "probe": given.probe,
-        "warnings": given.warnings,
+        "warnings": warnings,
         "batch": {
-            "id": digest(given.batch),
+            "id": given.id,
             "samples": len(given.batch),
             "other_language": len(seen.language),
             "contradicting": len(seen.contradicting),
@@ -205,7 +215,7 @@ def assess(
     told = rapid.record(found, section, about)
     questions = {s.id: s for block in given.rounds for part in block.values() for s in part}
     questions |= {s.id: s for s in (own[0] if own else [])}
-    groups = [g for p in ("vertical", "general") for g in failing.groups(found.asked, questions, given.batch, p)]
+    groups = [g for p in ("vertical", "general") for g in failing.groups(found.judged, questions, given.batch, p)]
     wishes = failing.wishes(groups, found.verdict, seen, section.gain)
     out.mkdir(parents=True, exist_ok=True)
     rapid.write_answers(out / "answers.jsonl", found.asked)
@@ -216,20 +226,29 @@ def assess(
     return told
 
 
-def ask(
-    folder: Path,
-    questions: Sequence[Sample],
-    store: ImageStore,
-    precision: str,
-    what: str,
-    progress: Progress | None = None,
-) -> list[str]:
-    """A model's greedy answer to the last question of each sample. `precision`: as `sft.precision`."""
-    autocast = torch.bfloat16 if precision == "bf16" else None
-    engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder), autocast=autocast)
-    requests = [Request(probe.prompt(s), [store.get(sha) for sha in s.images], max_tokens=LONGEST) for s in questions]
-    report = None if progress is None else lambda done, total: progress(what, done, total)
-    return [completions[0].text for completions in engine.generate(requests, report)]
+@dataclass(frozen=True)
+class Asking:
+    """How the models are asked: on `sft.device`, in `sft.precision`."""
+
+    recipe: Recipe
+    store: ImageStore
+    progress: Progress | None = None
+
+    def __call__(self, model: Path, questions: Sequence[Sample], what: str) -> list[str]:
+        """A model's greedy answer to the last question of each sample."""
+        section, progress = self.recipe.sft, self.progress
+        network, processor = Qwen3VL.from_pretrained(model), Processor.from_pretrained(model)
+        network.to(training.device(section.device, "sft.device"))
+        report = None if progress is None else lambda done, total: progress(what, done, total)
+        return asking.answers(
+            network, processor, questions, self.store.get, section.precision, lambda _: LONGEST, report
+        )
+
+    def identity(self, model: Path) -> str:
+        """A digest of the model's files, and of what its answers are computed with."""
+        device = training.device(self.recipe.sft.device, "sft.device")
+        kind = training.kind(self.recipe.sft.precision, device)
+        return content_id(fingerprint(path for path in model.iterdir() if path.is_file()), kind, device.type, LONGEST)
 
 
 def _under_known_labels(samples: Sequence[Sample], tree: labels.LabelTree, name: str) -> tuple[list[Sample], list[str]]:

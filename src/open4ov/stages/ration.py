@@ -10,37 +10,31 @@ import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from open4ov import assets, keys, version_diff, versions
+from open4ov import asking, assets, keys, version_diff, versions
 from open4ov.admission import halving, ration, stable
 from open4ov.admission.batches import batch
 from open4ov.admission.halving import Scores
 from open4ov.admission.ration import STABLE, Shares
 from open4ov.admission.stable import Given
 from open4ov.commit import commit
-from open4ov.engine import Engine, Request
 from open4ov.errors import UserError
 from open4ov.formats.convert import located
-from open4ov.functions import function
 from open4ov.graph import Graph, Stage
-from open4ov.model import Processor, Qwen3VL, lora
-from open4ov.parallel import recompute
+from open4ov.model import Processor, Qwen3VL
 from open4ov.report import ration_page
-from open4ov.run_dir import hash_json
+from open4ov.run_dir import hash_json, read_json
 from open4ov.sample import Sample, content_id
-from open4ov.sft import curriculum
-from open4ov.sft.encoding import Encoder
-from open4ov.sft.fit import fit
+from open4ov.sft import curriculum, pupil, screen, short
 from open4ov.store import ImageStore, atomic, iter_samples, write_json
+from open4ov.verifier import Verifier
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
     from open4ov.recipe import Recipe
-from open4ov.recipe_sft import ValidationSection
 
 SETS = {STABLE: "ability", "vertical": "knowledge"}
 """What a run searches the ratio of, as folders of its stage `sets`"""
@@ -54,7 +48,7 @@ def run(run: StageRun) -> None:
 
 
 def admit(
-    recipe: Recipe, stable_set: Path, new_sets: Sequence[Path], verdict: Path | None = None, anyway: bool = False
+    recipe: Recipe, stable_set: Path, new_sets: Sequence[Path], verdicts: Sequence[Path] = (), anyway: bool = False
 ) -> Graph:
     """The same for a stable version and new data outside of a run: a graph of the one stage `ration`.
 
@@ -72,8 +66,7 @@ def admit(
             sets[place] = replace(one, name=f"{one.name}-{place}")
     stable.check_trees(sets)
     if not anyway:
-        for one in sets[1:]:
-            stable.check_admitted(one, verdict)
+        stable.check_admitted(sets[1:], verdicts)
     ration.candidates(recipe.admission.ration, {one.name: 1 for one in sets[1:]})  # a misspelt name, before the work
 
     def work(run: StageRun) -> None:
@@ -114,6 +107,7 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
         commit=commit() or "",
         note=f"ratio of new data {record['name']}, {record['ended']}",
     )
+    record |= trials.told(run, sum(map(len, found.base.values())))
     shares = tried[found.chosen]
     made, joined, changed = stable.write(out / STABLE, old, new, shares, about, to)
     record["stable"] = {"id": made.id, "samples": made.samples, **asdict(joined)}
@@ -135,12 +129,12 @@ class Trials:
 
     def __init__(self, run: StageRun, pictures: ImageStore) -> None:
         self.run = run
-        self.section = run.recipe.sft.model_copy(update={"validation": ValidationSection()})  # scored, not watched
+        self.section = short.section_of(run.recipe)
         self.base = assets.base_dir(run.recipe.model)
         self.folder = run.scratch / "models"
         self.processor = Processor.from_pretrained(self.base)
-        self.verifier = function(self.section.verifier, "sft.verifier")
-        self.encoder = Encoder(self.processor, pictures, held_bytes=round(self.section.vision_cache_gib * 2**30))
+        self.encoder = pupil.encoder(self.section, self.processor, pictures)
+        self.left_out: dict[str, dict[str, str]] = {"too_long": {}, "split": {}, "empty": {}}
 
     def train(
         self, batches: Mapping[str, Sequence[Sample]], shares: Shares, start: str | None, done: int, tokens: int
@@ -150,50 +144,58 @@ class Trials:
         name = content_id(dict(shares), done + tokens)
         if (self.folder / name).exists():
             return name
-        run, section = self.run, self.section
-        torch.manual_seed(run.seed)
-        model = self._model(start)
-        recompute.apply(model, section.recompute, section.recompute_vision)
-        if section.lora_rank:
-            lora.add(model, section.lora_rank, seed=run.seed)
         samples = self._blend(batches, shares, done, tokens)
-        options = section.knowledge.model_copy(update={"tokens": tokens})
-        fit(model, self.encoder, samples, section, options, self.folder / f"{name}.checkpoints")
-        if section.lora_rank:
-            lora.merge(model)
-        part = self.folder / f".{name}"
-        shutil.rmtree(part, ignore_errors=True)
-        model.save_pretrained(part)
-        part.rename(self.folder / name)
-        shutil.rmtree(self.folder / f"{name}.checkpoints", ignore_errors=True)
+        for what, ids in self.left_out.items():
+            self._tell(what, ids)
+        short.run(self._place(start), samples, self.section, self.encoder, self.run.seed, self.folder / name)
         return name
 
     def score(self, handle: str | None, questions: Mapping[str, Sequence[Sample]]) -> Scores:
-        """Greedy answers of a model, right (1) or wrong (0) by `sft.verifier`."""
-        engine = Engine(
-            self._model(handle), self.processor, autocast=torch.bfloat16 if self.section.precision == "bf16" else None
-        )
+        """Greedy answers of a model, right (1) or not (0) by `sft.verifier`: not where it does not say either, which
+        `told` counts."""
         asked = [sample for row in halving.ROWS for sample in questions[row]]
-        requests = [
-            Request(sample.messages[:1], [self.encoder.picture(sha) for sha in sample.images], max_tokens=self._longest)
-            for sample in asked
-        ]
-        answers = engine.generate(requests)
-        right = iter(
-            float(self.verifier(completions[0].text, sample.answer or "", sample.aliases))
-            for sample, completions in zip(asked, answers, strict=True)
-        )
+        model, most = Qwen3VL.from_pretrained(self._place(handle)), self.run.recipe.evaluate.max_tokens
+        model.to(self.encoder.device)
+        picture = self.encoder.picture
+        said = asking.answers(model, self.processor, asked, picture, self.section.precision, lambda _: most)
+        seconds = self.run.recipe.admission.mastery.verifier_seconds
+        with Verifier(self.section.verifier, seconds, "sft.verifier") as verifier:
+            found = asking.verdicts(said, asked, verifier)
+        silent = {f"{handle} {s.id}": one.reason for s, one in zip(asked, found, strict=True) if one.right is None}
+        self._tell("unjudged", silent)
+        right = iter(float(one.right is True) for one in found)
         return {row: [next(right) for _ in questions[row]] for row in halving.ROWS}
+
+    def told(self, run: StageRun, questions: int) -> dict[str, dict[str, int]]:
+        """What the trials have left out, and how many answers were not judged; for ratio.json, and as notes."""
+        known = read_json(self.tally) or {}
+        counts = {what: len(ids) for what, ids in sorted(known.items())}
+        left = {what: count for what, count in counts.items() if what != "unjudged"}
+        if left:
+            words = {"too_long": "longer than a pack", "split": "split to fit a pack", "empty": "without an answer"}
+            parts = ", ".join(f"{count} {words[what]}" for what, count in left.items())
+            run.note(f"samples of the trials' batches: {parts}")
+        if "unjudged" in counts:
+            reason = next(iter(known["unjudged"].values()))
+            asked = questions * len({one.partition(" ")[0] for one in known["unjudged"]})
+            run.note(asking.unjudged(counts["unjudged"], asked, reason, "they count as not right"))
+        return {"trials": counts} if counts else {}
 
     def forget(self, handle: str) -> None:
         shutil.rmtree(self.folder / handle, ignore_errors=True)
 
     @property
-    def _longest(self) -> int:
-        return self.run.recipe.evaluate.max_tokens
+    def tally(self) -> Path:
+        """What was left out or not judged so far, by id: of the whole search, kills and all."""
+        return self.run.scratch / "tally.json"
 
-    def _model(self, handle: str | None) -> Qwen3VL:
-        return Qwen3VL.from_pretrained(self.base if handle is None else self.folder / handle)
+    def _tell(self, what: str, about: Mapping[str, str]) -> None:
+        if about:
+            known = read_json(self.tally) or {}
+            write_json(self.tally, {**known, what: {**known.get(what, {}), **about}})
+
+    def _place(self, handle: str | None) -> Path:
+        return self.base if handle is None else self.folder / handle
 
     def _blend(self, batches: Mapping[str, Sequence[Sample]], shares: Shares, done: int, tokens: int) -> list[Sample]:
         """The conversations of one piece: of each set those that lie between its share of `done` and of `done + tokens`
@@ -214,10 +216,10 @@ class Trials:
         while True:
             rng = random.Random(f"ration {name} {self.run.seed} {epoch}")
             fits = False
-            for conversation in curriculum.in_turn(curriculum.merge(samples, turns, rng)):
+            for conversation in chain.from_iterable(
+                map(self._sifted, curriculum.in_turn(curriculum.merge(samples, turns, rng)))
+            ):
                 size = self.encoder.length(conversation)
-                if size > self.section.pack_tokens:
-                    continue
                 fits = True
                 if at + size > end:
                     return
@@ -227,6 +229,16 @@ class Trials:
             if not fits:
                 return
             epoch += 1
+
+    def _sifted(self, conversation: Sample) -> list[Sample]:
+        """What of a conversation can be trained on, as stage 1 would have it."""
+        section = self.section
+        found = screen.sift(
+            [conversation], self.encoder.length, section.pack_tokens, section.too_long, section.empty_answers
+        )
+        for what, ids in self.left_out.items():
+            ids |= dict.fromkeys(getattr(found, what), "")
+        return found.samples
 
 
 def _write_text(path: Path, text: str) -> None:

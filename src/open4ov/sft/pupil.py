@@ -1,0 +1,48 @@
+"""The model that is trained, made ready by the recipe, and saved afterwards: one way for the stages of SFT and for
+admission's short trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from open4ov import training
+from open4ov.errors import UserError
+from open4ov.model import Processor, Qwen3VL, lora
+from open4ov.parallel import recompute
+from open4ov.recipe import SftSection
+from open4ov.sft.encoding import Encoder
+from open4ov.store import ImageStore
+
+
+def encoder(section: SftSection, processor: Processor, pictures: ImageStore) -> Encoder:
+    """Encodes for a model that is trained by `section`. Raises UserError for a device that is not there."""
+    return Encoder(
+        processor,
+        pictures,
+        training.device(section.device, "sft.device"),
+        limit=section.pack_tokens if section.too_long == "cut" else None,
+        held_bytes=round(section.vision_cache_gib * 2**30),
+    )
+
+
+def load(start: Path, section: SftSection, seed: int) -> Qwen3VL:
+    """The model of a folder on `sft.device`, with what is computed again in its backward pass, and with new adapters
+    where `sft.lora_rank` asks for them. Raises UserError for options that cannot go together there."""
+    model = Qwen3VL.from_pretrained(start)
+    model.to(training.device(section.device, "sft.device"))
+    if section.compile and training.kind(section.precision, model.device) == "fp32" and model.config.text.num_experts:
+        raise UserError("sft.compile: compiled experts need sft.precision bf16; change one of the two")
+    recompute.apply(model, section.recompute, section.recompute_vision)
+    if section.lora_rank:
+        lora.add(model, section.lora_rank, seed=seed)
+    return model
+
+
+def save(model: Qwen3VL, processor: Processor, folder: Path, adapter: Path | None = None) -> None:
+    """Writes the model, adapters merged into it, with its processor. `adapter`: a file for the adapters as they are."""
+    if any(lora.is_adapter(key) for key, _ in model.named_parameters()):
+        if adapter is not None:
+            lora.save(model, adapter)
+        lora.merge(model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
