@@ -131,7 +131,7 @@ def test_samples_that_count_by_parts_are_scarce_sooner() -> None:
 
 
 def test_a_set_that_would_be_empty_is_refused_with_the_reason() -> None:
-    apart = {("Cars", None): 3, (None, "Naming"): 3}
+    apart: dict[tuple[str | None, str | None], int] = {("Cars", None): 3, (None, "Naming"): 3}
     for options in ({"domain": {"Cars": 1.0}, "ability": {"Naming": 1.0}}, {}):
         with pytest.raises(UserError, match="unlabelled: leave_out leaves nothing: no sample has labels on both axes"):
             drawn(apart, unlabelled="leave_out", **options)

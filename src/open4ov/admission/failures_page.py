@@ -57,6 +57,7 @@ class Section:
     lost: int
     wrong: int
     wish: Wish | None
+    harm: str
     cards: list[Card]
     hidden: int
 
@@ -100,7 +101,8 @@ def _section(
         after=group.after,
         lost=len(group.lost),
         wrong=len(group.wrong),
-        wish=next((wish for wish in wishes if wish.place == group.place), None),
+        wish=next((wish for wish in wishes if group.probe == "vertical" and wish.place == group.place), None),
+        harm=group.harm,
         cards=[_card(one, questions[one.id], image) for one in order[:SHOWN]],
         hidden=max(0, len(order) - SHOWN),
     )
