@@ -152,6 +152,9 @@ def test_a_search_and_its_page(tmp_path: Path) -> None:
     assert "<svg" in html
     assert "chosen" in html
     assert "http" not in html
+    second = {**record["candidates"][0], "name": record["name"]}  # whose names round to the same: "0.333"
+    alike = {**record, "candidates": [second, *record["candidates"][1:]]}
+    assert ration_page.page(alike, ImageStore(tmp_path)).count('class="chosen"') == html.count('class="chosen"')
     evil = {**record, "ended": "<script>alert(1)</script>"}
     assert "<script>alert" not in ration_page.page(evil, ImageStore(tmp_path))
     # 40 questions a row: 90 % right against 20 %, and the general as the base has it

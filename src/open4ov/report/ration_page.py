@@ -23,7 +23,7 @@ def page(record: Mapping[str, Any], pictures: ImageStore) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    chosen = next(one for one in record["candidates"] if one["name"] == record["name"])
+    chosen = record["candidates"][record["chosen"]]
     return environment.get_template("ration.html.jinja").render(
         record=record,
         last=chosen["trials"][-1],
