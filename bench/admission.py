@@ -12,22 +12,24 @@ the training. What is finished in DIR is not done again, so that an interrupted 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.measure import machine, write
+from open4ov import assets
 from open4ov.admission.probe import LANGUAGES
 from open4ov.corpora import TASKS, generate, in_car
 from open4ov.recipe import Recipe
+from open4ov.run_dir import fingerprint, hash_json, read_json
 from open4ov.sample import Sample
 from open4ov.stages.assess import assess, gather
 from open4ov.store import ImageStore, write_json
+from open4ov.versions import digest
 
 RENDERINGS = 10
 
@@ -147,15 +149,33 @@ def _one(
     symbols: list[str],
 ) -> dict[str, Any]:
     out = options.work / f"{name}-{seed}"
-    kept = out / "row.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
     began, chosen = time.monotonic(), recipe(options, seed)
+    file, made_of = out / "row.json", made_from(options, chosen, batch)
+    kept = read_json(file) or {}
+    if kept.get("made_from") == made_of:
+        return kept["row"]
     given = gather(chosen, batch, general, store, 0, name, symbols=symbols)  # the same questions for all
-    told = assess(chosen, given, out, out / "scratch", seed, base_answers=options.work / "base")
+    told = assess(
+        chosen,
+        given,
+        out,
+        out / "scratch",
+        seed,
+        base_answers=options.work / f"base-{options.precision}-{_model(chosen)}",
+    )
     row = {**told, "batch": name, "seed": seed, "seconds": time.monotonic() - began}
-    write_json(kept, row)
+    write_json(file, {"made_from": made_of, "row": row})
     return row
+
+
+def made_from(options: argparse.Namespace, chosen: Recipe, batch: Sequence[Sample]) -> str:
+    """A digest of what a row depends on: the recipe, the model's files, the questions' choice and the batch. A row that
+    was made with others is made anew."""
+    return hash_json([chosen.model_dump(mode="json"), _model(chosen), options.symbols, digest(batch)])[:16]
+
+
+def _model(chosen: Recipe) -> str:
+    return fingerprint(path for path in assets.base_dir(chosen.model).iterdir() if path.is_file())[:16]
 
 
 def _line(row: dict[str, Any]) -> str:
