@@ -92,7 +92,7 @@ def balance(samples: Sequence[Sample], section: BalanceSection, known: Known, se
     members: dict[Axis, dict[int, list[str]]] = {
         axis: {at: labels[axis][at] or [UNLABELLED] for at in stay} for axis in AXES
     }
-    volumes = {axis: _volumes(members[axis].values()) for axis in AXES}
+    volumes: dict[Axis, dict[str, float]] = {axis: _volumes(members[axis].values()) for axis in AXES}
     total = len(stay) if section.samples == "as_many" else section.samples
     shares: dict[Axis, dict[str, float]] = {axis: shares_of(axis, volumes[axis], section, known) for axis in AXES}
     counts = _draw(samples, stay, members, shares, total, section.max_repeat, seed)
