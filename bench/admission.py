@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +150,7 @@ def _one(
 ) -> dict[str, Any]:
     out = options.work / f"{name}-{seed}"
     kept, chosen = out / "row.json", recipe(options, seed)
-    base = assets.base_dir(chosen.model)
-    made_of = content_id(
-        chosen.model_dump(mode="json"), symbols, digest(batch), digest(general), fingerprint(base.iterdir())
-    )
+    made_of = made_from(options, chosen, batch)
     known = read_json(kept)
     if known is not None and known.get("made_of") == made_of:  # of these very options, samples and base model
         return known
@@ -163,6 +160,13 @@ def _one(
     row = {**told, "batch": name, "seed": seed, "seconds": time.monotonic() - began, "made_of": made_of}
     write_json(kept, row)
     return row
+
+
+def made_from(options: argparse.Namespace, chosen: Recipe, batch: Sequence[Sample]) -> str:
+    """A digest of what a row depends on: the recipe, the model's files, the questions' choice and the batch. A row that
+    was made with others is made anew."""
+    base = fingerprint(path for path in assets.base_dir(chosen.model).iterdir() if path.is_file())
+    return content_id(chosen.model_dump(mode="json"), base, options.symbols, digest(batch))
 
 
 def _line(row: dict[str, Any]) -> str:

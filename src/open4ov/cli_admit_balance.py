@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import typer
 
 from open4ov.errors import UserError
 from open4ov.sample import Sample
-from open4ov.store import ImageError, ImageStore, iter_samples
+from open4ov.store import ImageError, ImageStore, iter_samples, link
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -91,14 +89,7 @@ class _Given:
         """The samples, their pictures linked into a store beside them (copied where the file system has no links)."""
         for sample in samples:
             for sha in sample.images:
-                target = new.path(sha)
-                if not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    source = self._store(sha).path(sha)
-                    try:
-                        os.link(source.resolve(), target)
-                    except OSError:
-                        shutil.copyfile(source, target)
+                link(self._store(sha).path(sha), new.path(sha))
             yield sample
 
     def _store(self, sha: str) -> ImageStore:

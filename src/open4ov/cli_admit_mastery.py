@@ -25,7 +25,12 @@ def mastery(
     most_rollouts: Annotated[
         int | None, typer.Option(min=1, help="where undecided, ask for --rollouts more until so many")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="probability of its level from which on one is decided")] = 0.9,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="with --most-rollouts: probability of its level from which on one is decided", show_default="0.9"
+        ),
+    ] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="most samples to roll out; the others take their topic's pass rate")
     ] = None,
@@ -51,8 +56,14 @@ def mastery(
         Path | None,
         typer.Option(metavar="DIR", help="the --out of a grading by an earlier model: some mastered ones keep theirs"),
     ] = None,
-    iteration: Annotated[int, typer.Option(min=1, help="which regrading it is: whose turn it is")] = 1,
-    mastered_again: Annotated[float, typer.Option(help="share of the mastered samples that are asked again")] = 0.5,
+    iteration: Annotated[
+        int | None,
+        typer.Option(min=1, help="with --earlier: which regrading it is, hence whose turn", show_default="1"),
+    ] = None,
+    mastered_again: Annotated[
+        float | None,
+        typer.Option(help="with --earlier: share of the mastered samples that are asked again", show_default="0.5"),
+    ] = None,
     book: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder of the rollouts, for several gradings; else --out")
     ] = None,
@@ -65,10 +76,12 @@ def mastery(
     Writes graded.parquet, report.json and report.txt, and the responses into rollouts.sqlite; what is there is not
     asked for again.
     """
+    _refuse_idle("--earlier", earlier, {"--iteration": iteration, "--mastered-again": mastered_again})
+    _refuse_idle("--most-rollouts", most_rollouts, {"--confidence": confidence})
     options = _options(
         rollouts=rollouts,
         most_rollouts=most_rollouts,
-        confidence=confidence,
+        confidence=0.9 if confidence is None else confidence,
         samples=samples or sys.maxsize,
         mastered_at=mastered_at,
         unmastered_at=unmastered_at,
@@ -77,7 +90,7 @@ def mastery(
         boxed=boxed,
         open_answers=open_answers,
         verifier_seconds=verifier_seconds,
-        mastered_again=mastered_again,
+        mastered_again=0.5 if mastered_again is None else mastered_again,
         weights=_weights(weight or ()),
     )
     from open4ov.cli_serving import model_dir
@@ -121,7 +134,7 @@ def mastery(
             seed,
             kept,
             name,
-            iteration=iteration if before else 0,
+            iteration=(1 if iteration is None else iteration) if before else 0,
             progress=lambda said, done, total: reporter.progress("mastery", said, done, total),
         )
         figures = mastery_report.report(examined, options.weights, before)
@@ -141,6 +154,13 @@ def mastery(
     elif not quiet:
         print(text, end="")
         print(_costs(cost))
+
+
+def _refuse_idle(switch: str, given: object, others: dict[str, object]) -> None:
+    """Raises UserError for an option that nothing reads without another one."""
+    for name, value in others.items():
+        if given is None and value is not None:
+            raise UserError(f"{name}: has no effect without {switch}; give that too, or leave it out")
 
 
 def _options(**values: object) -> MasterySection:

@@ -21,6 +21,7 @@ from open4ov.recipe_embedder import DEFAULT, EmbedderSection
 from open4ov.recipe_executor import ExecutorSection
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.recipe_providers import BudgetSection, PriceSection, ProviderSection
+from open4ov.recipe_rl import RlFilterSection
 from open4ov.recipe_section import Section
 from open4ov.recipe_sft import SftSection, SftStage
 from open4ov.yaml_file import Loc, dotted
@@ -157,6 +158,7 @@ class RlSection(Section):
     diversity_threshold: float = Field(
         default=0.4, ge=0, le=2, description="cosine distance above which two responses differ (eq. 7)"
     )
+    filter: RlFilterSection = Field(default_factory=RlFilterSection)
 
 
 class DpoSection(Section):

@@ -17,6 +17,7 @@ from open4ov import (
     recipe_hygiene,
     recipe_preference,
     recipe_providers,
+    recipe_rl,
     recipe_sft,
 )
 from open4ov.errors import nearest
@@ -39,6 +40,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from recipe_blend.contradictions(recipe)
     if rl.steps == 0:
         return
+    yield from recipe_rl.contradictions(rl.filter)
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
         yield ("rl", "pass_k"), f"{rl.pass_k} responses cannot be drawn from a group of {rl.group} (rl.group)"
     if rl.minibatches > rl.prompts:
@@ -137,6 +139,7 @@ def _idle_rl(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:
     if rl.steps == 0:
         yield from _written(rl, ("rl",), "steps", "rl.steps is 0")
         return
+    yield from recipe_rl.idle(rl.filter)
     if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
         yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
     if rl.pass_k_share == 1:

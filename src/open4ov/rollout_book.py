@@ -43,6 +43,8 @@ CREATE TABLE costs (
 """
 _VERSION = 1
 NAME = "rollouts.sqlite"
+FOLDER = "rollouts"
+"""Of a run's directory: its book, which all its stages share"""
 
 
 @dataclass(frozen=True)

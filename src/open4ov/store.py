@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count, islice
@@ -72,6 +73,18 @@ def atomic(path: Path) -> Generator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Puts a file that never changes at a second place, whole or not at all: as a hard link where the file system can,
+    so that it takes no room twice, else as a copy. What is there already stays."""
+    if target.exists():
+        return
+    with atomic(target) as temporary:
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, temporary)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -5,19 +5,17 @@ Both sets are gone through twice and never held: 16 bytes a sample in memory, an
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from open4ov import templates
 from open4ov.errors import UserError
-from open4ov.images import ImageError
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
 from open4ov.versions import fields, fingerprint
@@ -92,15 +90,11 @@ def to_text(found: dict[str, Any]) -> str:
 
 def page(found: dict[str, Any], old: str, new: str, pictures: ImageStore) -> str:
     """The diff as one self-contained page with example pictures. `old`, `new`: what the two are called."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("open4ov", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("open4ov")
     examples = {
-        change: [{**one, "pictures": [_picture(pictures, sha) for sha in one["images"][:2]]} for one in shown]
+        change: [
+            {**one, "pictures": [templates.stored_uri(pictures, sha) for sha in one["images"][:2]]} for one in shown
+        ]
         for change, shown in found["examples"].items()
     }
     return environment.get_template("version_diff.html.jinja").render(
@@ -206,11 +200,3 @@ def _shown(sample: Sample) -> dict[str, Any]:
         "images": list(sample.images),
         "messages": said,
     }
-
-
-def _picture(store: ImageStore, sha: str) -> str | None:
-    """The picture as a data URI; None when it is not to be had: a page about samples is of use without it."""
-    try:
-        return "data:image/png;base64," + base64.b64encode(store.png(sha)).decode()
-    except (ImageError, OSError):
-        return None

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,9 +22,8 @@ from open4ov.errors import UserError
 from open4ov.formats.card import Card
 from open4ov.run_dir import beside, read_json
 from open4ov.sample import Sample
-from open4ov.store import ImageStore, Seen, atomic, is_disk_full, iter_samples, write_json, write_samples
+from open4ov.store import ImageStore, Seen, atomic, is_disk_full, iter_samples, link, write_json, write_samples
 
-SetName = Literal["knowledge", "ability", "preference", "stable", "new"]
 SAMPLES, RECORD, CARD, STORE = "samples.parquet", "version.json", "README.md", "image-store"
 
 
@@ -249,12 +246,7 @@ def take(sample: Sample, source: ImageStore, to: ImageStore) -> None:
             continue
         if not source.path(name).is_file():
             raise UserError(f"sample {sample.id}: its picture {source.path(name)} is missing")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            try:
-                os.link(source.path(name), temporary)
-            except OSError:
-                shutil.copyfile(source.path(name), temporary)
+        link(source.path(name), path)
 
 
 def _card(version: Version) -> str:

@@ -223,6 +223,27 @@ def test_the_corpus_is_asked_about_its_own_samples_only(
         stage_assess.gather(recipe, new[:24], general, store, 0, "batch")
 
 
+def test_what_is_asked_about_is_not_trained_on(
+    given: tuple[Recipe, list[Sample], list[Sample], ImageStore], tmp_path: Path
+) -> None:
+    recipe, new, general, store = given
+    shown = {"images": [new[30].images[0], new[0].images[0]]}  # the picture of val6, and one of its own
+    both = new[0].model_copy(update={**shown, "messages": [user("Which?", 2), assistant("oil")]})
+    found = stage_assess.gather(recipe, [both, *new[1:]], [*general, general[30].model_copy(update={"split": "train"})],
+                                store, 0, "batch")  # fmt: skip
+    assert "train0" not in {one.id for one in found.batch}
+    assert any("the new data: 1 samples have a picture that is asked about" in line for line in found.warnings)
+    asked = {name for block in found.rounds for part in block.values() for one in part for name in one.images}
+    assert not asked & {name for one in [*found.batch, *found.general] for name in one.images}
+    (tmp_path / "probe").mkdir()
+    write_samples(tmp_path / "probe" / "samples.parquet", new[:24])
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.replace("FOLDER", str(tmp_path)).replace("{tokens:", f"{{probe: {tmp_path / 'probe'}, tokens:")
+    )
+    with pytest.raises(UserError, match=r"admission.assess.probe: .*probe: 20 samples .*; the first: sample train"):
+        stage_assess.gather(load(tmp_path / "recipe.yaml"), new, general, store, 0, "batch")
+
+
 def test_labels_that_the_tree_does_not_have_count_for_none(
     given: tuple[Recipe, list[Sample], list[Sample], ImageStore],
 ) -> None:

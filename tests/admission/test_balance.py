@@ -17,7 +17,7 @@ from open4ov.errors import UserError
 from open4ov.feedback import read
 from open4ov.recipe import load
 from open4ov.recipe_balance import BalanceSection
-from open4ov.sample import Sample
+from open4ov.sample import Label, Sample
 
 UNEVEN = {("Cars", "Naming"): 300, ("Cars", "Counting"): 60, ("Food", "Naming"): 80, ("Food", "Counting"): 40}
 
@@ -108,6 +108,40 @@ def test_a_sample_of_two_domains_counts_for_both() -> None:
     found = balance([*mix({("Cars", "Naming"): 60, ("Food", "Naming"): 20}), *both], section, KNOWN)
     rows = {row["label"]: row["after"] for row in found.figures["axes"]["domain"]["labels"]}
     assert rows == pytest.approx({"Cars": 50, "Food": 50}, abs=1)
+
+
+def test_samples_that_count_by_parts_are_scarce_sooner() -> None:
+    """Ten samples of Cars and Food reach 25 of each at five times each, whatever their number says."""
+
+    def two(first: int, last: int) -> list[Sample]:
+        some = [sample(i, "Cars", "Naming") for i in range(first, last)]
+        return [one.model_copy(update={"labels": [*one.labels, Label(axis="domain", l1="Food")]}) for one in some]
+
+    both = two(0, 10)
+    cars = [sample(1000 + i, "Cars", "Naming") for i in range(60)]
+    section = BalanceSection(samples=80, domain={"Cars": 0.5, "Food": 0.5}, ability="as_is", max_repeat=5)
+    found = balance([*both, *cars], section, KNOWN)
+    (short,) = (one for one in found.shortfalls if one.label == "Food")
+    assert (short.have, short.volume, short.target, short.scarce) == (10, 5.0, 40, True)
+    (wish,) = feedback([*both, *cars], found.shortfalls, 5).wishes
+    reach = round(10 * (1 + wish.weight))
+    more = two(10, reach)
+    again = balance([*both, *more, *cars], section, KNOWN)
+    assert not [one for one in again.shortfalls if one.label == "Food" and one.scarce]
+
+
+def test_a_set_that_would_be_empty_is_refused_with_the_reason() -> None:
+    apart: dict[tuple[str | None, str | None], int] = {("Cars", None): 3, (None, "Naming"): 3}
+    for options in ({"domain": {"Cars": 1.0}, "ability": {"Naming": 1.0}}, {}):
+        with pytest.raises(UserError, match="unlabelled: leave_out leaves nothing: no sample has labels on both axes"):
+            drawn(apart, unlabelled="leave_out", **options)
+    with pytest.raises(
+        UserError, match=r"set is empty: no sample has a label that admission.balance.domain gives .*Food"
+    ):
+        drawn({("Cars", "Naming"): 5}, domain={"Food": 1.0})
+    for unlabelled in ("as_is", "leave_out"):
+        with pytest.raises(UserError, match=r"balance.ability: no sample has a label of the axis ability"):
+            drawn({("Cars", None): 5}, ability={"Naming": 1.0}, unlabelled=unlabelled)
 
 
 def test_second_level_labels_and_other_splits() -> None:

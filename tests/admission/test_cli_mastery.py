@@ -74,6 +74,9 @@ def test_it_writes_grades_and_goes_on(data: Path, tiny_dir: Path, tmp_path: Path
         (["--mastered-at", "0.1"], "--unmastered-at: 0.1 must be below --mastered-at = 0.1"),
         (["--most-rollouts", "2"], "--most-rollouts: 2 must be above --rollouts = 4"),
         (["--temperature", "0"], "--temperature: Input should be greater than 0"),
+        (["--iteration", "2"], "--iteration: has no effect without --earlier"),
+        (["--mastered-again", "0.5"], "--mastered-again: has no effect without --earlier"),
+        (["--confidence", "0.8"], "--confidence: has no effect without --most-rollouts"),
         (["--earlier", "nowhere"], "--earlier nowhere: has no graded.parquet"),
     ],
 )

@@ -77,9 +77,25 @@ def test_flaws_that_can_be_seen_go_first_and_name_their_samples() -> None:
     assert "another language" in wish.reason
 
 
-def test_general_abilities_that_were_lost_are_asked_for() -> None:
-    assert wish_of("lllllkkkkk", "admit", probe="general").want == "more"
-    assert wish_of("lkkkkkkkkw", "admit", probe="general") is None
+def test_all_samples_that_are_seen_to_be_wrong_are_named() -> None:
+    """Data construction bars the samples that a wish names, and no others."""
+    names = [f"q{i}" for i in range(10)]
+    batch = [sample(f"b{i}") for i in range(70)]
+    (group,) = groups(asked(names, "gggggwwwww"), {name: sample(name) for name in names}, batch, "vertical")
+    seen = Flaws([f"b{i}" for i in range(40)], [f"b{i}" for i in range(30, 60)])
+    (wish,) = wishes([group], "reject", seen)
+    assert wish.samples == [f"b{i}" for i in range(60)]
+    assert "40 of 70 samples answer in another language" in wish.reason
+    assert "30 of 70 samples contradict" in wish.reason
+
+
+def test_general_abilities_that_were_lost_are_told_and_not_asked_of_the_verticals_data() -> None:
+    for rights, harmed in (("lllllkkkkk", True), ("lkkkkkkkkw", False)):
+        assert wish_of(rights, "reject", probe="general") is None
+        names = [f"q{i}" for i in range(10)]
+        (group,) = groups(asked(names, rights, "general"), {name: sample(name) for name in names}, [], "general")
+        assert bool(group.harm) == harmed
+    assert wish_of("lllllkkkkk").want == "better"
 
 
 def test_a_question_belongs_to_the_finest_group_that_is_large_enough() -> None:

@@ -10,10 +10,25 @@ import pytest
 from made import sample
 
 from open4ov.admission.latent import attributes, length_bin, project, study
-from open4ov.admission.mixtures import Floats, adjusted_rand, assign, gaussians, latent_classes, one_hot
+from open4ov.admission.mixtures import Floats, Ints, assign, gaussians, latent_classes, one_hot
 from open4ov.admission.uniformity import chi_square_p, spread, worth
 from open4ov.recipe_balance import BalanceSection
 from open4ov.sample import Sample
+
+
+def adjusted_rand(one: Sequence[int] | Ints, other: Sequence[int] | Ints) -> float:
+    """How alike two partitions of the same things are: 1 the same, about 0 as by chance (Hubert and Arabie 1985)."""
+    a, b = np.unique(np.asarray(one), return_inverse=True)[1], np.unique(np.asarray(other), return_inverse=True)[1]
+    table = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(table, (a, b), 1)
+
+    def pairs(counts: Floats) -> float:
+        return float((counts * (counts - 1) / 2).sum())
+
+    both, first, second, every = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), len(a) * (len(a) - 1) / 2
+    expected = first * second / every if every else 0.0
+    most = (first + second) / 2
+    return 1.0 if most == expected else (both - expected) / (most - expected)
 
 
 @pytest.mark.parametrize("criterion", ["bic", "icl"])

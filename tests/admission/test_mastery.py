@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from open4ov.admission import mastery, mastery_report, regrade
+from open4ov.admission import mastery_report, regrade
 from open4ov.admission.mastery import NOT_CHOSEN, Examination, examine
 from open4ov.engine import Completion, Request
 from open4ov.errors import UserError
@@ -280,11 +280,3 @@ def test_the_report_groups_by_label_and_says_what_resampling_draws() -> None:
     text = mastery_report.table(report)
     assert "Automotive" in text
     assert mastery_report.NO_LABEL in text
-
-
-def test_the_short_form_grades_as_it_always_did() -> None:
-    samples = [sample(f"s{i}", "a") for i in range(6)]
-    pupil = Pupil({s.id: 1.0 for s in samples})
-    found = mastery.grade(samples, pupil, picture, lambda a, b, _: a == b, 3, 4, 0)
-    assert [s.extra["graded_by"] for s in found].count("rollouts") == 4
-    assert {s.mastery for s in found} == {"mastered"}

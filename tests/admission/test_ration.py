@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from open4ov import versions
 from open4ov.admission import ration, stable
-from open4ov.admission.batches import askable, batch
+from open4ov.admission.batches import Batch, Source, askable, batches
 from open4ov.admission.halving import Scores
 from open4ov.admission.ration import STABLE
 from open4ov.errors import UserError
@@ -34,6 +34,10 @@ def sample(name: str, task: str = "naming", picture: str = "", l1: str = "", **a
 def folder(root: Path, samples: Sequence[Sample], about: Version | None = None) -> stable.Given:
     versions.write(root, samples, about or Version(name=root.name))
     return stable.given(root / "samples.parquet", ImageStore(root.parent / "image-store"))
+
+
+def batch(samples: Sequence[Sample], most: int, questions: int, seed: int = 0, held: Sequence[Sample] = ()) -> Batch:
+    return batches({"a": Source(samples, held)}, most, questions, seed)["a"]
 
 
 def test_a_batch_is_balanced_and_its_questions_are_held_out() -> None:
@@ -63,6 +67,33 @@ def test_questions_of_split_val_come_first() -> None:
     assert not made.apart
     assert {one.id for one in made.questions} == {"v0", "v1", "v2", "v3", "v4", "apart"}
     assert {one.id for one in made.balanced} == {f"t{i}" for i in range(50)}
+
+
+def pictures(samples: Sequence[Sample]) -> set[str]:
+    return {name for one in samples for name in one.images}
+
+
+def test_what_one_set_asks_no_set_is_trained_on() -> None:
+    """The same pictures in both sets: in one with a split val, in the other without any."""
+    old = [sample(f"o{i}", picture=f"p{i % 30}", split="val" if i % 30 < 10 else "train") for i in range(300)]
+    new = [sample(f"n{i}", picture=f"p{i % 40}") for i in range(400)]
+    made = batches({STABLE: Source(old), "new": Source(new)}, 1000, 40, seed=0)
+    asked = pictures(made[STABLE].questions) | pictures(made["new"].questions)
+    assert len(pictures(made[STABLE].questions)) == 10
+    assert pictures(made["new"].questions)
+    for one in made.values():
+        assert one.balanced
+        assert not pictures(one.balanced) & asked
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=3, unique=True), min_size=20, max_size=80))
+def test_samples_of_several_pictures_hang_together(shown: list[list[int]]) -> None:
+    some = [sample(f"t{i}").model_copy(update={"images": [f"p{p}" for p in ps]}) for i, ps in enumerate(shown)]
+    made = batch(some, 100, 10, seed=3)
+    assert made.apart
+    assert not pictures(made.balanced) & pictures(made.questions)
+    assert made == batch(some[::-1], 100, 10, seed=3)
 
 
 def test_candidates() -> None:
@@ -121,6 +152,9 @@ def test_a_search_and_its_page(tmp_path: Path) -> None:
     assert "<svg" in html
     assert "chosen" in html
     assert "http" not in html
+    second = {**record["candidates"][0], "name": record["name"]}  # whose names round to the same: "0.333"
+    alike = {**record, "candidates": [second, *record["candidates"][1:]]}
+    assert ration_page.page(alike, ImageStore(tmp_path)).count('class="chosen"') == html.count('class="chosen"')
     evil = {**record, "ended": "<script>alert(1)</script>"}
     assert "<script>alert" not in ration_page.page(evil, ImageStore(tmp_path))
     # 40 questions a row: 90 % right against 20 %, and the general as the base has it

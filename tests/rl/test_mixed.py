@@ -1,15 +1,17 @@
-"""RL's filter reads the responses that grading had sampled, with its own verifier, and samples none itself."""
+"""RL's filter reads the responses that grading had sampled, with its own reward, and samples none itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from open4ov.admission.mastery import examine, sampling_of
 from open4ov.engine import Completion, Request
 from open4ov.recipe_mastery import MasterySection
+from open4ov.rl.rewards import exact
 from open4ov.rl.sampling import mixed
 from open4ov.rollout_book import Book
 from open4ov.rollouts import Sampling
@@ -64,31 +66,36 @@ def test_the_filter_takes_what_grading_sampled(tmp_path: Path) -> None:
         graded = examine(samples(), engine, unseen, options, graders, 0, Book(tmp_path), "m").samples
     assert [s.mastery for s in graded] == ["mastered", "unmastered", "partial", "mastered", "unmastered"]
     asked = engine.asked
-    with Verifier("open4ov.rl.answers:correct") as boxes:
-        found = mixed(graded, Book(tmp_path), "m", sampling_of(options, 0), boxes, 4)
-        assert mixed(graded, Book(tmp_path), "m", sampling_of(options, 0), boxes, 4) == found
-        assert engine.asked == asked == 20
-        assert names(found.kept) == ["some"]
-        assert names(found.all_right) == ["all"]
-        assert names(found.all_wrong) == ["none", "unboxed", "cut"], "an answer without a box earns nothing in RL"
-        assert found.rates["some"] == 0.5
-        assert not found.unknown
-        # RL always asks for a box: so does `auto` here, and it is the same prompt
-        assert names(mixed(graded, Book(tmp_path), "m", Sampling(boxed="always"), boxes, 4).kept) == ["some"]
+    found = mixed(graded, Book(tmp_path), "m", sampling_of(options, 0), exact, 4)
+    assert engine.asked == asked == 20
+    assert names(found.kept) == ["some"]
+    assert names(found.all_right) == ["all", "cut"], "RL rewards what was cut off after its answer"
+    assert names(found.all_wrong) == ["none", "unboxed"], "an answer without a box earns nothing in RL"
+    assert found.rates["some"] == 0.5
+    assert not found.unknown
+    # RL always asks for a box: so does `auto` here, and it is the same prompt
+    assert names(mixed(graded, Book(tmp_path), "m", Sampling(boxed="always"), exact, 4).kept) == ["some"]
 
 
 def test_what_was_not_sampled_is_said_to_be_unknown(tmp_path: Path) -> None:
     options = MasterySection(rollouts=2, samples=9)
     with Verifier("open4ov.rl.answers:correct") as boxes:
         examine(samples()[:3], Scripted(), unseen, options, boxes, 0, Book(tmp_path), "m")
-        few = mixed(samples(), Book(tmp_path), "m", sampling_of(options, 0), boxes, 2)
-        assert names(few.unknown) == ["unboxed", "cut"]
-        for other in (
-            mixed(samples(), Book(tmp_path), "m", sampling_of(options, 0), boxes, 4),
-            mixed(samples(), Book(tmp_path), "another model", sampling_of(options, 0), boxes, 2),
-            mixed(samples(), Book(tmp_path), "m", sampling_of(options, 1), boxes, 2),
-        ):
-            assert names(other.unknown) == list(SAID)
+    few = mixed(samples(), Book(tmp_path), "m", sampling_of(options, 0), exact, 2)
+    assert names(few.unknown) == ["unboxed", "cut"]
+    for other in (
+        mixed(samples(), Book(tmp_path), "m", sampling_of(options, 0), exact, 4),
+        mixed(samples(), Book(tmp_path), "another model", sampling_of(options, 0), exact, 2),
+        mixed(samples(), Book(tmp_path), "m", sampling_of(options, 1), exact, 2),
+    ):
+        assert names(other.unknown) == list(SAID)
     open_ended = samples()[0].model_copy(update={"answer": None})
+    assert mixed([open_ended], Book(), "m", Sampling(), exact, 2).unknown == [open_ended]
+
+
+def test_a_graded_reward_is_refused(tmp_path: Path) -> None:
+    options = MasterySection(rollouts=2, samples=9)
     with Verifier("open4ov.rl.answers:correct") as boxes:
-        assert mixed([open_ended], Book(), "m", Sampling(), boxes, 2).unknown == [open_ended]
+        examine(samples()[:1], Scripted(), unseen, options, boxes, 0, Book(tmp_path), "m")
+    with pytest.raises(ValueError, match=r"0\.5 is neither right nor wrong"):
+        mixed(samples()[:1], Book(tmp_path), "m", sampling_of(options, 0), lambda response, sample: 0.5, 2)

@@ -12,10 +12,12 @@ from open4ov.admission import mastery
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.recipe import SftSection, SftStage
+from open4ov.recipe_mastery import MasterySection
 from open4ov.sample import Sample, assistant, user
 from open4ov.sft.encoding import Encoder, prefetch
 from open4ov.sft.fit import fit
 from open4ov.store import ImageStore
+from open4ov.verifier import Verifier
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (40, 40, 220), "yellow": (230, 220, 40)}
 
@@ -178,9 +180,11 @@ def test_grades_come_from_rollouts_and_are_shared_by_topic(
     processor = Processor.from_pretrained(tiny_dir)
     encoder = Encoder(processor, samples[1])
     wrong = samples[0][0].model_copy(update={"id": "wrong", "task": "naming", "answer": "purple"})
-    graded = mastery.grade(
-        [*samples[0], wrong], Engine(model, processor), encoder.picture, lambda a, b, _: a == b, 2, limit=4, seed=0
-    )
+    options = MasterySection(rollouts=2, samples=4)
+    with Verifier(lambda a, b, _: a == b) as verifier:
+        graded = mastery.examine(
+            [*samples[0], wrong], Engine(model, processor), encoder.picture, options, verifier, 0
+        ).samples
     how = [s.extra["graded_by"] for s in graded]
     assert how.count("rollouts") == 4
     assert {s.task for s in graded if s.extra["graded_by"] == "rollouts"} == {"colour", "sum", "naming"}

@@ -35,13 +35,14 @@ Known = Mapping[Axis, Sequence[str]]
 
 @dataclass(frozen=True)
 class Shortfall:
-    """A label that has fewer samples than it should. `have`: different ones there are; `target`, `got`: of the set;
-    `scarce`: they are too few, however the other axis looks. Else its samples lie under labels of the other axis that
-    have theirs already."""
+    """A label that has fewer samples than it should. `have`: different ones there are; `volume`: what they count for,
+    as one of several labels is that label's by its part only; `target`, `got`: of the set; `scarce`: they are too few,
+    however the other axis looks. Else its samples lie under labels of the other axis that have theirs already."""
 
     axis: Axis
     label: str
     have: int
+    volume: float
     target: int
     got: int
     scarce: bool
@@ -72,7 +73,7 @@ def balance(samples: Sequence[Sample], section: BalanceSection, known: Known, se
     """Draws the balanced set from training samples; those of other splits stay as they are, each once.
 
     Raises UserError for a label that the tree does not have (with the nearest one), shares that do not sum to 1, no
-    training sample, or an axis without any label.
+    training sample, an axis without any label, or a set that would be empty.
     """
     training = [at for at, sample in enumerate(samples) if sample.split == "train"]
     if not training:
@@ -80,16 +81,23 @@ def balance(samples: Sequence[Sample], section: BalanceSection, known: Known, se
     check_known([samples[at] for at in training], known)
     labels = {axis: {at: names(samples[at], axis, section.level) for at in training} for axis in AXES}
     without = {axis: sum(not found for found in labels[axis].values()) for axis in AXES}
+    for axis in AXES:
+        if without[axis] == len(training):
+            raise UserError(f"{KEY}.{axis}: no sample has a label of the axis {axis}; label the samples first")
     stay = training
     if section.unlabelled == "leave_out":
         stay = [at for at in training if all(labels[axis][at] for axis in AXES)]
+        if not stay:
+            raise UserError(f"{KEY}.unlabelled: leave_out leaves nothing: no sample has labels on both axes; use as_is")
     members: dict[Axis, dict[int, list[str]]] = {
         axis: {at: labels[axis][at] or [UNLABELLED] for at in stay} for axis in AXES
     }
-    volumes = {axis: _volumes(members[axis].values()) for axis in AXES}
+    volumes: dict[Axis, dict[str, float]] = {axis: _volumes(members[axis].values()) for axis in AXES}
     total = len(stay) if section.samples == "as_many" else section.samples
     shares: dict[Axis, dict[str, float]] = {axis: shares_of(axis, volumes[axis], section, known) for axis in AXES}
     counts = _draw(samples, stay, members, shares, total, section.max_repeat, seed)
+    if not any(counts.values()):
+        raise UserError(f"{KEY}: the balanced set is empty: {_why_empty(volumes, shares, total)}")
     after = {axis: _volumes(members[axis].values(), [counts[at] for at in stay]) for axis in AXES}
     shortfalls = [
         one
@@ -124,6 +132,16 @@ def balance(samples: Sequence[Sample], section: BalanceSection, known: Known, se
     return Balanced(drawn, every, shortfalls, figures)
 
 
+def _why_empty(
+    volumes: Mapping[Axis, Mapping[str, float]], shares: Mapping[Axis, Mapping[str, float]], total: int
+) -> str:
+    for axis in AXES:
+        wanted = [label for label, share in shares[axis].items() if share > 0]
+        if not any(volumes[axis].get(label) for label in wanted):
+            return f"no sample has a label that {KEY}.{axis} gives a share to ({', '.join(wanted)})"
+    return f"no sample has on both axes a label with a share, or {total} samples are too few for the shares"
+
+
 def check_known(samples: Sequence[Sample], known: Known) -> None:
     """Raises UserError for a sample with a label that the tree does not have."""
     for axis in AXES:
@@ -145,8 +163,6 @@ def shares_of(axis: Axis, volumes: Mapping[str, float], section: BalanceSection,
     if isinstance(target, dict):
         _check_target(axis, target, section.level, known)
         wanted = dict(target)
-    elif not there:
-        raise UserError(f"{KEY}.{axis}: no sample has a label of the axis {axis}; label the samples first")
     else:
         power = {"uniform": 0.0, "as_is": 1.0}[target] if isinstance(target, str) else target
         wanted = {label: volume**power for label, volume in there.items()}
@@ -241,12 +257,14 @@ def _shortfalls(
     total: int,
     most: int,
 ) -> Iterator[Shortfall]:
-    have = Counter(label for labels in members for label in labels)
+    rows = list(members)
+    have, volumes = Counter(label for labels in rows for label in labels), _volumes(rows)
     for label, share in shares.items():
         got = round(after.get(label, 0.0))
         if label != UNLABELLED and share * total - got > max(0.5, SLACK * share * total):
             target = math.ceil(share * total - 1e-9)
-            yield Shortfall(axis, label, have[label], target, got, have[label] * most < target)
+            volume = volumes.get(label, 0.0)
+            yield Shortfall(axis, label, have[label], round(volume, 6), target, got, volume * most < target - 1e-9)
 
 
 def _rows(

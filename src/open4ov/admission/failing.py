@@ -18,9 +18,10 @@ The rule, for each group, on the questions asked before and after; the first tha
              reached, between 1.25 and 4
 
 In a rejected set a rise counts from `gain` on: answers of the right form are right now and then, whatever the data say.
-The general set's groups get `more` where more answers were lost than gained, and not by chance (stage 2 makes good
-what stage 1 has harmed, §3.2.3); else nothing. "better" for what has not risen is said only when the verdict is not to
-admit: in an admitted set such a group has too few samples, and the wish is `more`.
+The general set's groups are shown, with what they have lost (`Group.harm`), and wish for nothing: a wish is obeyed by
+the construction of the vertical's data, and what general ability is lost stage 2 makes good (§3.2.3). "better" for what
+has not risen is said only when the verdict is not to admit: in an admitted set such a group has too few samples, and
+the wish is `more`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ CHANCE = 0.1
 LEARNED = 0.1
 ENOUGH = 0.8
 NAMED = 20
-"""Most sample ids that a wish names"""
+"""Most sample ids that a wish names, but for those that are seen to be wrong: all of them are, to be barred"""
 
 Place = tuple[str | None, str | None, str | None, str | None]
 """domain, ability, topic, task"""
@@ -72,6 +73,16 @@ class Group:
     @property
     def wrong(self) -> list[Asked]:
         return [one for one in self.asked if not one.right[1]]
+
+    @property
+    def harm(self) -> str:
+        """What a general group has lost, where that is no chance; else empty."""
+        gained = sum(one.right[1] and not one.right[0] for one in self.asked)
+        if self.probe != "general" or len(self.lost) <= gained:
+            return ""
+        if paired.below(paired.Pairs(len(self.asked), gained, len(self.lost)), 0) > CHANCE:
+            return ""
+        return f"general ability lost: {self.before:.0%} → {self.after:.0%} of {len(self.asked)} questions"
 
     @property
     def title(self) -> str:
@@ -127,10 +138,11 @@ def groups(asked: Sequence[Asked], questions: Mapping[str, Sample], batch: Seque
 
 
 def wishes(found: Iterable[Group], verdict: Verdict, seen: Flaws, gain: float = 0.0) -> list[Wish]:
-    """What data construction is asked for, by the rule above. `gain`: the rise that the assessment asked for."""
+    """What data construction is asked for, by the rule above, of the vertical's groups. `gain`: the rise that the
+    assessment asked for."""
     made: list[Wish] = []
     for group in found:
-        told = _general(group) if group.probe == "general" else _vertical(group, verdict, seen, gain)
+        told = None if group.probe == "general" else _vertical(group, verdict, seen, gain)
         if told is None:
             continue
         want, reason, weight, samples = told
@@ -146,7 +158,7 @@ def wishes(found: Iterable[Group], verdict: Verdict, seen: Flaws, gain: float = 
                 reason=reason,
                 asked=len(group.asked),
                 failed=len(group.wrong),
-                samples=samples[:NAMED],
+                samples=samples,
             )
         )
     return made
@@ -162,16 +174,19 @@ Told = tuple[str, str, float, list[str]]
 def _vertical(group: Group, verdict: Verdict, seen: Flaws, gain: float) -> Told | None:
     shares = f"{group.before:.0%} → {group.after:.0%} of {len(group.asked)} questions"
     names = [sample.id for sample in group.samples]
+    told: list[str] = []
     for flawed, what in (
-        (set(seen.language), "answer in another language than they are labelled with"),
-        (set(seen.contradicting), "contradict another sample about the same picture and question"),
+        (seen.language, "answer in another language than they are labelled with"),
+        (seen.contradicting, "contradict another sample about the same picture and question"),
     ):
-        bad = [name for name in names if name in flawed]
-        if bad:
-            return "better", f"{len(bad)} of {len(names)} samples {what}; {shares}", 1.0, bad
+        if bad := len(set(names).intersection(flawed)):
+            told.append(f"{bad} of {len(names)} samples {what}")
+    if told:
+        wrong = {*seen.language, *seen.contradicting}
+        return "better", f"{'; '.join(told)}; {shares}", 1.0, [name for name in names if name in wrong]
     gained, lost = sum(one.right[1] and not one.right[0] for one in group.asked), len(group.lost)
     if lost > gained and paired.below(paired.Pairs(len(group.asked), gained, lost), 0) <= CHANCE:
-        return "better", f"worse than before the training: {shares}", 1.0, names
+        return "better", f"worse than before the training: {shares}", 1.0, names[:NAMED]
     if group.after >= ENOUGH:
         return None
     if group.after - group.before <= (gain if verdict == "reject" else 0):
@@ -183,17 +198,9 @@ def _vertical(group: Group, verdict: Verdict, seen: Flaws, gain: float) -> Told 
             if group.own and learned >= LEARNED
             else "nothing was learned from the data"
         )
-        return "better", f"{why}: {shares}", 1.0, names
+        return "better", f"{why}: {shares}", 1.0, names[:NAMED]
     weight = round(min(4.0, max(1.25, ENOUGH / group.after)), 2)
     return "more", f"better, but not enough: {shares}", weight, []
-
-
-def _general(group: Group) -> Told | None:
-    gained, lost = sum(one.right[1] and not one.right[0] for one in group.asked), len(group.lost)
-    if lost <= gained or paired.below(paired.Pairs(len(group.asked), gained, lost), 0) > CHANCE:
-        return None
-    shares = f"{group.before:.0%} → {group.after:.0%} of {len(group.asked)} questions"
-    return "more", f"general ability lost: {shares}", 1.5, []
 
 
 def _share(own: Sequence[Asked], which: int) -> float:

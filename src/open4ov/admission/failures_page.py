@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image
 
+from open4ov import templates
 from open4ov.admission.assess import Asked
 from open4ov.admission.failing import Group
 from open4ov.feedback import Wish
@@ -57,6 +57,7 @@ class Section:
     lost: int
     wrong: int
     wish: Wish | None
+    harm: str
     cards: list[Card]
     hidden: int
 
@@ -71,13 +72,7 @@ def write(
 ) -> None:
     """Writes the page, whole or not at all. `verdict`: the contents of verdict.json; `image`: by its digest."""
     sections = [_section(group, wishes, questions, image) for group in found if group.wrong]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("open4ov.admission", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("open4ov.admission")
     html = environment.get_template("failures.html.jinja").render(
         verdict=verdict, sections=sections, right=[group for group in found if not group.wrong], policy="@policy@"
     )
@@ -100,7 +95,8 @@ def _section(
         after=group.after,
         lost=len(group.lost),
         wrong=len(group.wrong),
-        wish=next((wish for wish in wishes if wish.place == group.place), None),
+        wish=next((wish for wish in wishes if group.probe == "vertical" and wish.place == group.place), None),
+        harm=group.harm,
         cards=[_card(one, questions[one.id], image) for one in order[:SHOWN]],
         hidden=max(0, len(order) - SHOWN),
     )
@@ -130,4 +126,4 @@ def _picture(sha: str, image: Callable[[str], Image.Image]) -> str:
     small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     small.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return templates.png_uri(buffer.getvalue())

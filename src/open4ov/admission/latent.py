@@ -51,12 +51,13 @@ def study(
     taken = [at for at in training if counts[at]]
     assert taken, "a balanced set has a sample"
     before, after = (_some(places, samples, section.cluster_samples, seed) for places in (training, taken))
-    looked = sorted({*before, *after})
+    was, now = set(before), set(after)
+    looked = sorted(was | now)
     shown = [samples[at] for at in looked]
     view = _View(
         shown,
-        np.array([at in set(before) for at in looked], dtype=np.int64),
-        np.array([counts[at] if at in set(after) else 0 for at in looked], dtype=np.int64),
+        np.array([at in was for at in looked], dtype=np.int64),
+        np.array([counts[at] if at in now else 0 for at in looked], dtype=np.int64),
         section,
     )
     fitted = np.flatnonzero(view.after)

@@ -32,9 +32,9 @@ from open4ov.recipe_mastery import MasterySection
 from open4ov.rollout_book import Book, Cost, Rollout, rule_key
 from open4ov.rollouts import Answers, Sampling, digest, reference, roll, unaskable
 from open4ov.sample import Sample
-from open4ov.verifier import Rule, Verifier
+from open4ov.verifier import Verifier
 
-__all__ = ["Examination", "Tally", "choose", "examine", "grade", "resample", "sampling_of", "topic", "weight"]
+__all__ = ["Examination", "Tally", "choose", "examine", "resample", "sampling_of", "topic", "weight"]
 
 NOT_CHOSEN = "neither it nor another sample of its topic was rolled out"
 
@@ -116,23 +116,6 @@ def examine(
     why |= refused
     graded = _graded(samples, set(stay), {name: tally for name, tally in tallies.items() if tally.of}, why, options)
     return Examination(graded, why, tallies, [samples[i].id for i in stay], cost)
-
-
-def grade(
-    samples: Sequence[Sample],
-    engine: Answers,
-    image: Callable[[str], Image.Image],
-    verifier: str | Rule,
-    rollouts: int,
-    limit: int,
-    seed: int,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[Sample]:
-    """The samples of `examine` with `rollouts` responses to each of at most `limit`, everything else as by default and
-    nothing kept."""
-    options = MasterySection(rollouts=rollouts, samples=limit)
-    with Verifier(verifier, options.verifier_seconds) as judge:
-        return examine(samples, engine, image, options, judge, seed, progress=progress).samples
 
 
 def sampling_of(options: MasterySection, seed: int) -> Sampling:

@@ -154,21 +154,6 @@ def assign(model: Model, rows: Any) -> Ints:
     return model.log_joint(rows).argmax(axis=1)
 
 
-def adjusted_rand(one: Sequence[int] | Ints, other: Sequence[int] | Ints) -> float:
-    """How alike two partitions of the same things are: 1 the same, about 0 as by chance (Hubert and Arabie 1985)."""
-    a, b = np.unique(np.asarray(one), return_inverse=True)[1], np.unique(np.asarray(other), return_inverse=True)[1]
-    table = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(table, (a, b), 1)
-
-    def pairs(counts: Floats) -> float:
-        return float((counts * (counts - 1) / 2).sum())
-
-    both, first, second, every = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), len(a) * (len(a) - 1) / 2
-    expected = first * second / every if every else 0.0
-    most = (first + second) / 2
-    return 1.0 if most == expected else (both - expected) / (most - expected)
-
-
 def _choose(
     rows: Any,
     maximise: Callable[[Floats], Model],

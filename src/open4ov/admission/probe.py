@@ -16,6 +16,7 @@ from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
 from open4ov.corpora.in_car.knowledge import Language
 from open4ov.errors import UserError
+from open4ov.picture_groups import names
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
 
@@ -70,6 +71,37 @@ def blocks(samples: Sequence[Sample], size: int, rounds: int, seed: int) -> list
                     break
     del order[size * rounds :]
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def apart(
+    rounds: Sequence[dict[str, list[Sample]]], batch: Sequence[Sample], general: Sequence[Sample], given: str | None
+) -> tuple[list[Sample], list[Sample], list[str]]:
+    """(the batch, the general set, what to say): without samples that have a picture that a question asks about.
+
+    `given`: the name of a probe that the user gave; the batch having its pictures raises UserError: it is no trusted
+    probe of these data, or the data have been made of it.
+    """
+    asked = {
+        probe: {name for block in rounds for question in block[probe] for name in names(question)}
+        for probe in ("vertical", "general")
+    }
+    if given is not None and (both := [s for s in batch if not asked["vertical"].isdisjoint(names(s))]):
+        raise UserError(
+            f"{given}: {len(both)} samples of the new data have pictures or ids of its questions; the first: sample "
+            f"{both[0].id}. Held-out questions must not be trained on: name another probe, or take these samples out"
+        )
+    every, told = asked["vertical"] | asked["general"], list[str]()
+    kept: list[list[Sample]] = []
+    for what, samples in (("the new data", batch), ("the general set", general)):
+        left = [sample for sample in samples if every.isdisjoint(names(sample))]
+        if len(left) < len(samples):
+            told.append(
+                f"{what}: {len(samples) - len(left)} samples have a picture that is asked about, and are left out"
+            )
+        kept.append(left)
+    if not kept[0]:
+        raise UserError("the new data: all their pictures are asked about; nothing is left to train on")
+    return kept[0], kept[1], told
 
 
 def in_car_questions(

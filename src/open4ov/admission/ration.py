@@ -119,13 +119,15 @@ def budget(section: RationSection) -> Plan:
 def record(
     section: RationSection, batches: Mapping[str, Batch], tried: Sequence[Shares], found: Found
 ) -> dict[str, Any]:
-    """ratio.json. `ratio` is what the next training cycle takes: the share of tokens from new data. `held`: whether the
-    general score stays within the margin at that ratio; `lost`: how much of it goes (share)."""
+    """ratio.json. `ratio` is what the next training cycle takes: the share of tokens from new data; `chosen`: its place
+    among `candidates`. `held`: whether the general score stays within the margin at that ratio; `lost`: how much of it
+    goes (share)."""
     chosen = tried[found.chosen]
     last = next(trial for trial in reversed(found.trials) if trial.candidate == found.chosen)
     means = {row: _mean(found.base[row]) for row in halving.ROWS}
     gain = _mean(last.scores["general"]) - means["general"]
     return {
+        "chosen": found.chosen,
         "ratio": ratio_of(chosen),
         "shares": dict(chosen),
         "name": named(chosen),

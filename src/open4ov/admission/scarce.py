@@ -43,7 +43,10 @@ def feedback(
 def _wishes(samples: Sequence[Sample], short: Shortfall, max_repeat: int, topics: Sequence[TopicOf]) -> Iterator[Wish]:
     """Different samples are wished for, so many that with the repeats that are allowed the target can be met; each
     topic under the label as many as brings all of them to one level."""
-    needed = max(math.ceil(short.target / max_repeat), short.have + math.ceil((short.target - short.got) / max_repeat))
+    volume = max(short.target / max_repeat, short.volume + (short.target - short.got) / max_repeat)
+    needed = math.ceil(
+        volume * (short.have / short.volume if short.volume else 1) - 1e-6
+    )  # samples that count by parts
     reason = f"{short.label}: {short.have} different samples; {short.got} of {short.target} that it should have"
     place = Wish(want="more", reason=reason).model_copy(update={short.axis: short.label})
     counted = _by_topic(samples, short, topics)

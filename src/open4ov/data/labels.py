@@ -75,6 +75,10 @@ class LabelTree(BaseModel):
     def names(self, axis: Axis) -> list[str]:
         return [l1.name for l1 in self.axis(axis)]
 
+    def places(self, axis: Axis) -> list[str]:
+        """All names on an axis in the tree's order: each L1 as "L1", its L2 as "L1 ~ L2"."""
+        return [name for l1 in self.axis(axis) for name in (l1.name, *(f"{l1.name} ~ {l2.name}" for l2 in l1.l2))]
+
     def ids(self) -> list[str]:
         """Every id as `axis:id`, in the tree's order."""
         return [f"{axis}:{node.id}" for axis in AXES for l1 in self.axis(axis) for node in (l1, *l1.l2)]

@@ -21,8 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from open4ov import templates
 from open4ov.data.labels import AXES, LabelTree
 from open4ov.data.labels_expand import Expanded, Proposed
 from open4ov.store import atomic
@@ -74,13 +73,7 @@ def write(folder: Path, tree: LabelTree, expanded: Expanded, coverage: Mapping[s
         file = folder / f"review-{next(numbers)}.csv"
     with atomic(file) as path:
         path.write_bytes(content)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("open4ov.data", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("open4ov.data")
     page = environment.get_template("labels_review.html.jinja").render(
         version=tree.version,
         axes=[(axis, [(l1, [r for r in table if (r["axis"], r["l1"]) == (axis, l1.id)]) for l1 in tree.axis(axis)])

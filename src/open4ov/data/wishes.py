@@ -157,7 +157,7 @@ class Wishes:
         """Raises UserError, naming file and line, for a label that the tree does not have."""
         for number, wish in enumerate(self.told.wishes):
             for axis, name in (("domain", wish.domain), ("ability", wish.ability)):
-                known = _names(tree, cast("Axis", axis))
+                known = set(tree.places(cast("Axis", axis)))
                 if name is not None and name not in known:
                     raise UserError(
                         f"{self._where(number, axis)}: the label tree (version {tree.version}) has no {axis} "
@@ -166,7 +166,7 @@ class Wishes:
             if wish.topic is None:
                 continue
             above, _, last = wish.topic.rpartition(" ~ ")
-            known = {name for name in _names(tree, "ability") if " ~ " in name}
+            known = {name for name in tree.places("ability") if " ~ " in name}
             if above not in known or not last:
                 raise UserError(
                     f"{self._where(number, 'topic')}: {wish.topic!r} is no topic under this label tree: a topic is "
@@ -277,10 +277,6 @@ def _rule(wish: Wish) -> Rule:
 
 def _under(labels: Sequence[Label], axis: Axis, place: tuple[str, ...]) -> bool:
     return not place or any((one.l1, one.l2)[: len(place)] == place for one in labels if one.axis == axis)
-
-
-def _names(tree: LabelTree, axis: Axis) -> set[str]:
-    return {name for l1 in tree.axis(axis) for name in (l1.name, *(f"{l1.name} ~ {l2.name}" for l2 in l1.l2))}
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
+from open4ov import templates
 from open4ov.report import plots_balance
 
 KINDS = {"embedding": "What embeddings see", "attributes": "What attributes say"}
@@ -17,13 +17,7 @@ AXES = {"domain": "Domain", "ability": "Ability"}
 
 def page(figures: Mapping[str, Any]) -> str:
     """The HTML: self-contained, asks for nothing else, every text escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("open4ov.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("open4ov.report")
     environment.filters |= {"percent": percent, "chance": chance, "plain": plain, "mostly": mostly}  # pyright: ignore[reportUnknownMemberType]
     latent = figures.get("latent", {})
     return environment.get_template("balance.html.jinja").render(

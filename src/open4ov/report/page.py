@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
+from open4ov import templates
 from open4ov.report import gallery, plots, training_sets
 from open4ov.report.table import TITLES, build, row_named, shown, verdict
 from open4ov.store import write_json
@@ -78,13 +78,7 @@ def page(
     blend: Mapping[str, Any] | None,
 ) -> str:
     """The HTML of a report. Every text is escaped; pictures and plots are inside the page; it asks for nothing else."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("open4ov.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("open4ov.report")
     environment.filters |= {"shown": shown, "verdict": verdict, "minutes": minutes, "gib": gib}  # pyright: ignore[reportUnknownMemberType]
     titles = {model["name"]: model["title"] for model in table["models"]}
     drawn = {stage: svg for stage, points in curves.items() if (svg := plots.curve(stage, points))}

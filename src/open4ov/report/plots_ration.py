@@ -28,8 +28,8 @@ def curves(record: Mapping[str, Any]) -> str:
             axes.axhline(start, color=_INK, alpha=0.45, lw=1, ls="--")
             if key == "general" and "margin" in record["objective"]:
                 axes.axhline(start - factor * record["objective"]["margin"], color=_INK, alpha=0.6, lw=1, ls=":")
-            for one, shade in zip(candidates, shades, strict=True):
-                chosen = one["name"] == record["name"]
+            for place, (one, shade) in enumerate(zip(candidates, shades, strict=True)):
+                chosen = place == record["chosen"]
                 x = [0, *(trial["tokens"] / 1000 for trial in one["trials"])]
                 y = [start, *(factor * trial[key] for trial in one["trials"])]
                 axes.plot(x, y, color=shade, lw=2.6 if chosen else 1.2, label=one["name"], zorder=4 if chosen else 2)

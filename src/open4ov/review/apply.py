@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from open4ov.review.collection import STORE, Reviewed, stage
 from open4ov.review.decisions import Decision, Fix
 from open4ov.run_dir import beside
 from open4ov.sample import Part, Sample, Step
-from open4ov.store import ImageStore, iter_samples, write_json, write_samples
+from open4ov.store import ImageStore, iter_samples, link, write_json, write_samples
 
 ORIGINALS = "image-files"
 """Where an import keeps the files that its images came in"""
@@ -134,15 +132,7 @@ class _Pictures:
             return
         if not source.is_file():
             raise UserError(f"{source}: is missing; the set is incomplete, and a reviewed one would be too")
-        _link(source, target)
+        link(source, target)
         kept, new = self._originals
         for file in sorted((kept / sha[:2]).glob(f"{sha}.*")):
-            _link(file, new / sha[:2] / file.name)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+            link(file, new / sha[:2] / file.name)

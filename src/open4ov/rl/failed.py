@@ -28,6 +28,14 @@ class Failures:
             self._tried[name] = self._tried.get(name, 0) + len(group.responses)
             self._right[name] = self._right.get(name, 0) + int((group.correct > 0).sum())
 
+    def never(self, tasks: Iterable[Task], tried: int) -> None:
+        """Tasks none of whose `tried` responses was right, and that are therefore not trained on."""
+        for task in tasks:
+            name = task.sample.id
+            self._tasks.setdefault(name, task)
+            self._tried[name] = self._tried.get(name, 0) + tried
+            self._right.setdefault(name, 0)
+
     def samples(self, images: ImageStore) -> list[Sample]:
         """Each task without a right response, as it was given, its pictures stored in `images`;
         `extra["failed"]`: {"tried": responses}."""

@@ -1,12 +1,14 @@
 """Online RL (paper §4.2.3, stage 1): roll out, reward, update by GSPO; the vision tower is frozen, there is no KL.
 
-A stage leaves model/, curve.json, summary.json and failed.parquet: the tasks none of whose responses was right.
+A stage leaves model/, curve.json, summary.json and failed.parquet: the tasks none of whose responses was right. With
+`rl.filter` the tasks are those that the model answers now rightly, now wrongly (`selection.py`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
@@ -21,12 +23,13 @@ from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import gspo
+from open4ov.rl import gspo, selection
 from open4ov.rl.advantage import RewardError
 from open4ov.rl.failed import Failures
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import Group, encoded_prompts, in_pass_k, sample_groups
 from open4ov.rl.tasks import Task, from_corpora
+from open4ov.rollout_book import FOLDER, Book
 from open4ov.store import write_json, write_samples
 
 if TYPE_CHECKING:
@@ -41,8 +44,13 @@ def run(run: StageRun) -> None:
     torch.set_flush_denormal(True)
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    tasks = from_corpora(section.steps * section.prompts, section.text_share, run.seed) if section.steps else []
+    tasks = from_corpora(selection.candidates(section), section.text_share, run.seed) if section.steps else []
     failures = Failures()
+    filtered: dict[str, Any] = {}
+    if section.steps and section.filter.rollouts:
+        selected = _selected(run, tasks, Engine(model, processor))
+        tasks, filtered = selected.tasks, {"filter": selected.figures}
+        failures.never(selected.never, section.filter.rollouts)
     curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log, failures.see)
     failed = failures.samples(run.images)
     write_samples(run.out / "failed.parquet", failed)
@@ -53,10 +61,26 @@ def run(run: StageRun) -> None:
         "steps": len(curve),
         "responses": len(tasks) * section.group,
         "failed": len(failed),
+        **filtered,
         **{f"last_{key}": round(fmean(p[key] for p in tail), 4) for key in ("pass_rate", "length", "entropy") if tail},
     }
     write_json(run.out / "curve.json", curve)
     write_json(run.out / "summary.json", summary)
+
+
+def _selected(run: StageRun, tasks: Sequence[Task], engine: Engine) -> selection.Selected:
+    section = run.recipe.rl
+    with closing(Book(run.images.root.parent / FOLDER)) as book:
+        reward = function(section.reward, "rl.reward")
+        found = selection.select(tasks, engine, section, reward, run.images, book, run.seed, run.progress)
+    told, wanted = found.figures, section.steps * section.prompts
+    run.log({"filter": {**told, "cost": found.cost.figures()}})
+    if told["used"] < wanted:
+        run.note(
+            f"rl.filter left {told['used']} of {told['candidates']} candidates for {wanted} prompts: they are gone "
+            "through several times; raise rl.filter.candidates"
+        )
+    return found
 
 
 def fit(

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
+from open4ov.errors import UserError
 from open4ov.recipe import SftSection, SftStage
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
@@ -50,10 +51,19 @@ def check(run: StageRun, stage: Stage, material: Material) -> None:
 
 
 def replay_of(run: StageRun, stage: Stage) -> float:
-    """The share of the tokens that a stage replays: the recipe's, or for stage 1 what rationing has found."""
+    """The share of the tokens that a stage replays: the recipe's, or for stage 1 what rationing has found.
+
+    Raises UserError where that is all of them: stage 1 would learn nothing of the vertical.
+    """
     if stage == "knowledge" and "ration" in run.inputs:
         found = read_json(run.inputs["ration"] / "ratio.json")
         assert found is not None, "the stage `ration` ends with ratio.json"
+        if not found["ratio"] > 0:
+            raise UserError(
+                "admission.ration: the best ratio is 0, none of the vertical's data: no candidate taught more than it "
+                "cost. Look at ration/ration.html; raise admission.ration.tokens, or leave 0 out of the candidates "
+                "(admission.ration.lowest, or ratios)"
+            )
         return 1.0 - float(found["ratio"])
     return getattr(run.recipe.sft, stage).replay
 

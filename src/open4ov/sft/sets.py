@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from open4ov import versions
 from open4ov.errors import UserError
+from open4ov.picture_groups import PictureGroups
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample, Step
 from open4ov.sft import curriculum, preference_data
@@ -142,27 +143,13 @@ def held_out(samples: Sequence[Sample], share: float, seed: int) -> list[bool]:
 
     A group's side comes from a hash of its name and the seed: samples that are added leave the others where they are.
     """
-    leader: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            leader[name] = name = leader[leader[name]]
-        return name
-
-    def names(sample: Sample) -> list[str]:
-        return sample.images or [sample.id]
-
-    for sample in samples:
-        first, *others = names(sample)
-        for other in others:
-            a, b = sorted((root(first), root(other)))
-            leader[b] = a
-    aside = {root(name) for sample in samples if sample.split == "val" for name in names(sample)}
+    together = PictureGroups(samples)
+    aside = {together.of(sample) for sample in samples if sample.split == "val"}
 
     def chosen(name: str) -> bool:
         return name in aside or _place(f"held out/{seed}/{name}") < share
 
-    return [chosen(root(names(sample)[0])) for sample in samples]
+    return [chosen(together.of(sample)) for sample in samples]
 
 
 def _place(name: str) -> float:

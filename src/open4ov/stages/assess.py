@@ -139,11 +139,15 @@ def gather(
         _pictures([*block["vertical"], *block["general"]], store, "the held-out questions")
     if "own, of split val" in source:
         warnings.append(source)
+    replay = [s for s in general if s.split == "train" and s.messages]
+    given = f"admission.assess.probe: {section.probe}" if section.probe else None
+    batch, replay, shared = probe.apart(rounds, batch, replay, given)
+    warnings += shared
     return Given(
         name,
         judged,
         batch,
-        [s for s in general if s.split == "train" and s.messages],
+        replay,
         rounds,
         source,
         store,

@@ -27,10 +27,7 @@ IMAGES = 256  # pictures embedded between two reports of progress
 
 def known(tree: LabelTree) -> Known:
     """The names of a label tree, as balance wants them."""
-    return {
-        axis: [name for l1 in tree.axis(axis) for name in (l1.name, *(f"{l1.name} ~ {l2.name}" for l2 in l1.l2))]
-        for axis in AXES
-    }
+    return {axis: tree.places(axis) for axis in AXES}
 
 
 def balanced(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from open4ov import asking, assets, keys, version_diff, versions
 from open4ov.admission import halving, ration, stable
-from open4ov.admission.batches import batch
+from open4ov.admission.batches import Source, batches
 from open4ov.admission.halving import Scores
 from open4ov.admission.ration import STABLE, Shares
 from open4ov.admission.stable import Given
@@ -29,7 +29,7 @@ from open4ov.report import ration_page
 from open4ov.run_dir import hash_json, read_json
 from open4ov.sample import Sample, content_id
 from open4ov.sft import curriculum, pupil, screen, short
-from open4ov.store import ImageStore, atomic, iter_samples, write_json
+from open4ov.store import ImageStore, atomic, write_json
 from open4ov.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -80,19 +80,18 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
     """Searches the ratio and writes what it came to into `run.out`. `to`: as in `stable.write`."""
     section, out = run.recipe.admission.ration, run.out
     pictures = versions.Stores(*(one.pictures for one in (old, *new)))
-    batches = {
-        name: batch(
-            one.samples(), section.batch, section.questions, run.seed, iter_samples(one.held) if one.held else None
-        )
+    sources = {
+        name: Source(one.samples(), versions.Stored(one.held) if one.held else ())
         for name, one in ((STABLE, old), *((one.name, one) for one in new))
     }
+    drawn = batches(sources, section.batch, section.questions, run.seed)
     plan = ration.budget(section)
     rounds = ", ".join(f"{rung.candidates} x {rung.added:,}" for rung in plan.rungs)
     run.note(f"at most {plan.total:,} tokens ({rounds}), of {plan.grid:,} for every candidate to the end")
     trials = Trials(run, pictures)
     tried, found = ration.search(
         section,
-        batches,
+        drawn,
         trials.train,
         trials.score,
         run.scratch / "journal",
@@ -100,7 +99,7 @@ def ration_sets(run: StageRun, old: Given, new: Sequence[Given], to: ImageStore 
         run.progress,
         trials.forget,
     )
-    record = ration.record(section, batches, tried, found)
+    record = ration.record(section, drawn, tried, found)
     about = versions.Version(
         name=STABLE,
         recipe=hash_json(section.model_dump(mode="json"))[:16],

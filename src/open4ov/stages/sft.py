@@ -11,7 +11,7 @@ from PIL import Image
 from open4ov.admission import mastery, mastery_report
 from open4ov.engine import Engine
 from open4ov.model import Processor, Qwen3VL
-from open4ov.rollout_book import Book
+from open4ov.rollout_book import FOLDER, Book
 from open4ov.rollouts import digest
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
@@ -21,9 +21,6 @@ from open4ov.verifier import Verifier
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
-
-BOOK = "rollouts"
-"""Folder of a run's rollouts, which all its stages share"""
 
 
 def run(run: StageRun, stage: planning.Stage) -> None:
@@ -44,7 +41,7 @@ def run(run: StageRun, stage: planning.Stage) -> None:
     ) -> list[Sample]:
         """From iteration 1 on the samples bring the grades of the one before."""
         engine = Engine(model, processor)
-        name, book = digest(engine), Book(run.images.root.parent / BOOK)
+        name, book = digest(engine), Book(run.images.root.parent / FOLDER)
         with Verifier(run.recipe.sft.verifier, section.verifier_seconds, "sft.verifier") as verifier:
             found = mastery.examine(
                 samples, engine, image, section, verifier, run.seed, book, name, iteration, run.progress

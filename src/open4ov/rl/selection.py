@@ -1,0 +1,119 @@
+"""The prompts of a run of online RL: candidates that the model itself has tried, without those it always or never
+answers rightly (paper §4.1.1).
+
+The model that RL begins with answers each candidate as it will in training: the same prompt, temperature and longest
+response. The responses go into the run's book (`rollout_book.py`) under the model's digest: a stage that was killed
+asks for none of them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from open4ov.engine import Engine
+from open4ov.errors import UserError
+from open4ov.recipe import RlSection
+from open4ov.rl.sampling import Mixed, Reward, mixed
+from open4ov.rl.tasks import Task
+from open4ov.rollout_book import Book, Cost
+from open4ov.rollouts import Sampling, digest, roll
+from open4ov.store import ImageStore
+
+
+@dataclass(frozen=True)
+class Selected:
+    """`tasks`: those to train on, in their order; `never`: those none of whose responses was right; `figures`: how many
+    candidates went where; `cost`: of the responses that were sampled now."""
+
+    tasks: list[Task]
+    never: list[Task]
+    figures: dict[str, Any]
+    cost: Cost
+
+
+def candidates(section: RlSection) -> int:
+    """How many candidates are drawn for a run's tasks."""
+    wanted = section.steps * section.prompts
+    return round(wanted * section.filter.candidates) if section.filter.rollouts else wanted
+
+
+def select(
+    tasks: Sequence[Task],
+    engine: Engine,
+    section: RlSection,
+    reward: Reward,
+    images: ImageStore,
+    book: Book,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Selected:
+    """`steps` × `prompts` tasks out of the candidates, `text_share` of them without a picture as far as there are such.
+
+    Where fewer remain they are gone through again in the same order, so that no step has a task twice. `images`: takes
+    pictures that no store has named yet. Raises UserError when fewer remain than one step has, and for a reward that is
+    not 0 or 1.
+    """
+    named = {task.sample.id: _named(task, images) for task in tasks}
+    samples = [task.sample for task in named.values()]
+    model, rollouts = digest(engine), section.filter.rollouts
+    sampling = Sampling(section.temperature, 1.0, section.max_tokens, "always", seed)
+    rolled = roll(samples, dict.fromkeys(named, rollouts), engine, images.get, model, sampling, book, _told(progress))
+    try:
+        found = mixed(samples, book, model, sampling, reward, rollouts)
+    except ValueError as error:
+        raise UserError(f"rl.reward {section.reward!r}: {error}; set rl.filter.rollouts to 0") from error
+    wanted = section.steps * section.prompts
+    kept = _shared([named[sample.id] for sample in found.kept], wanted, section.text_share)
+    if len(kept) < section.prompts:
+        raise UserError(
+            f"rl.filter: of {len(named)} candidates {len(kept)} have right and wrong responses "
+            f"({len(found.all_right)} only right ones, {len(found.all_wrong)} only wrong ones), fewer than the "
+            f"{section.prompts} of one step (rl.prompts); raise rl.filter.candidates or rl.filter.rollouts"
+        )
+    chosen = [kept[place % len(kept)] for place in range(wanted)]
+    return Selected(
+        chosen, [named[sample.id] for sample in found.all_wrong], _figures(found, chosen, rollouts), rolled.cost
+    )
+
+
+def _told(progress: Callable[[str, int, int], None] | None) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress("RL, trying the candidates", done, total)
+
+
+def _shared(kept: Sequence[Task], wanted: int, text_share: float) -> list[Task]:
+    """At most `wanted` of the tasks, in their order: the share without a picture first, then whatever there is."""
+    text = round(wanted * text_share)
+    left = {True: text, False: wanted - text}
+    chosen: set[str] = set()
+    for task in kept:
+        if left[not task.images] > 0:
+            left[not task.images] -= 1
+            chosen.add(task.sample.id)
+    for task in kept:
+        if len(chosen) < wanted:
+            chosen.add(task.sample.id)
+    return [task for task in kept if task.sample.id in chosen]
+
+
+def _figures(found: Mixed, chosen: Sequence[Task], rollouts: int) -> dict[str, Any]:
+    different = {task.sample.id for task in chosen}
+    return {
+        "candidates": sum(map(len, (found.kept, found.all_right, found.all_wrong, found.unknown))),
+        "rollouts": rollouts,
+        "kept": len(found.kept),
+        "all_right": len(found.all_right),
+        "all_wrong": len(found.all_wrong),
+        "unknown": len(found.unknown),
+        "used": len(different),
+        "text": sum(not task.images for task in chosen),
+    }
+
+
+def _named(task: Task, images: ImageStore) -> Task:
+    """The task with its pictures in the store: a response is kept under what they show."""
+    named = [name or images.put(picture) for name, picture in zip(task.sample.images, task.images, strict=True)]
+    if named == task.sample.images:
+        return task
+    return Task(task.sample.model_copy(update={"images": named}), task.prompt, task.images)

@@ -1,0 +1,148 @@
+"""RL leaves out what its own model always or never answers rightly, with the tiny random model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from open4ov.engine import Engine
+from open4ov.errors import UserError
+from open4ov.graph import StageRun
+from open4ov.model import Processor, Qwen3VL
+from open4ov.progress import Quiet
+from open4ov.recipe import Recipe, RlSection, load
+from open4ov.rl import selection, trainer
+from open4ov.rl.tasks import Task, task
+from open4ov.rollout_book import FOLDER, Book
+from open4ov.rollouts import digest
+from open4ov.sample import Sample, assistant, user
+from open4ov.store import ImageStore, read_samples
+
+SEEN: list[tuple[str, str]] = []
+
+
+def rewarded(response: str, sample: Sample) -> float:
+    """Tasks of the kinds `easy` and `hard` are always and never right, `mixed` ones now and then."""
+    SEEN.append((sample.id, response))
+    return float({"easy": True, "hard": False}.get(sample.id.split("-")[0], len(response) % 2 == 0))
+
+
+def half(response: str, sample: Sample) -> float:
+    return 0.5
+
+
+def tasks() -> list[Task]:
+    made: list[Task] = []
+    for kind in ("easy", "hard", "mixed"):
+        for i in range(4):
+            pictures = [Image.new("RGB", (64, 64), (60 * i, 90, 30))] if i < 2 else []
+            said = [user(f"{kind} {i}?", images=len(pictures)), assistant("\\boxed{7}")]
+            about: dict[str, Any] = {"images": [""] * len(pictures), "messages": said, "answer": "7"}
+            made.append(task(Sample(id=f"{kind}-{i}", source="t", task="t", **about), pictures))
+    return made
+
+
+def section(**changes: object) -> RlSection:
+    options = {
+        "steps": 3,
+        "prompts": 2,
+        "group": 4,
+        "minibatches": 1,
+        "pass_k": 2,
+        "max_tokens": 6,
+        "length_weight": 0.0,
+        "text_share": 0.5,
+        "reward": f"{__name__}:rewarded",
+        "filter": {"rollouts": 8, "candidates": 2},
+    }
+    return RlSection.model_validate(options | changes)
+
+
+def test_only_what_is_now_right_now_wrong_is_trained_on(tmp_path: Path, tiny_dir: Path) -> None:
+    engine = Engine(Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir))
+    images, chosen = ImageStore(tmp_path / "image-store"), section()
+    assert selection.candidates(chosen) == 12
+    given = tasks()
+
+    def select() -> selection.Selected:
+        return selection.select(given, engine, chosen, rewarded, images, Book(tmp_path / "book"), 0)
+
+    found = select()
+    assert [one.sample.id for one in found.tasks] == ["mixed-0", "mixed-1", "mixed-2", "mixed-3", "mixed-0", "mixed-1"]
+    assert [one.sample.id for one in found.never] == [f"hard-{i}" for i in range(4)]
+    counts = {"candidates": 12, "rollouts": 8, "kept": 4, "all_right": 4, "all_wrong": 4, "unknown": 0}
+    assert found.figures == {**counts, "used": 4, "text": 2}
+    assert found.cost.rollouts == 96
+    assert images.get(found.tasks[0].sample.images[0]).size == (64, 64)
+    again = select()
+    assert (again.cost.rollouts, again.cost.found) == (0, 96), "they are in the book, under RL's own model and sampling"
+    assert (again.figures, [t.sample for t in again.tasks]) == (found.figures, [t.sample for t in found.tasks])
+    with pytest.raises(UserError, match=r"4 have right and wrong responses .*fewer than the 5 of one step"):
+        selection.select(given, engine, section(prompts=5), rewarded, images, Book(tmp_path / "book"), 0)
+    with pytest.raises(UserError, match=r"rl\.reward .*neither right nor wrong; set rl\.filter\.rollouts to 0"):
+        selection.select(given, engine, chosen, half, images, Book(tmp_path / "book"), 0)
+
+
+def test_the_candidates_share_what_text_and_pictures_are_asked_for(tmp_path: Path, tiny_dir: Path) -> None:
+    engine = Engine(Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir))
+    given = [replace(one, sample=one.sample.model_copy(update={"id": f"mixed-{i}"})) for i, one in enumerate(tasks())]
+    images, book = ImageStore(tmp_path / "image-store"), Book()
+
+    def texts(share: float) -> int:
+        return selection.select(given, engine, section(text_share=share, steps=2), rewarded, images, book, 0).figures[
+            "text"
+        ]
+
+    assert [texts(share) for share in (0.0, 0.25, 1.0)] == [0, 1, 4]
+
+
+def test_the_stage_writes_what_is_never_right_for_stage_3(
+    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def drawn(count: int, text_share: float, seed: int) -> list[Task]:
+        asked.append(count)
+        return tasks()
+
+    monkeypatch.setattr(trainer, "from_corpora", drawn)
+    recipe = Recipe(name="t", rl=section(learning_rate=1e-3))
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "model").symlink_to(tiny_dir)
+    for folder in ("out", "scratch"):
+        (tmp_path / folder).mkdir()
+    inputs, images = {"sft_preference": tmp_path / "sft"}, ImageStore(tmp_path / "image-store")
+    SEEN.clear()
+    trainer.run(StageRun(recipe, tmp_path / "out", tmp_path / "scratch", inputs, images, 0, "rl", Quiet()))
+    assert asked == [12]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["filter"]["kept"] == 4
+    failed = {one.id: one for one in read_samples(tmp_path / "out" / "failed.parquet")}
+    assert {f"hard-{i}" for i in range(4)} <= failed.keys()
+    assert failed["hard-0"].extra["failed"] == {"tried": 8}
+    assert failed["hard-0"].messages[-1].text == "\\boxed{7}"
+    trained = [name for name, _ in SEEN[96:]]
+    assert trained
+    assert all(name.startswith("mixed") for name in trained)
+    engine = Engine(Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir))
+    assert Book(tmp_path / FOLDER).cost(digest(engine)).rollouts == 96, "in the run's book, by the model it begins with"
+
+
+def test_options_that_do_nothing_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+
+    def fault(rl: str) -> str:
+        path.write_text(f"name: a\nrl: {rl}\n")
+        with pytest.raises(UserError) as told:
+            load(path)
+        return str(told.value)
+
+    assert "rl.filter.candidates: has no effect: rl.filter.rollouts is 0" in fault("{filter: {candidates: 3}}")
+    assert "rl.filter: has no effect: rl.steps is 0" in fault("{steps: 0, filter: {rollouts: 4}}")
+    assert "1 response is always right or always wrong" in fault("{filter: {rollouts: 1}}")
+    path.write_text("name: a\nrl: {filter: {rollouts: 4, candidates: 3}}\n")
+    assert load(path).rl.filter.candidates == 3
