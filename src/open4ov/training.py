@@ -7,9 +7,9 @@ sft and rl build on this and on nothing of each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +70,15 @@ def adamw(
     return Optimizer(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True))
 
 
-def muon(
-    model: Trainable[Any, Any], learning_rate: float, weight_decay: float = 0.0, factors: Factors | None = None
-) -> Optimizer:
+class Worded(Protocol):
+    """A model, or one within what is trained, that knows which of its parameters stand for words."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def word_parameters(self) -> list[Tensor]: ...
+
+
+def muon(model: Worded, learning_rate: float, weight_decay: float = 0.0, factors: Factors | None = None) -> Optimizer:
     """Muon over the matrices of the layers, its steps scaled to AdamW's size; AdamW over the rest, as `adamw` has it:
     mergers and taps, embeddings, norms, biases, and experts, which lie in one tensor that Muon cannot take. It learns
     in fewer tokens than AdamW alone, for about a tenth more time a step at nano size. Frozen parameters are left
@@ -95,7 +101,7 @@ def muon(
     return Optimizer(*parts)
 
 
-def _adamw_groups(model: Trainable[Any, Any], weight_decay: float) -> list[dict[str, Any]]:
+def _adamw_groups(model: Worded, weight_decay: float) -> list[dict[str, Any]]:
     """What is trained, by decay and eps."""
     matrices, experts, others = _split(model)
     words = model.word_parameters()
@@ -118,7 +124,7 @@ def _by_factor(groups: Sequence[dict[str, Any]], factors: Factors | None) -> lis
     return split
 
 
-def _split(model: nn.Module, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+def _split(model: Worded, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """What is trained: the matrices of the layers; those of experts, many in one tensor; and tables of vectors, norms,
     biases and what is `left_out`."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -77,7 +77,9 @@ def test_what_teaches_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_a_set_says_what_it_was_made_of(tmp_path: Path) -> None:
     general = [sample(f"g{i}") for i in range(40)]
-    vertical = [sample(f"v{i}", image=f"{i // 2:064x}") for i in range(40)]
+    store = ImageStore(tmp_path / "image-store")
+    pictures = [store.put(Image.new("RGB", (32, 32), (i, 0, 0))) for i in range(20)]
+    vertical = [sample(f"v{i}", image=pictures[i // 2]) for i in range(40)]
     summary = built(tmp_path, vertical, general, sft={"held_out": 0.2})
     run = stage(tmp_path, "preference_set", ("sets",), sft={"preference": {"tokens": 10_000}})
     sets.build_preference(run)
@@ -117,6 +119,19 @@ def test_no_picture_is_on_both_sides_and_additions_move_nothing() -> None:
     again = dict(zip((s.id for s in [*more, *everything]), sets.held_out([*more, *everything], 0.3, 1), strict=True))
     assert all(again[name] == side for name, side in held.items())
     assert not any(sets.held_out(apart, 0.0, 1))
+
+
+def test_a_picture_of_both_sets_is_on_one_side(tmp_path: Path) -> None:
+    """What stage 1 replays of the open set is nothing that it is validated on."""
+    vertical = [sample(f"v{i}", image=f"{i:064x}", split="val" if i == 3 else "train") for i in range(40)]
+    general = [sample(f"g{i}", image=f"{i:064x}") for i in range(40)]
+    built(tmp_path, vertical, general, sft={"held_out": 0.2})
+    train, val = (
+        {sha for name in sets.FILES for s in side(tmp_path / "sets" / name) for sha in s.images}
+        for side in (sets.training, sets.validation)
+    )
+    assert f"{3:064x}" in val
+    assert not train & val
 
 
 def test_balancing_sees_only_what_is_trained_on(tmp_path: Path) -> None:
