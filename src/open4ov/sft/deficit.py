@@ -9,16 +9,21 @@ and on their spread (the hierarchical model of Gelman et al., Bayesian Data Anal
 has a mean, an interval and an expected loss. (A point estimate of the spread was tried: it is often zero, and its
 "95 %" intervals then held the truth in 83 of 100 cases.)
 
-    need(a)  = E[max(0, drop of a)] x share of a in SFT-Ability
+    need(a)  = (E[max(0, drop of a)] + 0.01) x share of a in SFT-Ability
     share(a) = floor / abilities + (1 - floor) x need(a) / sum of needs
 
 The expectation is over the posterior: an ability that was lost for certain gets all of its need, one that may have been
-lost some, one that has grown next to nothing beside the floor. Where nothing is known to differ, shares follow the set.
+lost some, one that has grown next to nothing beside the floor. Where nothing is known to differ, shares follow the set:
+so that expected losses which are all practically none are not compared with one another, each has a hundredth more.
+
+Questions count as independent of one another. Those about one picture are not quite: the probe takes one of each
+picture as far as they suffice.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist, fmean
@@ -32,7 +37,7 @@ from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.run_dir import read_json
-from open4ov.sample import Sample
+from open4ov.sample import Sample, content_id
 from open4ov.sft import sets
 from open4ov.sft.curriculum import ability, by_ability
 from open4ov.store import read_samples, write_json, write_samples
@@ -47,6 +52,8 @@ PRIOR = 4.0
 since its few questions happen to agree"""
 WIDEST = 0.5
 """Of the abilities' true drops, the largest standard deviation there could be: they lie between -1 and 1"""
+LEAST_LOSS = 0.01
+"""Added to the expected loss of every ability: a smaller one decides nothing"""
 LEAST_TOKENS = 64
 """Of a response's limit; above, twice its reference"""
 
@@ -56,8 +63,8 @@ class Deficit:
     """What became of one ability between base and stage 1.
 
     `before`, `after`: shares of its questions answered rightly; `drop`: their difference as it was measured; `shrunk`,
-    `low`, `high`: the posterior's mean and interval; `need`: the expected drop (at least 0) times `size`, the ability's
-    share of the set that can mend it.
+    `low`, `high`: the posterior's mean and interval; `need`: the expected drop (at least 0) and `LEAST_LOSS`, times
+    `size`, the ability's share of the set that can mend it.
     """
 
     questions: int
@@ -95,7 +102,7 @@ def measure_stage(run: StageRun) -> None:
     sizes = {name: len(group) / len(train) for name, group in by_ability(train).items()}
     marks = {sample.id: (base[sample.id]["right"], after[sample.id]["right"]) for sample in asked}
     found = measure({name: [marks[s.id] for s in group] for name, group in by_ability(asked).items()}, sizes)
-    chosen = shares(found, list(sizes), run.recipe.sft.ability.blend_floor)
+    chosen = shares(found, sizes, run.recipe.sft.ability.blend_floor)
     unasked = [name for name in sizes if name not in found]
     if unasked:
         run.note(f"no question of split val asks for {', '.join(unasked)}; they get the floor alone")
@@ -108,15 +115,28 @@ def measure_stage(run: StageRun) -> None:
 
 
 def choose(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """At most so many single questions with a reference answer, one of each ability in turn."""
+    """At most so many single questions with a reference answer, one of each ability in turn: a draw that is the same
+    whatever their order, of one question about each picture before a second one is taken."""
     groups = [
-        [s for s in group if s.answer and [m.role for m in s.messages] == ["user", "assistant"]]
+        _spread([s for s in group if s.answer and [m.role for m in s.messages] == ["user", "assistant"]])
         for group in by_ability(samples).values()
     ]
     chosen: list[Sample] = []
     for depth in range(max(map(len, groups), default=0)):
         chosen += [group[depth] for group in groups if depth < len(group)]
     return chosen[:most]
+
+
+def _spread(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples as if drawn, first one of each picture, then the second ones, and so on."""
+    drawn = sorted(samples, key=lambda sample: content_id("probe", sample.id))
+    asked: Counter[str] = Counter()
+    turns: list[int] = []
+    for sample in drawn:
+        pictures = sample.images or [sample.id]
+        turns.append(max(asked[picture] for picture in pictures))
+        asked.update(pictures)
+    return [drawn[i] for i in sorted(range(len(drawn)), key=turns.__getitem__)]
 
 
 def _answers(run: StageRun, asked: Sequence[Sample], folder: Any) -> dict[str, dict[str, Any]]:
@@ -174,7 +194,7 @@ def measure(marks: Mapping[str, Sequence[tuple[bool, bool]]], sizes: Mapping[str
             low=belief.quantile((1 - LEVEL) / 2),
             high=belief.quantile((1 + LEVEL) / 2),
             size=size,
-            need=belief.expected_loss * size,
+            need=(belief.expected_loss + LEAST_LOSS) * size,
         )
     return found
 
@@ -240,13 +260,13 @@ def _expected_loss(mean: float, deviation: float) -> float:
     return mean * _STANDARD.cdf(mean / deviation) + deviation * _STANDARD.pdf(mean / deviation)
 
 
-def shares(found: Mapping[str, Deficit], abilities: Sequence[str], floor: float) -> dict[str, float]:
-    """Ability -> its share of stage 2's tokens; they sum to 1. Abilities that were not asked about have the floor."""
-    needs = {name: found[name].need if name in found else 0.0 for name in abilities}
+def shares(found: Mapping[str, Deficit], sizes: Mapping[str, float], floor: float) -> dict[str, float]:
+    """Ability -> its share of stage 2's tokens; they sum to 1. Abilities that were not asked about have the floor.
+    sizes: ability -> its share of the set."""
+    needs = {name: found[name].need if name in found else 0.0 for name in sizes}
+    needs = needs if sum(needs.values()) > 0 else dict(sizes)
     whole = sum(needs.values())
-    if whole < 1e-9:
-        return dict.fromkeys(abilities, 1 / len(abilities))
-    return {name: floor / len(abilities) + (1 - floor) * need / whole for name, need in needs.items()}
+    return {name: floor / len(sizes) + (1 - floor) * need / whole for name, need in needs.items()}
 
 
 def tokens_of(conversations: Sequence[tuple[Sequence[str], int]], samples: Sequence[Sample]) -> dict[str, int]:

@@ -66,10 +66,15 @@ def order(
     tokens: int,
     iteration: int = 0,
     before: Counter[str] | None = None,
+    whole: Material | None = None,
 ) -> Order:
-    """What a stage is trained on in one of its iterations, in order; `before`: how often each sample was already."""
+    """What a stage is trained on in one of its iterations, in order; `before`: how often each sample was already;
+    `whole`: all of the stage's material, where `material` is what of it this iteration draws."""
     section = run.recipe.sft
     options: SftStage = getattr(section, stage)
+    blend = blend_of(run, material) if stage == "ability" and section.schedule == "curriculum" else None
+    if blend and before:
+        blend = blend.after((whole or material).own, material.own, before)
     return curriculum.order(
         material,
         tokens=tokens,
@@ -79,7 +84,7 @@ def order(
         length=encoder.length,
         longest=longest_of(section),
         seed=f"{run.seed}/{iteration}" if iteration else run.seed,
-        blend=blend_of(run, material) if stage == "ability" and section.schedule == "curriculum" else None,
+        blend=blend,
         before=before,
     )
 

@@ -70,8 +70,8 @@ def chosen(
     for being longer. `length`: tokens of a sample. Raises UserError when there are none."""
     if not samples:
         raise UserError(
-            "sft.validation.every: there are no samples of the split val; give sft.held_out or data.hygiene.val a share, "
-            "or set it to 0"
+            "sft.validation.every: there are no samples of the split val; give sft.held_out or data.hygiene.val a "
+            "share, or set it to 0"
         )
     found: list[Sample] = []
     too_long = 0
