@@ -20,7 +20,7 @@ from open4ov.graph import StageRun
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
 from open4ov.sample import Label, Sample, assistant, user
-from open4ov.sft import sets
+from open4ov.sft import planning, sets
 from open4ov.stages import sets as sets_stage
 from open4ov.store import ImageStore, read_samples, write_samples
 
@@ -184,6 +184,10 @@ def test_an_empty_set_says_why(tmp_path: Path) -> None:
 def test_a_misspelt_ability_of_a_blend_is_found_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"sft\.ability\.blend\.color: no sample of SFT-Ability is of it; did you mean"):
         built(tmp_path, [sample("v")], [sample("g")], sft={"ability": {"blend": {"color": 1.0}}})
+    built(tmp_path / "before", [sample("v")], [sample("g")])  # and where the sets are there from before
+    run = stage(tmp_path / "before", "sft_knowledge", ("sets",), sft={"ability": {"blend": {"color": 1.0}}})
+    with pytest.raises(UserError, match=r"sft\.ability\.blend\.color: no sample of SFT-Ability is of it"):
+        planning.check(run, "knowledge", planning.material_of(run, "knowledge"))
 
 
 def test_an_open_llava_set_becomes_the_ability_set(tmp_path: Path) -> None:

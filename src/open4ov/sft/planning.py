@@ -41,7 +41,11 @@ def validation_of(run: StageRun, stage: Stage) -> list[Sample]:
 
 
 def check(run: StageRun, stage: Stage, material: Material) -> None:
-    """Raises UserError for a stage without data: its own set, or the one that it is to replay, is empty."""
+    """Raises UserError for a stage without data: its own set, or the one that it is to replay, is empty. Before stage
+    1, also for a blend that stage 2 could not have: sets that are made already are not looked at again."""
+    sft = run.recipe.sft
+    if stage == "knowledge" and sft.schedule == "curriculum" and isinstance(sft.ability.blend, dict):
+        curriculum.by_hand(sft.ability.blend, material.replay)
     given = run.inputs["preference_set" if stage == "preference" else "sets"]
     sets.check(given, stage, material.own, f"sft.{stage}")
     if (share := replay_of(run, stage)) > 0 and not material.replay:
