@@ -4,7 +4,8 @@
         [--languages en zh] [--count 20] [--seed 0] [--threads N]
 
 MODEL: a folder of a Qwen3-VL in Hugging Face layout, or `nano`. --lengths are tokens of a text haystack, --pictures the
-pictures of a picture haystack (0: none). What is hidden is of the corpora's test split (`evaluate/needle.py`).
+pictures of a picture haystack (0: none). The last columns say how long and how deep it really was: turns are whole.
+What is hidden is of the corpora's test split (`evaluate/needle.py`).
 """
 
 from __future__ import annotations

@@ -107,6 +107,16 @@ def faster() -> str:
     return min(seconds, key=lambda name: seconds[name])
 
 
+NEAR = {"fp32": 1e-3, "bf16": 2e-2}
+"""How far apart the two losses of a first step may be, relative"""
+
+
+def check_losses(ours: float, theirs: float, precision: str) -> None:
+    """Raises AssertionError for losses that are not those of the same weights on the same samples."""
+    apart = abs(ours - theirs) / max(abs(theirs), 1e-9)
+    assert apart < NEAR[precision], f"the first losses are {apart:.1e} apart in {precision}: {ours} and {theirs}"
+
+
 def first_loss(job: Job, samples: int = 6) -> tuple[float, float]:
     """The loss of the first step on the same samples: ours, the peer's."""
     ours = job.worker("ours", pack_tokens=10**6, epochs=1, first=samples, most=1)
@@ -119,6 +129,7 @@ def first_loss(job: Job, samples: int = 6) -> tuple[float, float]:
     peer.close()
     for key in ("tokens", "targets"):
         assert mine[key] == theirs[key], f"the two sides read different {key}: {mine} and {theirs}"
+    check_losses(mine["loss"], theirs["loss"], job.precision)
     return mine["loss"], theirs["loss"]
 
 
@@ -267,7 +278,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="nano,60M", help="of nano, 60M")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few samples, one setting of the peer")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine with other work")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: for a machine with other work; what the "
+        "peer's data loader computes, a process of its own, is not in it",
+    )
     parser.add_argument(
         "--precision", choices=("auto", "bf16", "fp32"), default="auto", help="auto: the faster one here"
     )

@@ -431,6 +431,29 @@ def test_the_whole_paradigm_killed_in_every_stage_ends_the_same(tmp_path: Path, 
     )
     assert found == expected
     assert len([name for name in found if name.endswith("model.safetensors")]) == len(pipeline.MODELS)
+    broken, whole = (
+        {path.parent.name: json.loads(path.read_text())["digest"] for path in root.glob("*/stage.json")}
+        for root in (tmp_path / "broken", tmp_path / "whole")
+    )
+    del broken["report"], whole["report"]  # which tells times, and nothing is made from it
+    assert broken == whole, "and so have equal runs equal keys"
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "mastery_cost.json", "tensorboard/events"])
+def test_what_tells_times_changes_nothing_of_what_is_made_from_a_stage(tmp_path: Path, name: str) -> None:
+    def timed(run: StageRun) -> None:
+        train(run)
+        (run.out / name).parent.mkdir(exist_ok=True)
+        (run.out / name).write_text(str(time.perf_counter_ns()))
+
+    records: list[Any] = []
+    for number in range(2):
+        go(tmp_path / str(number), graph=toy(timed))
+        records += [
+            json.loads((tmp_path / str(number) / stage / "stage.json").read_text()) for stage in ("train", "tell")
+        ]
+    assert [records[i]["key"] for i in (0, 1)] == [records[i]["key"] for i in (2, 3)]
+    assert records[0]["files"] != records[2]["files"], "and yet it is recorded"
 
 
 # ---------------------------------------------------------------------------------------------- full disk

@@ -43,6 +43,16 @@ def test_a_writer_without_a_style_to_write_has_no_effect(tmp_path: Path) -> None
         )
 
 
+def test_the_baseline_of_one_set_has_no_use_for_it(tmp_path: Path) -> None:
+    for field in ("pictures: 3", "shares: {usual: 1.0}", "hard: x"):
+        with pytest.raises(UserError, match=r"preference_set\.\w+: has no effect: sft\.schedule is single_stage"):
+            written(tmp_path, f"sft: {{schedule: single_stage, preference_set: {{{field}}}}}")
+    roles = "data: {providers: {default: {kind: catalog}, b: {kind: engine, model: nano}}, roles: {preference: b}}"
+    with pytest.raises(UserError, match=r"data\.roles\.preference: has no effect: sft\.schedule is single_stage"):
+        written(tmp_path, roles, "sft: {schedule: single_stage}")
+    written(tmp_path, roles, "sft: {schedule: random_mix, preference_set: {pictures: 3}}")
+
+
 def test_the_default_shares_sum_to_one() -> None:
     assert sum(SHARES.values()) == pytest.approx(1)
 

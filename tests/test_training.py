@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from open4ov.model import Processor, Qwen3VL, lora
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_words_that_a_batch_does_not_use_stay_where_they_are(tiny_dir: Path, tied: bool) -> None:
+@pytest.mark.parametrize("build", [training.adamw, training.muon])
+def test_words_that_a_batch_does_not_use_stay_where_they_are(tiny_dir: Path, tied: bool, build: Any) -> None:
     model = Qwen3VL(tiny_config(Processor.from_pretrained(tiny_dir), tie=tied))
     words = model.text.embed.weight if model.head is None else model.head.weight
     before = words.detach().clone()
-    optimizer = training.adamw(model, learning_rate=1e-2)
+    optimizer = build(model, learning_rate=1e-2)
     for _ in range(5):
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 1e-3)
@@ -49,7 +51,8 @@ def test_experts_decay_and_adapters_go_with_muon(tiny_dir: Path) -> None:
             for p in group["params"]
         }
         for name, parameter in model.named_parameters():
-            matrix = parameter.ndim > 1 and name.startswith("text.layers")
+            wide = any(part in name for part in ("merger", "taps")) and "norm" not in name
+            matrix = parameter.ndim > 1 and (name.startswith("text.layers") or wide)
             if matrix and "router" not in name:
                 assert decay[id(parameter)] == 0.1, name
             if parameter.ndim == 1 or "embed" in name or "router" in name:

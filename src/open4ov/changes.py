@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,10 +13,14 @@ SHOWN = 6
 """Changes that are told in full."""
 
 
-def told(before: Facts, after: Facts, section: str, recipe: set[str]) -> str:
+FILES = "files"
+"""Key of a config's digests of files: by the option that names them, or what they are called"""
+
+
+def told(before: Facts, after: Facts) -> str:
     """`sft.knowledge.learning_rate was 0.001, is 0.0005; its input data is another`; empty when nothing differs.
 
-    `section`: where in the recipe the stage's options stand, but for those whose first word is a key of the `recipe`.
+    A stage's config is shaped as the recipe is, beside its `FILES`.
     """
     now = cast("dict[str, Any]", json.loads(json.dumps(after)))  # as what was kept: no tuples
     found: list[str] = []
@@ -27,8 +30,7 @@ def told(before: Facts, after: Facts, section: str, recipe: set[str]) -> str:
     old, new = _flat(before.get("config") or {}), _flat(now.get("config") or {})
     for path in [*old, *(path for path in new if path not in old)]:
         if old.get(path, _ABSENT) != new.get(path, _ABSENT):
-            own = path if not section or path.partition(".")[0] in recipe else f"{section}.{path}"
-            found.append(_change(own, old.get(path, _ABSENT), new.get(path, _ABSENT)))
+            found.append(_change(path, old.get(path, _ABSENT), new.get(path, _ABSENT)))
     one: dict[str, Any] = before.get("inputs") or {}
     other: dict[str, Any] = now.get("inputs") or {}
     found += [f"its input {name} is another" for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
@@ -40,13 +42,9 @@ _ABSENT = object()
 
 
 def _change(path: str, old: object, new: object) -> str:
-    if _digest(old) or _digest(new):
-        return f"the files of {path} have changed"
+    if path.startswith(f"{FILES}."):
+        return f"the files of {path.removeprefix(f'{FILES}.')} have changed"
     return f"{path} was {_shown(old)}, is {_shown(new)}"
-
-
-def _digest(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _shown(value: object) -> str:

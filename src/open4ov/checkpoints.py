@@ -56,7 +56,8 @@ def save(folder: Path, model: nn.Module, optimizer: Optimizer, checkpoint: Check
         "notes": checkpoint.notes,
         "tensors": sorted(checkpoint.tensors),
     }
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in folder.glob(".part-*"):  # by a kill, at this step or another
+        shutil.rmtree(left, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / "state.safetensors")

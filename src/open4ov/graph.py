@@ -57,11 +57,10 @@ class StageRun:
 
 @dataclass(frozen=True)
 class Stage:
-    """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on.
+    """One node. `config` gives all of the recipe (and of files outside the run) that the output depends on, shaped as
+    the recipe is (`changes.py` tells what of it has changed).
 
     `unanswered` says of the finished folder what making it anew may still bring, in a line; empty when nothing.
-    `section`: where in the recipe the options of `config` stand, to name those that have changed; those of other
-    sections have these as their first key.
     `check` raises UserError for what the stage would stumble over on this machine; it is called before any stage runs,
     and only when this one will.
     """
@@ -72,7 +71,6 @@ class Stage:
     run: Callable[[StageRun], None]
     unanswered: Callable[[Path], str] | None = None
     check: Callable[[Recipe], None] | None = None
-    section: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,12 +138,12 @@ class Graph:
                 outcomes.append(Outcome(stage.name, "skipped", 0.0))
                 continue
             reporter.started(stage.name, position, len(stages))
-            begun, known = place.begun(), set(Recipe.model_fields)
+            begun = place.begun()
             if begun and begun.get("key") != key:
-                why = changes.told(begun, facts, stage.section, known)
+                why = changes.told(begun, facts)
                 reporter.note(stage.name, f"was interrupted, and begins anew: {why}")
             elif not begun and (finished := read_json(place.final / "stage.json")) and finished.get("key") != key:
-                reporter.note(stage.name, f"is made anew: {changes.told(finished, facts, stage.section, known)}")
+                reporter.note(stage.name, f"is made anew: {changes.told(finished, facts)}")
             resumed = place.prepare(key, facts)
             run = StageRun(
                 recipe=recipe,

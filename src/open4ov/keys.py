@@ -2,6 +2,9 @@
 
 A stage is made anew when this changes (`graph.py`). What cannot be read, or a function that is not there, is told here,
 before any stage runs.
+
+A config is shaped as the recipe is, so that what has changed can be told by its place there (`changes.py`); options
+that change nothing of a stage's output are left out. `FILES` maps an option to the digest of the files that it names.
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from open4ov import assets
+from open4ov.changes import FILES
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.recipe import Recipe
-from open4ov.run_dir import fingerprint
+from open4ov.run_dir import fingerprint, hash_json
 
 SFT = ("sft_knowledge", "sft_ability", "sft_preference")
+SHIPPED = "the shipped corpora"
+"""A key of `FILES` that no option names"""
 
 
 def images(recipe: Recipe) -> dict[str, Any]:
@@ -27,8 +33,9 @@ def images(recipe: Recipe) -> dict[str, Any]:
             raise UserError(f"images.{key}: no corpus {name!r}; use corpus:{corpus}, or a folder of images")
         if not name.startswith("corpus:") and not Path(name).is_dir():
             raise UserError(f"images.{key}: {name} is not a folder; name a folder of images, or corpus:{corpus}")
-    folders = [Path(name) for name in (section.vertical, section.general) if not name.startswith("corpus:")]
-    return {**section.model_dump(mode="json"), "files": [_folder(folder) for folder in folders], "corpora": _corpora()}
+    named = {"images.vertical": section.vertical, "images.general": section.general}
+    folders = {key: _folder(Path(name)) for key, name in named.items() if not name.startswith("corpus:")}
+    return {"images": section.model_dump(mode="json"), FILES: {**folders, SHIPPED: _corpora()}}
 
 
 @cache
@@ -53,21 +60,28 @@ def data(recipe: Recipe) -> dict[str, Any]:
     labels = Path(recipe.data.labels) if recipe.data.labels else None
     if labels and not labels.is_file():
         raise UserError(f"data.labels: no such file: {labels}")
-    digest = fingerprint([labels]) if labels else ""
     feedback = Path(recipe.data.feedback) if recipe.data.feedback else None
     if feedback and not feedback.is_file():
         raise UserError(f"data.feedback: no such file: {feedback}")
-    evaluation = _evaluation_files(recipe)
-    providers = recipe.data.providers.values()
-    models = [_model(one.model) for one in providers if one.kind == "engine" and one.model]
-    section = recipe.data.model_dump(mode="json", exclude=_PACE)
-    wished = fingerprint([feedback]) if feedback else ""
-    found = (("models", models), ("embedder_files", embedder), ("feedback_file", wished))
-    rest = {name: value for name, value in found if value}
-    return {**section, "labels_file": digest, **evaluation, **rest}
+    files = {
+        "data.labels": fingerprint([labels]) if labels else "",
+        "data.feedback": fingerprint([feedback]) if feedback else "",
+        "data.embedder": embedder,
+        **_evaluation_files(recipe),
+        **{
+            f"data.providers.{name}.model": _model(one.model)
+            for name, one in recipe.data.providers.items()
+            if one.kind == "engine" and one.model
+        },
+    }
+    return {"data": recipe.data.model_dump(mode="json", exclude=_PACE), FILES: _there(files)}
 
 
-def _evaluation_files(recipe: Recipe) -> dict[str, Any]:
+def _there(files: dict[str, str]) -> dict[str, str]:
+    return {key: digest for key, digest in files.items() if digest}
+
+
+def _evaluation_files(recipe: Recipe) -> dict[str, str]:
     """A digest of the evaluation sets that data are kept clean of, and of the pictures that they name by path: one that
     is put where it was missing makes the data anew."""
     hygiene = recipe.data.hygiene
@@ -81,11 +95,12 @@ def _evaluation_files(recipe: Recipe) -> dict[str, Any]:
             raise UserError(f"data.hygiene.decontaminate: no such file: {path}")
     if not paths:
         return {}
-    found: dict[str, Any] = {"evaluation_files": fingerprint(paths)}
+    found = {"data.hygiene.decontaminate": fingerprint(paths)}
     named = _pictures_of(paths, [Path(name) for name in hygiene.decontaminate_images])
     if named:
-        found["evaluation_pictures"] = fingerprint({file for _, file in named if file is not None})
-        found["evaluation_pictures_missing"] = sorted({name for name, file in named if file is None})
+        there = fingerprint({file for _, file in named if file is not None})
+        missing = sorted({name for name, file in named if file is None})
+        found["data.hygiene.decontaminate_images"] = hash_json([there, missing])
     return found
 
 
@@ -99,19 +114,32 @@ def assess(recipe: Recipe) -> dict[str, Any]:
     """The short training is stage 1's, with another number of tokens and nothing graded."""
     function(recipe.sft.verifier, "sft.verifier")
     section = recipe.admission.assess
-    unread = {"ability", "preference", "schedule", "difficulty_noise", "compile", "checkpoint_every"}
-    knowledge = recipe.sft.knowledge.model_dump(mode="json", exclude={"tokens"})
-    trained = {**recipe.sft.model_dump(mode="json", exclude=unread), "knowledge": knowledge}
-    corpora = recipe.images.model_dump(mode="json", include={"vertical", "general"})
-    about = {"base": _base(recipe), "threads": recipe.threads, "corpora": _corpora(), **_patience(recipe)}
-    probed: dict[str, Any] = {}
+    files = {"model": _base(recipe), SHIPPED: _corpora()}
     if section.probe:
         path = Path(section.probe)
         if not path.exists():
             raise UserError(f"admission.assess.probe: no such file or folder: {path}")
-        files = [path] if path.is_file() else [f for f in path.rglob("*.parquet") if f.is_file()]
-        probed = {"probe_files": fingerprint(files)}
-    return {**section.model_dump(mode="json"), **probed, **corpora, "sft": trained, **about}
+        files["admission.assess.probe"] = fingerprint(
+            [path] if path.is_file() else [f for f in path.rglob("*.parquet") if f.is_file()]
+        )
+    return {
+        "admission": {"assess": section.model_dump(mode="json"), **_patience(recipe)},
+        "images": recipe.images.model_dump(mode="json", include={"vertical", "general"}),
+        "sft": _short_training(recipe),
+        "threads": recipe.threads,
+        FILES: files,
+    }
+
+
+def _short_training(recipe: Recipe, *unread: str) -> dict[str, Any]:
+    """What admission's trainings read of `sft`, which are as stage 1's but for their tokens: nothing is graded, watched
+    or kept for later. `unread`: other options of `sft.knowledge` that one does not read."""
+    left_out: dict[str, Any] = {
+        **dict.fromkeys((*_TOLD, "held_out", "validation", "preference_set", "schedule", "difficulty_noise"), True),
+        **dict.fromkeys(("ability", "preference", "compile"), True),
+        "knowledge": {"tokens", "iterations", *unread},
+    }
+    return recipe.sft.model_dump(mode="json", exclude=left_out)
 
 
 # How fast, for how much and by which process an answer comes does not change it: a run goes on with a larger budget.
@@ -126,31 +154,40 @@ _PACE: dict[str, Any] = {
 def sets(recipe: Recipe) -> dict[str, Any]:
     """Which pictures are kept apart, the label tree that samples are held against, and the shares of its labels."""
     labels = Path(recipe.data.labels) if recipe.data.labels else None
-    found = {"held_out": recipe.sft.held_out, "labels": fingerprint([labels]) if labels else ""}
+    found: dict[str, Any] = {"sft": {"held_out": recipe.sft.held_out}}
+    files = {"data.labels": fingerprint([labels]) if labels else ""}
     balance = recipe.admission.balance
-    if not balance.samples:
-        return found
-    from open4ov.mllm.embedders import identity
+    if balance.samples:
+        from open4ov.mllm.embedders import identity
 
-    section = balance.model_dump(mode="json", exclude={"embedder": {"batch": True, "endpoint": _ASKING | {"batch"}}})
-    return {**found, "balance": section, "embedder_files": identity(balance.embedder) if balance.max_clusters else ""}
+        pace = {"embedder": {"batch": True, "endpoint": _ASKING | {"batch"}}}
+        found["admission"] = {"balance": balance.model_dump(mode="json", exclude=pace)}
+        files["admission.balance.embedder"] = identity(balance.embedder) if balance.max_clusters else ""
+    return {**found, FILES: _there(files)}
 
 
 def probe(recipe: Recipe) -> dict[str, Any]:
     """Which questions are asked of the base, and what counts as right."""
     function(recipe.sft.verifier, "sft.verifier")
-    asked = {"probe": recipe.sft.ability.probe, "verifier": recipe.sft.verifier, "precision": recipe.sft.precision}
-    asked["device"] = recipe.sft.device
-    return {**asked, "base": _base(recipe), "threads": recipe.threads, **_patience(recipe)}
+    asked = {"ability": {"probe": recipe.sft.ability.probe}}
+    asked |= recipe.sft.model_dump(mode="json", include={"verifier", "precision", "device"})
+    return {
+        "sft": asked,
+        "admission": _patience(recipe),
+        "threads": recipe.threads,
+        FILES: {"model": _base(recipe)},
+    }
 
 
 def _patience(recipe: Recipe) -> dict[str, Any]:
     """A verifier that has more time may say of more answers whether they are right."""
-    return {"admission.mastery.verifier_seconds": recipe.admission.mastery.verifier_seconds}
+    return {"mastery": {"verifier_seconds": recipe.admission.mastery.verifier_seconds}}
 
 
 def deficit(recipe: Recipe) -> dict[str, Any]:
-    return {**probe(recipe), "floor": recipe.sft.ability.blend_floor}
+    found = probe(recipe)
+    found["sft"]["ability"]["blend_floor"] = recipe.sft.ability.blend_floor
+    return found
 
 
 _TOLD = {"checkpoint_every", "peak_tflops", "tensorboard", "wandb"}
@@ -164,27 +201,25 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        base = {"model": _base(recipe), "threads": recipe.threads}
+        base = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")
             function(recipe.rl.embedder, "rl.embedder")
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
-            return {**getattr(recipe, name).model_dump(mode="json"), **base}
+            return {name: getattr(recipe, name).model_dump(mode="json"), **base}
         elsewhere: dict[str, Any] = {
             **dict.fromkeys(("held_out", "preference_set", *_TOLD), True),
             "ability": {"blend_floor", "probe"},
         }  # the stages before read them, or they change nothing of the model
-        section = {
-            **recipe.sft.model_dump(mode="json", exclude=elsewhere),
-            "admission": {"mastery": recipe.admission.mastery.model_dump(mode="json")},
-        }
+        section = recipe.sft.model_dump(mode="json", exclude=elsewhere)
         if recipe.sft.schedule == "curriculum":
             for other in SFT:
                 if other != name:
                     del section[other.removeprefix("sft_")]
-        return {**section, **base}
+        mastery = recipe.admission.mastery.model_dump(mode="json")
+        return {"sft": section, "admission": {"mastery": mastery}, **base}
 
     return config
 
@@ -203,42 +238,41 @@ def preference_set(recipe: Recipe) -> dict[str, Any]:
     """How large the set is, its kinds, what of it fits into a pack by the base's tokenizer, an earlier run's failed
     tasks, and who writes."""
     sft = recipe.sft
-    long = sft.pack_of("knowledge" if sft.schedule == "random_mix" else "preference")
-    found: dict[str, Any] = {"tokens": sft.preference.tokens, "longest": long, "base": _base(recipe)}
+    made = {
+        "preference_set": sft.preference_set.model_dump(mode="json"),
+        "preference": {"tokens": sft.preference.tokens},
+    }
+    stage = "knowledge" if sft.schedule == "random_mix" else "preference"
+    if own := getattr(sft, stage).pack_tokens:
+        made.setdefault(stage, {})["pack_tokens"] = own
+    else:
+        made["pack_tokens"] = sft.pack_tokens
+    found: dict[str, Any] = {"sft": made, FILES: {"model": _base(recipe)}}
     if sft.preference_set.hard:
         from open4ov.sft.preference.hard import file_of
 
-        found["hard_file"] = fingerprint([file_of(sft.preference_set.hard)])
+        found[FILES]["sft.preference_set.hard"] = fingerprint([file_of(sft.preference_set.hard)])
     if name := recipe.data.roles.get("preference"):
-        provider = recipe.data.providers[name]
-        found["writer"] = provider.model_dump(mode="json", exclude=_ASKING | {"cache_as"})
-    return {**sft.preference_set.model_dump(mode="json"), **found}
+        provider = recipe.data.providers[name].model_dump(mode="json", exclude=_ASKING | {"cache_as"})
+        found["data"] = {"roles": {"preference": name}, "providers": {name: provider}}
+    return found
 
 
 def ration(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe the search for the ratio reads, beside the sets."""
     function(recipe.sft.verifier, "sft.verifier")
-    aside = {
-        "ability": True,
-        "preference": True,
-        "preference_set": True,
-        "held_out": True,
-        "schedule": True,
-        "knowledge": {"tokens", "replay"},
-    }
     return {
-        "ration": recipe.admission.ration.model_dump(mode="json"),
-        "sft": recipe.sft.model_dump(mode="json", exclude=aside),
-        "max_tokens": recipe.evaluate.max_tokens,
-        "base": _base(recipe),
+        "admission": {"ration": recipe.admission.ration.model_dump(mode="json"), **_patience(recipe)},
+        "sft": _short_training(recipe, "replay"),
+        "evaluate": {"max_tokens": recipe.evaluate.max_tokens},
         "threads": recipe.threads,
-        **_patience(recipe),
+        FILES: {"model": _base(recipe)},
     }
 
 
 def evaluation(recipe: Recipe) -> dict[str, Any]:
-    evaluate = recipe.evaluate.model_dump(mode="json")
-    return {**evaluate, "model": _base(recipe), "threads": recipe.threads, "corpora": _corpora()}
+    files = {"model": _base(recipe), SHIPPED: _corpora()}
+    return {"evaluate": recipe.evaluate.model_dump(mode="json"), "threads": recipe.threads, FILES: files}
 
 
 def _base(recipe: Recipe) -> str:

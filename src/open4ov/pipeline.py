@@ -34,7 +34,7 @@ MODELS = (*SFT, "rl", "dpo")
 def graph(recipe: Recipe) -> Graph:
     """The stages of a recipe."""
     stages = [
-        Stage("images", (), keys.images, _call("open4ov.data.construct:collect_images"), section="images"),
+        Stage("images", (), keys.images, _call("open4ov.data.construct:collect_images")),
         Stage(
             "data",
             ("images",),
@@ -42,13 +42,12 @@ def graph(recipe: Recipe) -> Graph:
             _call("open4ov.data.construct:construct"),
             _unanswered,
             _ready,
-            section="data",
         ),
     ]
     assessed = ("assess",) if recipe.admission.assess.tokens else ()
     if assessed:
         stages.append(Stage("assess", ("images", "data"), keys.assess, _call("open4ov.stages.assess:run")))
-    stages.append(Stage("sets", ("data",), keys.sets, _call("open4ov.stages.sets:run"), section="sft"))
+    stages.append(Stage("sets", ("data",), keys.sets, _call("open4ov.stages.sets:run")))
     sft = _sft_inputs(recipe)
     if "preference_set" in chain(*sft.values()):
         stages.append(
@@ -57,7 +56,6 @@ def graph(recipe: Recipe) -> Graph:
                 ("sets",),
                 keys.preference_set,
                 _call("open4ov.sft.sets:build_preference"),
-                section="sft",
             )
         )
     if "deficit" in chain(*sft.values()):  # before any training: a set without questions is found at once
@@ -71,14 +69,13 @@ def graph(recipe: Recipe) -> Graph:
         if "deficit" in made_from:
             asked = ("sets", "probe_base", *before)
             stages.append(Stage("deficit", asked, keys.deficit, _call("open4ov.sft.deficit:measure_stage")))
-        section = name.partition("_")[0]
-        stages.append(Stage(name, (*made_from, *before), keys.training(name), _trainer(name), section=section))
+        stages.append(Stage(name, (*made_from, *before), keys.training(name), _trainer(name)))
         before = (name,)
     earlier: tuple[str, ...] = ()
     for name in ("base", *models):  # an evaluation reads the earlier ones, for the differences from them
         made_from = earlier if name == "base" else (name, *earlier)
         work = _call("open4ov.evaluate.suites:run", name)
-        stages.append(Stage(f"evaluate_{name}", made_from, keys.evaluation, work, section="evaluate"))
+        stages.append(Stage(f"evaluate_{name}", made_from, keys.evaluation, work))
         earlier = (*earlier, f"evaluate_{name}")
     everything = tuple(stage.name for stage in stages)
     stages.append(Stage("report", everything, lambda recipe: recipe, _call("open4ov.report.page:run")))

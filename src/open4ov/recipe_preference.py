@@ -66,6 +66,13 @@ def contradictions(preference: PreferenceSection) -> Iterator[tuple[Loc, str]]:
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
     section, loc = recipe.sft.preference_set, ("sft", "preference_set")
+    if recipe.sft.schedule == "single_stage":
+        reason, switch = "sft.schedule is single_stage, which has no SFT-Preference set", ("sft", "schedule")
+        for field in sorted(section.model_fields_set):
+            yield (*loc, field), reason, switch
+        if "preference" in recipe.data.roles:
+            yield ("data", "roles", "preference"), reason, switch
+        return
     if section.hard is None and "hard_share" in section.model_fields_set:
         yield (*loc, "hard_share"), "sft.preference_set.hard names no earlier run", loc
     if "pictures" in section.model_fields_set and not any(section.shares.get(kind) for kind in LONG):

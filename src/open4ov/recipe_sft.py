@@ -38,7 +38,7 @@ class SftStage(Section):
 
     tokens: int = Field(default=600_000, ge=1, description="training tokens of the stage, image tokens included")
     learning_rate: float = Field(default=1e-3, gt=0)
-    warmup: float = Field(default=0.05, ge=0, le=1, description="share of steps")
+    warmup: float = Field(default=0.05, ge=0, le=1, description="share of the tokens")
     replay: float = Field(
         default=0.0, ge=0, le=1, description="share of tokens from the other sets (stage 1: general, 2: vertical)"
     )

@@ -29,7 +29,7 @@ from typing import Any, cast
 from open4ov.errors import UserError
 from open4ov.store import TEMPORARY, atomic, is_disk_full
 
-MEASURED = {"train.jsonl", "tensorboard", "wandb"}
+MEASURED = {"train.jsonl", "tensorboard", "wandb", "mastery_cost.json"}
 """Files and folders of a stage that hold times: they count for nothing in its digest, as no other stage reads them."""
 
 

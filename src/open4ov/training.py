@@ -7,9 +7,9 @@ sft and rl build on this and on nothing of each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -66,37 +66,51 @@ def adamw(
 ) -> Optimizer:
     """AdamW over the parameters that are not frozen; matrices decay, those of experts too; embeddings, norms and biases
     do not."""
-    matrices, experts, others = _split(model)
-    matrices = matrices + experts
-    words = model.word_parameters()
-    known = {id(p) for p in words}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in matrices if id(p) not in known], "weight_decay": weight_decay},
-        {"params": [p for p in others if id(p) not in known], "weight_decay": 0.0},
-        {"params": [p for p in words if p.requires_grad], "weight_decay": 0.0, "eps": EMBEDDING_EPS},
-    ]
-    groups = _by_factor(groups, factors)
+    groups = _by_factor(_adamw_groups(model, weight_decay), factors)
     return Optimizer(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True))
 
 
-def muon(
-    model: nn.Module, learning_rate: float, weight_decay: float = 0.0, factors: Factors | None = None
-) -> Optimizer:
-    """Muon over the matrices of the layers, its steps scaled to AdamW's size; AdamW over the rest. It learns in fewer
-    tokens than AdamW alone, for about a tenth more time a step at nano size. Experts lie in one tensor, which Muon
-    cannot take: AdamW has them, with decay. Frozen parameters are left out."""
-    matrices, experts, others = _split(model, "merger", "taps")  # wide: they would be most of Muon's cost
+class Worded(Protocol):
+    """A model, or one within what is trained, that knows which of its parameters stand for words."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def word_parameters(self) -> list[Tensor]: ...
+
+
+def muon(model: Worded, learning_rate: float, weight_decay: float = 0.0, factors: Factors | None = None) -> Optimizer:
+    """Muon over the matrices of the layers, its steps scaled to AdamW's size; AdamW over the rest, as `adamw` has it:
+    mergers and taps, embeddings, norms, biases, and experts, which lie in one tensor that Muon cannot take. It learns
+    in fewer tokens than AdamW alone, for about a tenth more time a step at nano size. Frozen parameters are left
+    out."""
+    matrices, _, _ = _split(model, "merger", "taps")  # wide: they would be most of Muon's cost
+    chosen = {id(p) for p in matrices}
     parts: list[torch.optim.Optimizer] = []
     if matrices:
         groups = _by_factor([{"params": matrices}], factors)
         parts.append(
             torch.optim.Muon(groups, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         )
-    groups = [{"params": experts, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    groups = _by_factor(groups, factors)
-    if groups:
-        parts.append(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True))
+    rest = [
+        {**group, "params": [p for p in group["params"] if id(p) not in chosen]}
+        for group in _adamw_groups(model, weight_decay)
+    ]
+    rest = _by_factor(rest, factors)
+    if rest:
+        parts.append(torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True))
     return Optimizer(*parts)
+
+
+def _adamw_groups(model: Worded, weight_decay: float) -> list[dict[str, Any]]:
+    """What is trained, by decay and eps."""
+    matrices, experts, others = _split(model)
+    words = model.word_parameters()
+    known = {id(p) for p in words}
+    return [
+        {"params": [p for p in (*matrices, *experts) if id(p) not in known], "weight_decay": weight_decay},
+        {"params": [p for p in others if id(p) not in known], "weight_decay": 0.0},
+        {"params": [p for p in words if p.requires_grad], "weight_decay": 0.0, "eps": EMBEDDING_EPS},
+    ]
 
 
 def _by_factor(groups: Sequence[dict[str, Any]], factors: Factors | None) -> list[dict[str, Any]]:
@@ -110,7 +124,7 @@ def _by_factor(groups: Sequence[dict[str, Any]], factors: Factors | None) -> lis
     return split
 
 
-def _split(model: nn.Module, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+def _split(model: Worded, *left_out: str) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """What is trained: the matrices of the layers; those of experts, many in one tensor; and tables of vectors, norms,
     biases and what is `left_out`."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import pytest
+
 from open4ov.answers import normalise
 from open4ov.engine.request import Completion, Request
+from open4ov.errors import UserError
 from open4ov.evaluate import needle
 from open4ov.sample import Message
 
@@ -45,6 +48,18 @@ def test_texts_have_the_length_and_the_depth_that_were_wanted() -> None:
         holding = [m for m in probe.messages if normalise(probe.answer) in normalise(m.text)]
         assert len(holding) == 1, "the answer is told once"
         assert sum(len(WORDS.findall(m.text)) for m in probe.messages) == 1 + needle.DISTRACTORS
+
+
+def test_the_haystack_grows_to_the_length_and_a_length_that_cannot_be_is_refused() -> None:
+    (probe,) = needle.texts(size, [30_000], [0.5], ["en"], 1, seed=0)
+    assert 29_000 < size(probe.messages) == probe.size <= 30_000
+    with pytest.raises(UserError, match="length 40: the facts and the question alone are"):
+        needle.texts(size, [40], [0.5], ["en"], 1, seed=0)
+
+
+def test_a_short_haystack_is_drawn_until_the_depth_is_near() -> None:
+    probes = needle.texts(size, [256], [0.25, 0.5, 0.75], ["en", "zh"], 6, seed=0)
+    assert all(abs(probe.hit - probe.depth) < 0.06 for probe in probes)
 
 
 def test_who_remembers_finds_all_and_who_forgets_finds_the_last() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from statistics import fmean
 
 import pytest
@@ -80,12 +81,12 @@ def test_what_was_lost_gets_more_and_what_was_not_keeps_the_floor() -> None:
     asked = {"reading": marks(kept=40, lost=60), "counting": marks(kept=80, lost=20), "colour": marks(kept=100)}
     sizes = dict.fromkeys(asked, 0.25) | {"unasked": 0.25}
     found = deficit.measure(asked, sizes)
-    shares = deficit.shares(found, list(sizes), 0.2)
+    shares = deficit.shares(found, sizes, 0.2)
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["reading"] > 2 * shares["counting"] > 4 * shares["colour"]
     assert shares["unasked"] == pytest.approx(0.05)
     assert shares["colour"] == pytest.approx(0.05, abs=0.02)
-    assert deficit.shares(found, list(sizes), 1.0) == pytest.approx(dict.fromkeys(sizes, 0.25))
+    assert deficit.shares(found, sizes, 1.0) == pytest.approx(dict.fromkeys(sizes, 0.25))
     twice = deficit.measure(asked, sizes | {"counting": 0.5})
     assert twice["counting"].need == pytest.approx(2 * found["counting"].need)
 
@@ -93,13 +94,25 @@ def test_what_was_lost_gets_more_and_what_was_not_keeps_the_floor() -> None:
 def test_nothing_lost_is_blended_evenly() -> None:
     """Nobody is known to need more: shares follow the sizes, and noise moves them little."""
     same = deficit.measure({"a": marks(kept=30), "b": marks(kept=30)}, {"a": 0.5, "b": 0.5})
-    assert deficit.shares(same, ["a", "b"], 0.2) == pytest.approx({"a": 0.5, "b": 0.5})
+    assert deficit.shares(same, {"a": 0.5, "b": 0.5}, 0.2) == pytest.approx({"a": 0.5, "b": 0.5})
     names = "abcdefgh"
     asked = {name: marks(kept=49, lost=i % 2, gained=1 - i % 2) for i, name in enumerate(names)}
-    noisy = deficit.shares(deficit.measure(asked, dict.fromkeys(names, 1 / 8)), list(names), 0.3)
+    noisy = deficit.shares(deficit.measure(asked, dict.fromkeys(names, 1 / 8)), dict.fromkeys(names, 1 / 8), 0.3)
     assert all(0.07 < share < 0.18 for share in noisy.values())
     gained = deficit.measure({"a": marks(gained=90, kept=10), "b": marks(gained=95, kept=5)}, {"a": 0.5, "b": 0.5})
-    assert deficit.shares(gained, ["a", "b"], 0.2) == pytest.approx({"a": 0.5, "b": 0.5})
+    assert deficit.shares(gained, {"a": 0.5, "b": 0.5}, 0.2) == pytest.approx({"a": 0.5, "b": 0.5})
+
+
+@pytest.mark.parametrize("gain", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("few", [10, 200])
+def test_where_all_have_grown_shares_follow_the_set(gain: float, few: int) -> None:
+    """Whatever the number of questions: what is not known to be lost is not compared."""
+    questions, sizes = {"a": 200, "b": few, "c": 200}, {"a": 0.6, "b": 0.1, "c": 0.3}
+    asked = {name: marks(gained=round(n * gain), kept=n - round(n * gain)) for name, n in questions.items()}
+    shares = deficit.shares(deficit.measure(asked, sizes), sizes, 0.3)
+    even = {name: 0.1 + 0.7 * size for name, size in sizes.items()}
+    assert shares == pytest.approx(even, abs=0.1 if gain < 0.1 else 0.04)
+    assert deficit.shares({}, sizes, 0.3) == pytest.approx(even)
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,7 +127,7 @@ def test_nothing_lost_is_blended_evenly() -> None:
 def test_shares_are_shares_whatever_was_answered(asked: dict[str, Marks], floor: float) -> None:
     names = [*asked, "unasked"]
     found = deficit.measure(asked, dict.fromkeys(names, 1 / len(names)))
-    shares = deficit.shares(found, names, floor)
+    shares = deficit.shares(found, dict.fromkeys(names, 1 / len(names)), floor)
     assert sum(shares.values()) == pytest.approx(1)
     assert all(share >= floor / len(names) - 1e-12 for share in shares.values())
     for one in found.values():
@@ -150,6 +163,33 @@ def blended(own: list[Sample], shares: dict[str, float], tokens: int, epochs: fl
     return curriculum.order(
         Material(own, []), tokens, 0.0, 1, 1.0, lambda s: 10, 100, 0, blend=Blend(shares, epochs)
     )  # fmt: skip
+
+
+def test_the_probe_is_a_draw_of_many_pictures() -> None:
+    questions = [
+        sample(f"{i}", "colour").model_copy(update={"images": [f"p{i // 4}"], "answer": "red"}) for i in range(80)
+    ]
+    chosen = deficit.choose(questions, 25)
+    assert chosen == deficit.choose(questions[::-1], 25)
+    assert len({s.images[0] for s in chosen[:20]}) == 20, "one question of each picture first"
+    assert len({s.id for s in chosen}) == 25
+    assert {int(s.id) % 4 for s in chosen} == {0, 1, 2, 3}, "not the first ones of the file"
+
+
+def test_a_further_part_of_a_stage_has_what_is_left_of_the_epochs() -> None:
+    own = [sample(f"{task}{i}", task) for task, count in (("a", 100), ("c", 10)) for i in range(count)]
+    material, drawn, tokens = Material(own, []), Counter[str](), 0
+    plans: list[curriculum.Order] = []
+    for _ in range(4):
+        blend = Blend({"a": 0.5, "c": 0.5}, 2.0).after(own, own, drawn)
+        plans.append(
+            curriculum.order(material, 250, 0.0, 1, 1.0, lambda s: 10, 100, 0, blend=blend, before=drawn)
+        )  # fmt: skip
+        drawn += plans[-1].drawn
+        tokens += plans[-1].tokens
+    assert {drawn[f"c{i}"] for i in range(10)} == {2}, "twice in all, not in each part"
+    assert [plan.abilities["c"][2] for plan in plans] == [False, True, True, True]
+    assert tokens == pytest.approx(1000, abs=20), "the others have the rest"
 
 
 def test_a_blend_is_drawn_by_its_shares_and_the_scarce_repeated() -> None:

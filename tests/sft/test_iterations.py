@@ -16,7 +16,7 @@ from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import load
 from open4ov.sample import Sample, mastery_of
-from open4ov.sft import trainer
+from open4ov.sft import curriculum, sets, trainer
 from open4ov.sft.fit import Fit, fit
 from open4ov.stages import sft as sft_stage
 
@@ -105,6 +105,22 @@ def test_killed_in_the_middle_of_the_second_iteration_it_ends_the_same(
     teacher, again = trained(run)
     assert teacher.graded == [2], "the first two gradings lie in the scratch folder"
     assert again == whole
+
+
+def test_the_epochs_of_a_blend_are_those_of_the_stage(tiny_dir: Path, tmp_path: Path) -> None:
+    """Not those of each of its iterations."""
+    ability = {"tokens": 6000, "iterations": 3, "blend_epochs": 2.0, "replay": 0.3}
+    run = Run(tmp_path, tiny_dir, ability=ability, **{k: v for k, v in OPTIONS.items() if k != "knowledge"})
+    names = list(curriculum.by_ability(sets.training(tmp_path / "sets" / "ability")))
+    shares = dict.fromkeys(names, 0.5 / (len(names) - 1)) | {names[0]: 0.5}
+    section = run.recipe.sft.ability.model_copy(update={"blend": shares})
+    run.recipe.sft.ability = section
+    teacher = Teacher()
+    trainer.run_stage(run.stage("sft_ability", ()), "ability", teacher.grade, lambda samples, _: list(samples))
+    told = run.read("sft_ability", "blend.json")["abilities"][names[0]]
+    assert told["ran_out"]
+    assert told["epochs"] == 2.0
+    assert len(run.read("sft_ability", "summary.json")["iterations"]) == 3
 
 
 def test_real_rollouts_grade_a_model_under_way_with_adapters(tiny_dir: Path, tmp_path: Path) -> None:

@@ -183,6 +183,10 @@ def test_hard_samples_join_up_to_their_share() -> None:
     assert Counter(s.extra["preference"] for s in made.samples)["high_difficulty"] == 10
     assert made.report["hard"] == {"given": 50, "taken": 10}
     assert len(made.samples) == 110
+    taken = {s.id for s in made.samples if s.id.startswith("h")}
+    assert taken != {f"h{n}" for n in range(10)}, "a draw, not the first ones"
+    again = compose([*general(30)], 100, 1, section=PreferenceSection(hard_share=0.1), hard=hard)
+    assert taken != {s.id for s in again.samples if s.id.startswith("h")}
 
 
 def test_a_hard_sample_that_is_answered_otherwise_in_the_set_stays_out() -> None:

@@ -96,3 +96,16 @@ def test_a_user_is_told_what_fell_out(tiny_dir: Path, tmp_path: Path) -> None:
     made = for_run(run, [s for s in samples(run.images, 8) if s.images], 10)
     assert "preference set: no text_only: there is no question without a picture" in heard.notes
     assert len(made.samples) == 10
+
+
+def test_nothing_that_is_trained_on_is_validated_with(tiny_dir: Path, tmp_path: Path) -> None:
+    """Of the same words, without pictures, are questions of both sides; and all fits into the stage's packs."""
+    run, _ = a_run(tmp_path, tiny_dir, sft={"pack_tokens": 512, "preference": {"pack_tokens": 600}})
+    texts = [s for s in samples(run.images, 60) if not s.images]
+    held = [s.model_copy(update={"id": f"held {s.id}", "split": "val"}) for s in texts[::2]]
+    made = for_run(run, texts, 400, held)
+    trained = {tuple(m.text for m in s.messages) for s in made.samples}
+    assert made.validation
+    assert not [s for s in made.validation if tuple(m.text for m in s.messages) in trained]
+    encoder = Encoder(Processor.from_pretrained(tiny_dir), run.images)
+    assert max(encoder.length(s) for s in made.validation) <= 600

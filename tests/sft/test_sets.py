@@ -20,7 +20,7 @@ from open4ov.graph import StageRun
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
 from open4ov.sample import Label, Sample, assistant, user
-from open4ov.sft import sets
+from open4ov.sft import planning, sets
 from open4ov.stages import sets as sets_stage
 from open4ov.store import ImageStore, read_samples, write_samples
 
@@ -121,6 +121,19 @@ def test_no_picture_is_on_both_sides_and_additions_move_nothing() -> None:
     assert not any(sets.held_out(apart, 0.0, 1))
 
 
+def test_a_picture_of_both_sets_is_on_one_side(tmp_path: Path) -> None:
+    """What stage 1 replays of the open set is nothing that it is validated on."""
+    vertical = [sample(f"v{i}", image=f"{i:064x}", split="val" if i == 3 else "train") for i in range(40)]
+    general = [sample(f"g{i}", image=f"{i:064x}") for i in range(40)]
+    built(tmp_path, vertical, general, sft={"held_out": 0.2})
+    train, val = (
+        {sha for name in sets.FILES for s in side(tmp_path / "sets" / name) for sha in s.images}
+        for side in (sets.training, sets.validation)
+    )
+    assert f"{3:064x}" in val
+    assert not train & val
+
+
 def test_balancing_sees_only_what_is_trained_on(tmp_path: Path) -> None:
     write_samples(tmp_path / "data" / "samples.parquet", [sample("a"), sample("b", split="val")])
     write_samples(tmp_path / "data" / "general.parquet", [sample("c"), sample("d")])
@@ -171,6 +184,10 @@ def test_an_empty_set_says_why(tmp_path: Path) -> None:
 def test_a_misspelt_ability_of_a_blend_is_found_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"sft\.ability\.blend\.color: no sample of SFT-Ability is of it; did you mean"):
         built(tmp_path, [sample("v")], [sample("g")], sft={"ability": {"blend": {"color": 1.0}}})
+    built(tmp_path / "before", [sample("v")], [sample("g")])  # and where the sets are there from before
+    run = stage(tmp_path / "before", "sft_knowledge", ("sets",), sft={"ability": {"blend": {"color": 1.0}}})
+    with pytest.raises(UserError, match=r"sft\.ability\.blend\.color: no sample of SFT-Ability is of it"):
+        planning.check(run, "knowledge", planning.material_of(run, "knowledge"))
 
 
 def test_an_open_llava_set_becomes_the_ability_set(tmp_path: Path) -> None:

@@ -65,6 +65,14 @@ def test_what_is_taken_away_does_not_change_the_loss(tiny_dir: Path, tmp_path: P
     assert found[3][1] == 3 * max(lengths)
 
 
+def test_losses_of_other_work_stop_the_bench() -> None:
+    sft.check_losses(2.0, 2.001, "fp32")
+    sft.check_losses(2.0, 2.02, "bf16")
+    for ours, theirs, precision in ((2.0, 2.01, "fp32"), (2.0, 2.2, "bf16"), (float("nan"), 2.0, "fp32")):
+        with pytest.raises(AssertionError, match="the first losses are"):
+            sft.check_losses(ours, theirs, precision)
+
+
 @pytest.mark.slow
 def test_the_first_step_is_the_same_work(tmp_path: Path) -> None:
     """The same samples give TRL the same tokens, targets and loss as ours."""

@@ -58,8 +58,9 @@ def test_the_loss_is_the_mean_over_the_targets_of_the_held_out(bench: Bench, sam
     model, result = bench.train(samples, options, validation=held)
     measured = {point["step"]: point["val_loss"] for point in result.curve if "val_loss" in point}
     assert list(measured) == [5, 10, 12]
-    chosen = validation.chosen(held, 4)
-    assert validation.chosen(held[::-1], 4) == chosen
+    length = bench.encoder().length
+    chosen, _ = validation.chosen(held, 4, length, 64)
+    assert validation.chosen(held[::-1], 4, length, 64) == (chosen, 0)
     total, count = 0.0, 0
     with torch.no_grad():
         for sample in chosen:
@@ -71,6 +72,7 @@ def test_the_loss_is_the_mean_over_the_targets_of_the_held_out(bench: Bench, sam
         "best_loss": min(measured.values()),
         "best_step": min(measured, key=lambda step: measured[step]),
         "stopped_early": False,
+        "too_long": 0,
     }
 
 
@@ -89,7 +91,7 @@ def test_a_stage_that_ends_early_has_the_best_weights(
     done[:] = [1]
     model, result = bench.train(samples, options, **arguments)
     assert len(result.curve) == 8
-    assert result.summary["validation"] == {"best_loss": 2.0, "best_step": 4, "stopped_early": True}
+    assert result.summary["validation"] == {"best_loss": 2.0, "best_step": 4, "stopped_early": True, "too_long": 0}
     assert_same(model, best)
     done[:] = [1]
     bench.train(samples, options, checkpoints=tmp_path / "c", stop_after=7, **arguments)
@@ -106,6 +108,20 @@ def test_a_stage_that_ends_early_has_the_best_weights(
 def test_without_held_out_samples_it_is_an_error(bench: Bench, samples: list[Sample]) -> None:
     with pytest.raises(UserError, match=r"sft\.validation\.every: no samples of the split val"):
         bench.train(samples, {"validation": {"every": 5}})
+
+
+def test_what_fits_no_pack_is_not_measured_and_it_is_said(bench: Bench, samples: list[Sample]) -> None:
+    """No loss of zero, which would be the best for ever."""
+    long = [
+        s.model_copy(update={"id": f"long {s.id}", "messages": [*s.messages, *s.messages[1:] * 40]})
+        for s in coloured(bench.store, 3, first=40)
+    ]
+    options = {"pack_tokens": 64, "validation": {"every": 5}}
+    with pytest.raises(UserError, match=r"sft\.validation\.every: none of 3 samples of the split val fits"):
+        bench.train(samples, options, validation=long)
+    _, alone = bench.train(samples, options, validation=samples[:2])
+    _, result = bench.train(samples, options, validation=[*long, *samples[:2]])
+    assert result.summary["validation"] == {**alone.summary["validation"], "too_long": 3}
 
 
 def test_its_options_without_it_have_no_effect() -> None:

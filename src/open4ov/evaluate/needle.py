@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from statistics import fmean
 from typing import Literal, Protocol
 
 from PIL import Image
@@ -18,11 +19,15 @@ from PIL import Image
 from open4ov.answers import agrees, normalise
 from open4ov.corpora import Item, generate, needle
 from open4ov.engine.request import Completion, Request
+from open4ov.errors import UserError
 from open4ov.sample import Message, assistant, user
 
 Kind = Literal["text", "picture"]
 DISTRACTORS = 2
 """Other facts of the same form in a text haystack."""
+NEAR, DRAWS = 0.03, 60
+"""How far from the wanted depth a text needle may lie, and the most draws for that: the nearest of them is taken. Turns
+are whole, so that few of them leave few places."""
 _ABOUT = {"en": "In picture {}: ", "zh": "在第{}张图里："}
 _BESIDE = {"en": ("naming", "colour", "counting", "reading"), "zh": ("naming", "colour", "counting", "reading")}
 
@@ -37,7 +42,8 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class Probe:
-    """One needle: `length` in tokens (text) or pictures; `depth` as it was wanted, `hit` as the turns allowed it."""
+    """One needle: `length` (in tokens for text, else pictures) and `depth` as they were wanted, `size` and `hit` as the
+    turns allowed them."""
 
     kind: Kind
     language: str
@@ -49,6 +55,7 @@ class Probe:
     answer: str
     aliases: tuple[str, ...] = ()
     response: str = ""
+    size: int = 0
 
     @property
     def right(self) -> bool:
@@ -59,11 +66,11 @@ def texts(
     size: Callable[[list[Message]], int], lengths: Sequence[int], depths: Sequence[float], languages: Sequence[str],
     count: int, seed: int,
 ) -> list[Probe]:  # fmt: skip
-    """`count` text needles for each length (tokens, at most), depth and language. `size`: tokens of a conversation."""
+    """`count` text needles for each length (tokens, at most), depth and language. `size`: tokens of a conversation.
+    Raises UserError for a length that the facts and the question alone go beyond, or that there is no haystack for."""
     made: list[Probe] = []
     for language in languages:
-        turns = needle.haystack(language, "test", 400, seed)
-        sizes = [size(_said([turn])) for turn in turns]
+        turns, sizes = _haystack(size, language, max(lengths), seed)
         for length in lengths:
             for depth in depths:
                 for number in range(count):
@@ -76,16 +83,41 @@ def _text(
     turns: Sequence[tuple[str, str]], sizes: Sequence[int], size: Callable[[list[Message]], int], language: str,
     length: int, depth: float, rng: random.Random,
 ) -> Probe:  # fmt: skip
-    order, chosen = rng.sample(range(len(turns)), len(turns)), list[int]()
-    needles = needle.facts(rng, language, "test", 1 + DISTRACTORS, " ".join(" ".join(turn) for turn in turns))
-    room = length - size(_said([(n.told, n.noted) for n in needles] + [(needles[0].question, "")]))
-    for place in order:
-        if sizes[place] <= room:
-            chosen.append(place)
-            room -= sizes[place]
-    hidden = needle.hide([turns[n] for n in chosen], [sizes[n] for n in chosen], depth, needles, rng)
-    messages = _said(hidden.turns)[:-1]
-    return Probe("text", language, length, depth, hidden.depth, messages, [], hidden.answer)
+    context = " ".join(" ".join(turn) for turn in turns)
+    needles = needle.facts(rng, language, "test", 1 + DISTRACTORS, context)
+    bare = size(_said([(n.told, n.noted) for n in needles] + [(needles[0].question, "")]))
+    if bare > length:
+        raise UserError(f"length {length}: the facts and the question alone are {bare} tokens; give a longer one")
+    best: needle.Hidden | None = None
+    for _ in range(DRAWS):
+        order, chosen, room = rng.sample(range(len(turns)), len(turns)), list[int](), length - bare
+        for place in order:
+            if sizes[place] <= room:
+                chosen.append(place)
+                room -= sizes[place]
+        hidden = needle.hide([turns[n] for n in chosen], [sizes[n] for n in chosen], depth, needles, rng)
+        if best is None or abs(hidden.depth - depth) < abs(best.depth - depth):
+            best = hidden
+        if abs(best.depth - depth) <= NEAR:
+            break
+    assert best is not None
+    messages = _said(best.turns)[:-1]
+    return Probe("text", language, length, depth, best.depth, messages, [], best.answer, size=size(messages))
+
+
+def _haystack(
+    size: Callable[[list[Message]], int], language: str, length: int, seed: int
+) -> tuple[list[tuple[str, str]], list[int]]:
+    """Turns that have so many tokens in all at least, and the tokens of each. Raises UserError when there are none."""
+    count = 400
+    while True:
+        turns = needle.haystack(language, "test", count, seed)
+        sizes = [size(_said([turn])) for turn in turns]
+        if sum(sizes) >= length:
+            return turns, sizes
+        if len(turns) < count:
+            raise UserError(f"length {length}: the haystack has {sum(sizes)} tokens at most; give a shorter one")
+        count *= 2
 
 
 def pictures(
@@ -131,7 +163,18 @@ def _picture(shown: Sequence[tuple[Item, Item]], language: str, depth: float) ->
     images = [first.images[0] for first, _ in shown]
     hit = (at + 0.5) / len(shown)
     aliases = tuple(last.aliases)
-    return Probe("picture", language, len(shown), depth, hit, [*messages, user(question)], images, answer, aliases)
+    return Probe(
+        "picture",
+        language,
+        len(shown),
+        depth,
+        hit,
+        [*messages, user(question)],
+        images,
+        answer,
+        aliases,
+        size=len(shown),
+    )
 
 
 def ask(engine: Answers, probes: Sequence[Probe], progress: Callable[[int, int], None] | None = None) -> list[Probe]:
@@ -152,18 +195,26 @@ def table(probes: Sequence[Probe]) -> dict[tuple[Kind, str, int], dict[float, tu
 
 
 def markdown(probes: Sequence[Probe]) -> str:
-    """The table for people: accuracy by depth, a row a kind, language and length."""
+    """The table for people: accuracy by the wanted depth, a row a kind, language and length; and what was asked: the
+    mean length, and the mean depth for each that was wanted."""
     rows = table(probes)
     depths = sorted({depth for row in rows.values() for depth in row})
     lines = [
-        "| needle | language | length | " + " | ".join(f"{depth:g}" for depth in depths) + " | all |",
-        "|---|---|---|" + "---|" * (len(depths) + 1),
+        "| needle | language | length | "
+        + " | ".join(f"{depth:g}" for depth in depths)
+        + " | all | asked: length | depths |",
+        "|---|---|---|" + "---|" * (len(depths) + 3),
     ]
     for (kind, language, length), row in sorted(rows.items()):
         unit = "tokens" if kind == "text" else "pictures"
         cells = [f"{row[d][0] / row[d][1]:.2f}" if d in row else "–" for d in depths]
         right, asked = (sum(pair[i] for pair in row.values()) for i in (0, 1))
-        lines.append(f"| {kind} | {language} | {length} {unit} | {' | '.join(cells)} | {right / asked:.2f} ({asked}) |")
+        own = [p for p in probes if (p.kind, p.language, p.length) == (kind, language, length)]
+        hits = ", ".join(f"{fmean(p.hit for p in own if p.depth == d):.2f}" for d in depths if d in row)
+        lines.append(
+            f"| {kind} | {language} | {length} {unit} | {' | '.join(cells)} | {right / asked:.2f} ({asked}) | "
+            f"{fmean(p.size for p in own):.0f} | {hits} |"
+        )
     return "\n".join(lines)
 
 

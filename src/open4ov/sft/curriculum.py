@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
 
 from open4ov.errors import UserError, nearest
@@ -34,10 +34,22 @@ class Material:
 @dataclass(frozen=True)
 class Blend:
     """Shares of a stage's own tokens by ability, which sum to 1; `epochs`: most times that the samples of an ability
-    are gone through. What an ability cannot fill goes to the others."""
+    are gone through; `left`: of those that have been gone through before, how often still. What an ability cannot fill
+    goes to the others."""
 
     shares: Mapping[str, float]
     epochs: float
+    left: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def after(self, whole: Sequence[Sample], drawn: Sequence[Sample], before: Mapping[str, int]) -> Blend:
+        """The blend of a further part of a stage. whole: the stage's own set; drawn: what of it this part takes, some
+        of it several times perhaps; before: sample id -> times that it was taken in the parts before."""
+        parts, left = by_ability(drawn), dict[str, float]()
+        for name, group in by_ability(whole).items():
+            if name in parts:
+                taken = sum(before.get(id, 0) for id in {sample.id for sample in group})
+                left[name] = max(0.0, self.epochs * len(group) - taken) / len(parts[name])
+        return replace(self, left=left)
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,8 @@ def _blended(parts: Mapping[str, _Draws], blend: Blend, budget: float) -> tuple[
     """Conversations by the shares of a blend, and the abilities that ran out. What those leave is shared out among the
     others, again by their shares."""
     taken: list[Sample] = []
-    ran_out: set[str] = set()
+    most = {name: blend.left.get(name, blend.epochs) for name in parts}
+    ran_out = {name for name, epochs in most.items() if epochs <= 0 < blend.shares[name]}
     while True:
         going = {name: blend.shares[name] for name in parts if name not in ran_out and blend.shares[name] > 0}
         left = budget - sum(part.tokens for part in parts.values())
@@ -189,7 +202,7 @@ def _blended(parts: Mapping[str, _Draws], blend: Blend, budget: float) -> tuple[
         whole = sum(going.values())
         aims = {name: parts[name].tokens + left * share / whole for name, share in going.items()}
         for name, aim in aims.items():
-            taken += parts[name].take(aim, blend.epochs)
+            taken += parts[name].take(aim, most[name])
             if parts[name].tokens < aim:
                 ran_out.add(name)
 

@@ -9,11 +9,15 @@ and on their spread (the hierarchical model of Gelman et al., Bayesian Data Anal
 has a mean, an interval and an expected loss. (A point estimate of the spread was tried: it is often zero, and its
 "95 %" intervals then held the truth in 83 of 100 cases.)
 
-    need(a)  = E[max(0, drop of a)] x share of a in SFT-Ability
+    need(a)  = (E[max(0, drop of a)] + 0.01) x share of a in SFT-Ability
     share(a) = floor / abilities + (1 - floor) x need(a) / sum of needs
 
 The expectation is over the posterior: an ability that was lost for certain gets all of its need, one that may have been
-lost some, one that has grown next to nothing beside the floor. Where nothing is known to differ, shares follow the set.
+lost some, one that has grown next to nothing beside the floor. Where nothing is known to differ, shares follow the set:
+so that expected losses which are all practically none are not compared with one another, each has a hundredth more.
+
+Questions count as independent of one another. Those about one picture are not quite: the probe takes one of each
+picture as far as they suffice.
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ PRIOR = 4.0
 since its few questions happen to agree"""
 WIDEST = 0.5
 """Of the abilities' true drops, the largest standard deviation there could be: they lie between -1 and 1"""
+LEAST_LOSS = 0.01
+"""Added to the expected loss of every ability: a smaller one decides nothing"""
 LEAST_TOKENS = 64
 """Of a response's limit; above, twice its reference"""
 
@@ -53,8 +59,8 @@ class Deficit:
     """What became of one ability between base and stage 1.
 
     `before`, `after`: shares of its questions answered rightly; `drop`: their difference as it was measured; `shrunk`,
-    `low`, `high`: the posterior's mean and interval; `need`: the expected drop (at least 0) times `size`, the ability's
-    share of the set that can mend it.
+    `low`, `high`: the posterior's mean and interval; `need`: the expected drop (at least 0) and `LEAST_LOSS`, times
+    `size`, the ability's share of the set that can mend it.
     """
 
     questions: int
@@ -99,7 +105,7 @@ def measure_stage(run: StageRun) -> None:
     sizes = {name: len(group) / len(train) for name, group in by_ability(train).items()}
     marks = {sample.id: (base[sample.id]["right"], after[sample.id]["right"]) for sample in asked}
     found = measure({name: [marks[s.id] for s in group] for name, group in by_ability(asked).items()}, sizes)
-    chosen = shares(found, list(sizes), run.recipe.sft.ability.blend_floor)
+    chosen = shares(found, sizes, run.recipe.sft.ability.blend_floor)
     unasked = [name for name in sizes if name not in found]
     if unasked:
         run.note(f"no question of split val asks for {', '.join(unasked)}; they get the floor alone")
@@ -199,7 +205,7 @@ def measure(marks: Mapping[str, Sequence[tuple[bool, bool]]], sizes: Mapping[str
             low=belief.quantile((1 - LEVEL) / 2),
             high=belief.quantile((1 + LEVEL) / 2),
             size=size,
-            need=belief.expected_loss * size,
+            need=(belief.expected_loss + LEAST_LOSS) * size,
         )
     return found
 
@@ -265,13 +271,13 @@ def _expected_loss(mean: float, deviation: float) -> float:
     return mean * _STANDARD.cdf(mean / deviation) + deviation * _STANDARD.pdf(mean / deviation)
 
 
-def shares(found: Mapping[str, Deficit], abilities: Sequence[str], floor: float) -> dict[str, float]:
-    """Ability -> its share of stage 2's tokens; they sum to 1. Abilities that were not asked about have the floor."""
-    needs = {name: found[name].need if name in found else 0.0 for name in abilities}
+def shares(found: Mapping[str, Deficit], sizes: Mapping[str, float], floor: float) -> dict[str, float]:
+    """Ability -> its share of stage 2's tokens; they sum to 1. Abilities that were not asked about have the floor.
+    sizes: ability -> its share of the set."""
+    needs = {name: found[name].need if name in found else 0.0 for name in sizes}
+    needs = needs if sum(needs.values()) > 0 else dict(sizes)
     whole = sum(needs.values())
-    if whole < 1e-9:
-        return dict.fromkeys(abilities, 1 / len(abilities))
-    return {name: floor / len(abilities) + (1 - floor) * need / whole for name, need in needs.items()}
+    return {name: floor / len(sizes) + (1 - floor) * need / whole for name, need in needs.items()}
 
 
 def tokens_of(conversations: Sequence[tuple[Sequence[str], int]], samples: Sequence[Sample]) -> dict[str, int]:

@@ -90,10 +90,15 @@ def fit(
     samples = screened.samples
     order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens)
     steps: Steps = [order.packs[i : i + section.accumulate] for i in range(0, len(order.packs), section.accumulate)]
-    watching = held_out.chosen(validation, section.validation.samples) if section.validation.every else []
+    watching, unwatched = list[Sample](), 0
+    if section.validation.every:
+        most, longest = section.validation.samples, section.pack_tokens
+        watching, unwatched = held_out.chosen(validation, most, encoder.length, longest)
     factors = _parts(model, section, options)
     if carry is None:
         carry = _fresh(model, section, options, factors)
+    if carry.watch:
+        carry.watch.too_long = unwatched
     kind = training.kind(section.precision, _device(model))
     identity = _identity(section, options, steps, [*samples, *watching], total_tokens, kind)
     if checkpoints and not carry.chain:

@@ -42,7 +42,11 @@ def validation_of(run: StageRun, stage: Stage) -> list[Sample]:
 
 
 def check(run: StageRun, stage: Stage, material: Material) -> None:
-    """Raises UserError for a stage without data: its own set, or the one that it is to replay, is empty."""
+    """Raises UserError for a stage without data: its own set, or the one that it is to replay, is empty. Before stage
+    1, also for a blend that stage 2 could not have: sets that are made already are not looked at again."""
+    sft = run.recipe.sft
+    if stage == "knowledge" and sft.schedule == "curriculum" and isinstance(sft.ability.blend, dict):
+        curriculum.by_hand(sft.ability.blend, material.replay)
     given = run.inputs["preference_set" if stage == "preference" else "sets"]
     sets.check(given, stage, material.own, f"sft.{stage}")
     if (share := replay_of(run, stage)) > 0 and not material.replay:
@@ -76,10 +80,15 @@ def order(
     tokens: int,
     iteration: int = 0,
     before: Counter[str] | None = None,
+    whole: Material | None = None,
 ) -> Order:
-    """What a stage is trained on in one of its iterations, in order; `before`: how often each sample was already."""
+    """What a stage is trained on in one of its iterations, in order; `before`: how often each sample was already;
+    `whole`: all of the stage's material, where `material` is what of it this iteration draws."""
     section = run.recipe.sft
     options: SftStage = getattr(section, stage)
+    blend = blend_of(run, material) if stage == "ability" and section.schedule == "curriculum" else None
+    if blend and before:
+        blend = blend.after((whole or material).own, material.own, before)
     return curriculum.order(
         material,
         tokens=tokens,
@@ -89,7 +98,7 @@ def order(
         length=encoder.length,
         longest=longest_of(section),
         seed=f"{run.seed}/{iteration}" if iteration else run.seed,
-        blend=blend_of(run, material) if stage == "ability" and section.schedule == "curriculum" else None,
+        blend=blend,
         before=before,
     )
 

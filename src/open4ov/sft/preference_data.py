@@ -39,10 +39,11 @@ TRIES = 8
 
 @dataclass
 class Made:
-    """A preference set, and what can be said of it: see `report`."""
+    """A preference set, and what can be said of it: see `report`. `validation`: what was made of what is kept apart."""
 
     samples: list[Sample]
     report: dict[str, Any] = field(default_factory=dict[str, Any])
+    validation: list[Sample] = field(default_factory=list[Sample])
 
     def notes(self) -> list[str]:
         """What a user should look at, a line each."""
@@ -72,12 +73,13 @@ def compose(
     length: Callable[[Sample], int] = estimate,
     longest: int = LONGEST,
     hard: Sequence[Sample] = (),
+    book: Book | None = None,
 ) -> Made:
     """`count` preference samples made of single-question samples, in random order, and the `hard` ones beside them.
 
-    length: tokens of a sample; longest: most tokens of one. Kinds whose ingredients are missing fall out, and the
-    others take their place: the report says which and why (`fell_out`), as it does of kinds that ran out of different
-    samples (`short`). Raises UserError for a kind that is none.
+    length: tokens of a sample; longest: most tokens of one; book: what was asked before, if anything. Kinds whose
+    ingredients are missing fall out, and the others take their place: the report says which and why (`fell_out`), as it
+    does of kinds that ran out of different samples (`short`). Raises UserError for a kind that is none.
     """
     section = section or PreferenceSection()
     for kind in section.shares:
@@ -86,14 +88,15 @@ def compose(
     splits = Counter(sample.split for sample in samples)
     made: list[Sample] = []
     notes: dict[str, dict[str, Any]] = {}
-    book = Book()
+    book = book or Book()
     for split, given in sorted(splits.items()):
         part = [sample for sample in samples if sample.split == split]
         found, notes[split] = _split(part, round(count * given / len(samples)), seed, section, length, longest, book)
         made += found
     random.Random(f"preference order {seed}").shuffle(made)
     fit = [sample for sample in hard if book.admits(sample)]
-    allowed = fit[: round(section.hard_share * len(made))] if made else fit
+    most = round(section.hard_share * len(made)) if made else len(fit)
+    allowed = fit if most >= len(fit) else random.Random(f"preference hard {seed}").sample(fit, most)
     fullest = max(splits, key=splits.__getitem__) if splits else ""
     about = {**notes.get(fullest, {}), **({"splits": notes} if len(notes) > 1 else {})}
     if hard:
@@ -122,9 +125,11 @@ def report(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def for_run(run: StageRun, samples: Sequence[Sample], count: int) -> Made:
+def for_run(run: StageRun, samples: Sequence[Sample], count: int, held: Sequence[Sample] = ()) -> Made:
     """The set as the run's recipe wants it: shares, long conversations up to the stage's limit by the model's own
     tokenizer, an earlier run's failed tasks, and styles written by a model where `data.roles.preference` names one.
+
+    held: what is kept apart, of which a tenth of `count` is made for validation: no conversation that is trained on.
 
     Tells the user what fell out. Raises UserError for a file of failed tasks that is none, or a role that the catalog
     cannot play.
@@ -139,7 +144,10 @@ def for_run(run: StageRun, samples: Sequence[Sample], count: int) -> Made:
     stage = "knowledge" if sft.schedule == "random_mix" else "preference"
     encoder = Encoder(Processor.from_pretrained(assets.base_dir(run.recipe.model)), run.images)
     failed, left_out = hard.read(sft.preference_set.hard, run.images) if sft.preference_set.hard else ([], {})
-    made = compose(samples, count, run.seed, sft.preference_set, encoder.length, sft.pack_of(stage), failed)
+    section, longest, book = sft.preference_set, sft.pack_of(stage), Book()
+    made = compose(samples, count, run.seed, section, encoder.length, longest, failed, book)
+    if held:
+        made.validation = compose(held, count // 10, run.seed, section, encoder.length, longest, book=book).samples
     if sft.preference_set.hard:
         made.report["hard"] = {**made.report.get("hard", {"given": 0, "taken": 0}), "left_out": left_out}
         if not failed:

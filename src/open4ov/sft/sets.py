@@ -51,26 +51,28 @@ NO_MESSAGES, NO_ANSWER, TEST, UNKNOWN = (
 def build(run: StageRun, known: Known, balance: Balance | None = None) -> None:
     """The stage `sets`: writes knowledge/ and ability/, and summary.json with what is in them and what was left out."""
     summary: dict[str, Any] = {}
+    found = {name: read_samples(run.inputs["data"] / file) for name, file in FILES.items()}
+    fit = {name: admitted(samples, known) for name, samples in found.items()}
+    # of both at once: a picture of one set is replayed with the other
+    sides = iter(held_out([one for kept, _ in fit.values() for one in kept], run.recipe.sft.held_out, run.seed))
     for name, file in FILES.items():
-        source = run.inputs["data"] / file
-        found = read_samples(source)
-        kept, left_out = admitted(found, known)
-        sides = held_out(kept, run.recipe.sft.held_out, run.seed)
-        train = [sample for sample, held in zip(kept, sides, strict=True) if not held]
-        val = [sample for sample, held in zip(kept, sides, strict=True) if held]
+        kept, left_out = fit[name]
+        train, val = list[Sample](), list[Sample]()
+        for sample in kept:
+            (val if next(sides) else train).append(sample)
         if balance is not None:
             train = balance(name, train)
-        parents = [Parent(name=f"data/{file}", id=_digest(source), samples=len(train) + len(val))]
+        parents = [Parent(name=f"data/{file}", id=_digest(run.inputs["data"] / file), samples=len(train) + len(val))]
         summary[name] = _write(run.out / name, name, train, val, parents)
         if left_out:
             summary[name]["left_out"] = {reason: len(ids) for reason, ids in left_out.items()}
             summary[name]["examples"] = {reason: ids[:5] for reason, ids in left_out.items()}
             told = ", ".join(f"{len(ids)} {reason}" for reason, ids in left_out.items())
-            run.note(f"{TITLES[name]}: of {len(found)} samples left out: {told}")
+            run.note(f"{TITLES[name]}: of {len(found[name])} samples left out: {told}")
         if name == "ability" and isinstance(run.recipe.sft.ability.blend, dict) and train:
             curriculum.by_hand(run.recipe.sft.ability.blend, train)  # a misspelt ability, before stage 1 is trained
         if not train:
-            summary[name]["empty"] = _why_empty(run, name, len(found), summary[name])
+            summary[name]["empty"] = _why_empty(run, name, len(found[name]), summary[name])
     write_json(run.out / "summary.json", summary)
 
 
@@ -81,10 +83,9 @@ def build_preference(run: StageRun) -> None:
     count = max(64, run.recipe.sft.preference.tokens // 200)
     single = {name: training(given / name) for name in FILES}
     apart = {name: validation(given / name) for name in FILES}
-    told = preference_data.for_run(run, [*single["knowledge"], *single["ability"]], count)
-    made = told.samples
     held = [sample for samples in apart.values() for sample in samples]
-    val = preference_data.compose(held, count // 10, run.seed, run.recipe.sft.preference_set).samples if held else []
+    told = preference_data.for_run(run, [*single["knowledge"], *single["ability"]], count, held)
+    made, val = told.samples, told.validation
     used = {parent for sample in [*made, *val] for parent in sample.lineage}
     parents = [
         Parent(
@@ -141,7 +142,8 @@ def held_out(samples: Sequence[Sample], share: float, seed: int) -> list[bool]:
     """Which samples are kept apart: those of split `val`, and a share of the others by their pictures, so that no
     picture is on both sides.
 
-    A group's side comes from a hash of its name and the seed: samples that are added leave the others where they are.
+    A group's side comes from a hash of its name and the seed: samples that are added leave the others where they are,
+    but for those whose pictures they show together, or of which they say that they are `val`.
     """
     together = PictureGroups(samples)
     aside = {together.of(sample) for sample in samples if sample.split == "val"}

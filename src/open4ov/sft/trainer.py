@@ -164,7 +164,7 @@ def _iterate(school: _School, material: curriculum.Material, grade: Grade | None
         if resample and iterations > 1:
             drawn = _resampled(stage, whole, resample, iteration)
         budget = round(school.options.tokens * (iteration + 1) / iterations) - school.tokens
-        plan = planning.order(school.run, stage, drawn, school.encoder, budget, iteration, school.drawn)
+        plan = planning.order(school.run, stage, drawn, school.encoder, budget, iteration, school.drawn, whole)
         school.attend(whole, plan, several=iterations > 1)
         if school.stopped:
             break
@@ -229,14 +229,15 @@ def _blend_record(
     conversations = [(curriculum.members(one), encoder.length(one)) for plan in plans for one in plan.samples]
     tokens = deficit.tokens_of(conversations, material.own)
     whole = max(sum(tokens.values()), 1)
+    drawn, groups = sum((plan.drawn for plan in plans), Counter[str]()), curriculum.by_ability(material.own)
     abilities: dict[str, dict[str, Any]] = {}
     for name in sorted(tokens.keys() | asked.keys()):
         got = tokens.get(name, 0)
         abilities[name] = {**asked.get(name, {}), "tokens": got, "drawn": round(got / whole, 6)}
-        parts = [plan.abilities[name] for plan in plans if name in plan.abilities]
-        if parts:
-            abilities[name]["epochs"] = round(sum(epochs for _, epochs, _ in parts), 3)
-            abilities[name]["ran_out"] = any(ran_out for _, _, ran_out in parts)
+        if any(name in plan.abilities for plan in plans):
+            times = sum(drawn[id] for id in {sample.id for sample in groups[name]})
+            abilities[name]["epochs"] = round(times / len(groups[name]), 3)
+            abilities[name]["ran_out"] = any(plan.abilities[name][2] for plan in plans if name in plan.abilities)
     scarce = [name for name, about in abilities.items() if about.get("ran_out")]
     if scarce and blend is not None:
         run.note(

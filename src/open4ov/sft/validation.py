@@ -32,6 +32,8 @@ class Watch:
         self.best_step = 0
         self.worse = 0
         """Measurements since the best one"""
+        self.too_long = 0
+        """Samples that could not be measured"""
         self.best_weights: dict[str, Tensor] = {}
 
     @property
@@ -57,17 +59,35 @@ class Watch:
 
     def summary(self) -> dict[str, Any]:
         figures = {"best_loss": self.best, "best_step": self.best_step, "stopped_early": self.stopped}
+        figures |= {"too_long": self.too_long}
         return {"validation": figures}
 
 
-def chosen(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """`count` of the samples, the same ones whatever their order. Raises UserError when there are none."""
+def chosen(
+    samples: Sequence[Sample], count: int, length: Callable[[Sample], int], pack_tokens: int
+) -> tuple[list[Sample], int]:
+    """`count` of the samples that fit into a pack, the same ones whatever their order, and how many were passed over
+    for being longer. `length`: tokens of a sample. Raises UserError when there are none."""
     if not samples:
         raise UserError(
-            "sft.validation.every: no samples of the split val; give sft.held_out or data.hygiene.val a share, "
-            "or set it to 0"
+            "sft.validation.every: there are no samples of the split val; give sft.held_out or data.hygiene.val a "
+            "share, or set it to 0"
         )
-    return sorted(samples, key=lambda sample: content_id("validation", sample.id))[:count]
+    found: list[Sample] = []
+    too_long = 0
+    for sample in sorted(samples, key=lambda sample: content_id("validation", sample.id)):
+        if len(found) == count:
+            break
+        if length(sample) <= pack_tokens:
+            found.append(sample)
+        else:
+            too_long += 1
+    if not found:
+        raise UserError(
+            f"sft.validation.every: none of {too_long} samples of the split val fits into a pack of {pack_tokens} "
+            "tokens; raise pack_tokens, or set it to 0"
+        )
+    return found, too_long
 
 
 def measure(
@@ -77,9 +97,10 @@ def measure(
     pack_tokens: int,
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> float:
-    """Mean loss over the targets of the samples (nats a token), rounded to 5 places. Those longer than a pack are left
-    out. The model comes back in training mode."""
+    """Mean loss over the targets of the samples (nats a token), rounded to 5 places; none is longer than a
+    pack. The model comes back in training mode."""
     order = packing.plan([encoder.length(sample) for sample in samples], pack_tokens)
+    assert order.packs, "`chosen` gives samples that fit"
     total, count = 0.0, 0
     model.eval()
     with torch.no_grad(), precision():
@@ -90,7 +111,7 @@ def measure(
             total += float(model.loss(batch, features)) * targets
             count += targets
     model.train()
-    return round(total / max(count, 1), 5)
+    return round(total / count, 5)
 
 
 def watched(

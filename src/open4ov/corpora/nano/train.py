@@ -131,6 +131,9 @@ class _Learner(nn.Module):
         self.heads = Heads(model.config.text.hidden_size, training.seed)
         self.beside_weight = training.beside_weight
 
+    def word_parameters(self) -> list[Tensor]:
+        return self.model.word_parameters()
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The loss of a step, in nats, and its figures."""
         figures: dict[str, float] = {}
