@@ -106,7 +106,7 @@ def test_a_stage_that_ends_early_has_the_best_weights(
 
 
 def test_without_held_out_samples_it_is_an_error(bench: Bench, samples: list[Sample]) -> None:
-    with pytest.raises(UserError, match=r"sft\.validation\.every: no samples of the split val"):
+    with pytest.raises(UserError, match=r"sft\.validation\.every: there are no samples of the split val"):
         bench.train(samples, {"validation": {"every": 5}})
 
 
