@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tiny import tiny_config, tiny_tokenizer
 
 from open4ov.model import Qwen3VL, make_tokenizer_files
 
-settings.register_profile("open4ov", deadline=None)  # no test is about time; a busy machine is no fault
+# no test is about time: a busy machine is no fault
+settings.register_profile("open4ov", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("open4ov")
 torch.set_num_threads(1)  # the models of tests are so small that a second thread is mostly waited for
 
