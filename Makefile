@@ -18,7 +18,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 test-vllm: $(VENV)/.dev
 	PYTHON=$(PYTHON) scripts/vllm_venv.sh .venv-vllm

@@ -113,12 +113,12 @@ def test_run_directories(tmp_path: Path, fails: Fails) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk(tmp_path: Path) -> None:
-    """No file may grow beyond 4 KiB, which fails real writes as a full disk does (that finished stages stay: see
+    """No file may grow beyond 16 KiB, which fails real writes as a full disk does (that finished stages stay: see
     test_pipeline.py)."""
     recipe(tmp_path)
     code = (
         "import resource, sys; from open4ov.cli import main; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); sys.argv = ['open4ov', *sys.argv[1:]]; main()"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); sys.argv = ['open4ov', *sys.argv[1:]]; main()"
     )
     command = [sys.executable, "-c", code, "run", "r.yaml", "--out", "out", "--until", "images", "--quiet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
