@@ -43,10 +43,13 @@ class Asked:
 
 
 Behaviour = Callable[[Asked], None]
+CLOSE = "connection: close"
+"""What a node says that closes after its answer: without it the next request may be sent there"""
 
 
 def answer(status: int, content: bytes, *headers: str, kind: str = "application/json") -> Behaviour:
-    lines = [f"HTTP/1.1 {status} Said", f"content-type: {kind}", f"content-length: {len(content)}", *headers, "", ""]
+    own = [f"content-type: {kind}", f"content-length: {len(content)}", CLOSE]
+    lines = [f"HTTP/1.1 {status} Said", *own, *headers, "", ""]
     return lambda asked: asked.send("\r\n".join(lines).encode() + content)
 
 
@@ -64,7 +67,11 @@ def event(text: str) -> bytes:
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+    + CLOSE.encode()
+    + b"\r\n\r\n"
+)
 DONE = b"data: [DONE]\n\n"
 
 
