@@ -37,34 +37,7 @@ pip uninstall --yes torchaudio torchcodec triton
 #    exist", because it registers fake kernels for them. Declaring the two operators first lets it in; nothing calls them.
 #    The hook runs when torchvision is first imported, so that other processes do not pay for importing torch.
 SITE=$("$DIR/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cat > "$SITE/declare_torchvision_operators.py" <<'PY'
-"""Declares torchvision's C++ operators before its first import (see scripts/vllm_venv.sh of open4ov)."""
-
-import importlib.abc
-import sys
-
-OPERATORS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-
-
-class Declare(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname == "torchvision":
-            sys.meta_path.remove(self)
-            import torch
-
-            self.library = torch.library.Library("torchvision", "DEF")
-            for operator in OPERATORS:
-                self.library.define(operator)
-            KEEP.append(self.library)  # a library that is collected takes its operators with it
-        return None
-
-
-KEEP = []
-sys.meta_path.insert(0, Declare())
-PY
+cp "$(dirname "$0")/declare_torchvision_operators.py" "$SITE/"
 echo "import declare_torchvision_operators" > "$SITE/declare_torchvision_operators.pth"
 
 # 5. The parts that have been seen to fail, imported once; only then is the environment marked as finished.

@@ -93,25 +93,13 @@ def estimate(
 ) -> dict[str, Any]:
     """What `construct` would still ask of endpoints, and what that would cost (`mllm/estimate.py`). Sends nothing.
     `place`: the run's folder, where answers and the costs of earlier starts are."""
-    with guessers(section, place) as (providers, rows):
-        make(
-            images,
-            section,
-            store,
-            seed,
-            guessed=True,
-            asker=Asker(section, dict(providers), embedder=guessed_embedder(section, rows)),
-        )
-    with guessers(section, place, most=True) as (providers, most):
-        make(
-            images,
-            section,
-            store,
-            seed,
-            guessed=True,
-            asker=Asker(section, dict(providers), embedder=guessed_embedder(section, most)),
-        )
-    found = figures(section, rows, most, place)
+    guessed: list[Any] = []
+    for most in (False, True):
+        with guessers(section, place, most=most) as (providers, rows):
+            asker = Asker(section, dict(providers), embedder=guessed_embedder(section, rows))
+            make(images, section, store, seed, guessed=True, asker=asker)
+        guessed.append(rows)
+    found = figures(section, guessed[0], guessed[1], place)
     return found if (alike := judge.warning(section)) is None else {**found, "warning": alike}
 
 
