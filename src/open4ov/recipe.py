@@ -17,20 +17,23 @@ from pydantic import BaseModel, Field, ValidationError
 from open4ov import recipe_rules, yaml_file
 from open4ov.errors import UserError, nearest
 from open4ov.recipe_admission import AdmissionSection
+from open4ov.recipe_dpo import DpoSection
 from open4ov.recipe_embedder import DEFAULT, EmbedderSection
 from open4ov.recipe_executor import ExecutorSection
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.recipe_providers import BudgetSection, PriceSection, ProviderSection
-from open4ov.recipe_rl import RlFilterSection
+from open4ov.recipe_rl import RlSection
 from open4ov.recipe_section import Section
 from open4ov.recipe_sft import SftSection, SftStage
 from open4ov.yaml_file import Loc, dotted
 
 __all__ = [
     "BudgetSection",
+    "DpoSection",
     "PriceSection",
     "ProviderSection",
     "Recipe",
+    "RlSection",
     "Section",
     "SftSection",
     "SftStage",
@@ -127,49 +130,6 @@ class DataSection(Section):
     hygiene: HygieneSection = Field(default_factory=HygieneSection)
     executor: ExecutorSection = Field(default_factory=ExecutorSection)
     chunk: int = Field(default=2048, ge=1, description="images that are worked on, and held in memory, together")
-
-
-class RlSection(Section):
-    """Online RL: GSPO with Pass@k, then diversity (paper §4)."""
-
-    steps: int = Field(default=60, ge=0, description="rollout batches")
-    prompts: int = Field(default=16, ge=1, description="prompts (groups) a step")
-    group: int = Field(default=8, ge=2, description="responses a prompt: N_rollout")
-    minibatches: int = Field(default=4, ge=1, description="optimizer steps a rollout batch")
-    pass_k: int = Field(default=4, ge=1, description="k of Pass@k (eq. 2)")
-    pass_k_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of steps with the Pass@k advantage; diversity after"
-    )
-    clip_low: float = Field(default=3e-4, gt=0, description="GSPO lower clip")
-    clip_high: float = Field(default=4e-4, gt=0, description="GSPO upper clip (clip-higher)")
-    learning_rate: float = Field(default=5e-5, gt=0)
-    temperature: float = Field(default=1.0, gt=0)
-    max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
-    length_max: int = Field(default=48, ge=1, description="L_max of eq. 10, tokens")
-    length_soft: int = Field(default=24, ge=1, description="L_soft of eq. 10, tokens")
-    length_weight: float = Field(default=0.5, ge=0)
-    text_share: float = Field(default=0.2, ge=0, le=1, description="share of text-only prompts")
-    reward: str = Field(
-        default="open4ov.rl.rewards:exact", description="package.module:function (response, sample) -> 0 or 1"
-    )
-    embedder: str = Field(
-        default="open4ov.rl.rewards:ngram_embedding", description="package.module:function (texts) -> unit rows [n, D]"
-    )
-    diversity_threshold: float = Field(
-        default=0.4, ge=0, le=2, description="cosine distance above which two responses differ (eq. 7)"
-    )
-    filter: RlFilterSection = Field(default_factory=RlFilterSection)
-
-
-class DpoSection(Section):
-    """Offline RL: reference-free DPO (paper §4.1.2, eq. 13)."""
-
-    pairs: int = Field(default=1500, ge=0)
-    epochs: int = Field(default=1, ge=1)
-    batch: int = Field(default=32, ge=1, description="pairs a step")
-    beta: float = Field(default=0.1, gt=0)
-    learning_rate: float = Field(default=5e-5, gt=0)
-    nll_weight: float = Field(default=0.1, ge=0, description="weight of the chosen response's negative log-likelihood")
 
 
 class EvaluateSection(Section):

@@ -1,4 +1,4 @@
-"""`rl.filter`: which prompts online RL leaves out (paper §4.1.1)."""
+"""`rl`: online RL (paper §4), and which prompts it leaves out (§4.1.1)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,38 @@ class RlFilterSection(Section):
     candidates: float = Field(
         default=2.0, ge=1, description="candidate prompts, as a multiple of those that RL trains on (steps × prompts)"
     )
+
+
+class RlSection(Section):
+    """Online RL: GSPO with Pass@k, then diversity (paper §4)."""
+
+    steps: int = Field(default=60, ge=0, description="rollout batches")
+    prompts: int = Field(default=16, ge=1, description="prompts (groups) a step")
+    group: int = Field(default=8, ge=2, description="responses a prompt: N_rollout")
+    minibatches: int = Field(default=4, ge=1, description="optimizer steps a rollout batch")
+    pass_k: int = Field(default=4, ge=1, description="k of Pass@k (eq. 2)")
+    pass_k_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of steps with the Pass@k advantage; diversity after"
+    )
+    clip_low: float = Field(default=3e-4, gt=0, description="GSPO lower clip")
+    clip_high: float = Field(default=4e-4, gt=0, description="GSPO upper clip (clip-higher)")
+    learning_rate: float = Field(default=5e-5, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
+    length_max: int = Field(default=48, ge=1, description="L_max of eq. 10, tokens")
+    length_soft: int = Field(default=24, ge=1, description="L_soft of eq. 10, tokens")
+    length_weight: float = Field(default=0.5, ge=0)
+    text_share: float = Field(default=0.2, ge=0, le=1, description="share of text-only prompts")
+    reward: str = Field(
+        default="open4ov.rl.rewards:exact", description="package.module:function (response, sample) -> 0 or 1"
+    )
+    embedder: str = Field(
+        default="open4ov.rl.rewards:ngram_embedding", description="package.module:function (texts) -> unit rows [n, D]"
+    )
+    diversity_threshold: float = Field(
+        default=0.4, ge=0, le=2, description="cosine distance above which two responses differ (eq. 7)"
+    )
+    filter: RlFilterSection = Field(default_factory=RlFilterSection)
 
 
 def contradictions(section: RlFilterSection) -> Iterator[tuple[Loc, str]]:
