@@ -19,6 +19,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from bench import ablation_budget
 from bench.measure import machine, write
 from open4ov.evaluate.compare import against, answers
 from open4ov.evaluate.scores import ROWS, summarise
@@ -78,7 +81,9 @@ ARMS: dict[str, Arm] = {
         (*DATA, "sets", "sft_knowledge", "evaluate_sft_knowledge"),
     ),
 }
-for _tokens in (175_000, 350_000, 700_000):
+BUDGETS = (100_000, 200_000, 400_000)
+"""Tokens of the arms that ask how soon an accuracy is reached"""
+for _tokens in BUDGETS:
     _budget = (f"sft.knowledge.tokens={_tokens}",)
     ARMS[f"mastery_{_tokens // 1000}k"] = Arm((*_ITERATED, *_budget), "evaluate_sft_knowledge", "curriculum", COMMON)
     ARMS[f"uniform_{_tokens // 1000}k"] = Arm(
@@ -93,8 +98,8 @@ ABLATIONS: dict[str, list[Ablation]] = {
     ],
     "blend": [Ablation("stage 2 blended by the measured deficits against an even blend", "deficit", "fixed")],
     "mastery": [
-        Ablation(f"resampled by mastery against uniform, {size} tokens", f"mastery_{size}", f"uniform_{size}")
-        for size in ("175k", "350k", "700k")
+        Ablation(f"resampled by mastery against uniform, {size}k tokens", f"mastery_{size}k", f"uniform_{size}k")
+        for size in (tokens // 1000 for tokens in BUDGETS)
     ],
 }  # fmt: skip
 
@@ -127,15 +132,21 @@ def share(place: Path, arm: Arm, source: Path) -> None:
             shutil.copytree(source / name, place / name, copy_function=os.link)
 
 
+def command(arm: Arm, seed: int, place: Path, threads: int, extra: tuple[str, ...]) -> list[str]:
+    """The command of an arm. What is overridden for all arms has the last word, `threads` too."""
+    overrides = (f"seed={seed}", f"threads={threads}", *SMALL_SAMPLED, *arm.overrides)
+    mine = {one.partition("=")[0] for one in extra}
+    overrides = (*(one for one in overrides if one.partition("=")[0] not in mine), *extra)
+    words = [sys.executable, "-m", "open4ov.cli", "run", str(RECIPE), "--out", str(place), "--until", arm.until]
+    return [*words, *(word for one in overrides for word in ("--set", one)), "--quiet"]
+
+
 def run_arm(name: str, seed: int, out: Path, threads: int, extra: tuple[str, ...]) -> None:
     """Brings one arm of one seed up to date. Raises RuntimeError with the run's own message when it fails."""
     arm, place = ARMS[name], out / f"seed-{seed}" / name
     if arm.like is not None:
         share(place, arm, place.parent / arm.like)
-    overrides = (f"seed={seed}", f"threads={threads}", *SMALL_SAMPLED, *arm.overrides, *extra)
-    command = [sys.executable, "-m", "open4ov.cli", "run", str(RECIPE), "--out", str(place), "--until", arm.until]
-    command += [word for one in overrides for word in ("--set", one)]
-    done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=False)
+    done = subprocess.run(command(arm, seed, place, threads, extra), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{name}, seed {seed}: {done.stderr.strip()}")
     print(f"seed {seed}: {name}", file=sys.stderr, flush=True)
@@ -167,7 +178,18 @@ def table(only: list[str], seeds: list[int], out: Path) -> str:
                 for row in rows
                 if row in found
             ]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return text + budgets(places) if "mastery" in only else text
+
+
+def budgets(places: dict[str, list[Path]]) -> str:
+    """By how many tokens resampling by mastery reaches what uniform drawing has at the end; Markdown."""
+    runs = {way: [places[f"{way}_{tokens // 1000}k"] for tokens in BUDGETS] for way in ("mastery", "uniform")}
+    scores = {way: ablation_budget.read(found, "sft_knowledge") for way, found in runs.items()}
+    tokens = [sum(_tokens_of(run, "sft_knowledge") for run in one) / len(one) for one in runs["mastery"]]
+    means = {way: np.mean([[s.mean(axis=1) for s in seed] for seed in found], axis=(0, 1)).tolist()
+             for way, found in scores.items()}  # fmt: skip
+    return ablation_budget.markdown(means, tokens, ablation_budget.needed(scores["mastery"], scores["uniform"], tokens))
 
 
 def _tokens_of(run: Path, model: str) -> int:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from bench import ablation_budget as budget
 from bench import ablations
 from open4ov import pipeline
 from open4ov.recipe import Recipe, load
@@ -33,3 +39,44 @@ def test_an_arm_shares_the_stages_that_are_equal_and_no_others(name: str) -> Non
         if same and equal.issuperset(one.inputs):
             equal.add(stage)
     assert equal == set(arm.shares) & until
+
+
+def test_what_is_set_for_all_arms_has_the_last_word_and_is_said_once(tmp_path: Path) -> None:
+    words = ablations.command(ablations.ARMS["curriculum"], 3, tmp_path, threads=2, extra=("threads=1", "name=other"))
+    told = [one for flag, one in pairwise(words) if flag == "--set"]
+    assert [one for one in told if one.startswith("threads")] == ["threads=1"]
+    assert {"seed=3", "name=other"} <= set(told)
+    load(ablations.RECIPE, told)
+
+
+def test_tokens_to_an_accuracy_lie_on_the_line_over_their_logarithm() -> None:
+    tokens, accuracy = [100.0, 200.0, 400.0], [0.2, 0.4, 0.5]
+    assert budget.crossing(tokens, accuracy, 0.3) == pytest.approx(100 * 2**0.5)
+    assert budget.crossing(tokens, accuracy, 0.45) == pytest.approx(200 * 2**0.5)
+    assert budget.crossing(tokens, accuracy, 0.5) == pytest.approx(400)
+    assert budget.crossing(tokens, accuracy, 0.2) == 0
+    assert budget.crossing(tokens, accuracy, 0.51) == math.inf
+
+
+def scores(chances: list[float], seed: int, questions: int = 400) -> budget.Scores:
+    """Two seeds, two suites: the same questions under every budget, each known from a budget on for good."""
+    rng = np.random.default_rng(seed)
+    return [[(rng.random(questions) < np.array(chances)[:, None]) * 1.0 for _ in range(2)] for _ in range(2)]
+
+
+def test_a_way_that_learns_twice_as_fast_needs_half_the_tokens_and_the_interval_holds_it() -> None:
+    fast, slow = scores([0.4, 0.6, 0.8], 1), scores([0.2, 0.4, 0.6], 2)
+    found = budget.needed(fast, slow, [100, 200, 400])
+    assert found.wanted == pytest.approx(0.6, abs=0.04)
+    assert found.low < found.tokens < found.high
+    assert found.low < 200 < found.high
+    assert found.high - found.low < 80
+    assert found.reached == 1
+
+
+def test_an_accuracy_that_is_out_of_reach_is_said_to_be() -> None:
+    found = budget.needed(scores([0.1, 0.2, 0.3], 1), scores([0.1, 0.3, 0.9], 2), [100, 200, 400])
+    assert found.tokens == found.low == found.high == math.inf
+    assert found.reached == 0
+    text = budget.markdown({"mastery": [0.1, 0.2, 0.3], "uniform": [0.1, 0.3, 0.9]}, [100, 200, 400], found)
+    assert "mastery reaches that with more than 400 tokens (95 % interval" in text
