@@ -1,15 +1,17 @@
 """SFT against TRL's SFTTrainer: the same weights, samples, freezing, optimizer and precision, one after the other in
 short turns, on one thread each. See `--help`.
 
-    python -m bench.sft [--only nano,60M] [--quick] [--clock wall] [--venv .venv-trl]
+    python -m bench.sft [--only nano,60M] [--questions 1,4] [--quick] [--clock wall] [--venv .venv-trl]
 
 TRL runs in an environment of its own, which `scripts/trl_venv.sh` makes when it is not there. It gets the best of
 several settings, tried first: samples of a forward pass with gradient accumulation to the same update, length grouping,
-compiled blocks, a data loader of its own process. The vision tower is frozen on both sides. Figures: useful tokens (no
-padding) a second over all steps, with what comes before them (our one pass of the tower, which is shared by all
-epochs), predicted tokens a second, peak memory, loss on held-out samples of the two saved models by one scorer, and the
-loss of the first step on the same samples: that the work is the same. Then our savings are taken away one after the
-other until what remains is the difference of the two programs at the same work.
+compiled blocks, a data loader of its own process. The vision tower is frozen on both sides. Each model is trained on as
+many samples about as many pictures, and on samples of which several are about the same picture, as VQA data has them:
+only there can a picture be computed once for several questions. Figures: useful tokens (no padding; a picture counts
+for each of its questions) a second over all steps, with what comes before them (our one pass of the tower, which is
+shared by all epochs), predicted tokens a second, peak memory, loss on held-out samples of the two saved models by one
+scorer, and the loss of the first step on the same samples: that the work is the same. Then our savings are taken away
+one after the other until what remains is the difference of the two programs at the same work.
 """
 
 from __future__ import annotations
@@ -19,137 +21,19 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
 
 from bench import sft_work
 from bench.measure import machine, write
-from bench.sft_pace import ROOT, Worker
-from bench.sft_report import Figures, markdown
+from bench.sft_job import PARTS, UPDATE, Job, first_loss, prepare, short, told_by
+from bench.sft_pace import ROOT
+from bench.sft_report import Figures, Result, aims, markdown
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.store import ImageStore
-
-UPDATE = {"nano": 12, "60M": 6}
-"""Samples of an update of the peer; our packs hold as many tokens as that many samples have on average"""
-
-
-@dataclass
-class Job:
-    """One model's work: what both sides are told, and where they leave things."""
-
-    kind: str
-    folder: Path
-    python: Path
-    options: argparse.Namespace
-    epochs: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    precision: str = "fp32"
-
-    @property
-    def pack_tokens(self) -> int:
-        mean = sum(row["length"] for row in self.rows) / len(self.rows)
-        return max(round(UPDATE[self.kind] * mean), max(row["length"] for row in self.rows))
-
-    def worker(self, side: str, **told: Any) -> Worker:
-        """Starts `ours` or `peer` with the settings that both share and `told`."""
-        number = len(list(self.folder.glob("told-*")))
-        out = self.folder / f"{side}-{number}"
-        out.mkdir()
-        shared = {
-            "model": str(self.folder / self.kind), "data": str(self.folder), "out": str(out), "epochs": self.epochs,
-            "rate": 5e-4, "precision": self.precision, "threads": self.options.threads, "device": self.options.device,
-            "batch": UPDATE[self.kind], "accumulation": 1, "grouped": True, "workers": 1, "warmup": 0,
-        }  # fmt: skip
-        if side == "ours":
-            shared |= {"pack_tokens": self.pack_tokens, "without": [], "compile": False}
-        else:
-            shared |= {"rows": self.rows, "compile": "no"}
-        file = self.folder / f"told-{number}.json"
-        file.write_text(json.dumps(shared | told))
-        python = sys.executable if side == "ours" else self.python
-        return Worker(python, f"bench.sft_{side}", [str(file)], out / "log", self.options.threads)
-
-
-def prepare(kind: str, folder: Path, python: Path, options: argparse.Namespace) -> Job:
-    """Samples, models, and the lengths that the peer's grouping needs."""
-    nano, quick = kind == "nano", options.quick
-    folder.mkdir()
-    count = 2 * UPDATE[kind] if quick else 120 if nano else 30
-    sft_work.make(folder, count, 8 if quick else 32)
-    sft_work.build(kind, folder)
-    job = Job(kind, folder, python, options, epochs=2)
-    processor = Processor.from_pretrained(folder / kind)
-    samples = sft_work.read(folder, "train", ImageStore(folder / "store"))
-    job.rows = json.loads((folder / "train.json").read_text())
-    for row, sample in zip(job.rows, samples, strict=True):
-        with Image.open(folder / row["image"]) as image:
-            row["length"] = len(processor.encode(sample.messages, [image.convert("RGB")], pixels=False))
-    job.precision = options.precision if options.precision != "auto" else faster()
-    return job
-
-
-def faster() -> str:
-    """The precision whose products are faster on this processor: bf16 has no instructions on many."""
-    seconds: dict[str, float] = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        x, w = torch.ones(1024, 256, dtype=dtype), torch.ones(704, 256, dtype=dtype)
-        F.linear(x, w)
-        began = time.process_time()
-        for _ in range(5):
-            F.linear(x, w)
-        seconds[name] = time.process_time() - began
-    return min(seconds, key=lambda name: seconds[name])
-
-
-NEAR = {"fp32": 1e-3, "bf16": 2e-2}
-"""How far apart the two losses of a first step may be, relative"""
-
-
-def check_losses(ours: float, theirs: float, precision: str) -> None:
-    """Raises AssertionError for losses that are not those of the same weights on the same samples."""
-    apart = abs(ours - theirs) / max(abs(theirs), 1e-9)
-    assert apart < NEAR[precision], f"the first losses are {apart:.1e} apart in {precision}: {ours} and {theirs}"
-
-
-def first_loss(job: Job, samples: int = 6) -> tuple[float, float]:
-    """The loss of the first step on the same samples: ours, the peer's."""
-    ours = job.worker("ours", pack_tokens=10**6, epochs=1, first=samples, most=1)
-    ours.block(1)
-    mine = ours.block(1)["steps"][0]
-    ours.close()
-    told = {"rows": job.rows[:samples], "batch": samples, "grouped": False, "order": "sequential", "workers": 0}
-    peer = job.worker("peer", **told, epochs=1, most=1)
-    theirs = peer.block(1)["steps"][0]
-    peer.close()
-    for key in ("tokens", "targets"):
-        assert mine[key] == theirs[key], f"the two sides read different {key}: {mine} and {theirs}"
-    check_losses(mine["loss"], theirs["loss"], job.precision)
-    return mine["loss"], theirs["loss"]
-
-
-PARTS = {
-    "an update's samples at once, in random order": (1, False),
-    "an update's samples at once, of like length": (1, True),
-    "in three parts, of like length": (3, True),
-    "one sample at a time": (0, False),
-}
-"""The peer's settings: in how many forward passes it takes the samples of an update (0: one each), and whether its
-sampler puts samples of like length together"""
-
-
-def told_by(job: Job, name: str) -> dict[str, Any]:
-    """The settings behind a name of `PARTS`, with "; compiled" behind it perhaps."""
-    plain, _, compiled = name.partition("; ")
-    update, (parts, grouped) = UPDATE[job.kind], PARTS[plain]
-    parts = parts or update
-    together = {"batch": update // parts, "accumulation": parts, "grouped": grouped}
-    return together | {"compile": "blocks" if compiled else "no"}
 
 
 def tune(job: Job) -> dict[str, Figures]:
@@ -162,18 +46,6 @@ def tune(job: Job) -> dict[str, Figures]:
     if job.options.compile:
         found[f"{best}; compiled"] = short(job, "peer", 3, 2, **told_by(job, f"{best}; compiled"))
     return found
-
-
-def short(job: Job, side: str, warm: int, steps: int, **told: Any) -> Figures:
-    """A few steps of one side, after `warm` others."""
-    worker, figures = job.worker(side, **told), Figures()
-    if side == "ours":
-        worker.block(1)
-    worker.block(warm)
-    for _ in range(steps):
-        figures.add(worker.block(1), job.options.clock)
-    worker.close()
-    return figures
 
 
 def race(job: Job, setting: str) -> dict[str, Any]:
@@ -231,6 +103,7 @@ def scorer(job: Job) -> Any:
 
 
 STEPS = {
+    "share": "a picture computed once for its questions in a pack, against for each of them",
     "cache": "features of the frozen tower kept, against the tower at every step",
     "once": "a picture read and resized once, against at every step",
     "targets": "head on predicted tokens, against on every position",
@@ -240,14 +113,15 @@ STEPS = {
 
 def factors(job: Job, peer: float, setting: str) -> list[tuple[str, float]]:
     """Tokens a second of our loop as savings are taken away one after the other; last the peer."""
-    told, rows, without = told_by(job, setting), [], []
+    told, rows, without = told_by(job, setting), list[tuple[str, float]](), list[str]()
     rows.append(("ours, all of it, features in hand", short(job, "ours", 1, 2, compile=job.options.compile).speed))
     if job.options.compile:
         rows.append(("blocks compiled, against eager", short(job, "ours", 1, 2).speed))
     for name, title in STEPS.items():
         without.append(name)
-        figures = short(job, "ours", 1, 2, without=without, batch=told["batch"], grouped=told["grouped"])
-        rows.append((title, figures.speed))
+        if name != "share" or job.each > 1:
+            figures = short(job, "ours", 1, 2, without=without, batch=told["batch"], grouped=told["grouped"])
+            rows.append((title, figures.speed))
     rows.append(("the program itself at the same work: kernels, copies, bookkeeping", peer))
     return rows
 
@@ -255,16 +129,17 @@ def factors(job: Job, peer: float, setting: str) -> list[tuple[str, float]]:
 def _title(job: Job, losses: tuple[float, float]) -> str:
     lengths = [row["length"] for row in job.rows]
     compiled = ", compiled blocks" if job.options.compile else ""
+    pictures = len({row["image"] for row in job.rows})
     return (
-        f"\n## {job.kind}, {job.precision}{compiled}\n\nFirst step on the same samples: loss {losses[0]:.5f} ours, "
-        f"{losses[1]:.5f} TRL. {len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens, {job.epochs} epochs; "
-        f"packs of {job.pack_tokens} tokens against updates of {UPDATE[job.kind]} samples."
+        f"\n## {job.kind}, {_questions(job.each)}, {job.precision}{compiled}\n\n"
+        f"First step on the same samples: loss {losses[0]:.5f} ours, {losses[1]:.5f} TRL. {len(lengths)} samples of "
+        f"{min(lengths)} to {max(lengths)} tokens about {pictures} pictures, {job.epochs} epochs; packs of "
+        f"{job.pack_tokens} tokens against updates of {UPDATE[job.kind]} samples."
     )
 
 
-def _epoch(job: Job) -> int:
-    """Tokens of one epoch."""
-    return sum(row["length"] for row in job.rows)
+def _questions(each: int) -> str:
+    return "one question a picture" if each == 1 else f"{each} questions a picture"
 
 
 def environment(path: Path) -> Path:
@@ -277,6 +152,7 @@ def environment(path: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="nano,60M", help="of nano, 60M")
+    parser.add_argument("--questions", default="1,4", help="questions a picture; of several, one run each")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few samples, one setting of the peer")
     parser.add_argument(
         "--clock",
@@ -293,37 +169,50 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    if unknown := [kind for kind in options.only.split(",") if kind not in sft_work.MODELS]:
+    kinds, questions = options.only.split(","), [int(each) for each in options.questions.split(",")]
+    if unknown := [kind for kind in kinds if kind not in sft_work.MODELS]:
         parser.error(f"--only: no model {', '.join(unknown)}; there are {', '.join(sft_work.MODELS)}")
+    if min(questions) < 1:
+        parser.error("--questions: a picture has one question or more")
     python = environment(options.venv)
     torch.set_num_threads(options.threads)
-    text, kept = (
-        f"# SFT against TRL\n\n{machine()}- TRL 1.16.0; {options.threads} thread each; {options.clock} seconds\n",
-        {},
-    )
+    text, kept, results = "", dict[str, Any](), list[Result]()
     with tempfile.TemporaryDirectory() as name:
-        for kind in options.only.split(","):
-            job = prepare(kind, Path(name) / f"job-{kind}", python, options)
-            losses = first_loss(job)
-            print(f"{kind}: first loss {losses}", file=sys.stderr)
-            tuned = {next(iter(PARTS)): Figures(1, 1, 1, 1)} if options.quick else tune(job)
-            best = max(tuned, key=lambda setting: tuned[setting].speed)
-            found = race(job, best)
-            rows = [] if options.quick else factors(job, found["peer"].speed, best)
-            title = _title(job, losses)
-            part = markdown(title, _epoch(job), {} if options.quick else tuned, found, rows)  # quick: nothing was tried
-            print(part, flush=True)
-            text += part
-            found |= {side: asdict(found[side]) for side in ("ours", "peer")}
-            kept[kind] = {
-                "first_loss": losses,
-                "tuned": {k: asdict(v) for k, v in tuned.items()},
-                **found,
-                "factors": rows,
-            }
-    path = write("sft", text)
+        for kind in kinds:
+            tuned: dict[str, Figures] = {}
+            for each in questions:
+                job = prepare(kind, each, Path(name) / f"job-{kind}-{each}", python, options)
+                result, part, figures = measured(job, tuned, last=each == questions[-1])
+                print(part, flush=True)
+                results.append(result)
+                text += part
+                kept[f"{kind}, {each}"] = figures
+    head = f"# SFT against TRL\n\n{machine()}- TRL 1.16.0; {options.threads} thread each; {options.clock} seconds\n"
+    path = write("sft", head + ("" if options.quick else aims(results)) + text)
     path.with_suffix(".json").write_text(json.dumps(kept, indent=1))
     print(path)
+
+
+def measured(job: Job, tuned: dict[str, Figures], last: bool) -> tuple[Result, str, dict[str, Any]]:
+    """One model on one data set: what came out, its part of the report, and the figures as they go into a file.
+
+    `tuned`: how fast the peer is in each setting, on the model's first data set; tried now where it is empty. Factors
+    are measured on its `last` one.
+    """
+    quick = job.options.quick
+    losses = first_loss(job)
+    print(f"{job.kind}, {_questions(job.each)}: first loss {losses}", file=sys.stderr)
+    first = not tuned
+    if first:
+        tuned |= {next(iter(PARTS)): Figures(1, 1, 1, 1)} if quick else tune(job)
+    best = max(tuned, key=lambda setting: tuned[setting].speed)
+    found = race(job, best)
+    rows = factors(job, found["peer"].speed, best) if last and not quick else []
+    part = markdown(_title(job, losses), job.tokens, tuned if first and not quick else {}, found, rows, not quick)
+    result = Result.of(job.kind, job.each, job.tokens, found)
+    found |= {side: asdict(found[side]) for side in ("ours", "peer")}
+    kept = {"first_loss": losses, "tuned": {k: asdict(v) for k, v in tuned.items()}, **found, "factors": rows}
+    return result, part, kept
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 SETTINGS is JSON: model, data, out (folders), epochs, pack_tokens, rate, precision, compile, threads, most (steps),
 first (only the first samples, in their order), and
-`without`: which savings to leave out, for the table of factors: `cache` (the frozen tower's features are computed at
+`without`: which savings to leave out, for the table of factors: `share` (each question of a picture has the picture by
+itself), `cache` (the frozen tower's features are computed at
 every step), `once` (a picture is read and resized at every step), `targets` (the head is applied to every position),
 `packing` (documents are padded to the longest of their batch: `batch` samples, of like length when `grouped`).
 The first "step" it reports is all that comes before training: tokens, plan of packs, pictures and their features.
@@ -36,9 +37,9 @@ class Measured(Encoder):
     """The loop's encoder, with its savings switched off by name."""
 
     def __init__(self, processor: Processor, store: ImageStore, told: dict[str, Any], pace: Pace) -> None:
-        super().__init__(processor, store)
         self.told, self.pace = told, pace
         self.without = set(told["without"])
+        super().__init__(processor, store, share="share" not in self.without)
         self.counts: list[dict[str, int]] = []
 
     def freeze(
@@ -52,9 +53,9 @@ class Measured(Encoder):
 
     def pack(self, samples: Sequence[Sample]) -> tuple[Pack, VisionFeatures | None]:
         if "once" in self.without:
-            self._pictures.clear()
+            self.pictures.clear()
         joined, features = super().pack(samples)
-        tokens = len(joined.input_ids)
+        tokens = sum(self.length(sample) for sample in samples)
         self.counts.append({"tokens": tokens, "targets": len(joined.predicted), "samples": len(samples)})
         if "packing" in self.without:
             joined = replace(self._padded([self.document(sample) for sample in samples]), pixels=joined.pixels)

@@ -3,7 +3,7 @@
 A picture is a board of coloured squares of 32 pixels, 3 to 14 on a side (96 to 448 pixels, every aspect ratio that this
 allows). The question asks for the colours of some squares; the answer has a sentence for each, 2 to 16 of them, so that
 it cannot be given without the picture. Sides are drawn evenly, the number of sentences on a logarithmic scale:
-short answers are common and long ones rare, as in data that people train on.
+short answers are common and long ones rare, as in data that people train on. A picture has one question, or several.
 
 A folder holds pictures/, train.json and held_out.json: [{"image": file, "question": text, "answer": text}].
 """
@@ -21,6 +21,7 @@ from PIL import Image
 from bench.steps import NANO, middle
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import Sample, assistant, user
+from open4ov.sft.ordering import by_picture
 from open4ov.store import ImageStore
 
 COLOURS = {
@@ -40,20 +41,26 @@ SENTENCES = 2, 16
 MODELS = ("nano", "60M")
 
 
-def make(folder: Path, train: int, held_out: int, seed: int = 0) -> None:
-    """Writes the pictures and the two lists of samples."""
+def make(folder: Path, train: int, held_out: int, seed: int = 0, each: int = 1) -> None:
+    """Writes the pictures and the two lists of so many samples, `each` of them about every picture."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     for name, count in (("train", train), ("held_out", held_out)):
-        rows = [_sample(rng, folder, f"pictures/{name}-{number}.png") for number in range(count)]
-        (folder / f"{name}.json").write_text(json.dumps(rows, indent=1))
+        files = [f"pictures/{name}-{number}.png" for number in range(-(-count // each))]
+        rows = [row for file in files for row in _samples(rng, folder, file, each)]
+        (folder / f"{name}.json").write_text(json.dumps(rows[:count], indent=1))
 
 
-def _sample(rng: random.Random, folder: Path, file: str) -> dict[str, str]:
+def _samples(rng: random.Random, folder: Path, file: str, each: int) -> list[dict[str, str]]:
     rows, columns = rng.randint(LEAST, MOST), rng.randint(LEAST, MOST)
     board = [[rng.choice(list(COLOURS)) for _ in range(columns)] for _ in range(rows)]
     small = np.array([[COLOURS[colour] for colour in line] for line in board], dtype=np.uint8)
     Image.fromarray(small.repeat(SIDE, axis=0).repeat(SIDE, axis=1)).save(folder / file)
+    return [_question(rng, file, board) for _ in range(each)]
+
+
+def _question(rng: random.Random, file: str, board: list[list[str]]) -> dict[str, str]:
+    rows, columns = len(board), len(board[0])
     low, high = (math.log(number) for number in SENTENCES)
     wanted = min(round(math.exp(rng.uniform(low, high))), rows * columns)
     places = sorted(rng.sample([(r, c) for r in range(rows) for c in range(columns)], wanted))
@@ -89,10 +96,6 @@ def read(folder: Path, name: str, store: ImageStore) -> list[Sample]:
 
 
 def repeated(samples: list[Sample], epochs: int, seed: int = 0) -> list[Sample]:
-    """The samples `epochs` times, each time in another order."""
-    found: list[Sample] = []
-    for epoch in range(epochs):
-        order = list(samples)
-        random.Random(f"{seed} {epoch}").shuffle(order)
-        found += order
-    return found
+    """The samples `epochs` times, each time in another order; questions about a picture stand together, as with
+    `sft.gather_pictures`."""
+    return [sample for epoch in range(epochs) for sample in by_picture(samples, f"{seed} {epoch}")]

@@ -101,6 +101,16 @@ class SftSection(Section):
         description="share of each set's pictures kept apart as its split `val`, beside what data.hygiene.val did",
     )
     pack_tokens: int = Field(default=4096, ge=64, description="tokens of one pack")
+    share_prefix: bool = Field(
+        default=True,
+        description="several questions about a picture are packed together where the order allows it, and their common "
+        "beginning, the picture included, is computed once; a pack holds pack_tokens as if each had its own",
+    )
+    gather_pictures: bool = Field(
+        default=False,
+        description="questions about a picture stand together in the order, where their difficulty allows it: packs "
+        "share more, and an update sees fewer pictures; for data with many more pictures than 16 packs hold",
+    )
     accumulate: int = Field(
         default=1, ge=1, description="packs of one optimizer step, whose loss is the mean over the targets of all"
     )
@@ -171,6 +181,11 @@ class SftSection(Section):
     preference: SftStage = Field(default_factory=SftStage)
     preference_set: PreferenceSection = Field(default_factory=PreferenceSection)
 
+    @property
+    def gathers(self) -> bool:
+        """Whether the order brings questions about a picture together."""
+        return self.share_prefix and self.gather_pictures
+
     def pack_of(self, stage: str) -> int:
         """Tokens of one pack in a stage: the limit of its conversations (paper §3.2.3: raised in stage 3)."""
         return getattr(self, stage).pack_tokens or self.pack_tokens
@@ -223,6 +238,8 @@ def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
     if still and "recompute_vision" in sft.model_fields_set:
         switch: Loc = ("sft", "lora_rank" if sft.lora_rank else names[0])
         yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch
+    if "gather_pictures" in sft.model_fields_set and not sft.share_prefix:
+        yield ("sft", "gather_pictures"), "sft.share_prefix is false", ("sft", "share_prefix")
     if sft.lr_schedule != "wsd" and "lr_decay" in sft.model_fields_set:
         yield ("sft", "lr_decay"), f"sft.lr_schedule is {sft.lr_schedule}", ("sft", "lr_schedule")
     if sft.validation.every == 0:

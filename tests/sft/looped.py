@@ -35,8 +35,8 @@ class Bench:
     def __init__(self, tiny_dir: Path, store: ImageStore) -> None:
         self.directory, self.store = tiny_dir, store
 
-    def encoder(self) -> Encoder:
-        return Encoder(Processor.from_pretrained(self.directory), self.store)
+    def encoder(self, share: bool = True) -> Encoder:
+        return Encoder(Processor.from_pretrained(self.directory), self.store, share=share)
 
     def model(self, lora_rank: int = 0) -> Qwen3VL:
         model = Qwen3VL.from_pretrained(self.directory)
@@ -56,7 +56,7 @@ class Bench:
         section = SftSection.model_validate({"pack_tokens": 128, "precision": "fp32", **(options or {})})
         model = model or self.model(section.lora_rank)
         chosen = SftStage.model_validate({"tokens": 1, "learning_rate": 3e-3, **(stage or {})})
-        return model, fit(model, self.encoder(), samples, section, chosen, **arguments)
+        return model, fit(model, self.encoder(section.share_prefix), samples, section, chosen, **arguments)
 
 
 def assert_same(a: torch.nn.Module, b: torch.nn.Module) -> None:

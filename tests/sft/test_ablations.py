@@ -61,7 +61,8 @@ def test_tokens_to_an_accuracy_lie_on_the_line_over_their_logarithm() -> None:
 def scores(chances: list[float], seed: int, questions: int = 400) -> budget.Scores:
     """Two seeds, two suites: the same questions under every budget, each known from a budget on for good."""
     rng = np.random.default_rng(seed)
-    return [[(rng.random(questions) < np.array(chances)[:, None]) * 1.0 for _ in range(2)] for _ in range(2)]
+    levels = np.array(chances)[:, None]
+    return [[(rng.random(questions) < levels).astype(np.float64) for _ in range(2)] for _ in range(2)]
 
 
 def test_a_way_that_learns_twice_as_fast_needs_half_the_tokens_and_the_interval_holds_it() -> None:

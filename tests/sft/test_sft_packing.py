@@ -70,3 +70,70 @@ def test_senseless_input_is_refused(lengths: list[int], size: int) -> None:
 def test_nothing_to_pack() -> None:
     assert plan([], 8).packs == []
     assert plan([], 8).fill == 1.0
+
+
+# ------------------------------------------------------------------------------------------------ samples alike
+
+
+@st.composite
+def families(draw: st.DrawFn) -> tuple[list[int], list[str | None]]:
+    lengths = draw(st.lists(st.integers(1, 40), max_size=80))
+    return lengths, [draw(st.sampled_from([None, "a", "b", "c", "d"])) for _ in lengths]
+
+
+@given(families(), st.integers(1, 60), st.integers(1, 5))
+def test_with_beginnings_nothing_is_cut_lost_repeated_or_packed_too_early(
+    family: tuple[list[int], list[str | None]], size: int, window: int
+) -> None:
+    lengths, alike = family
+    packing = plan(lengths, size, window, alike)
+    assert sorted([i for pack in packing.packs for i in pack] + packing.too_long) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[i] for i in pack) <= size for pack in packing.packs)
+    assert all(lengths[i] > size for i in packing.too_long)
+    assert all(pack == sorted(pack) for pack in packing.packs)
+    firsts = [pack[0] for pack in packing.packs]
+    assert firsts == sorted(firsts)
+    before = 0  # tokens of the samples before, which fill at least so many packs
+    number = {i: n for n, pack in enumerate(packing.packs) for i in pack}
+    for index, length in enumerate(lengths):
+        if length <= size:
+            assert number[index] >= before // size - window
+            before += length
+
+
+@given(st.lists(st.integers(1, 40), max_size=80), st.integers(1, 60), st.integers(1, 5))
+def test_beginnings_that_no_two_have_change_nothing(lengths: list[int], size: int, window: int) -> None:
+    expected = plan(lengths, size, window).packs
+    assert plan(lengths, size, window, [None] * len(lengths)).packs == expected
+    assert plan(lengths, size, window, [str(i) for i in range(len(lengths))]).packs == expected
+
+
+def test_samples_alike_come_together() -> None:
+    assert plan([4, 5, 3, 4, 4], 10, alike=["a", None, None, "a", None]).packs == [[0, 3], [1, 2], [4]]
+    assert plan([4, 5, 3, 4, 4], 10).packs == [[0, 1], [2, 3], [4]]
+
+
+def test_a_family_goes_into_a_pack_that_holds_all_of_it() -> None:
+    assert plan([6, 3, 9, 2], 10, alike=[None, "a", None, "a"]).packs == [[0], [1, 3], [2]]
+    assert plan([6, 3, 9, 2], 10, alike=[None, "a", "b", "c"]).packs == [[0, 1], [2], [3]]
+
+
+def test_no_more_come_along_than_fit() -> None:
+    assert plan([4, 4, 4, 4], 10, alike=["a"] * 4).packs == [[0, 1], [2, 3]]
+    assert plan([4, 9, 4, 1], 10, alike=["a"] * 4).packs == [[0, 2, 3], [1]]
+
+
+def test_samples_that_the_window_parts_are_packed_apart() -> None:
+    lengths, alike = [5, *[10] * 8, 5], ["a", *[None] * 8, "a"]
+    assert plan(lengths, 10, 16, alike).packs[0] == [0, 9]
+    assert plan(lengths, 10, 8, alike).packs[0] == [0]
+
+
+def test_many_questions_about_many_pictures_share_most_packs_and_fill_them() -> None:
+    rng = random.Random(0)
+    lengths = [rng.randint(60, 200) for _ in range(4000)]
+    alike: list[str | None] = [str(i // 4) for i in range(4000)]
+    packing = plan(lengths, 2048, alike=alike)
+    together = sum(len(pack) - len({alike[i] for i in pack}) for pack in packing.packs)
+    assert together > 0.95 * 3000
+    assert packing.fill > 0.92

@@ -36,10 +36,15 @@ class Flops:
 
 
 def count(
-    config: Config, lengths: Sequence[int], grids: Sequence[tuple[int, int, int]] = (), predicted: int | None = None
+    config: Config,
+    lengths: Sequence[int],
+    grids: Sequence[tuple[int, int, int]] = (),
+    predicted: int | None = None,
+    across: int = 0,
 ) -> Flops:
     """The forward pass over documents of `lengths` tokens (image tokens included) with images or videos of `grids`
-    (frames, rows, columns of patches); the head is applied to `predicted` tokens (None: all)."""
+    (frames, rows, columns of patches); the head is applied to `predicted` tokens (None: all). `across`: pairs of a
+    token and a key that it meets in a prefix, which is part of another document."""
     text = config.text
     size, heads, head_dim = text.hidden_size, text.num_attention_heads, text.head_dim
     tokens, layers = sum(lengths), text.num_hidden_layers
@@ -47,7 +52,7 @@ def count(
     projections = size * head_dim * (2 * heads + 2 * text.num_key_value_heads)
     feed_forward = 3 * size * text.intermediate_size
     expert = text.num_experts * size + text.num_experts_per_tok * 3 * size * text.moe_intermediate_size
-    pairs = sum(length * (length + 1) // 2 for length in lengths)
+    pairs = sum(length * (length + 1) // 2 for length in lengths) + across
     return Flops(
         vision=_vision(config, grids),
         language=2 * tokens * (layers * projections + (layers - sparse) * feed_forward),

@@ -18,12 +18,15 @@ from .config import TextConfig
 @dataclass(frozen=True)
 class Routing:
     """How one layer spread its tokens: `counts` [E] assignments of each expert, `probs` [E] mean router probability
-    (with gradient), `entropy` of the router's distribution (mean over tokens, nats, no gradient), and tokens T."""
+    (with gradient), `entropy` of the router's distribution (mean over tokens, nats, no gradient), and tokens T.
+
+    A token that is there for several documents counts for each of them.
+    """
 
     counts: Tensor
     probs: Tensor
     entropy: Tensor
-    tokens: int
+    tokens: int | Tensor
 
     def detach(self) -> Routing:
         """The same without gradient."""
@@ -49,8 +52,9 @@ class MoE(nn.Module):
         self.down = nn.Parameter(torch.empty(experts, size, width))
         self.kernel = "grouped" if _aligned(self.gate_up, self.down) else "loop"
 
-    def forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
-        """x [T, D] -> [T, D]. How the tokens were spread is appended to `routings` when it is given."""
+    def forward(self, x: Tensor, routings: list[Routing] | None = None, times: Tensor | None = None) -> Tensor:
+        """x [T, D] -> [T, D]. How the tokens were spread is appended to `routings` when it is given: `times` [T] is in
+        how many documents each token stands (None: in one)."""
         probs = F.linear(x, self.router).float().softmax(-1)
         weights, chosen = probs.topk(self.top_k, dim=-1)
         if self.normalised:
@@ -58,9 +62,7 @@ class MoE(nn.Module):
         experts = chosen.flatten()
         counts = torch.bincount(experts, minlength=len(self.router))
         if routings is not None:
-            with torch.no_grad():
-                entropy = -torch.xlogy(probs, probs).sum(-1).mean()
-            routings.append(Routing(counts.float(), probs.mean(0), entropy, len(x)))
+            routings.append(_routing(probs, experts, counts, times))
         order = experts.argsort(stable=True)
         token = order // self.top_k
         out = self.products(x[token], counts)
@@ -77,6 +79,18 @@ class MoE(nn.Module):
     def weights(self) -> tuple[Tensor, Tensor]:
         """`gate_up` and `down` as the products take them."""
         return self.gate_up, self.down
+
+
+def _routing(probs: Tensor, experts: Tensor, counts: Tensor, times: Tensor | None) -> Routing:
+    """probs [T, E], experts [A] chosen, counts [E] of them, times [T]."""
+    with torch.no_grad():
+        entropy = -torch.xlogy(probs, probs).sum(-1)
+    if times is None:
+        return Routing(counts.float(), probs.mean(0), entropy.mean(), len(probs))
+    total = times.sum()
+    spread = torch.zeros_like(counts, dtype=times.dtype)
+    spread = spread.index_add(0, experts, times.repeat_interleave(len(experts) // len(times)))
+    return Routing(spread, times @ probs / total, times @ entropy / total, total)
 
 
 def grouped(x: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .attention import Documents
+from .prefix import Prefix, Shared
 
 
 @dataclass
@@ -53,6 +54,8 @@ class Pack:
     """Images and videos of each document"""
     places: Tensor | None = None
     """Long [M]: the tokens that visual tokens stand for; None: every placeholder"""
+    prefixes: tuple[Prefix, ...] = ()
+    """Beginnings that several documents share: all but one of these are there without it (`sharing.py`)"""
 
     @property
     def lengths(self) -> Tensor:
@@ -60,10 +63,10 @@ class Pack:
         return self.cu_seqlens.diff()
 
     @cached_property
-    def documents(self) -> Documents:
+    def documents(self) -> Documents | Shared:
         """The documents as attention takes them, worked out once for all layers."""
         with torch.inference_mode(False):
-            return Documents.of(self.cu_seqlens)
+            return Shared.of(self.cu_seqlens, self.prefixes) if self.prefixes else Documents.of(self.cu_seqlens)
 
     @cached_property
     def predicted(self) -> Tensor:

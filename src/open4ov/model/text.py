@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import attention
+from . import attention, prefix
 from .config import TextConfig
 from .moe import MoE, Routing
 from .norm import RMSNorm
@@ -65,24 +65,30 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        documents: attention.Documents,
+        documents: attention.Documents | prefix.Shared,
         routings: list[Routing] | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
         """x [T, D], cos and sin [T, d] -> [T, D]; with `rows` (Long [n]) only these tokens' -> [n, D]: all others give
         keys and values, and are spared the rest. Experts see all tokens (their balance is of all)."""
         q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
-        seen = attention.attend(q, k, v, documents, causal=True, kernel=self.attention.kernel)
+        times: Tensor | None = None
+        if isinstance(documents, prefix.Shared):
+            times = documents.times
+            seen: Tensor = prefix.attend(q, k, v, documents, self.attention.kernel)  # pyright: ignore[reportCallIssue, reportAssignmentType]
+        else:
+            seen = attention.attend(q, k, v, documents, causal=True, kernel=self.attention.kernel)
         if rows is not None and not isinstance(self.mlp, MoE):
             x, seen, rows = x.index_select(0, rows), seen.index_select(0, rows), None
         x = x + self.attention.o(seen)
-        x = x + self.feed_forward(x, routings)
+        x = x + self.feed_forward(x, routings, times)
         return x if rows is None else x.index_select(0, rows)
 
-    def feed_forward(self, x: Tensor, routings: list[Routing] | None = None) -> Tensor:
-        """What the layer's second half adds to x [T, D]. A layer with experts appends its routing to `routings`."""
+    def feed_forward(self, x: Tensor, routings: list[Routing] | None = None, times: Tensor | None = None) -> Tensor:
+        """What the layer's second half adds to x [T, D]. A layer with experts appends its routing to `routings`, in
+        which each token counts `times` [T]."""
         x = self.mlp_norm(x)
-        return self.mlp(x, routings) if isinstance(self.mlp, MoE) else self.mlp(x)
+        return self.mlp(x, routings, times) if isinstance(self.mlp, MoE) else self.mlp(x)
 
     def continued(
         self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]

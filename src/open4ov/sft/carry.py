@@ -36,6 +36,8 @@ class Carry:
     tokens: int = 0
     room: int = 0
     """Tokens that the packs so far had room for"""
+    computed: int = 0
+    """Tokens without what others shared with them"""
     flops: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
     listed: dict[str, list[str]] = field(default_factory=dict)
@@ -46,12 +48,13 @@ class Carry:
         """Whether validation has ended the training: nothing is trained any more."""
         return self.watch is not None and self.watch.stopped
 
-    def count(self, tokens: int, room: int, flops: float) -> None:
-        """One step more, of so many tokens in packs with so much room."""
+    def count(self, tokens: int, room: int, computed: int, flops: float) -> None:
+        """One step more, of so many tokens in packs with so much room, and so many computed."""
         self.steps += 1
         self.begun += 1
         self.tokens += tokens
         self.room += room
+        self.computed += computed
         self.flops += flops
 
     def enter(self, identity: str, steps: int, model: nn.Module) -> int:
@@ -104,4 +107,4 @@ class Carry:
             self.watch.restore(found.notes["watch"], found.tensors.get("best", {}))
 
 
-_NOTED = ("begun", "tokens", "room", "flops")
+_NOTED = ("begun", "tokens", "room", "computed", "flops")

@@ -14,13 +14,10 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise, zip_longest
 
 from open4ov.errors import UserError, nearest
 from open4ov.sample import Message, Part, Sample, content_id, mastery_of
-
-LEVELS = {"mastered": 0.0, "partial": 0.5, None: 0.75, "unmastered": 1.0}
-"""Place of each mastery in the difficulty order; samples that were not graded stand between partial and unmastered."""
+from open4ov.sft.ordering import by_difficulty, by_picture, in_turn, spread
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,7 @@ def order(
     seed: int | str,
     blend: Blend | None = None,
     before: Mapping[str, int] | None = None,
+    gather: bool = False,
 ) -> Order:
     """Conversations for `tokens` tokens, of which a share `replay` from the replayed set, spread evenly.
 
@@ -84,7 +82,8 @@ def order(
     a budget below an epoch is spent evenly; with a `blend`, each ability has its share instead. The stage's own
     conversations are in difficulty order over the whole stage (see `by_difficulty`); replayed ones are shuffled.
     `length(sample)` gives tokens; conversations over `longest` are listed in `too_long` and left out. `before`: how
-    often each sample was drawn already; those drawn less come first.
+    often each sample was drawn already; those drawn less come first. `gather`: what is about one picture stands
+    together, where its difficulty allows it.
     """
     share = replay if material.own else 1.0
     share = share if material.replay else 0.0
@@ -107,7 +106,9 @@ def order(
     replayed = again.take(tokens * share - over)
     conversations = sum(part.conversations for part in own)
     return Order(
-        samples=spread(by_difficulty(taken, noise, seed), replayed),
+        samples=spread(
+            by_difficulty(taken, noise, seed, gather), by_picture(replayed, f"replay {seed}") if gather else replayed
+        ),
         tokens=again.tokens + sum(part.tokens for part in own),
         too_long=sorted({name for part in (*own, again) for name in part.too_long}),
         epochs=sum(part.visited for part in own) / conversations if conversations else 0.0,
@@ -255,15 +256,6 @@ def merge(samples: Sequence[Sample], turns: int, rng: random.Random) -> list[Sam
     return conversations
 
 
-def in_turn(samples: Sequence[Sample]) -> list[Sample]:
-    """One sample of each task in turn, each task's in the order given; tasks that run out fall silent."""
-    tasks: dict[str, list[Sample]] = {}
-    for sample in samples:
-        tasks.setdefault(sample.task, []).append(sample)
-    rounds = zip_longest(*tasks.values())
-    return [sample for one_of_each in rounds for sample in one_of_each if sample is not None]
-
-
 def joined(samples: Sequence[Sample]) -> Sample:
     """One conversation of samples that share their images: the images stand in the first question only."""
     if len(samples) == 1:
@@ -299,31 +291,3 @@ def with_offset(message: Message, first: int) -> Message:
         for part in message.content
     ]
     return message.model_copy(update={"content": parts})
-
-
-def by_difficulty(samples: Sequence[Sample], noise: float, seed: int | str) -> list[Sample]:
-    """Easy to hard: sorted by the level of `LEVELS` plus a random part in [0, noise).
-
-    With noise 0 the levels are strictly one after another; a small model then forgets the easy tasks while it sees
-    only hard ones. With noise 1 (default of the recipe) the levels overlap and the mean difficulty rises.
-    """
-    rng = random.Random(f"difficulty {seed}")
-    keys = [LEVELS[sample.mastery] + noise * rng.random() + 1e-9 * rng.random() for sample in samples]
-    return [samples[i] for i in sorted(range(len(samples)), key=keys.__getitem__)]
-
-
-def spread(main: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
-    """Both lists in their own order, the shorter one spread evenly over the longer one."""
-    long, short = (main, others) if len(main) >= len(others) else (others, main)
-    if not short:
-        return list(long)
-    cuts = [round(i * len(long) / len(short)) for i in range(len(short) + 1)]
-    pieces = (list(long[a:b]) for a, b in pairwise(cuts))
-
-    def woven() -> Iterator[Sample]:
-        for piece, one in zip_longest(pieces, short):
-            yield from piece or ()
-            if one is not None:
-                yield one
-
-    return list(woven())

@@ -1,8 +1,9 @@
-"""Samples to packs: every image is fetched and resized once, every conversation tokenized once.
+"""Samples to packs: every image is fetched and resized once as long as there is room, every conversation tokenized
+once.
 
-Held in memory: images as RGB bytes of the model's size, conversations as tokens without pixels. Patches are cut when a
-pack is built, in the background. With a frozen vision tower the images' features are held instead and no image passes
-the tower twice.
+Held in memory: images as RGB bytes of the model's size, the latest of them (`pictures.py`), conversations as tokens
+without pixels. Patches are cut when a pack is built, in the background. With a frozen vision tower the images' features
+are held instead and no image passes the tower twice.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from open4ov.errors import UserError
-from open4ov.model import Batch, Encoded, Pack, Processor, Qwen3VL, VisionFeatures, pack
-from open4ov.model.images import smart_resize
+from open4ov.model import Batch, Encoded, Pack, Processor, Qwen3VL, VisionFeatures
+from open4ov.model.sharing import Beginning, beginning, lay
 from open4ov.sample import Sample
+from open4ov.sft.pictures import Pictures
 from open4ov.store import ImageError, ImageStore
 
 T = TypeVar("T")
@@ -37,6 +39,11 @@ class SampleEncoder(Protocol[B_co, V_co]):
 
     def targets(self, sample: Sample) -> int:
         """Tokens of the sample that are to be predicted."""
+        ...
+
+    def beginning(self, sample: Sample) -> str | None:
+        """What the sample begins with: packs compute it once for all samples of theirs where it is equal. None: there
+        is nothing that it could share."""
         ...
 
     def pack(self, samples: Sequence[Sample]) -> tuple[B_co, V_co | None]:
@@ -72,6 +79,7 @@ class Encoder:
 
     `limit`: longer samples are cut after that many tokens (None: none is), save those that would keep nothing to learn.
     `held_bytes`: most memory for features of a frozen tower; pictures beyond it pass the tower again at every step.
+    `share`: a pack has the picture that several samples begin with once.
     """
 
     def __init__(
@@ -81,23 +89,19 @@ class Encoder:
         device: torch.device | str = "cpu",
         limit: int | None = None,
         held_bytes: int = 4 * 2**30,
+        share: bool = True,
     ) -> None:
         self.processor = _Remembering(processor)
         self.store = store
-        self.device, self.limit, self.held_bytes = device, limit, held_bytes
-        self._pictures: dict[str, Image.Image] = {}
+        self.device, self.limit, self.held_bytes, self.share = device, limit, held_bytes, share
+        self.pictures = Pictures(store, processor.images)
         self._documents: dict[str, Encoded] = {}
+        self._beginnings: dict[str, Beginning | None] = {}
         self._features: dict[str, VisionFeatures] = {}
 
     def picture(self, sha: str) -> Image.Image:
         """The image at the size that the model sees."""
-        if sha not in self._pictures:
-            image, s = self.store.get(sha), self.processor.images
-            height, width = smart_resize(image.height, image.width, s.factor, s.min_pixels, s.max_pixels)
-            if (height, width) != (image.height, image.width):
-                image = image.resize((width, height), Image.Resampling.BICUBIC)
-            self._pictures[sha] = image
-        return self._pictures[sha]
+        return self.pictures.get(sha)
 
     def document(self, sample: Sample) -> Encoded:
         """The sample's tokens, cut to `limit`; without pixels, but with the grids of its pictures.
@@ -133,10 +137,18 @@ class Encoder:
         """Tokens of the sample that are to be predicted."""
         return int(self.document(sample).targets[1:].sum())
 
+    def beginning(self, sample: Sample) -> str | None:
+        """What the sample begins with, up to its last picture before the first answer; None without one, or where
+        nothing is shared."""
+        found = self._beginning(sample)
+        return found.key if found else None
+
     def pack(self, samples: Sequence[Sample]) -> tuple[Pack, VisionFeatures | None]:
-        """The samples end to end, with pixels, or with the features that `freeze` computed (None without images)."""
-        joined = pack([self.document(sample) for sample in samples])
-        names = [name for sample in samples for name in self._shown(sample)]
+        """The samples end to end, with pixels, or with the features that `freeze` computed (None without images). Those
+        that begin like one before them come last, without what they share (`model/sharing.py`)."""
+        joined, order = lay([self.document(sample) for sample in samples], [self._beginning(s) for s in samples])
+        shows = [self._shown(samples[number]) for number in order]
+        names = [name for own, count in zip(shows, joined.images, strict=True) for name in own[len(own) - count :]]
         if not names:
             return joined, None
         if all(name in self._features for name in names):
@@ -170,6 +182,15 @@ class Encoder:
     def thaw(self) -> None:
         """The tower may change again: what `freeze` kept is forgotten."""
         self._features = {}
+
+    def _beginning(self, sample: Sample) -> Beginning | None:
+        if not self.share:
+            return None
+        if sample.id not in self._beginnings:
+            document, p = self.document(sample), self.processor
+            visual = (document.input_ids == p.image_id) | (document.input_ids == p.video_id)
+            self._beginnings[sample.id] = beginning(document, visual, self._shown(sample), p.images.merge_size)
+        return self._beginnings[sample.id]
 
     def _shown(self, sample: Sample) -> list[str]:
         """`shown`, without what has been cut off."""

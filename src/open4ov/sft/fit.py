@@ -88,7 +88,8 @@ def fit(
         raise ValueError("a training of several calls needs its total_tokens in each of them")
     screened = screen(samples, encoder.length, section.pack_tokens, section.too_long, section.empty_answers)
     samples = screened.samples
-    order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens)
+    alike = [encoder.beginning(sample) for sample in samples]
+    order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens, alike=alike)
     steps: Steps = [order.packs[i : i + section.accumulate] for i in range(0, len(order.packs), section.accumulate)]
     watching, unwatched = list[Sample](), 0
     if section.validation.every:
@@ -191,20 +192,21 @@ class _Loop(Generic[B, V]):
             section.lr_schedule, after, size, self.total, self.options.warmup, section.lr_decay
         )
         losses: list[torch.Tensor] = []
-        flops = 0.0
+        computed, flops = 0, 0.0
         for own in targets:
             pack, features = next(stream)
             with self.precision():
                 loss = self.model.loss(pack, features) * (own / sum(targets))
             loss.backward()
             losses.append(loss.detach())
+            computed += len(pack.input_ids)
             flops += self.operations.of(pack, features)
         values = [float(value) for value in torch.stack(losses).cpu()]
         try:
             norm = _update(self.model, carry, rate, section.grad_clip, sum(values))
         except training.Diverged as error:
             raise _Broken(error, [[self.samples[i] for i in pack] for pack in packs], values) from None
-        carry.count(size, section.pack_tokens * len(packs), flops)
+        carry.count(size, section.pack_tokens * len(packs), computed, flops)
         if carry.steps % 10 == 0:
             memory.trim()
         seconds = time.monotonic() - began
@@ -291,6 +293,7 @@ _READ = {
     "lr_decay",
     "lr_schedule",
     "optimizer",
+    "share_prefix",
     "validation",
     "weight_decay",
 }
@@ -310,6 +313,7 @@ def _summary(carry: Carry) -> dict[str, Any]:
         "steps": carry.steps,
         "tokens": carry.tokens,
         "pack_fill": round(carry.tokens / carry.room, 4) if carry.room else 1.0,
+        "shared": round(1 - carry.computed / carry.tokens, 4) if carry.tokens else 0.0,
         "model_flops": carry.flops,
         **carry.listed,
         **(carry.watch.summary() if carry.watch else {}),

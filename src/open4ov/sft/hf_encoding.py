@@ -40,6 +40,10 @@ class HFEncoder:
         """Tokens of the sample that are to be predicted."""
         return int(self.document(sample).targets[1:].sum())
 
+    def beginning(self, sample: Sample) -> str | None:
+        """None: rows of a padded batch share nothing."""
+        return None
+
     def pack(self, samples: Sequence[Sample]) -> tuple[HFBatch, Any]:
         """The samples as a padded batch with pixels. Features are never held: the second is None."""
         return pack([self._with_images(sample) for sample in samples]), None

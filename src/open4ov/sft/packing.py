@@ -26,38 +26,81 @@ class Packing:
         return self.tokens / (len(self.packs) * self.pack_tokens) if self.packs else 1.0
 
 
-def plan(lengths: Sequence[int], pack_tokens: int, window: int = 16) -> Packing:
+def plan(
+    lengths: Sequence[int], pack_tokens: int, window: int = 16, alike: Sequence[str | None] | None = None
+) -> Packing:
     """Best fit in order: each sample goes into that one of the `window` open packs which it leaves the least room in.
     When it fits in none it opens a new pack, for which the oldest open one is closed.
 
-    lengths: tokens of each sample, image tokens included. Packs come in the order of their first samples, so that a
-    difficulty order survives packing to within the `window` packs. A pure function of its arguments; N samples take
-    N log(window) steps. Raises ValueError for an empty sample, or a pack or window of less than one.
+    alike: of each sample what it begins with (None: nothing that could be shared). A sample takes those of the
+    following ones that begin alike with it, as many as fit into a pack together. None is packed earlier by that than
+    the window allows: into a pack that would be open if those before it had just filled theirs.
+
+    lengths: tokens of each sample, image tokens included, and what it may share too: a pack holds as many samples
+    whether they share anything or not. Packs come in the order of their first samples, so that a difficulty order
+    survives packing to within the `window` packs. A pure function of its arguments; N samples take N log(window)
+    steps, or N window with `alike`. Raises ValueError for an empty sample, or a pack or window of less than one.
     """
     if pack_tokens < 1 or window < 1:
         raise ValueError(f"packing needs pack_tokens >= 1 and window >= 1, got {pack_tokens} and {window}")
+    if (empty := next((index for index, length in enumerate(lengths) if length < 1), None)) is not None:
+        raise ValueError(f"sample {empty} has no tokens to pack")
     packs: list[list[int]] = []
     rooms: list[int] = []
     opened: list[tuple[int, int]] = []  # room and number of the open packs, in order
-    too_long: list[int] = []
+    families = _Families(lengths, pack_tokens, window, alike)
     for index, length in enumerate(lengths):
-        if length < 1:
-            raise ValueError(f"sample {index} has no tokens to pack")
-        if length > pack_tokens:
-            too_long.append(index)
+        if length > pack_tokens or index in families.placed:
             continue
-        place = bisect_left(opened, (length, 0))
-        if place < len(opened):
-            room, number = opened.pop(place)
-        else:
-            room, number = pack_tokens, len(packs)
+        members, size, reach = families.of(index)
+        first = len(packs) - window + reach
+        number = next((n for _, n in opened[bisect_left(opened, (size, 0)) :] if n >= first), len(packs))
+        if number == len(packs):
             packs.append([])
             rooms.append(pack_tokens)
             oldest = number - window
             if oldest >= 0 and rooms[oldest]:  # a full pack has left the open ones already
                 opened.pop(bisect_left(opened, (rooms[oldest], oldest)))
-        packs[number].append(index)
-        rooms[number] = room - length
+        else:
+            opened.pop(bisect_left(opened, (rooms[number], number)))
+        packs[number] += members
+        rooms[number] -= size
         if rooms[number]:
             insort(opened, (rooms[number], number))
-    return Packing(packs, too_long, sum(pack_tokens - room for room in rooms), pack_tokens)
+    too_long = [index for index, length in enumerate(lengths) if length > pack_tokens]
+    return Packing([sorted(pack) for pack in packs], too_long, sum(pack_tokens - room for room in rooms), pack_tokens)
+
+
+class _Families:
+    """Samples that begin alike. `placed`: those that were taken along, and need no place any more."""
+
+    def __init__(
+        self, lengths: Sequence[int], pack_tokens: int, window: int, alike: Sequence[str | None] | None
+    ) -> None:
+        self.placed: set[int] = set()
+        self._lengths, self._tokens, self._window, self._alike = lengths, pack_tokens, window, alike
+        self._before: list[int] = []  # tokens before each sample
+        self._of: dict[str, list[int]] = {}
+        total = 0
+        for index, (length, key) in enumerate(zip(lengths, alike or (), strict=False)):
+            self._before.append(total)
+            if length <= pack_tokens:
+                total += length
+                if key is not None:
+                    self._of.setdefault(key, []).append(index)
+
+    def of(self, index: int) -> tuple[list[int], int, int]:
+        """The sample and those that it takes along, their tokens, and how many packs later the last one stands."""
+        members, size, reach = [index], self._lengths[index], 0
+        key = self._alike[index] if self._alike else None
+        family = self._of[key] if key is not None else []
+        for place in range(bisect_left(family, index + 1), len(family)):
+            other = family[place]
+            apart = -(-(self._before[other] - self._before[index]) // self._tokens)
+            if apart >= self._window:
+                break
+            if other not in self.placed and size + self._lengths[other] <= self._tokens:
+                members.append(other)
+                size, reach = size + self._lengths[other], apart
+        self.placed.update(members[1:])
+        return members, size, reach

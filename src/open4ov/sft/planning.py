@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from open4ov.errors import UserError
@@ -14,6 +15,7 @@ from open4ov.sample import Sample
 from open4ov.sft import curriculum, sets
 from open4ov.sft.curriculum import Blend, Material, Order
 from open4ov.sft.encoding import Encoder
+from open4ov.sft.ordering import by_picture
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
@@ -100,6 +102,7 @@ def order(
         seed=f"{run.seed}/{iteration}" if iteration else run.seed,
         blend=blend,
         before=before,
+        gather=section.gathers,
     )
 
 
@@ -119,7 +122,7 @@ def random_mix(run: StageRun, encoder: Encoder) -> tuple[Material, Order]:
         materials.append(material)
         plans.append(order(run, stage, material, encoder, getattr(run.recipe.sft, stage).tokens))
     samples = [sample for plan in plans for sample in plan.samples]
-    random.Random(f"random mix {run.seed}").shuffle(samples)
+    samples = _shuffled(samples, f"random mix {run.seed}", run.recipe.sft)
     own = list({sample.id: sample for material in materials for sample in material.own}.values())
     too_long = sorted({name for plan in plans for name in plan.too_long})
     plan = Order(samples, sum(p.tokens for p in plans), too_long, sum(p.epochs for p in plans))
@@ -140,8 +143,16 @@ def single_stage(run: StageRun, encoder: Encoder) -> tuple[Material, Order]:
         longest=longest_of(section),
         seed=run.seed,
     )
-    random.Random(f"single stage {run.seed}").shuffle(plan.samples)
-    return material, plan
+    return material, replace(plan, samples=_shuffled(plan.samples, f"single stage {run.seed}", section))
+
+
+def _shuffled(samples: list[Sample], seed: str, section: SftSection) -> list[Sample]:
+    """In random order; with `sft.gather_pictures` those about one picture together."""
+    if section.gathers:
+        return by_picture(samples, seed)
+    samples = list(samples)
+    random.Random(seed).shuffle(samples)
+    return samples
 
 
 def blend_of(run: StageRun, material: Material) -> Blend | None:

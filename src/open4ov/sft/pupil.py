@@ -22,6 +22,7 @@ def encoder(section: SftSection, processor: Processor, pictures: ImageStore) -> 
         training.device(section.device, "sft.device"),
         limit=section.pack_tokens if section.too_long == "cut" else None,
         held_bytes=round(section.vision_cache_gib * 2**30),
+        share=section.share_prefix,
     )
 
 

@@ -2,7 +2,8 @@
 
 MFU is the operations that the model's matrix products need for the batch (`model/flops.py`: causal attention counted as
 causal, nothing for padding or for what is recomputed), divided by those that the device could do in the same time by
-its maker's figure for dense bfloat16. A backward pass costs two forward passes where weights are trained; one where
+its maker's figure for dense bfloat16. What documents share is counted once, as it is computed: tokens a second count it
+for each of them, MFU does not. A backward pass costs two forward passes where weights are trained; one where
 only gradients flow through, as in a language model that is frozen or has adapters; none in a frozen vision tower, and
 the tower costs nothing where its features are held. Trained mergers beside a frozen tower are counted as frozen ones.
 """
@@ -64,6 +65,7 @@ class Operations:
         if self.config is None or not isinstance(batch, Pack):
             return 0.0
         grids = [(int(t), int(h), int(w)) for t, h, w in batch.grids.tolist()]
-        flops = count(self.config, batch.lengths.tolist(), grids, len(batch.predicted))
+        across = sum(prefix.tokens * sum(prefix.own) for prefix in batch.prefixes)
+        flops = count(self.config, batch.lengths.tolist(), grids, len(batch.predicted), across)
         vision = 0 if features is not None else self.vision
         return self.language * (flops.forward - flops.vision) + vision * flops.vision
