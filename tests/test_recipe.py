@@ -201,6 +201,7 @@ def test_contradictions(tmp_path: Path, text: str, fault: str) -> None:
         ("sft: {lora_rank: 4, ability: {freeze_vision: true}}", "sft.ability.freeze_vision"),
         ("sft: {lora_rank: 4, recompute_vision: op}", "sft.recompute_vision"),
         ("sft: {vision_cache_gib: 2}", "sft.vision_cache_gib"),
+        ("sft: {share_prefix: false, gather_pictures: true}", "sft.gather_pictures"),
         (
             "sft: {schedule: random_mix, recompute_vision: op, knowledge: {freeze_vision: true}}",
             "sft.recompute_vision",

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import random
-from itertools import pairwise
+from itertools import groupby, pairwise
+
+import pytest
 
 from open4ov.sample import Sample, assistant, mastery_of, user
 from open4ov.sft import curriculum
 from open4ov.sft.curriculum import Material
+from open4ov.sft.ordering import by_difficulty, by_picture
 
 
 def sample(name: str, image: str | None = None, rate: float | None = None, language: str = "en") -> Sample:
@@ -64,7 +67,7 @@ def test_difficulty_goes_from_mastered_to_unmastered() -> None:
 def test_noise_softens_the_order_but_difficulty_still_rises() -> None:
     rng = random.Random(0)
     material = [sample(f"{i}", rate=rng.choice([0.0, 0.5, 1.0])) for i in range(300)]
-    ordered = curriculum.by_difficulty(material, 1.0, 0)
+    ordered = by_difficulty(material, 1.0, 0)
     rates = [s.pass_rate or 0.0 for s in ordered]
     assert rates != sorted(rates, reverse=True)
     assert sum(rates[:100]) > sum(rates[100:200]) > sum(rates[200:])
@@ -103,3 +106,20 @@ def test_joined_samples_average_their_grades() -> None:
     merged = curriculum.joined([sample("a", "x", 1.0), sample("b", "x", 0.0)])
     assert (merged.pass_rate, merged.mastery, merged.answer) == (0.5, "partial", None)
     assert merged.lineage == ["a", "b"]
+
+
+def test_questions_about_a_picture_may_stand_together() -> None:
+    """Where their difficulty allows it; one that comes again stands elsewhere."""
+    pictures = [f"p{i % 50}" for i in range(200)]
+    samples = [sample(f"{i}", picture, rate=1.0 if i < 150 else 0.0) for i, picture in enumerate(pictures)]
+    ordered = by_difficulty([*samples, *samples[:100]], 1.0, 0, gather=True)
+    known = [s for s in ordered if s.pass_rate == 1.0]
+    runs = [len(list(run)) for _, run in groupby(known, key=lambda s: s.images[0])]
+    assert len(runs) == pytest.approx(100, abs=5), "fifty pictures, in two epochs"
+    places = {name: [i for i, s in enumerate(ordered) if s.id == name] for name in map(str, range(100))}
+    apart = [abs(first - second) for first, second in places.values()]
+    assert sum(apart) / len(apart) > 50
+    rates = [s.pass_rate or 0.0 for s in ordered]
+    assert sum(rates[:100]) == 100 > sum(rates[200:])
+    assert [s.id for s in by_picture(samples, 1)] != [s.id for s in by_picture(samples, 2)]
+    assert len(list(groupby(by_picture(samples, 1), key=lambda s: s.images[0]))) == 50
