@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from open4ov import assets
+from open4ov import assets, recipe_rl_rollout
 from open4ov.changes import FILES
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -208,7 +208,8 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
-            return {name: getattr(recipe, name).model_dump(mode="json"), **base}
+            pace = {"rollout": set(recipe_rl_rollout.PACE)} if name == "rl" else None
+            return {name: getattr(recipe, name).model_dump(mode="json", exclude=pace), **base}
         elsewhere: dict[str, Any] = {
             **dict.fromkeys(("held_out", "preference_set", *_TOLD), True),
             "ability": {"blend_floor", "probe"},

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from open4ov.recipe_rl_loss import Kind
+from open4ov.recipe_rl_rollout import RolloutSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -32,8 +34,11 @@ class RlSection(Section):
     pass_k_share: float = Field(
         default=0.5, ge=0, le=1, description="share of steps with the Pass@k advantage; diversity after"
     )
-    clip_low: float = Field(default=3e-4, gt=0, description="GSPO lower clip")
-    clip_high: float = Field(default=4e-4, gt=0, description="GSPO upper clip (clip-higher)")
+    loss: Kind = Field(default="gspo", description="gspo (the paper's); grpo and dapo to compare with")
+    clip_low: float | None = Field(default=None, gt=0, description="lower clip; the loss's own when empty (GSPO: 3e-4)")
+    clip_high: float | None = Field(
+        default=None, gt=0, description="upper clip; the loss's own when empty (GSPO: 4e-4)"
+    )
     learning_rate: float = Field(default=5e-5, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
@@ -51,6 +56,7 @@ class RlSection(Section):
         default=0.4, ge=0, le=2, description="cosine distance above which two responses differ (eq. 7)"
     )
     filter: RlFilterSection = Field(default_factory=RlFilterSection)
+    rollout: RolloutSection = Field(default_factory=RolloutSection)
 
 
 def contradictions(section: RlFilterSection) -> Iterator[tuple[Loc, str]]:

@@ -23,7 +23,7 @@ from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import gspo, selection
+from open4ov.rl import losses, selection
 from open4ov.rl.advantage import RewardError
 from open4ov.rl.failed import Failures
 from open4ov.rl.prefix import SharedPrefix, log_probs
@@ -139,7 +139,7 @@ def fit(
 class _Update:
     """What the optimizer steps of one rollout batch saw."""
 
-    statistics: list[gspo.Statistics] = field(default_factory=list)
+    statistics: list[losses.Statistics] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
 
@@ -183,7 +183,7 @@ def _update(
     for (shared, advantages), before in zip(minibatches, old, strict=True):
         logp, entropy = log_probs(model, shared, section.temperature)
         reference = logp.detach() if before is None else before
-        loss, statistics = gspo.loss(logp, reference, shared.response, advantages, section.clip_low, section.clip_high)
+        loss, statistics = losses.loss(section.loss, logp, reference, shared.response, advantages, section)
         share = len(advantages) * steps / (section.group * len(groups))
         (loss * share).backward()
         update.norms.append(training.step(model, optimizer, rate, grad_clip=1.0))
