@@ -265,8 +265,8 @@ def test_the_standard_graph_has_the_stages_of_the_paper() -> None:
     curriculum = pipeline.graph(Recipe(name="x"))
     assert list(curriculum.stages) == [
         "images", "data", "sets", "preference_set", "rl_pool", "sft_knowledge", "sft_ability", "sft_preference", "rl",
-        "dpo", "evaluate_base", "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference", "evaluate_rl",
-        "evaluate_dpo", "report",
+        "dpo", "evaluate_base", "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference",
+        "evaluate_rl", "evaluate_dpo", "report",
     ]  # fmt: skip
     assert [stage.name for stage in curriculum.needed("sft_ability")] == [
         "images",
