@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from open4ov.recipe_rl_loss import Kind
+from open4ov.recipe_rl_pool import LeakageSection, PoolSection
 from open4ov.recipe_rl_rollout import RolloutSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
@@ -57,6 +58,8 @@ class RlSection(Section):
     )
     filter: RlFilterSection = Field(default_factory=RlFilterSection)
     rollout: RolloutSection = Field(default_factory=RolloutSection)
+    pool: PoolSection = Field(default_factory=PoolSection)
+    leakage: LeakageSection = Field(default_factory=LeakageSection)
 
 
 def contradictions(section: RlFilterSection) -> Iterator[tuple[Loc, str]]:

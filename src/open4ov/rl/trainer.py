@@ -28,7 +28,7 @@ from open4ov.rl.advantage import RewardError
 from open4ov.rl.failed import Failures
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import Group, encoded_prompts, in_pass_k, sample_groups
-from open4ov.rl.tasks import Task, from_corpora
+from open4ov.rl.tasks import Task, read
 from open4ov.rollout_book import FOLDER, Book
 from open4ov.store import write_json, write_samples
 
@@ -39,12 +39,12 @@ Curve = list[dict[str, Any]]
 
 
 def run(run: StageRun) -> None:
-    """The stage `rl`: trains the last SFT model on prompts drawn from the corpora."""
+    """The stage `rl`: trains the last SFT model on the tasks of the stage `rl_pool`."""
     section = run.recipe.rl
     torch.set_flush_denormal(True)
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    tasks = from_corpora(selection.candidates(section), section.text_share, run.seed) if section.steps else []
+    tasks = read(run.inputs["rl_pool"], run.images)
     failures = Failures()
     filtered: dict[str, Any] = {}
     if section.steps and section.filter.rollouts:
