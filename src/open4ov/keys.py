@@ -19,6 +19,7 @@ from open4ov.changes import FILES
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.recipe import Recipe
+from open4ov.recipe_rl_loop import TOLD
 from open4ov.run_dir import fingerprint, hash_json
 
 SFT = ("sft_knowledge", "sft_ability", "sft_preference")
@@ -208,7 +209,8 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
-            return {name: getattr(recipe, name).model_dump(mode="json"), **base}
+            told = TOLD if name == "rl" else None
+            return {name: getattr(recipe, name).model_dump(mode="json", exclude=told), **base}
         elsewhere: dict[str, Any] = {
             **dict.fromkeys(("held_out", "preference_set", *_TOLD), True),
             "ability": {"blend_floor", "probe"},

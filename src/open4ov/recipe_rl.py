@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from open4ov.recipe_rl_loop import LoopOptions
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -21,7 +22,7 @@ class RlFilterSection(Section):
     )
 
 
-class RlSection(Section):
+class RlSection(LoopOptions):
     """Online RL: GSPO with Pass@k, then diversity (paper §4)."""
 
     steps: int = Field(default=60, ge=0, description="rollout batches")
@@ -30,7 +31,10 @@ class RlSection(Section):
     minibatches: int = Field(default=4, ge=1, description="optimizer steps a rollout batch")
     pass_k: int = Field(default=4, ge=1, description="k of Pass@k (eq. 2)")
     pass_k_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of steps with the Pass@k advantage; diversity after"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of steps with the Pass@k advantage, at most (rl.plateau); diversity after",
     )
     clip_low: float = Field(default=3e-4, gt=0, description="GSPO lower clip")
     clip_high: float = Field(default=4e-4, gt=0, description="GSPO upper clip (clip-higher)")
