@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from open4ov.recipe_rl_loop import LoopOptions
+from open4ov.recipe_rl_pool import LeakageSection, PoolSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -55,6 +56,8 @@ class RlSection(LoopOptions):
         default=0.4, ge=0, le=2, description="cosine distance above which two responses differ (eq. 7)"
     )
     filter: RlFilterSection = Field(default_factory=RlFilterSection)
+    pool: PoolSection = Field(default_factory=PoolSection)
+    leakage: LeakageSection = Field(default_factory=LeakageSection)
 
 
 def contradictions(section: RlFilterSection) -> Iterator[tuple[Loc, str]]:

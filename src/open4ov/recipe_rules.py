@@ -19,6 +19,7 @@ from open4ov import (
     recipe_providers,
     recipe_rl,
     recipe_rl_loop,
+    recipe_rl_pool,
     recipe_sft,
 )
 from open4ov.errors import nearest
@@ -27,7 +28,7 @@ from open4ov.yaml_file import Loc
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from open4ov.recipe import DataSection, ImagesSection, Recipe, RlSection
+    from open4ov.recipe import DataSection, ImagesSection, Recipe
 
 DENSITY_DIMENSIONS = ("subjects", "space", "ocr", "knowledge")
 
@@ -43,6 +44,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
         return
     yield from recipe_rl.contradictions(rl.filter)
     yield from recipe_rl_loop.contradictions(rl, rl)
+    yield from recipe_rl_pool.contradictions(recipe)
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
         yield ("rl", "pass_k"), f"{rl.pass_k} responses cannot be drawn from a group of {rl.group} (rl.group)"
     if rl.minibatches > rl.prompts:
@@ -69,7 +71,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_blend.idle(recipe)
     yield from recipe_preference.idle(recipe)
     yield from recipe_admission.idle(recipe)
-    yield from _idle_rl(recipe.rl)
+    yield from _idle_rl(recipe)
     if recipe.dpo.pairs == 0:
         yield from _written(recipe.dpo, ("dpo",), "pairs", "dpo.pairs is 0")
 
@@ -137,12 +139,16 @@ def _idle_match(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
         yield ("data", "match_general"), "images.general_count is 0", ("images", "general_count")
 
 
-def _idle_rl(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:
+def _idle_rl(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
+    rl = recipe.rl
     if rl.steps == 0:
         yield from _written(rl, ("rl",), "steps", "rl.steps is 0")
+        if recipe_rl_pool.ROLE in recipe.data.roles:
+            yield ("data", "roles", recipe_rl_pool.ROLE), "rl.steps is 0", ("rl", "steps")
         return
     yield from recipe_rl.idle(rl.filter)
     yield from recipe_rl_loop.idle(rl, rl)
+    yield from recipe_rl_pool.idle(recipe)
     if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
         yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
     if rl.pass_k_share == 1 and rl.plateau.steps == 0:

@@ -31,7 +31,7 @@ from open4ov.rl.roller import RollerGone
 from open4ov.rl.rollout import Group, requests
 from open4ov.rl.sampling import most_even
 from open4ov.rl.state import Curve, State, held_pictures
-from open4ov.rl.tasks import Task, from_corpora
+from open4ov.rl.tasks import Task, read
 from open4ov.rl.update import Broken, Updater
 from open4ov.rollout_book import FOLDER, Book
 from open4ov.sample import Sample
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
 
 def run(run: StageRun) -> None:
-    """The stage `rl`: trains the last SFT model on prompts drawn from the corpora."""
+    """The stage `rl`: trains the last SFT model on the tasks of the stage `rl_pool`."""
     section = run.recipe.rl
     torch.set_flush_denormal(True)
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    tasks = from_corpora(selection.candidates(section), section.text_share, run.seed) if section.steps else []
+    tasks = read(run.inputs["rl_pool"], run.images)
     failures = Failures()
     filtered: dict[str, Any] = {}
     if section.steps and section.filter.rollouts:
