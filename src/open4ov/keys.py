@@ -19,7 +19,7 @@ from open4ov.changes import FILES
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.recipe import Recipe
-from open4ov.recipe_rl_loop import TOLD
+from open4ov.recipe_rl import UNREAD
 from open4ov.run_dir import fingerprint, hash_json
 
 SFT = ("sft_knowledge", "sft_ability", "sft_preference")
@@ -209,8 +209,7 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
-            # the stage rl_pool reads the first two; the others change nothing of the model
-            left_out = {"pool", "leakage", *TOLD} if name == "rl" else None
+            left_out = UNREAD if name == "rl" else None
             return {name: getattr(recipe, name).model_dump(mode="json", exclude=left_out), **base}
         elsewhere: dict[str, Any] = {
             **dict.fromkeys(("held_out", "preference_set", *_TOLD), True),

@@ -19,7 +19,9 @@ from open4ov import (
     recipe_providers,
     recipe_rl,
     recipe_rl_loop,
+    recipe_rl_loss,
     recipe_rl_pool,
+    recipe_rl_rollout,
     recipe_sft,
 )
 from open4ov.errors import nearest
@@ -50,8 +52,8 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     if rl.minibatches > rl.prompts:
         message = f"{rl.minibatches} minibatches need as many groups; there are {rl.prompts} (rl.prompts)"
         yield ("rl", "minibatches"), message
-    if rl.clip_low >= 1:
-        yield ("rl", "clip_low"), f"{rl.clip_low} would clip at a ratio of zero or less; use a value below 1"
+    yield from recipe_rl_loss.contradictions(rl)
+    yield from recipe_rl_rollout.contradictions(rl)
     if rl.length_weight > 0:
         if rl.length_soft >= rl.length_max:
             yield ("rl", "length_soft"), f"{rl.length_soft} must be below rl.length_max = {rl.length_max}"
@@ -149,6 +151,7 @@ def _idle_rl(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_rl.idle(rl.filter)
     yield from recipe_rl_loop.idle(rl, rl)
     yield from recipe_rl_pool.idle(recipe)
+    yield from recipe_rl_rollout.idle(rl)
     if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
         yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
     if rl.pass_k_share == 1 and rl.plateau.steps == 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from online import RED, section, train
+from online import RED, section, tasks, train
 
 from open4ov.engine import VisionCache
 from open4ov.errors import UserError
@@ -19,7 +19,7 @@ from open4ov.rl import replay, trainer
 from open4ov.rl.replay import Replay
 from open4ov.rl.sampling import Cursor
 from open4ov.sample import Sample, assistant, user
-from open4ov.store import ImageStore, write_samples
+from open4ov.store import ImageStore, write_json, write_samples
 
 
 def samples(store: ImageStore) -> list[Sample]:
@@ -77,15 +77,17 @@ def test_it_keeps_what_sft_taught(tiny_dir: Path, tmp_path: Path) -> None:
     assert loss(replay={"share": 0.5, "weight": 1.0}) < loss() - 0.3
 
 
-def test_a_stage_replays_the_general_set(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import online
-
-    monkeypatch.setattr(trainer, "from_corpora", lambda count, share, seed: online.tasks(count))
+def test_a_stage_replays_the_general_set(tiny_dir: Path, tmp_path: Path) -> None:
     options = section(steps=2, reward="online:odd", replay={"share": 0.5}, tensorboard=False)
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "model").symlink_to(tiny_dir)
     store = ImageStore(tmp_path / "image-store")
-    inputs = {"sft_preference": tmp_path / "sft", "data": tmp_path / "data"}
+    inputs = {
+        name: tmp_path / folder for name, folder in (("sft_preference", "sft"), ("data", "data"), ("rl_pool", "pool"))
+    }
+    pool = [t.sample.model_copy(update={"images": [store.put(one) for one in t.images]}) for t in tasks(8)]
+    write_samples(tmp_path / "pool" / "pool.parquet", pool)
+    write_json(tmp_path / "pool" / "pool.json", {"wanted": 8})
 
     def stage(name: str) -> Path:
         for folder in (name, f"{name}.scratch"):

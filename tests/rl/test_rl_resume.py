@@ -20,7 +20,7 @@ from open4ov import training
 from open4ov.engine import Completion, Request
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
-from open4ov.rl import gspo, trainer
+from open4ov.rl import losses, trainer
 from open4ov.rl.failed import Failures
 from open4ov.rl.roller import OwnRoller, RollerGone
 from open4ov.sample import Sample, assistant, user
@@ -36,6 +36,7 @@ EVERYTHING: dict[str, Any] = {
     "length_weight": 0.2,
     "max_update_tokens": 64,
 }
+AHEAD: dict[str, Any] = {**EVERYTHING, "rollout": {"ahead": True}, "steps": 6}
 
 
 def replayed(store: ImageStore) -> list[Sample]:
@@ -58,7 +59,7 @@ def outcome(result: trainer.Fit, given: dict[str, Any]) -> str:
     return json.dumps([result.curve, result.summary, result.shown, failed])
 
 
-@pytest.mark.parametrize("options", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("options", [PLAIN, EVERYTHING, AHEAD], ids=["plain", "everything", "ahead"])
 def test_an_interrupted_training_ends_with_the_same_bits(
     tiny_dir: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -78,6 +79,8 @@ def test_an_interrupted_training_ends_with_the_same_bits(
         updates = sum(point["updates"] for point in expected.curve)
         assert expected.summary["replayed"] == 2 * updates > 0
         assert all(point["replay_loss"] > 0 for point in expected.curve if point["updates"])
+    for point in expected.curve[1:]:
+        assert ("tis_gap" in point) is ("rollout" in options and point["updates"] > 0)
 
 
 KILLED = """
@@ -170,7 +173,7 @@ def test_a_roller_that_is_gone_leaves_the_steps_that_are_done(
 def test_a_loss_that_is_no_number_names_step_and_tasks(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute, calls = gspo.loss, list[int]()
+    compute, calls = losses.loss, list[int]()
 
     def broken(*given: Any, **named: Any) -> Any:
         calls.append(1)
@@ -178,7 +181,7 @@ def test_a_loss_that_is_no_number_names_step_and_tasks(
         return (value * math.nan if len(calls) == 7 else value), statistics
 
     with monkeypatch.context() as patch:
-        patch.setattr(gspo, "loss", broken)
+        patch.setattr(losses, "loss", broken)
         with pytest.raises(training.Diverged) as caught:
             train(tiny_dir, arguments={"checkpoints": tmp_path}, **PLAIN)
     step = int(str(caught.value).split(":")[0].removeprefix("step "))

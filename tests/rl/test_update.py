@@ -14,7 +14,7 @@ from online import assert_same, section, tasks
 from open4ov import training
 from open4ov.engine import Completion, VisionCache
 from open4ov.model import Processor, Qwen3VL
-from open4ov.rl import gspo
+from open4ov.rl import losses
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import Group, encoded_prompts
 from open4ov.rl.update import Broken, Update, Updater
@@ -147,8 +147,8 @@ def test_what_is_not_finite_changes_nothing(tiny_dir: Path, monkeypatch: pytest.
     bench = Bench(tiny_dir)
     before = Qwen3VL.from_pretrained(tiny_dir)
     batch = bench.updater.prepare(groups())
-    compute = gspo.loss
-    monkeypatch.setattr(gspo, "loss", lambda *a, **k: (compute(*a, **k)[0] * math.nan, compute(*a, **k)[1]))
+    compute = losses.loss
+    monkeypatch.setattr(losses, "loss", lambda *a, **k: (compute(*a, **k)[0] * math.nan, compute(*a, **k)[1]))
     with pytest.raises(Broken) as caught:
         bench.updater.apply(batch, training.adamw(bench.model, 1e-2), 1e-2)
     assert caught.value.names == ["t0", "t1"]

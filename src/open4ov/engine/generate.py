@@ -126,6 +126,14 @@ class Engine:
                 self._rows.leave(one)
                 self.scheduler.remove(one)
 
+    def release(self) -> None:
+        """Frees the memory of keys and values, for others to use until the next step, which takes it again. Features
+        of pictures stay. Raises RuntimeError while anything is under way, or computed ahead and held."""
+        if self.busy or self.scheduler.held:
+            raise RuntimeError("the engine is at work: its keys and values cannot be given up now")
+        self._begin_anew()
+        self._store.release()
+
     @property
     def longest(self) -> int:
         """Tokens that a prompt and its response may have together."""
@@ -146,6 +154,7 @@ class Engine:
             self.weight_version += self._watch.changed()
             if self._root() != self.scheduler.root:
                 self._begin_anew()
+        self._store.reserve()
         chunks = self.scheduler.plan()
         for one in [one for one in self._rows.sequences if one not in self.scheduler.running]:  # preempted
             self._rows.leave(one)

@@ -9,11 +9,9 @@ from statistics import fmean
 import torch
 
 from open4ov.answers import boxed, normalise
+from open4ov.engine.degeneration import REASONS
 from open4ov.recipe import RlSection
 from open4ov.rl.rollout import Group
-
-DEGENERATE = ("repetition", "garbled")
-"""Why the engine stops a response that has become a loop or noise"""
 
 
 def of_groups(groups: Sequence[Group], section: RlSection) -> dict[str, float]:
@@ -35,7 +33,7 @@ def of_groups(groups: Sequence[Group], section: RlSection) -> dict[str, float]:
         "distinct": round(fmean(distinct(group) for group in groups), 4),
         "length": round(float(lengths.mean()), 2),
         "truncated": round(fmean(r.finish_reason == "length" for r in responses), 4),
-        "degenerate": round(fmean(r.finish_reason in DEGENERATE for r in responses), 4),
+        "degenerate": round(fmean(r.finish_reason in REASONS for r in responses), 4),
         "empty": round(fmean(not r.text.strip() for r in responses), 4),
         "dead": round(fmean(group.dead for group in groups), 4),
     }

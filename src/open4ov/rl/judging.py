@@ -14,7 +14,7 @@ from open4ov.engine import Completion
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.recipe import RlSection
-from open4ov.rl import advantage, rewards
+from open4ov.rl import advantage, degenerate, rewards
 from open4ov.rl.advantage import RewardError
 from open4ov.rl.rollout import Group
 from open4ov.rl.schedule import Phase
@@ -42,6 +42,7 @@ class Judge:
         section = self.section
         texts = [response.text for response in responses]
         correct = torch.tensor([self._reward(text, task.sample) for text in texts], dtype=torch.float64)
+        correct = degenerate.signal(responses, correct)
         lengths = torch.tensor([len(response.token_ids) for response in responses], dtype=torch.float64)
         diversity = None
         if phase == "pass_at_k":
@@ -59,6 +60,7 @@ class Judge:
         if section.length_weight:
             length_rewards = rewards.length(lengths, section.length_max, section.length_soft)
             advantages = advantages + advantage.centred_length(length_rewards, section.length_weight)
+        advantages = degenerate.held_down(responses, advantages)
         return Group(task, responses, correct, lengths, length_rewards, advantages, diversity)
 
     def _reward(self, text: str, sample: Sample) -> float:

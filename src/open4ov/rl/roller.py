@@ -1,56 +1,195 @@
-"""Who generates the responses of online RL."""
+"""Who generates the responses of online RL: our engine in process, a quantised copy of the policy, or vLLM.
+
+    roller = roller.build(model, processor, section.rollout)
+    responses = roller.generate(requests)        # by weights of roller.weight_version
+    ...                                          # the update, in place
+    roller.update_weights()
+
+Whatever it is, a response has token ids, log p of each under what it was sampled from (at the request's temperature),
+and the version of the weights. Where these are not the trained policy's (`exact` is False), the trainer corrects by
+`importance.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
 
 from open4ov.engine import Completion, Engine, Request, VisionCache
+from open4ov.engine.generate import Progress
+from open4ov.engine.quantize import quantize
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 
+if TYPE_CHECKING:
+    from open4ov.recipe_rl_rollout import RolloutSection
+
 
 class RollerGone(UserError):
-    """Who generates the responses answers no more."""
+    """Nobody generates any more. The step's responses are lost, the training is not: it goes on from its checkpoint."""
 
 
 class Roller(Protocol):
-    """`exact`: its log-probabilities are those of the policy that is trained, up to rounding."""
+    """What generates rollouts. One thread at a time may call it.
 
-    exact: bool
+    `weight_version`: of the weights that it generates with; every completion is stamped with it. `exact`: whether the
+    log-probabilities are those of the trained policy, up to rounding, as long as `update_weights` is called after each
+    update. `apart`: whether it has weights of its own, so that it may generate during an update. `vision_cache`:
+    features of pictures by the trained model's own tower, for the update to use as well.
+    """
 
     @property
     def weight_version(self) -> int: ...
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]: ...
+    @property
+    def exact(self) -> bool: ...
 
-    def update_weights(self) -> None: ...
+    @property
+    def apart(self) -> bool: ...
+
+    @property
+    def vision_cache(self) -> VisionCache: ...
+
+    @property
+    def caches(self) -> tuple[VisionCache, ...]:
+        """All that hold features of pictures, `vision_cache` among them."""
+        ...
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Completion]]:
+        """The completions of each request, in order, as `Engine.generate`. Raises RollerGone."""
+        ...
+
+    def update_weights(self) -> int:
+        """Takes over the trained model's weights as they are now; returns the new version. Raises RollerGone."""
+        ...
+
+    def release(self) -> None:
+        """Frees the memory that only generating needs, until the next `generate`."""
+        ...
 
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of our engine: responses under way together, tokens whose keys and values are held, and what it computes in
+    instead of the weights' type."""
+
+    batch: int = 128
+    kv_tokens: int = 32768
+    autocast: torch.dtype | None = None
+
+
 class OwnRoller:
-    """Our engine in this process, which computes with the trainer's own weights."""
+    """Our engine over the very model that is trained: nothing is copied, an update only has to be told."""
 
-    exact = True
-
-    def __init__(self, model: Qwen3VL, processor: Processor, pictures: VisionCache) -> None:
-        self.engine = Engine(model, processor, vision_cache=pictures)
+    def __init__(self, model: Qwen3VL, processor: Processor, sizes: Sizes | None = None, version: int = 0) -> None:
+        sizes = sizes or Sizes()
+        self.engine = Engine(
+            model, processor, max_batch=sizes.batch, kv_tokens=sizes.kv_tokens, autocast=sizes.autocast
+        )
+        self.engine.weight_version = version
+        self.exact, self.apart = True, False
 
     @property
     def weight_version(self) -> int:
         return self.engine.weight_version
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        return self.engine.generate(requests)
+    @property
+    def vision_cache(self) -> VisionCache:
+        return self.engine.vision_cache
 
-    def update_weights(self) -> None:
-        self.engine.update_weights()
+    @property
+    def caches(self) -> tuple[VisionCache, ...]:
+        return self.vision_cache, self.engine.vision_cache
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Completion]]:
+        return self.engine.generate(requests, progress)
+
+    def update_weights(self) -> int:
+        return self.engine.update_weights(self._state())
+
+    def _state(self) -> Mapping[str, Tensor] | None:
+        return None
+
+    def release(self) -> None:
+        self.engine.release()
 
     def close(self) -> None:
-        pass
+        self.engine.release()
 
 
-def build(model: Qwen3VL, processor: Processor, section: object, pictures: VisionCache) -> Roller:
-    """The roller that the section asks for."""
-    return OwnRoller(model, processor, pictures)
+class CopyRoller(OwnRoller):
+    """Our engine over a copy of the policy: quantised (`kind` int8 or fp8), or alike (None), so that it can generate
+    while the policy is trained. `update_weights` copies anew, and quantises on the way in.
+
+    A frozen tower is shared, not copied. With `ahead` another thread generates: then the trainer's features of pictures
+    are kept apart, since which of them still have room would depend on how fast either is. Raises UserError where the
+    kind cannot be computed (`quantize`).
+    """
+
+    def __init__(
+        self,
+        model: Qwen3VL,
+        processor: Processor,
+        kind: str | None = None,
+        sizes: Sizes | None = None,
+        version: int = 0,
+        *,
+        ahead: bool = False,
+    ) -> None:
+        self.trained = model
+        twin = copied(model)
+        if kind is not None:
+            quantize(twin, kind)
+        super().__init__(twin, processor, sizes, version)
+        shared = twin.vision is model.vision and not ahead
+        self._pictures = self.engine.vision_cache if shared else VisionCache(model, processor)
+        self.exact, self.apart = kind is None, True
+
+    @property
+    def vision_cache(self) -> VisionCache:
+        return self._pictures
+
+    def _state(self) -> Mapping[str, Tensor]:
+        return self.trained.state_dict()
+
+
+def copied(model: Qwen3VL) -> Qwen3VL:
+    """The same model with weights of its own that nobody trains; a tower that is frozen is the very same one."""
+    frozen = not any(parameter.requires_grad for parameter in model.vision_parameters())
+    memo: dict[int, object] = {id(model.vision): model.vision} if frozen else {}
+    twin = copy.deepcopy(model, memo)
+    for parameter in twin.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return twin
+
+
+def build(
+    model: Qwen3VL,
+    processor: Processor,
+    section: RolloutSection,
+    *,
+    autocast: torch.dtype | None = None,
+    version: int = 0,
+) -> Roller:
+    """What the recipe's `rl.rollout` asks for. `autocast`: what our own engine computes in instead of the weights'
+    type; `version`: of the weights that it begins with, in a run that goes on.
+
+    Freeze what is to be frozen before. Raises UserError for what cannot work here, and RollerGone.
+    """
+    if section.backend == "vllm":
+        from open4ov.rl.roller_vllm import VLLMRoller
+
+        return VLLMRoller(model, processor, section, version)
+    sizes = Sizes(section.batch, section.kv_tokens, autocast)
+    if section.weights == "same" and not section.ahead:
+        return OwnRoller(model, processor, sizes, version)
+    kind = None if section.weights == "same" else section.weights
+    return CopyRoller(model, processor, kind, sizes, version, ahead=section.ahead)

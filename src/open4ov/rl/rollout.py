@@ -18,7 +18,7 @@ from open4ov.engine.vision_cache import digests
 from open4ov.model import Encoded, Processor, VisionFeatures
 from open4ov.model.processing import visuals
 from open4ov.recipe import RlSection
-from open4ov.rl import advantage
+from open4ov.rl import advantage, degenerate
 from open4ov.rl.tasks import Task
 
 
@@ -47,7 +47,8 @@ class Group:
 
 def requests(tasks: Sequence[Task], section: RlSection, step: int, seed: int) -> list[Request]:
     """`section.group` responses to each task. What is sampled depends on the seed, the step and the task alone, not on
-    what else is in the batch."""
+    what else is in the batch. Responses that become a loop or noise are stopped, with `rl.rollout.stop_loops`."""
+    watched = degenerate.watch(section.rollout, section.max_tokens)
     return [
         Request(
             messages=task.prompt,
@@ -56,6 +57,7 @@ def requests(tasks: Sequence[Task], section: RlSection, step: int, seed: int) ->
             temperature=section.temperature,
             n=section.group,
             seed=random.Random(f"rollout {seed} {step} {task.sample.id}").getrandbits(31),
+            degeneration=watched,
         )
         for task in tasks
     ]

@@ -11,6 +11,7 @@ report counts only groups that are all right or all wrong.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Iterable, Sequence
@@ -77,7 +78,7 @@ class Cursor:
         """The tasks that `take` has given are done with, but for those that are to come `again`."""
         if not set(taken) <= set(self._queue):
             self.epoch += 1
-            self._queue += self._order(self.epoch)
+            self._queue = [*self._queue, *self._order(self.epoch)]
         left = set(taken)
         rest: list[str] = []
         for name in self._queue:
@@ -86,6 +87,12 @@ class Cursor:
             else:
                 rest.append(name)
         self._queue = [*rest, *again]
+
+    def after(self, taken: Sequence[str]) -> Cursor:
+        """Another one, as it will be when these are settled."""
+        other = copy.copy(self)
+        other.settle(taken)
+        return other
 
     def notes(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "queue": self._queue}

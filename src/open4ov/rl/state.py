@@ -3,12 +3,12 @@
 Besides weights and optimizer (`checkpoints.py`) these are the cursors over tasks and replayed samples, the
 oversampling, the failed tasks, the curve (which tells the phase) and the weights' version. Nothing else is drawn at
 random: a response samples from a stream that the seed, the step and its task name. Features of pictures are not in it:
-see `held_pictures`.
+see `hold_pictures`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -20,9 +20,9 @@ from open4ov import checkpoints, training
 from open4ov.checkpoints import Checkpoint
 from open4ov.engine import VisionCache
 from open4ov.errors import UserError
-from open4ov.model import Processor, Qwen3VL
+from open4ov.model import Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.recipe_rl_loop import TOLD
+from open4ov.recipe_rl import UNREAD
 from open4ov.rl.failed import Failures
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import Cursor, RatioEma
@@ -53,6 +53,8 @@ class State:
     unused: int = 0
     replayed: int = 0
     first: dict[str, Any] | None = None
+    coming: dict[str, Any] | None = None
+    """Rollouts of the next step that were generated ahead (`coming.py`)"""
 
     @staticmethod
     def begin(
@@ -85,9 +87,11 @@ class State:
         """Steps that are done."""
         return len(self.curve)
 
-    def tasks(self, prompts: int) -> list[Task]:
-        """Those that the next step rolls out, so that it has `prompts` to train on. Nothing moves yet."""
-        return [self.pool[name] for name in self.cursor.take(min(self.ratio.count(prompts), len(self.pool)))]
+    def tasks(self, prompts: int, before: Sequence[Task] = ()) -> list[Task]:
+        """Those that the next step rolls out, so that it has `prompts` to train on; with `before`, those of the step
+        after these, which are not settled yet. Nothing moves."""
+        cursor = self.cursor.after([task.sample.id for task in before]) if before else self.cursor
+        return [self.pool[name] for name in cursor.take(min(self.ratio.count(prompts), len(self.pool)))]
 
     def settle(self, groups: Sequence[Group], chosen: Sequence[Group], point: dict[str, Any]) -> None:
         """One step is over: these were rolled out, those of them trained on, and `point` was computed. Live ones that
@@ -125,10 +129,8 @@ class State:
         means = ("pass_rate", "length", "entropy") if tail else ()
         return {**found, **{f"last_{key}": round(fmean(point[key] for point in tail), 4) for key in means}}
 
-    def save(self, folder: Path | None, model: nn.Module) -> None:
+    def save(self, folder: Path, model: nn.Module) -> None:
         """Writes a checkpoint. Raises UserError when the disk is full; the one before is there still."""
-        if folder is None:
-            return
         notes: dict[str, Any] = {name: getattr(self, name) for name in _NOTED}
         notes |= {"cursor": self.cursor.notes(), "ratio": self.ratio.value, "failures": self.failures.notes()}
         if self.replay:
@@ -152,13 +154,11 @@ class State:
             self.replay.restore(notes["replay"])
 
 
-_NOTED = ("version", "barren", "rolled", "unused", "replayed", "first")
+_NOTED = ("version", "barren", "rolled", "unused", "replayed", "first", "coming")
 
 
-def held_pictures(
-    model: Qwen3VL, processor: Processor, section: RlSection, pool: int, replayed: bool = False
-) -> VisionCache:
-    """Where features of pictures are held, for the rollout as for the update.
+def hold_pictures(caches: Iterable[VisionCache], section: RlSection, pool: int, replayed: bool = False) -> None:
+    """How features of pictures are held, for the rollout as for the update.
 
     A training that was interrupted must compute them anew to the last bit, and the rounding of a pass depends on what
     else is in it. So a picture that may come again, of a frozen tower, passes the tower by itself, once in a run as far
@@ -166,10 +166,11 @@ def held_pictures(
     held for that step only (`trainer.py` clears them).
     """
     once = pool >= section.steps * section.prompts and not section.oversampling.enabled and not replayed
-    limit = round(section.vision_cache_gib * 2**30)
-    return VisionCache(model, processor, limit, alone=section.freeze_vision and not once)
+    for cache in caches:
+        cache.limit = round(section.vision_cache_gib * 2**30)
+        cache.alone = section.freeze_vision and (section.rollout.ahead or not once)
 
 
 def _identity(section: RlSection, seed: int, pool: dict[str, Task], replayed: Sequence[Sample]) -> str:
     """What it is a training of."""
-    return content_id("rl", section.model_dump(exclude=TOLD), seed, list(pool), [sample.id for sample in replayed])
+    return content_id("rl", section.model_dump(exclude=UNREAD), seed, list(pool), [sample.id for sample in replayed])

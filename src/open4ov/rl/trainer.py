@@ -22,15 +22,17 @@ from open4ov.functions import function
 from open4ov.journal import Journal
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import figures, replay, roller, schedule, selection, showing, stops
+from open4ov.rl import figures, importance, replay, roller, schedule, selection, showing, stops
 from open4ov.rl.clock import Clock
+from open4ov.rl.coming import Rollouts
 from open4ov.rl.failed import Failures
 from open4ov.rl.judging import Judge
+from open4ov.rl.offload import Phases
 from open4ov.rl.replay import Replay
 from open4ov.rl.roller import RollerGone
-from open4ov.rl.rollout import Group, requests
+from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import most_even
-from open4ov.rl.state import Curve, State, held_pictures
+from open4ov.rl.state import Curve, State, hold_pictures
 from open4ov.rl.tasks import Task, read
 from open4ov.rl.update import Broken, Updater
 from open4ov.rollout_book import FOLDER, Book
@@ -148,17 +150,19 @@ class _Online:
         replayed: Sequence[Sample],
         checkpoints: Path | None,
     ) -> None:
-        self.model, self.section, self.seed, self.state = model, section, seed, state
+        self.model, self.section, self.state = model, section, state
         self.images, self.checkpoints = images, checkpoints
         self.judge = Judge(section)
-        self.pictures = held_pictures(model, processor, section, len(state.pool), bool(replayed))
-        self.roller = roller.build(model, processor, getattr(section, "rollout", None), self.pictures)
-        self.updater = Updater(model, processor, self.pictures, section, self.roller.exact)
+        rolling = roller.build(model, processor, section.rollout, version=state.version)
+        hold_pictures(rolling.caches, section, len(state.pool), bool(replayed))
+        self.rollouts = Rollouts(rolling, state, section, seed)
+        self.pictures = rolling.vision_cache
+        self.phases = Phases(rolling, state.optimizer, section.rollout.offload)
+        weighed = importance.wanted(section.rollout.tis, rolling.exact and not section.rollout.ahead)
+        self.updater = Updater(model, processor, self.pictures, section, weighed)
         self.replay: Replay | None = None
         if state.replay and images:
             self.replay = Replay(replayed, images.get, processor, self.pictures, section, state.replay)
-        self.stepped = False
-        """Whether the weights are others than the roller has"""
         self.groups: list[Group] = []
         self.last: dict[str, Any] | None = None
 
@@ -167,21 +171,20 @@ class _Online:
         state, section, step = self.state, self.section, self.state.done
         clock = Clock()
         phase = schedule.phase(section, state.curve)
-        tasks = state.tasks(section.prompts)
         if not self.pictures.alone:
             self.pictures.clear()
-        with clock("rollout"):
-            responses = self._rolled_out(tasks)
+        with clock("rollout"), self.phases.generation():
+            tasks, responses = self._rolled_out(step)
         with clock("reward"):
             self.groups = self.judge.groups(tasks, responses, phase)
             chosen = most_even(self.groups, section.prompts)
-        with clock("score"):
+        with clock("score"), self.phases.update():
             batch = self.updater.prepare(chosen)
         with clock("update"):
             rate = section.learning_rate * schedules.warmup_cosine(step, section.steps, 0.05, floor=0.1)
             try:
                 update = self.updater.apply(batch, state.optimizer, rate, self.replay)
-                self.stepped = True
+                self.rollouts.stepped()
             except Broken as broken:  # earlier mini-batches have changed the weights
                 raise stops.diverged(broken.reason, step + 1, broken.names, self.checkpoints) from None
         if self.replay:
@@ -198,7 +201,8 @@ class _Online:
         state, section = self.state, self.section
         ended = state.done == section.steps
         barren = state.barren >= stops.limit(section) and not ended
-        if barren or (state.done % section.checkpoint_every == 0 and not ended):
+        if self.checkpoints and (barren or (state.done % section.checkpoint_every == 0 and not ended)):
+            state.coming = self.rollouts.notes()
             state.save(self.checkpoints, self.model)
         if barren:
             raise stops.nothing_to_learn(section, state.done, state.barren, self.groups)
@@ -208,7 +212,7 @@ class _Online:
         return [one for one in (self.state.first, self.last) if one is not None]
 
     def close(self) -> None:
-        self.roller.close()
+        self.rollouts.close()
 
     def _show(self, groups: dict[str, Any]) -> None:
         if self.state.done == 1:
@@ -216,16 +220,15 @@ class _Online:
         else:
             self.last = groups
 
-    def _rolled_out(self, tasks: Sequence[Task]) -> list[list[Completion]]:
-        """The responses to each task by the weights as they are. Of this step nothing has changed yet: where the roller
-        is gone, the steps before are kept, and the same command goes on."""
+    def _rolled_out(self, step: int) -> tuple[list[Task], list[list[Completion]]]:
+        """The step's tasks and the responses to each. Of the step nothing has changed yet: where the roller is gone,
+        the steps before are kept, and the same command goes on."""
         try:
-            if self.stepped:
-                self.roller.update_weights()
-            self.stepped = False
-            return self.roller.generate(requests(tasks, self.section, self.state.done, self.seed))
+            return self.rollouts.next(step)
         except RollerGone:
-            self.state.save(self.checkpoints, self.model)
+            if self.checkpoints:
+                self.state.coming = None
+                self.state.save(self.checkpoints, self.model)
             raise
 
 

@@ -24,7 +24,7 @@ from open4ov.engine import VisionCache
 from open4ov.model import Encoded, Processor, Qwen3VL, VisionFeatures
 from open4ov.model.processing import visuals
 from open4ov.recipe import RlSection
-from open4ov.rl import losses
+from open4ov.rl import importance, losses
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.replay import Replay
 from open4ov.rl.rollout import Group, encoded_prompts
@@ -71,11 +71,14 @@ class Update:
 
     losses: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
+    least: list[float] = field(default_factory=list)
+    largest: list[float] = field(default_factory=list)
     clipped_low: list[float] = field(default_factory=list)
     clipped_high: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     replay: list[float] = field(default_factory=list)
+    importance: list[dict[str, float]] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
         """For the curve; nothing was updated where no group was alive."""
@@ -87,10 +90,14 @@ class Update:
             "loss": round(fmean(self.losses), 6),
             "entropy": round(fmean(self.entropies), 4),
             "ratio": round(fmean(self.ratios), 6),
+            "ratio_min": round(min(self.least), 6),
+            "ratio_max": round(max(self.largest), 6),
             "clip_low": round(fmean(self.clipped_low), 4),
             "clip_high": round(fmean(self.clipped_high), 4),
             "grad_norm": round(fmean(self.norms), 4),
         }
+        for name in self.importance[0] if self.importance else ():
+            found[name] = round(fmean(each[name] for each in self.importance), 6)
         return {**found, "replay_loss": round(fmean(self.replay), 4)} if self.replay else found
 
 
@@ -103,14 +110,14 @@ class Broken(Exception):
 
 
 class Updater:
-    """Trains the model on groups. `pictures`: features of a frozen tower. `exact`: the rollouts' log-probabilities are
-    the policy's own; otherwise each token is weighed (`importance.py`)."""
+    """Trains the model on groups. `pictures`: features of a frozen tower. `weighed`: the rollouts are of another policy
+    than the one that is trained, and each token is weighed for that (`importance.py`)."""
 
     def __init__(
-        self, model: Qwen3VL, processor: Processor, pictures: VisionCache, section: RlSection, exact: bool = True
+        self, model: Qwen3VL, processor: Processor, pictures: VisionCache, section: RlSection, weighed: bool = False
     ) -> None:
         self.model, self.processor, self.pictures, self.section = model, processor, pictures, section
-        self.exact = exact
+        self.weighed = weighed
 
     def prepare(self, groups: Sequence[Group]) -> Batch:
         """Lays the live groups out, whole ones in each mini-batch, and scores them: the log-probabilities under the
@@ -148,34 +155,44 @@ class Updater:
 
     def _accumulate(self, parts: Sequence[Part], batch: Batch, seen: Update) -> None:
         """The gradients of one mini-batch, part by part."""
-        whole, steps = self._units(parts), len(batch.minibatches)
-        total = loss = ratio = low = high = entropy = 0.0
-        for part in parts:
+        section, steps = self.section, len(batch.minibatches)
+        by_token = section.loss == "dapo"  # the mean is over tokens, of the others over responses
+        units = [part.tokens if by_token else part.responses for part in parts]
+        whole = batch.tokens if by_token else batch.responses
+        loss = entropy = 0.0
+        statistics: list[losses.Statistics] = []
+        for part, own in zip(parts, units, strict=True):
             logp, entropies = self.score(part)
             old = logp.detach() if part.old_logp is None else part.old_logp
-            value, statistics = losses.loss("gspo", logp, old, part.shared.response, part.advantages, self.section)
-            units = self._units([part])
-            scaled = value * (units * steps / self._units_of(batch))
+            weights = self._weights(part, old, seen)
+            value, found = losses.loss(section.loss, logp, old, part.shared.response, part.advantages, section, weights)
+            scaled = value * (own * steps / whole)
             loss += self._checked(float(scaled.detach()), "loss")
             scaled.backward()
-            share = units / whole
-            ratio += share * statistics.ratio
-            low += share * statistics.clipped_low
-            high += share * statistics.clipped_high
             entropy += float(entropies.sum())
-            total += part.tokens
+            statistics.append(found)
+
+        ratios = [part.responses if section.loss == "gspo" else part.tokens for part in parts]
+
+        def mean(values: Sequence[float]) -> float:
+            return sum(value * count for value, count in zip(values, ratios, strict=True)) / sum(ratios)
+
         seen.losses.append(loss)
-        seen.ratios.append(ratio)
-        seen.clipped_low.append(low)
-        seen.clipped_high.append(high)
-        seen.entropies.append(entropy / total)
+        seen.ratios.append(mean([one.ratio for one in statistics]))
+        seen.least.append(min(one.ratio_min for one in statistics))
+        seen.largest.append(max(one.ratio_max for one in statistics))
+        seen.clipped_low.append(mean([one.clipped_low for one in statistics]))
+        seen.clipped_high.append(mean([one.clipped_high for one in statistics]))
+        seen.entropies.append(entropy / sum(part.tokens for part in parts))
 
-    def _units(self, parts: Sequence[Part]) -> int:
-        """What the loss is a mean over, of some parts: responses."""
-        return sum(part.responses for part in parts)
-
-    def _units_of(self, batch: Batch) -> int:
-        return batch.responses
+    def _weights(self, part: Part, old: Tensor, seen: Update) -> Tensor | None:
+        """Of each token [R], where the rollouts are of another policy."""
+        if not self.weighed:
+            return None
+        cap = self.section.rollout.tis_cap
+        told = importance.statistics(old, part.rollout_logp, part.shared.response, part.responses, cap)
+        seen.importance.append(told.figures())
+        return importance.weights(old, part.rollout_logp, cap)
 
     def _checked(self, value: float, what: str) -> float:
         if not math.isfinite(value):
