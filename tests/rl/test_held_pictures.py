@@ -10,15 +10,14 @@ from online import section, tasks
 from open4ov.engine import VisionCache
 from open4ov.model import Processor, Qwen3VL
 from open4ov.rl.rollout import encoded_prompts
-from open4ov.rl.state import hold_pictures
+from open4ov.rl.state import held_pictures
 
 
 def test_what_may_come_again_passes_the_tower_alone(tiny_dir: Path) -> None:
     model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
 
     def alone(pool: int, replayed: bool = False, **changes: object) -> bool:
-        cache = VisionCache(model, processor)
-        hold_pictures([cache], section(steps=3, vision_cache_gib=0.5, **changes), pool, replayed)
+        cache = held_pictures(model, processor, section(steps=3, vision_cache_gib=0.5, **changes), pool, replayed)
         assert cache.limit == 2**29
         return cache.alone
 

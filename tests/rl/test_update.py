@@ -14,7 +14,7 @@ from online import assert_same, section, tasks
 from open4ov import training
 from open4ov.engine import Completion, VisionCache
 from open4ov.model import Processor, Qwen3VL
-from open4ov.rl import losses
+from open4ov.rl import importance, losses
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import Group, encoded_prompts
 from open4ov.rl.update import Broken, Update, Updater
@@ -107,6 +107,38 @@ def test_the_gradient_is_that_of_the_formula(tiny_dir: Path, monkeypatch: pytest
     loss.backward()
     assert update.losses == [pytest.approx(loss.item(), abs=1e-6)]
     assert_close(found, {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+
+
+def test_tokens_of_another_policy_are_weighed(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By how likely the policy finds each, cut at the cap; the rollout said log p = -1 of all."""
+    bench = Bench(tiny_dir, rollout={"tis_cap": 0.01})
+    plain, _ = bench.gradients(groups(), monkeypatch)
+    bench.updater.weighed = True
+    found, update = bench.gradients(groups(), monkeypatch)
+    model = bench.model
+    shared = SharedPrefix.build(encoded_prompts(bench.processor, tasks(2), bench.pictures), RESPONSES[:2])
+    logp, _ = log_probs(model, shared)
+    weights = importance.weights(logp.detach(), torch.full_like(logp, -1.0), 0.01)
+    advantages = torch.tensor([value for own in ADVANTAGES[:2] for value in own], dtype=torch.float64)
+    value, _ = losses.loss("gspo", logp, logp.detach(), shared.response, advantages, bench.section, weights)
+    (value * 8 / 12).backward()
+    assert_close(found, {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert not torch.allclose(found["text.norm.weight"], plain["text.norm.weight"])
+    assert update.figures()["tis_weight"] == pytest.approx(float(weights.mean()), abs=1e-6)
+
+
+def test_a_mean_over_tokens_is_one_over_all_parts(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DAPO's: long responses weigh more, and the dead group's tokens count."""
+    whole, _ = Bench(tiny_dir, loss="dapo").gradients(groups(), monkeypatch)
+    parts, _ = Bench(tiny_dir, loss="dapo", max_update_tokens=30).gradients(groups(), monkeypatch)
+    assert_close(parts, whole)
+    bench = Bench(tiny_dir, loss="dapo")
+    shared = SharedPrefix.build(encoded_prompts(bench.processor, tasks(2), bench.pictures), RESPONSES[:2])
+    logp, _ = log_probs(bench.model, shared)
+    advantages = torch.tensor([value for own in ADVANTAGES[:2] for value in own])[shared.response]
+    tokens = sum(len(ids) for own in RESPONSES for ids in own)
+    (-((logp - logp.detach()).exp() * advantages).sum() / tokens).backward()
+    assert_close(whole, {name: p.grad for name, p in bench.model.named_parameters() if p.grad is not None})
 
 
 def test_a_response_without_a_token_counts_but_is_not_computed(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

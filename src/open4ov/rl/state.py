@@ -3,12 +3,12 @@
 Besides weights and optimizer (`checkpoints.py`) these are the cursors over tasks and replayed samples, the
 oversampling, the failed tasks, the curve (which tells the phase) and the weights' version. Nothing else is drawn at
 random: a response samples from a stream that the seed, the step and its task name. Features of pictures are not in it:
-see `hold_pictures`.
+see `held_pictures`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +20,7 @@ from open4ov import checkpoints, training
 from open4ov.checkpoints import Checkpoint
 from open4ov.engine import VisionCache
 from open4ov.errors import UserError
-from open4ov.model import Qwen3VL
+from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
 from open4ov.recipe_rl import UNREAD
 from open4ov.rl.failed import Failures
@@ -157,8 +157,10 @@ class State:
 _NOTED = ("version", "barren", "rolled", "unused", "replayed", "first", "coming")
 
 
-def hold_pictures(caches: Iterable[VisionCache], section: RlSection, pool: int, replayed: bool = False) -> None:
-    """How features of pictures are held, for the rollout as for the update.
+def held_pictures(
+    model: Qwen3VL, processor: Processor, section: RlSection, pool: int, replayed: bool = False
+) -> VisionCache:
+    """Where features of pictures are held, for the rollout as for the update.
 
     A training that was interrupted must compute them anew to the last bit, and the rounding of a pass depends on what
     else is in it. So a picture that may come again, of a frozen tower, passes the tower by itself, once in a run as far
@@ -166,9 +168,8 @@ def hold_pictures(caches: Iterable[VisionCache], section: RlSection, pool: int, 
     held for that step only (`trainer.py` clears them).
     """
     once = pool >= section.steps * section.prompts and not section.oversampling.enabled and not replayed
-    for cache in caches:
-        cache.limit = round(section.vision_cache_gib * 2**30)
-        cache.alone = section.freeze_vision and (section.rollout.ahead or not once)
+    alone = section.freeze_vision and (section.rollout.ahead or not once)
+    return VisionCache(model, processor, round(section.vision_cache_gib * 2**30), alone=alone)
 
 
 def _identity(section: RlSection, seed: int, pool: dict[str, Task], replayed: Sequence[Sample]) -> str:

@@ -32,7 +32,7 @@ from open4ov.rl.replay import Replay
 from open4ov.rl.roller import RollerGone
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import most_even
-from open4ov.rl.state import Curve, State, hold_pictures
+from open4ov.rl.state import Curve, State, held_pictures
 from open4ov.rl.tasks import Task, read
 from open4ov.rl.update import Broken, Updater
 from open4ov.rollout_book import FOLDER, Book
@@ -153,10 +153,9 @@ class _Online:
         self.model, self.section, self.state = model, section, state
         self.images, self.checkpoints = images, checkpoints
         self.judge = Judge(section)
-        rolling = roller.build(model, processor, section.rollout, version=state.version)
-        hold_pictures(rolling.caches, section, len(state.pool), bool(replayed))
+        self.pictures = held_pictures(model, processor, section, len(state.pool), bool(replayed))
+        rolling = roller.build(model, processor, section.rollout, self.pictures, version=state.version)
         self.rollouts = Rollouts(rolling, state, section, seed)
-        self.pictures = rolling.vision_cache
         self.phases = Phases(rolling, state.optimizer, section.rollout.offload)
         weighed = importance.wanted(section.rollout.tis, rolling.exact and not section.rollout.ahead)
         self.updater = Updater(model, processor, self.pictures, section, weighed)

@@ -156,9 +156,8 @@ class Updater:
     def _accumulate(self, parts: Sequence[Part], batch: Batch, seen: Update) -> None:
         """The gradients of one mini-batch, part by part."""
         section, steps = self.section, len(batch.minibatches)
-        by_token = section.loss == "dapo"  # the mean is over tokens, of the others over responses
-        units = [part.tokens if by_token else part.responses for part in parts]
-        whole = batch.tokens if by_token else batch.responses
+        units = [losses.mean_over(section.loss, part.responses, part.tokens) for part in parts]
+        whole = losses.mean_over(section.loss, batch.responses, batch.tokens)
         loss = entropy = 0.0
         statistics: list[losses.Statistics] = []
         for part, own in zip(parts, units, strict=True):
