@@ -14,11 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from open4ov import assets, recipe_rl_rollout
+from open4ov import assets
 from open4ov.changes import FILES
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.recipe import Recipe
+from open4ov.recipe_rl import UNREAD
 from open4ov.run_dir import fingerprint, hash_json
 
 SFT = ("sft_knowledge", "sft_ability", "sft_preference")
@@ -208,10 +209,8 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
-            apart: dict[str, Any] | None = None
-            if name == "rl":  # the pace makes no other result; the stage rl_pool reads the others
-                apart = {"rollout": set(recipe_rl_rollout.PACE), "pool": True, "leakage": True}
-            return {name: getattr(recipe, name).model_dump(mode="json", exclude=apart), **base}
+            left_out = UNREAD if name == "rl" else None
+            return {name: getattr(recipe, name).model_dump(mode="json", exclude=left_out), **base}
         elsewhere: dict[str, Any] = {
             **dict.fromkeys(("held_out", "preference_set", *_TOLD), True),
             "ability": {"blend_floor", "probe"},

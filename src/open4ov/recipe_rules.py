@@ -18,6 +18,7 @@ from open4ov import (
     recipe_preference,
     recipe_providers,
     recipe_rl,
+    recipe_rl_loop,
     recipe_rl_loss,
     recipe_rl_pool,
     recipe_rl_rollout,
@@ -44,6 +45,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     if rl.steps == 0:
         return
     yield from recipe_rl.contradictions(rl.filter)
+    yield from recipe_rl_loop.contradictions(rl, rl)
     yield from recipe_rl_pool.contradictions(recipe)
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
         yield ("rl", "pass_k"), f"{rl.pass_k} responses cannot be drawn from a group of {rl.group} (rl.group)"
@@ -147,11 +149,12 @@ def _idle_rl(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
             yield ("data", "roles", recipe_rl_pool.ROLE), "rl.steps is 0", ("rl", "steps")
         return
     yield from recipe_rl.idle(rl.filter)
-    yield from recipe_rl_rollout.idle(rl)
+    yield from recipe_rl_loop.idle(rl, rl)
     yield from recipe_rl_pool.idle(recipe)
+    yield from recipe_rl_rollout.idle(rl)
     if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
         yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
-    if rl.pass_k_share == 1:
+    if rl.pass_k_share == 1 and rl.plateau.steps == 0:
         for field in sorted({"diversity_threshold", "embedder"} & rl.model_fields_set):
             yield ("rl", field), "rl.pass_k_share is 1, which leaves no step to diversity", ("rl", "pass_k_share")
     if rl.length_weight == 0:

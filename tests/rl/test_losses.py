@@ -167,6 +167,23 @@ def test_long_responses_weigh_more_in_dapo_only() -> None:
         assert torch.autograd.grad(value, logp)[0].tolist() == pytest.approx(gradient)
 
 
+@pytest.mark.parametrize("kind", sorted(losses.KINDS))
+def test_parts_of_a_batch_make_the_whole_when_weighed(kind: str) -> None:
+    sizes = [3, 1, 5, 2]
+    logp, old, response, advantages, weights = made(3, sizes, 0.1)
+    clips = Clips(0.05, 0.06)
+    whole, _ = losses.loss(kind, logp, old, response, advantages, clips, weights)
+    total = 0.0
+    for first, last in ((0, 1), (1, 4)):
+        mine = (response >= first) & (response < last)
+        part, _ = losses.loss(
+            kind, logp[mine], old[mine], response[mine] - first, advantages[first:last], clips, weights[mine]
+        )
+        share = losses.mean_over(kind, last - first, sum(sizes[first:last])) / losses.mean_over(kind, 4, sum(sizes))
+        total = total + part * share
+    torch.testing.assert_close(total, whole)
+
+
 def test_bounds_follow_the_loss_unless_they_are_set() -> None:
     assert losses.bounds("gspo", Clips()) == (3e-4, 4e-4)
     assert losses.bounds("grpo", Clips()) == (0.2, 0.2)

@@ -11,7 +11,7 @@ from PIL import Image
 from vllm_like import asking, shaken
 
 from open4ov import training
-from open4ov.engine import Completion, Engine, Request, int8
+from open4ov.engine import Completion, Engine, Request, VisionCache, int8
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe_rl_rollout import RolloutSection
@@ -83,6 +83,12 @@ def test_a_copy_does_not_change_under_an_update_and_shares_a_frozen_tower(parts:
     assert rolls.engine.model.vision is model.vision
     assert rolls.engine.model.text.embed.weight.data_ptr() != model.text.embed.weight.data_ptr()
     assert rolls.vision_cache is rolls.engine.vision_cache
+    mine = VisionCache(model, processor)
+    assert roller.build(model, processor, section(), mine).vision_cache is mine
+    ahead = roller.build(model, processor, section(ahead=True), mine)
+    assert ahead.vision_cache is mine
+    assert isinstance(ahead, roller.CopyRoller)
+    assert ahead.engine.vision_cache is mine
     trained = next(model.text.parameters())
     assert trained.requires_grad  # the copy has none, and takes nobody's
     assert not any(p.requires_grad for p in rolls.engine.model.parameters())

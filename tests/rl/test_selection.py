@@ -77,7 +77,7 @@ def test_only_what_is_now_right_now_wrong_is_trained_on(tmp_path: Path, tiny_dir
         return selection.select(given, engine, chosen, rewarded, images, Book(tmp_path / "book"), 0)
 
     found = select()
-    assert [one.sample.id for one in found.tasks] == ["mixed-0", "mixed-1", "mixed-2", "mixed-3", "mixed-0", "mixed-1"]
+    assert [one.sample.id for one in found.tasks] == ["mixed-0", "mixed-1", "mixed-2", "mixed-3"]
     assert [one.sample.id for one in found.never] == [f"hard-{i}" for i in range(4)]
     counts = {"candidates": 12, "rollouts": 8, "kept": 4, "all_right": 4, "all_wrong": 4, "unknown": 0}
     assert found.figures == {**counts, "used": 4, "text": 2}

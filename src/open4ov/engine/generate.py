@@ -40,8 +40,9 @@ class Engine:
     `max_batch`: completions under way together; `kv_tokens`: tokens whose keys and values are held, in blocks of
     `block_size`; `step_tokens`: most tokens of a step (longer prompts take several). `autocast` computes in that type
     instead of the weights'. `vision_cache` keeps the features of pictures from one call to the next (None: a cache of
-    the engine's own). `watch`: look whether the weights are others before work begins; a server whose weights change by
-    `update_weights` only does without. Raises UserError for a processor that is not this model's.
+    the engine's own); it may be another model's that has the very same tower. `watch`: look whether the weights are
+    others before work begins; a server whose weights change by `update_weights` only does without. Raises UserError for
+    a processor that is not this model's.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Engine:
         processor.check(model.config)
         self.model, self.processor, self.autocast = model, processor, autocast
         self.vision_cache = vision_cache or VisionCache(model, processor, watch=watch)
-        if self.vision_cache.model is not model or self.vision_cache.processor is not processor:
+        if self.vision_cache.model.vision is not model.vision or self.vision_cache.processor is not processor:
             raise ValueError("vision_cache is of another model or processor than the engine")
         self.weight_version, self.adapters = 0, Adapters(model)
         self.pool = BlockPool(kv_tokens // block_size, block_size)

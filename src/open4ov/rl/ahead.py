@@ -130,5 +130,5 @@ def _restored(state: dict[str, Any]) -> _Coming:
 
 
 def _completion(raw: dict[str, Any]) -> Completion:
-    top = [[(int(token), float(value)) for token, value in at] for at in raw["top_log_probs"]]
-    return Completion(**{**raw, "top_log_probs": top})
+    options: dict[str, Any] = {**raw, "top_log_probs": [[(t, value) for t, value in at] for at in raw["top_log_probs"]]}
+    return Completion(**options)

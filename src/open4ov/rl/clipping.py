@@ -48,7 +48,8 @@ def lengths(response: Tensor, count: int, like: Tensor) -> Tensor:
     found = torch.zeros(count, dtype=like.dtype, device=like.device)
     found.index_add_(0, response, torch.ones_like(response, dtype=like.dtype))
     if bool((found == 0).any()):
-        raise ValueError(f"responses without tokens: {torch.nonzero(found == 0).flatten().tolist()}")
+        empty = [place for place in range(count) if not found[place]]
+        raise ValueError(f"responses without tokens: {empty}")
     return found
 
 

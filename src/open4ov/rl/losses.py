@@ -6,8 +6,8 @@
 | `grpo` | of a token | 0.2, 0.2 | over responses, of the means over their tokens |
 | `dapo` | of a token | 0.2, 0.28 | over all tokens of the batch |
 
-None has a KL term. Every mean is over what is handed in: who leaves groups out of the computation because all their
-advantages are zero, scales what is left (`share of the responses that were computed`), as the trainer does.
+None has a KL term. Every mean is over what is handed in. Who leaves groups out because all their advantages are zero,
+or computes a batch in parts, weighs each part by its share of what the mean is over (`mean_over`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from open4ov.errors import nearest
 from open4ov.rl import grpo, gspo
 from open4ov.rl.clipping import Statistics
 
-__all__ = ["KINDS", "Clips", "Statistics", "bounds", "loss"]
+__all__ = ["KINDS", "Clips", "Statistics", "bounds", "loss", "mean_over"]
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, float, float, Tensor | None], tuple[Tensor, Statistics]]
 KINDS: dict[str, tuple[Loss, tuple[float, float]]] = {
@@ -30,6 +30,11 @@ KINDS: dict[str, tuple[Loss, tuple[float, float]]] = {
     "dapo": (grpo.dapo, grpo.DAPO_CLIP),
 }
 """Name -> the loss, and its own bounds"""
+
+
+def mean_over(kind: str, responses: int, tokens: int) -> int:
+    """What a loss divides by, for so many responses with so many tokens."""
+    return tokens if kind == "dapo" else responses
 
 
 class Clips(Protocol):

@@ -81,12 +81,25 @@ class Sizes:
 
 
 class OwnRoller:
-    """Our engine over the very model that is trained: nothing is copied, an update only has to be told."""
+    """Our engine over the very model that is trained: nothing is copied, an update only has to be told. `pictures`: the
+    trainer's features of pictures (None: a cache of its own)."""
 
-    def __init__(self, model: Qwen3VL, processor: Processor, sizes: Sizes | None = None, version: int = 0) -> None:
+    def __init__(
+        self,
+        model: Qwen3VL,
+        processor: Processor,
+        pictures: VisionCache | None = None,
+        sizes: Sizes | None = None,
+        version: int = 0,
+    ) -> None:
         sizes = sizes or Sizes()
         self.engine = Engine(
-            model, processor, max_batch=sizes.batch, kv_tokens=sizes.kv_tokens, autocast=sizes.autocast
+            model,
+            processor,
+            max_batch=sizes.batch,
+            kv_tokens=sizes.kv_tokens,
+            autocast=sizes.autocast,
+            vision_cache=pictures,
         )
         self.engine.weight_version = version
         self.exact, self.apart = True, False
@@ -119,9 +132,8 @@ class CopyRoller(OwnRoller):
     """Our engine over a copy of the policy: quantised (`kind` int8 or fp8), or alike (None), so that it can generate
     while the policy is trained. `update_weights` copies anew, and quantises on the way in.
 
-    A frozen tower is shared, not copied. With `ahead` another thread generates: then the trainer's features of pictures
-    are kept apart, since which of them still have room would depend on how fast either is. Raises UserError where the
-    kind cannot be computed (`quantize`).
+    A frozen tower is shared, not copied, and so are the features of pictures: when it generates in another thread than
+    the trainer's, `pictures` is used by both at once. Raises UserError where the kind cannot be computed (`quantize`).
     """
 
     def __init__(
@@ -129,18 +141,17 @@ class CopyRoller(OwnRoller):
         model: Qwen3VL,
         processor: Processor,
         kind: str | None = None,
+        pictures: VisionCache | None = None,
         sizes: Sizes | None = None,
         version: int = 0,
-        *,
-        ahead: bool = False,
     ) -> None:
         self.trained = model
         twin = copied(model)
         if kind is not None:
             quantize(twin, kind)
-        super().__init__(twin, processor, sizes, version)
-        shared = twin.vision is model.vision and not ahead
-        self._pictures = self.engine.vision_cache if shared else VisionCache(model, processor)
+        self._pictures = pictures or VisionCache(model, processor)
+        shared = twin.vision is model.vision
+        super().__init__(twin, processor, self._pictures if shared else None, sizes, version)
         self.exact, self.apart = kind is None, True
 
     @property
@@ -166,11 +177,13 @@ def build(
     model: Qwen3VL,
     processor: Processor,
     section: RolloutSection,
+    pictures: VisionCache | None = None,
     *,
     autocast: torch.dtype | None = None,
     version: int = 0,
 ) -> Roller:
-    """What the recipe's `rl.rollout` asks for. `autocast`: what our own engine computes in instead of the weights'
+    """What the recipe's `rl.rollout` asks for. `pictures`: the trainer's features of pictures, which the engine fills
+    and uses where it can (`Roller.vision_cache`); `autocast`: what our own engine computes in instead of the weights'
     type; `version`: of the weights that it begins with, in a run that goes on.
 
     Freeze what is to be frozen before. Raises UserError for what cannot work here, and RollerGone.
@@ -178,9 +191,9 @@ def build(
     if section.backend == "vllm":
         from open4ov.rl.roller_vllm import VLLMRoller
 
-        return VLLMRoller(model, processor, section, version)
+        return VLLMRoller(model, processor, section, pictures, version)
     sizes = Sizes(section.batch, section.kv_tokens, autocast)
     if section.weights == "same" and not section.ahead:
-        return OwnRoller(model, processor, sizes, version)
+        return OwnRoller(model, processor, pictures, sizes, version)
     kind = None if section.weights == "same" else section.weights
-    return CopyRoller(model, processor, kind, sizes, version, ahead=section.ahead)
+    return CopyRoller(model, processor, kind, pictures, sizes, version)

@@ -31,11 +31,18 @@ class VLLMRoller:
     UserError for a server that cannot do this or a key that is not there, RollerGone when it does not answer.
     """
 
-    def __init__(self, model: Qwen3VL, processor: Processor, section: RolloutSection, version: int = 0) -> None:
+    def __init__(
+        self,
+        model: Qwen3VL,
+        processor: Processor,
+        section: RolloutSection,
+        pictures: VisionCache | None = None,
+        version: int = 0,
+    ) -> None:
         self.section, self.trained, self.processor = section, model, processor
         self._model = copied(model) if section.ahead else model
         self.exact, self.apart = False, section.ahead
-        self.vision_cache = VisionCache(model, processor)
+        self.vision_cache = pictures or VisionCache(model, processor)
         self._versions = version
         self._engine: VLLM | VLLMServer | None = None
         self._restarts(lambda: self._running)
