@@ -27,6 +27,7 @@ FAULTS = [
     ("rl: {pool: {sources: [{path: x}]}}", "rl.pool.sources.0.path: has no effect: kind `corpora` is no folder"),
     ("rl: {pool: {sources: [{most: 5}]}}", "rl.pool.sources.0.most: has no effect"),
     ("rl: {pool: {near_questions: 0.9}}", "rl.pool.near_questions: has no effect: all sources are the corpora"),
+    ("rl: {pool: {queue: 5}}", "rl.pool.queue: has no effect: all sources are the corpora"),
     ("rl: {steps: 0, pool: {queue: 3}}", "rl.pool: has no effect: rl.steps is 0"),
     ("data: {roles: {rl_pool: default}}", "data.roles.rl_pool: has no effect: rl.pool.judged is 0"),
 ]
@@ -70,7 +71,7 @@ rl:
             "{pool: {sources: [{kind: set, path: nowhere}]}}",
             "rl.pool.sources: 'nowhere': nowhere/samples.parquet: no such",
         ),
-        ("{pool: {decisions: nowhere}}", "rl.pool.decisions: no such file or folder: nowhere"),
+        ("{pool: {decisions: nowhere, sources: [{kind: data}]}}", "rl.pool.decisions: no such file or folder: nowhere"),
     ],
 )
 def test_what_is_not_there_is_told_before_anything_runs(tmp_path: Path, rl: str, told: str) -> None:
