@@ -30,7 +30,8 @@ from open4ov.rollouts import Answers, Sampling, roll
 from open4ov.sample import Sample
 
 Rule = Callable[[str, Sample], float]
-"""(response, sample) -> 1 for a right one, 0 for a wrong one: RL's reward"""
+"""(response, sample) -> 1 for a right one, 0 for a wrong one. What is known counts, in a box or not: `answers.agrees`,
+or RL's reward where that holds more for right"""
 
 LEAST, LEVEL = 0.5, 0.05
 HEAP = 2048
