@@ -197,7 +197,7 @@ def test_text_share_holds_over_all_sources_and_what_is_short_is_made_up() -> Non
     made = pool.compose(both, 20, 0.2, 0)
     assert (len(made), sum(not s.images for s in made)) == (20, 4)
     by = pool.distribution(made)["source"]
-    assert (by["a"]["count"], by["b"]["count"]) == (12 + 4, 4)
+    assert (by["a"]["count"], by["b"]["count"]) == (15, 5), "b has no text, and all the more pictures"
     assert len(pool.compose(both, 200, 0.5, 0)) == 120
     assert sum(not s.images for s in pool.compose(both, 100, 0.9, 0)) == 40, "pictures make up for texts"
     barred = {s.id for s in made}
@@ -269,6 +269,7 @@ def test_an_imported_set_becomes_tasks_with_its_pictures(tmp_path: Path) -> None
     assert figures["by"]["source"] == {"exam": {"count": 8, "share": 0.5}, "corpora": {"count": 8, "share": 0.5}}
     assert figures["by"]["domain"]["Physics"]["count"] == 6
     assert figures["by"]["form"] == {"open": {"count": 10, "share": 0.625}, "cloze": {"count": 6, "share": 0.375}}
+    assert figures["by"]["pictures"]["text"]["count"] == 4
     one = next(task for task in made if "cloze" in task.sample.extra)
     assert one.prompt[-1].text.count("\\boxed") == 1
     assert "A." not in one.prompt[-1].text

@@ -112,7 +112,7 @@ def admit(given: Given, section: PoolSection, tools: Tools, seed: int, seen: set
     if not given.drawn:
         rng.shuffle(looked.kept)
     judged = _judge(looked, section, tools, rng)
-    queue = _queue(looked.kept, judged, section.queue, rng)
+    queue = [] if given.drawn else _queue(looked.kept, judged, section.queue, rng)
     decided, rejected = _screen(looked, given, section, tools)
     waiting = sum(tools.decided(sample) is None for sample in queue)
     figures: dict[str, Any] = {

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from open4ov.answers import agrees
 from open4ov.data.hashing import thumbnail
 from open4ov.data.hygiene import read_benchmarks
 from open4ov.data.hygiene_texts import TextSteps, rejected
@@ -202,8 +203,12 @@ def _screen(run: StageRun, book: Book) -> pool.Screen:
     section = run.recipe.rl
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     engine = Engine(Qwen3VL.from_pretrained(start), Processor.from_pretrained(start))
-    model, rule = digest(engine), function(section.reward, "rl.reward")
+    model, reward = digest(engine), function(section.reward, "rl.reward")
     sampling = Sampling(section.temperature, 1.0, section.max_tokens, "always", run.seed)
+
+    def rule(response: str, sample: Sample) -> float:
+        """What is known counts, in a box or not."""
+        return float(reward(response, sample) > 0 or agrees(response, sample.answer or "", sample.aliases))
 
     def screen(samples: Sequence[Sample]) -> Mapping[str, leakage.Blind]:
         def tell(done: int, total: int) -> None:
