@@ -26,7 +26,9 @@ _WEEKDAYS = {
     **{f"{word}{han}": day for word in ("星期", "周", "礼拜") for day, han in enumerate("一二三四五六日")},
     **{f"{word}天": 6 for word in ("星期", "周", "礼拜")},
     **{form: day for day, name in enumerate(_DAYS) for form in (name, name[:3])},
-    "tues": 1, "thur": 3, "thurs": 3,
+    "tues": 1,
+    "thur": 3,
+    "thurs": 3,
 }
 
 _BRITISH = re.compile(rf"(?:the )?(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH})\.?(?:,? (\d{{4}}))?")

@@ -201,10 +201,10 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        base = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
+        base: dict[str, Any] = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")
-            function(recipe.rl.embedder, "rl.embedder")
+            base[FILES] |= _there({"rl.embedder": _encoder(recipe)})
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
@@ -222,6 +222,13 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         return {"sft": section, "admission": {"mastery": mastery}, **base}
 
     return config
+
+
+def _encoder(recipe: Recipe) -> str:
+    """A digest of the encoder's files; "" for a function of this package."""
+    from open4ov.rl.encoders import identity
+
+    return identity(recipe.rl.embedder)
 
 
 def ration_of_run(recipe: Recipe) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from open4ov import (
     recipe_preference,
     recipe_providers,
     recipe_rl,
+    recipe_rl_encoder,
     recipe_sft,
 )
 from open4ov.errors import nearest
@@ -41,6 +42,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     if rl.steps == 0:
         return
     yield from recipe_rl.contradictions(rl.filter)
+    yield from recipe_rl_encoder.contradictions(rl)
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
         yield ("rl", "pass_k"), f"{rl.pass_k} responses cannot be drawn from a group of {rl.group} (rl.group)"
     if rl.minibatches > rl.prompts:
@@ -142,9 +144,7 @@ def _idle_rl(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_rl.idle(rl.filter)
     if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
         yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
-    if rl.pass_k_share == 1:
-        for field in sorted({"diversity_threshold", "embedder"} & rl.model_fields_set):
-            yield ("rl", field), "rl.pass_k_share is 1, which leaves no step to diversity", ("rl", "pass_k_share")
+    yield from recipe_rl_encoder.idle(rl)
     if rl.length_weight == 0:
         for field in sorted({"length_max", "length_soft"} & rl.model_fields_set):
             yield ("rl", field), "rl.length_weight is 0", ("rl", "length_weight")

@@ -43,12 +43,20 @@ class Group:
 
 
 def sample_groups(
-    engine: Engine, tasks: Sequence[Task], section: RlSection, reward: Reward, embedder: Embedder, step: int, seed: int
+    engine: Engine,
+    tasks: Sequence[Task],
+    section: RlSection,
+    reward: Reward,
+    embedder: Embedder,
+    step: int,
+    seed: int,
+    threshold: float,
 ) -> list[Group]:
     """`section.group` responses to each task by the engine's current weights, rewarded and with advantages.
 
     The Pass@k advantage in the first `pass_k_share` of the steps, the diversity-weighted Pass@1 advantage after it;
-    the length channel throughout. Raises ValueError when the reward is not 0 or 1 while Pass@k is in use.
+    the length channel throughout (`rewards.combine`). `threshold`: the distance above which two responses differ.
+    Raises UserError for a reward that is no number from 0 to 1, or not 0 or 1 while Pass@k is in use.
     """
     requests = [
         Request(
@@ -65,16 +73,21 @@ def sample_groups(
     groups: list[Group] = []
     for task, responses in zip(tasks, engine.generate(requests), strict=True):
         texts = [response.text for response in responses]
-        correct = torch.tensor([reward(text, task.sample) for text in texts], dtype=torch.float64)
+        correct = rewards.graded(reward, section.reward, responses, task.sample, binary=exploring)
         lengths = torch.tensor([len(response.token_ids) for response in responses], dtype=torch.float64)
-        if exploring:
-            advantages = advantage.pass_at_k(correct, section.pass_k)
-        else:
-            advantages = advantage.diversity(rewards.diversity(correct, embedder(texts), section.diversity_threshold))
         length_rewards = torch.zeros_like(lengths)
         if section.length_weight:
             length_rewards = rewards.length(lengths, section.length_max, section.length_soft)
-            advantages = advantages + advantage.centred_length(length_rewards, section.length_weight)
+        clusters = section.diversity.by == "clusters"
+        advantages = rewards.combine(
+            correct,
+            length_rewards,
+            length_weight=section.length_weight,
+            pass_k=section.pass_k if exploring else None,
+            diversity=None if exploring else rewards.diversity_scores(embedder(texts), threshold, clusters),
+            floor=section.diversity.floor,
+            degenerate=rewards.degenerate(responses),
+        )
         groups.append(Group(task, responses, correct, lengths, length_rewards, advantages))
     return groups
 

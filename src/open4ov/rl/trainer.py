@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,10 @@ from torch import Tensor
 
 from open4ov import memory, schedules, training
 from open4ov.engine import Engine
-from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import gspo, selection
-from open4ov.rl.advantage import RewardError
+from open4ov.rl import encoders, gspo, selection
 from open4ov.rl.failed import Failures
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import Group, encoded_prompts, in_pass_k, sample_groups
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
 Curve = list[dict[str, Any]]
+THRESHOLDS = "encoder_thresholds"
+"""The folder of a run that keeps the thresholds which the labelled pairs have set"""
 
 
 def run(run: StageRun) -> None:
@@ -51,7 +52,8 @@ def run(run: StageRun) -> None:
         selected = _selected(run, tasks, Engine(model, processor))
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
-    curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log, failures.see)
+    kept = run.images.root.parent / THRESHOLDS
+    curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log, failures.see, kept)
     failed = failures.samples(run.images)
     write_samples(run.out / "failed.parquet", failed)
     model.save_pretrained(run.out / "model")
@@ -92,26 +94,27 @@ def fit(
     progress: Callable[[str, int, int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     see: Callable[[Sequence[Group]], None] | None = None,
+    thresholds: Path | None = None,
 ) -> Curve:
     """Trains the model in place: `section.prompts` tasks a step, in order, each answered `section.group` times.
-    `see` is shown the groups of every step.
+    `see` is shown the groups of every step; `thresholds`: the folder that keeps what `diversity_threshold: auto` sets.
 
-    Gives the curve. Raises UserError for a reward that Pass@k cannot use and FloatingPointError on a gradient that is
+    Gives the curve. Raises UserError for a reward that cannot be used and FloatingPointError on a gradient that is
     not finite.
     """
     training.freeze_vision(model)
     optimizer = training.adamw(model, section.learning_rate)
     engine = Engine(model, processor)
     reward = function(section.reward, "rl.reward")
-    embedder = function(section.embedder, "rl.embedder")
+    embedder = encoders.build(section.embedder)
+    threshold, told = encoders.threshold(section.embedder, section.diversity_threshold, embedder, thresholds)
+    if log and section.diversity_threshold == "auto":
+        log({"diversity": told})
     curve: Curve = []
     for step in range(section.steps):
         began = time.monotonic()
         batch = tasks[step * section.prompts : (step + 1) * section.prompts]
-        try:
-            groups = sample_groups(engine, batch, section, reward, embedder, step, seed)
-        except RewardError as error:
-            raise UserError(f"rl.reward {section.reward!r}: {error}; or set rl.pass_k_share to 0") from error
+        groups = sample_groups(engine, batch, section, reward, embedder, step, seed, threshold)
         sampled = time.monotonic()
         if see:
             see(groups)
