@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from open4ov import memory, schedules, training
+from open4ov import answers_symbolic, memory, schedules, training
 from open4ov.engine import Engine
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
@@ -52,9 +52,12 @@ def run(run: StageRun) -> None:
         selected = _selected(run, tasks, Engine(model, processor))
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
-    kept = run.images.root.parent / THRESHOLDS
+    kept, unverified = run.images.root.parent / THRESHOLDS, answers_symbolic.counts.no_verdict
     curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log, failures.see, kept)
     failed = failures.samples(run.images)
+    if unverified := answers_symbolic.counts.no_verdict - unverified:
+        told = answers_symbolic.counts.reason
+        run.note(f"{unverified} symbolic answers got no verdict and counted as wrong (the last: {told})")
     write_samples(run.out / "failed.parquet", failed)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
@@ -63,6 +66,7 @@ def run(run: StageRun) -> None:
         "steps": len(curve),
         "responses": len(tasks) * section.group,
         "failed": len(failed),
+        "no_verdict": unverified,
         **filtered,
         **{f"last_{key}": round(fmean(p[key] for p in tail), 4) for key in ("pass_rate", "length", "entropy") if tail},
     }
