@@ -2,8 +2,8 @@
 
 The engine stops them and says so (`engine/degeneration.py`; finish reason "repetition" or "garbled"). A degenerate
 response counts as wrong, whatever the verifier finds in it: an answer in front of endless repetition is nothing to be
-learnt from. Nor may it be better than its group by another channel (it is short, or unlike the others): its advantage
-is never above zero. Below zero it stays as it is: it is unlearnt like any wrong response.
+learnt from. Nor may it be better than its group by another channel (it is short, or unlike the others): it has the
+lowest length reward, so that its advantage is never above zero (`rewards.combine`).
 
 Shapes: N responses of a group.
 """
@@ -38,23 +38,3 @@ def watch(section: RolloutSection, max_tokens: int) -> Degeneration | None:
 def mask(completions: Sequence[Completion]) -> Tensor:
     """True for the degenerate ones, bool [N]."""
     return torch.tensor([one.finish_reason in REASONS for one in completions], dtype=torch.bool)
-
-
-def signal(completions: Sequence[Completion], correct: Tensor) -> Tensor:
-    """`correct` [N] with 0 for degenerate responses; the others' as they are. Of the same type, not in place."""
-    return correct.masked_fill(_own(completions, correct), 0)
-
-
-def held_down(completions: Sequence[Completion], advantages: Tensor) -> Tensor:
-    """`advantages` [N], those of degenerate responses at most 0. Not in place.
-
-    After it a group's advantages may sum to less than zero. That is meant: sharing the rest out would raise others for
-    no merit of theirs. Responses that are all degenerate have equal channels but for length, and then at most unlearn.
-    """
-    return torch.where(_own(completions, advantages), advantages.clamp(max=0), advantages)
-
-
-def _own(completions: Sequence[Completion], values: Tensor) -> Tensor:
-    if values.shape != (len(completions),):
-        raise ValueError(f"expected a value for each of {len(completions)} responses, got {list(values.shape)}")
-    return mask(completions).to(values.device)

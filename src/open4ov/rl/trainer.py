@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import journal, memory, schedules
+from open4ov import answers_symbolic, journal, memory, schedules
 from open4ov.engine import Completion, Engine
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
 
+THRESHOLDS = "encoder_thresholds"
+"""The folder of a run that keeps the thresholds which the labelled pairs have set"""
+
+
 def run(run: StageRun) -> None:
     """The stage `rl`: trains the last SFT model on the tasks of the stage `rl_pool`."""
     section = run.recipe.rl
@@ -56,6 +60,7 @@ def run(run: StageRun) -> None:
         selected = _selected(run, tasks, Engine(model, processor))
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
+    unverified = answers_symbolic.counts.no_verdict
     result = fit(
         model,
         processor,
@@ -70,15 +75,20 @@ def run(run: StageRun) -> None:
         checkpoints=run.scratch / "checkpoints",
         folder=run.scratch / "journal",
         name=f"{run.recipe.name} {run.stage}",
+        thresholds=run.images.root.parent / THRESHOLDS,
     )
     failed = failures.samples(run.images)
+    if unverified := answers_symbolic.counts.no_verdict - unverified:
+        told = answers_symbolic.counts.reason
+        run.note(f"{unverified} symbolic answers got no verdict and counted as wrong (the last: {told})")
     write_samples(run.out / "failed.parquet", failed)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     journal.publish(run.scratch / "journal", run.out)
     write_json(run.out / "rollouts.json", result.shown)
     write_json(run.out / "curve.json", result.curve)
-    write_json(run.out / "summary.json", {**result.summary, "failed": len(failed), **filtered})
+    counted = {"failed": len(failed), "no_verdict": unverified, **filtered}
+    write_json(run.out / "summary.json", {**result.summary, **counted})
 
 
 @dataclass
@@ -106,6 +116,7 @@ def fit(
     folder: Path | None = None,
     name: str = "rl",
     stop_after: int | None = None,
+    thresholds: Path | None = None,
 ) -> Fit:
     """Trains the model in place: `section.prompts` tasks a step, each answered `section.group` times.
 
@@ -113,6 +124,7 @@ def fit(
     are shown (None: none are). Every `checkpoint_every` steps the state goes to `checkpoints` (None: never); a later
     call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `folder`: of
     the journal (None: there is none), as of `name`. `stop_after`: return after that step, as if killed there.
+    `thresholds`: the folder that keeps what `diversity_threshold: auto` sets.
 
     Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
@@ -120,7 +132,10 @@ def fit(
     """
     state = State.begin(model, tasks, section, seed, failures, replayed)
     state.resume(checkpoints, model)
-    online = _Online(model, processor, section, seed, state, images, replayed, checkpoints)
+    judge = Judge(section, thresholds)
+    if log and section.diversity_threshold == "auto":
+        log({"diversity": judge.told})
+    online = _Online(model, processor, section, seed, state, judge, images, replayed, checkpoints)
     book = Journal(folder, section, state.done, name, state.identity, "rl") if folder and section.steps else None
     with closing(online), closing(book) if book else nullcontext():
         while state.done < section.steps and state.done != stop_after:
@@ -146,13 +161,14 @@ class _Online:
         section: RlSection,
         seed: int,
         state: State,
+        judge: Judge,
         images: ImageStore | None,
         replayed: Sequence[Sample],
         checkpoints: Path | None,
     ) -> None:
         self.model, self.section, self.state = model, section, state
         self.images, self.checkpoints = images, checkpoints
-        self.judge = Judge(section)
+        self.judge = judge
         self.pictures = held_pictures(model, processor, section, len(state.pool), bool(replayed))
         rolling = roller.build(model, processor, section.rollout, self.pictures, version=state.version)
         self.rollouts = Rollouts(rolling, state, section, seed)
