@@ -43,8 +43,7 @@ def score(
     `logits` maps hidden [n, D] to [n, V]. It is called for `rows` targets at a time; when that takes several calls,
     the logits are recomputed in the backward pass instead of kept.
     """
-    if temperature <= 0:
-        raise ValueError(f"a distribution has a temperature above 0, not {temperature}")
+    _check(temperature)
     if not len(ids):
         return hidden.sum(-1).float(), hidden.new_zeros(0, dtype=torch.float32)
     recompute = len(ids) > rows and torch.is_grad_enabled()
@@ -66,6 +65,74 @@ def _score(
     with torch.no_grad():
         detached = log_p.detach()
         return values, -(detached.exp() * detached).sum(-1)
+
+
+def score_by(weight: Tensor, hidden: Tensor, ids: Tensor, temperature: float, keep: int) -> tuple[Tensor, Tensor]:
+    """As `score`, for a head that is a weight [V, D] and nothing else; chunk by chunk, so that what lies between logits
+    and result stays in the cache. Up to `keep` logits are kept for the gradient; more are computed again there."""
+    _check(temperature)
+    if not len(ids):
+        return hidden.sum(-1).float(), hidden.new_zeros(0, dtype=torch.float32)
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    kept = wanted and len(ids) * len(weight) <= keep
+    with torch.autocast(kind, enabled=False):
+        values, entropies = _Score.apply(hidden.to(dtype), weight.to(dtype), ids, temperature, kept)  # pyright: ignore[reportGeneralTypeIssues]
+    return values, entropies
+
+
+class _Score(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float, kept: bool
+    ) -> tuple[Tensor, Tensor]:
+        count, rows = len(ids), rows_at_once(weight)
+        logits_of = hidden.new_empty(count if kept else min(rows, count), len(weight))
+        scratch = hidden.new_empty(min(rows, count), len(weight), dtype=torch.float32)
+        totals, values, entropies = (hidden.new_empty(count, dtype=torch.float32) for _ in range(3))
+        for start in range(0, count, rows):
+            here = slice(start, start + rows)
+            place = logits_of[here] if kept else logits_of[: len(ids[here])]
+            logits = torch.mm(hidden[here], weight.T, out=place).float()
+            if temperature != 1:
+                logits = logits / temperature
+            largest = logits.amax(-1, keepdim=True)
+            weights = torch.sub(logits, largest, out=scratch[: len(logits)]).exp_()
+            sums = weights.sum(-1)
+            torch.add(sums.log(), largest[:, 0], out=totals[here])
+            torch.sub(logits.gather(1, ids[here, None])[:, 0], totals[here], out=values[here])
+            torch.sub(totals[here], weights.mul_(logits).sum(-1) / sums, out=entropies[here])
+        ctx.save_for_backward(hidden, weight, ids, totals, *([logits_of] if kept else []))
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropies)
+        return values, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden, weight, ids, totals, *kept = ctx.saved_tensors
+        need_hidden, need_weight, *_ = ctx.needs_input_grad
+        up, rows = (gradients[0] / ctx.temperature)[:, None], rows_at_once(weight)
+        hidden_grad = torch.empty_like(hidden) if need_hidden else None
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        scratch = hidden.new_empty(min(rows, len(ids)), len(weight), dtype=torch.float32)
+        for start in range(0, len(ids), rows):
+            here = slice(start, start + rows)
+            logits = (kept[0][here] if kept else torch.mm(hidden[here], weight.T)).float()
+            if ctx.temperature != 1:
+                logits = logits / ctx.temperature
+            weights = torch.sub(logits, totals[here, None], out=scratch[: len(logits)]).exp_().mul_(-up[here])
+            gradient = weights.scatter_add_(1, ids[here, None], up[here]).to(weight.dtype)
+            if hidden_grad is not None:
+                torch.mm(gradient, weight, out=hidden_grad[here])
+            if weight_grad is not None:
+                weight_grad += gradient.T @ hidden[here]
+        return hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None, None, None
+
+
+def _check(temperature: float) -> None:
+    if temperature <= 0:
+        raise ValueError(f"a distribution has a temperature above 0, not {temperature}")
 
 
 class _NllSum(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from open4ov.errors import UserError
 
 from .config import Config
-from .losses import nll_sum, score
+from .losses import nll_sum, score_by
 from .memory import Memory
 from .moe import MoE, Routing
 from .packing import Pack
@@ -26,7 +26,7 @@ from .trainable import Trainable
 from .vision import VisionFeatures, VisionModel
 
 LOGITS_AT_ONCE = 2**26
-"""Logits held in memory at a time by `log_probs`; above it they are computed in recomputed chunks."""
+"""Logits that `log_probs` keeps for its gradient; where there are more, it computes them again."""
 
 
 class Qwen3VL(Trainable[Pack, VisionFeatures]):
@@ -143,8 +143,8 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
             x = x.index_copy(0, places, vision.merged.to(x.dtype))
         cos, sin = text_angles(self.config.text, pack.positions)
         last = len(self.text.layers) - 1
-        if memory is not None or (vision is not None and last < len(vision.deepstack)):
-            last = -1  # something that needs every token comes after the last layer, or it does not know of rows
+        if vision is not None and last < len(vision.deepstack):
+            last = -1  # something that needs every token comes after the last layer
         for i, layer in enumerate(self.text.layers):
             if memory is None:
                 own: list[Routing] | None = None if routings is None else []  # a new list: a compiled layer wants it so
@@ -152,7 +152,8 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
                 if routings is not None and own:
                     routings += own
             else:
-                x = cast(DecoderLayer, layer).continued(x, cos, sin, partial(memory.attend, i))
+                attend = partial(memory.attend, i)
+                x = cast(DecoderLayer, layer).continued(x, cos, sin, attend, rows if i == last else None)
             if vision is not None and i < len(vision.deepstack):
                 x = x.index_add(0, places, vision.deepstack[i].to(x.dtype))
         if rows is not None and last < 0:
@@ -198,5 +199,4 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
 
     def score(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """log p of the tokens `ids` [n] that follow the hidden states [n, D], and the entropies [n], as `log_probs`."""
-        rows = max(1, LOGITS_AT_ONCE // self.config.text.vocab_size)
-        return score(self.logits, hidden, ids, temperature, rows)
+        return score_by(self._head_weight, hidden, ids, temperature, keep=LOGITS_AT_ONCE)

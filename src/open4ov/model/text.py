@@ -91,10 +91,18 @@ class DecoderLayer(nn.Module):
         return self.mlp(x, routings, times) if isinstance(self.mlp, MoE) else self.mlp(x)
 
     def continued(
-        self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+        rows: Tensor | None = None,
     ) -> Tensor:
         """As `forward`, with an attention that knows what came before: (q, k, v) -> [T, H * d]."""
-        x = x + self.attention.o(attend(*self.attention.project(self.attention_norm(x), cos, sin)))
+        seen = attend(*self.attention.project(self.attention_norm(x), cos, sin))
+        if rows is not None:
+            x, seen = x.index_select(0, rows), seen.index_select(0, rows)
+        x = x + self.attention.o(seen)
         return x + self.feed_forward(x)
 
 

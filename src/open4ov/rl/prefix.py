@@ -1,10 +1,11 @@
 """Forward pass over groups whose responses share a prompt: the prompt, its image included, is computed once.
 
 Prompt tokens attend among themselves; a response attends to its prompt's keys and values and to itself. That equals the
-pass over N whole documents (prompt + response) and costs (P + N R) instead of N (P + R) tokens.
+pass over N whole documents (prompt + response) and costs (P + N R) instead of N (P + R) tokens. What is read at the end
+are the states before response tokens: the last layer computes no others.
 
 Shapes: G prompts, B responses of all groups, T tokens (first all prompts', then all responses'), R response tokens,
-Lp and Lr longest prompt and response, H heads, K key-value heads, d head dim.
+H heads, K key-value heads, d head dim.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from open4ov.model import Encoded, Pack, Qwen3VL, VisionFeatures
-from open4ov.model.attention import Documents, attend, to_packed, to_padded
+from open4ov.model import Encoded, Pack, Qwen3VL, VisionFeatures, attention, continuations
+from open4ov.model.continuations import Continuations
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,9 @@ class SharedPrefix:
     pack: Pack  # the tokens [T], without pixels
     vision: VisionFeatures | None  # of the prompts' images, in order
     prompt_tokens: int  # tokens of all prompts
-    prompts: Documents
-    responses: Documents
-    prompt_of: Tensor  # [B] the group of each response
-    mask: Tensor  # [B, 1, Lr, Lp + Lr] True: may look
-    before: Tensor  # [R] the token before each response token, in 0..T-1
+    layout: Continuations
+    read: Tensor  # [n] the tokens, in 0..T-1, that stand before a response token, each once
+    before: Tensor  # [R] which of them stands before each response token
     response: Tensor  # [R] the response (0..B-1) of each response token
 
     @staticmethod
@@ -59,9 +58,7 @@ class SharedPrefix:
         next_position = torch.tensor([document.next_position for document in documents])[prompt_of]
         places = next_position[response] + torch.arange(len(response)) - (starts - total)[response]
         features = [vision for _, vision in prompts if vision is not None]
-        longest, prompt_longest = int(lengths.max()), int(prompt_lengths.max())
-        own = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(flat), -1, -1)
-        shared = torch.arange(prompt_longest) < prompt_lengths[prompt_of][:, None]
+        read, place = torch.unique(before, return_inverse=True)
         tokens = torch.cat([*(document.input_ids for document in documents), *flat])
         joined = Pack(
             input_ids=tokens,
@@ -77,32 +74,25 @@ class SharedPrefix:
             pack=joined,
             vision=VisionFeatures.cat(features) if features else None,
             prompt_tokens=total,
-            prompts=Documents.of(F.pad(prompt_lengths.cumsum(0), (1, 0))),
-            responses=Documents.of(F.pad(lengths.cumsum(0), (1, 0))),
-            prompt_of=prompt_of,
-            mask=torch.cat([shared[:, None].expand(-1, longest, -1), own], dim=-1)[:, None],
-            before=before,
+            layout=Continuations.of(prompt_lengths, lengths, prompt_of),
+            read=read,
+            before=place,
             response=response,
         )
+
+    def to(self, device: torch.device | str) -> SharedPrefix:
+        """The same on another device; the images' features go there when the model reads them."""
+        if self.read.device == torch.device(device):
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("pack", "layout", "read", "before", "response")}
+        return replace(self, **moved)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """`model.Memory`: prompts among themselves, responses over their prompt and themselves."""
         cut = self.prompt_tokens
-        of_prompts = attend(q[:cut], k[:cut], v[:cut], self.prompts, causal=True)
-        keys, values = (
-            torch.cat(
-                [
-                    to_padded(part[:cut], self.prompts).index_select(0, self.prompt_of),
-                    to_padded(part[cut:], self.responses),
-                ],
-                dim=2,
-            )
-            for part in (k, v)
-        )
-        queries = to_padded(q[cut:], self.responses)
-        gqa = q.shape[1] != k.shape[1]
-        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask, enable_gqa=gqa)
-        return torch.cat([of_prompts, to_packed(out, self.responses)])
+        of_prompts = attention.attend(q[:cut], k[:cut], v[:cut], self.layout.prompts, causal=True)
+        of_responses = continuations.attend(q[cut:], k[cut:], v[cut:], (k[:cut], v[:cut]), self.layout)
+        return torch.cat([of_prompts, of_responses])
 
 
 def log_probs(model: Qwen3VL, groups: SharedPrefix, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -110,7 +100,10 @@ def log_probs(model: Qwen3VL, groups: SharedPrefix, temperature: float = 1.0) ->
     from. Group by group, response by response: `groups.response` says which token is whose.
 
     Raises UserError when a prompt's placeholders and visual tokens differ in number."""
+    groups = groups.to(model.device)
     # a response may hold a sampled placeholder token: it stands for no picture
     places = model.visual_places(groups.pack.input_ids[: groups.prompt_tokens])
-    hidden = model.hidden_states(replace(groups.pack, places=places), groups.vision, memory=groups)
-    return model.score(hidden[groups.before], groups.pack.input_ids[groups.prompt_tokens :], temperature)
+    pack = replace(groups.pack, places=places)
+    hidden = model.hidden_states(pack, groups.vision, memory=groups, rows=groups.read)
+    ids = groups.pack.input_ids[groups.prompt_tokens :]
+    return model.score(hidden.index_select(0, groups.before), ids, temperature)

@@ -1,0 +1,97 @@
+"""`python -m bench.ablations_rl`: its arms, what this version does not know of them, and its own figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import ablations_rl
+from bench.ablation_figures import false_refusals, of_run, paired
+from bench.ablations import RECIPE
+from bench.ablations_rl import ABLATIONS, ARMS, ROWS, ROWS_OF_ALL, START, needed, take, unknown
+from open4ov import pipeline
+from open4ov.errors import UserError
+from open4ov.evaluate.scores import GROUPS, Answer, write_answers
+from open4ov.evaluate.scores import ROWS as KNOWN_ROWS
+from open4ov.recipe import load
+
+
+def test_every_arm_is_run_after_what_it_is_like() -> None:
+    chosen = [one for ablations in ABLATIONS.values() for one in ablations]
+    names = needed(chosen)
+    assert set(names) == set(ARMS)
+    for place, name in enumerate(names):
+        like = ARMS[name].like
+        assert like is None or like in names[:place]
+    assert {row for rows in (*ROWS.values(), ROWS_OF_ALL) for row in rows} <= KNOWN_ROWS.keys() | GROUPS.keys()
+
+
+def test_what_the_arms_share_are_stages_up_to_their_beginning() -> None:
+    stages = {stage.name for stage in pipeline.graph(load(RECIPE)).needed("evaluate_sft_preference")}
+    assert set(START) == stages
+
+
+def test_arms_with_unknown_options_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARMS, "odd", replace(ARMS["recipe"], overrides=("rl.no_such_option=1",)))
+    found = unknown(["recipe", "pass_1", "odd"], ["seed=3"])
+    assert list(found) == ["odd"]
+    assert "no_such_option" in found["odd"]
+    monkeypatch.setitem(ARMS, "wrong", replace(ARMS["recipe"], overrides=("rl.pass_k=900",)))
+    with pytest.raises(UserError, match="arm wrong"):
+        unknown(["wrong"], [])
+
+
+def test_a_run_that_has_not_come_so_far_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished stage sft_preference"):
+        take(tmp_path, 0, tmp_path / "out")
+    (tmp_path / "run" / "sft_preference").mkdir(parents=True)
+    (tmp_path / "run" / "sft_preference" / "stage.json").write_text("{}")
+    take(tmp_path / "run", 4, tmp_path / "out")
+    assert (tmp_path / "out" / "seed-4" / "start" / "sft_preference" / "stage.json").exists()
+
+
+def answer(suite: str, *responses: str) -> Answer:
+    count = len(responses)
+    return Answer("a", suite, "t", "en", "q", "", ["x"], "exact", list(responses), [False] * count, [3] * count, [])
+
+
+def test_figures_of_a_run(tmp_path: Path) -> None:
+    answers = [
+        answer("naming", "a car", "I cannot see a picture, please send the image."),
+        answer("arithmetic", "7"),
+        answer("missing_image", "There is no picture."),  # right, and not counted
+        answer("context", "没有看到图"),
+    ]
+    assert false_refusals(answers) == pytest.approx(2 / 4)
+    (tmp_path / "rl").mkdir()
+    (tmp_path / "evaluate_rl").mkdir()
+    write_answers(tmp_path / "evaluate_rl" / "answers.parquet", answers)
+    curve = [{"entropy": float(i), "pass_rate": 0.1 * i, "length": 10.0, "dead": i % 2} for i in range(10)]
+    (tmp_path / "rl" / "curve.json").write_text(json.dumps(curve))
+    (tmp_path / "rl" / "summary.json").write_text(json.dumps({"responses": 640}))
+    found = of_run(tmp_path, "rl")
+    assert found["entropy"] == pytest.approx(8.5)
+    assert found["dead"] == pytest.approx(0.5)
+    assert found["rollouts"] == 640
+    assert found["false_refusals"] == pytest.approx(0.5)
+
+
+def test_paired_by_seed_with_students_interval() -> None:
+    """Differences 1, 2, 3: mean 2, standard deviation 1, t(2) = 4.303: 2 +- 4.303 / sqrt(3)."""
+    found = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert found.mean == pytest.approx(2.0)
+    assert found.high - found.mean == pytest.approx(4.303 / math.sqrt(3), rel=1e-4)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    assert paired([1.0], [0.5]).high == math.inf
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired([1.0, 2.0], [1.0])
+
+
+def test_an_arm_says_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARMS, "odd", replace(ARMS["start"], overrides=("rl.no_such_option=1",)))
+    with pytest.raises(RuntimeError, match=r"odd, seed 2.*no_such_option"):
+        ablations_rl.run_arm("odd", 2, tmp_path, 1, ())
