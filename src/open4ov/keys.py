@@ -202,10 +202,10 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        base = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
+        base: dict[str, Any] = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")
-            function(recipe.rl.embedder, "rl.embedder")
+            base[FILES] |= _there({"rl.embedder": _encoder(recipe)})
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
@@ -262,6 +262,13 @@ def rl_pool(recipe: Recipe) -> dict[str, Any]:
         provider = recipe.data.providers[name].model_dump(mode="json", exclude=_ASKING | {"cache_as"})
         found["data"] = {"roles": {"rl_pool": name}, "providers": {name: provider}}
     return {**found, FILES: _there(files)}
+
+
+def _encoder(recipe: Recipe) -> str:
+    """A digest of the encoder's files; "" for a function of this package."""
+    from open4ov.rl.encoders import identity
+
+    return identity(recipe.rl.embedder)
 
 
 def ration_of_run(recipe: Recipe) -> dict[str, Any]:

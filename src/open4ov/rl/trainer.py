@@ -42,6 +42,9 @@ from open4ov.store import ImageStore, read_samples, write_json, write_samples
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
+THRESHOLDS = "encoder_thresholds"
+"""The folder of a run that keeps the thresholds which the labelled pairs have set"""
+
 
 def run(run: StageRun) -> None:
     """The stage `rl`: trains the last SFT model on the tasks of the stage `rl_pool`."""
@@ -68,6 +71,7 @@ def run(run: StageRun) -> None:
         images=run.images,
         replayed=_replayed(run) if section.steps and section.replay.share else (),
         checkpoints=run.scratch / "checkpoints",
+        thresholds=run.images.root.parent / THRESHOLDS,
         folder=run.scratch / "journal",
         name=f"{run.recipe.name} {run.stage}",
     )
@@ -103,6 +107,7 @@ def fit(
     images: ImageStore | None = None,
     replayed: Sequence[Sample] = (),
     checkpoints: Path | None = None,
+    thresholds: Path | None = None,
     folder: Path | None = None,
     name: str = "rl",
     stop_after: int | None = None,
@@ -111,16 +116,20 @@ def fit(
 
     `failures` counts what was tried. `images` gives the pictures of `replayed` samples, and takes those of groups that
     are shown (None: none are). Every `checkpoint_every` steps the state goes to `checkpoints` (None: never); a later
-    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `folder`: of
-    the journal (None: there is none), as of `name`. `stop_after`: return after that step, as if killed there.
+    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `thresholds`:
+    the folder that keeps what `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of
+    `name`. `stop_after`: return after that step, as if killed there.
 
     Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
     not finite.
     """
+    judge = Judge(section, thresholds)
+    if log and section.diversity_threshold == "auto":
+        log({"diversity": judge.told})
     state = State.begin(model, tasks, section, seed, failures, replayed)
     state.resume(checkpoints, model)
-    online = _Online(model, processor, section, seed, state, images, replayed, checkpoints)
+    online = _Online(model, processor, section, seed, state, judge, images, replayed, checkpoints)
     book = Journal(folder, section, state.done, name, state.identity, "rl") if folder and section.steps else None
     with closing(online), closing(book) if book else nullcontext():
         while state.done < section.steps and state.done != stop_after:
@@ -146,13 +155,14 @@ class _Online:
         section: RlSection,
         seed: int,
         state: State,
+        judge: Judge,
         images: ImageStore | None,
         replayed: Sequence[Sample],
         checkpoints: Path | None,
     ) -> None:
         self.model, self.section, self.state = model, section, state
         self.images, self.checkpoints = images, checkpoints
-        self.judge = Judge(section)
+        self.judge = judge
         self.pictures = held_pictures(model, processor, section, len(state.pool), bool(replayed))
         rolling = roller.build(model, processor, section.rollout, self.pictures, version=state.version)
         self.rollouts = Rollouts(rolling, state, section, seed)
