@@ -70,7 +70,11 @@ def contradictions(rl: RlSection) -> Iterator[tuple[Loc, str]]:
         yield here, f"{told}; give one: package.module:function, or directory: PATH"
     elif encoder.name is not None and ":" not in encoder.name:
         yield here, f"'{encoder.name}' is no package.module:function; a model's folder is written as `directory: PATH`"
-    elif encoder.name != SHIPPED and "diversity_threshold" not in rl.model_fields_set and rl.pass_k_share < 1:
+    elif (
+        encoder.name != SHIPPED
+        and "diversity_threshold" not in rl.model_fields_set
+        and (rl.pass_k_share < 1 or rl.plateau.steps)
+    ):
         yield (
             here,
             (
@@ -82,8 +86,13 @@ def contradictions(rl: RlSection) -> Iterator[tuple[Loc, str]]:
 
 def idle(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
-    if rl.pass_k_share == 1:
+    if not _diverse(rl):
         for field in sorted({"diversity", "diversity_threshold", "embedder"} & rl.model_fields_set):
             yield ("rl", field), "rl.pass_k_share is 1, which leaves no step to diversity", ("rl", "pass_k_share")
     elif rl.embedder.directory is None and "batch" in rl.embedder.model_fields_set:
         yield ("rl", "embedder", "batch"), "rl.embedder names no directory", ("rl", "embedder", "directory")
+
+
+def _diverse(rl: RlSection) -> bool:
+    """Whether there may be steps with the diversity-weighted advantage."""
+    return rl.pass_k_share < 1 or rl.plateau.steps > 0

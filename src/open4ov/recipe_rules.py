@@ -156,9 +156,6 @@ def _idle_rl(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_rl_rollout.idle(rl)
     if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
         yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
-    if rl.pass_k_share == 1 and rl.plateau.steps == 0:
-        for field in sorted({"diversity_threshold", "embedder"} & rl.model_fields_set):
-            yield ("rl", field), "rl.pass_k_share is 1, which leaves no step to diversity", ("rl", "pass_k_share")
     yield from recipe_rl_encoder.idle(rl)
     if rl.length_weight == 0:
         for field in sorted({"length_max", "length_soft"} & rl.model_fields_set):

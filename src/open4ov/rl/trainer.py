@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import answers_symbolic, journal, memory, schedules
+from open4ov import journal, memory, schedules
 from open4ov.engine import Completion, Engine
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -42,7 +42,6 @@ from open4ov.store import ImageStore, read_samples, write_json, write_samples
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
-
 THRESHOLDS = "encoder_thresholds"
 """The folder of a run that keeps the thresholds which the labelled pairs have set"""
 
@@ -60,7 +59,6 @@ def run(run: StageRun) -> None:
         selected = _selected(run, tasks, Engine(model, processor))
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
-    unverified = answers_symbolic.counts.no_verdict
     result = fit(
         model,
         processor,
@@ -73,22 +71,18 @@ def run(run: StageRun) -> None:
         images=run.images,
         replayed=_replayed(run) if section.steps and section.replay.share else (),
         checkpoints=run.scratch / "checkpoints",
+        thresholds=run.images.root.parent / THRESHOLDS,
         folder=run.scratch / "journal",
         name=f"{run.recipe.name} {run.stage}",
-        thresholds=run.images.root.parent / THRESHOLDS,
     )
     failed = failures.samples(run.images)
-    if unverified := answers_symbolic.counts.no_verdict - unverified:
-        told = answers_symbolic.counts.reason
-        run.note(f"{unverified} symbolic answers got no verdict and counted as wrong (the last: {told})")
     write_samples(run.out / "failed.parquet", failed)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     journal.publish(run.scratch / "journal", run.out)
     write_json(run.out / "rollouts.json", result.shown)
     write_json(run.out / "curve.json", result.curve)
-    counted = {"failed": len(failed), "no_verdict": unverified, **filtered}
-    write_json(run.out / "summary.json", {**result.summary, **counted})
+    write_json(run.out / "summary.json", {**result.summary, "failed": len(failed), **filtered})
 
 
 @dataclass
@@ -113,28 +107,28 @@ def fit(
     images: ImageStore | None = None,
     replayed: Sequence[Sample] = (),
     checkpoints: Path | None = None,
+    thresholds: Path | None = None,
     folder: Path | None = None,
     name: str = "rl",
     stop_after: int | None = None,
-    thresholds: Path | None = None,
 ) -> Fit:
     """Trains the model in place: `section.prompts` tasks a step, each answered `section.group` times.
 
     `failures` counts what was tried. `images` gives the pictures of `replayed` samples, and takes those of groups that
     are shown (None: none are). Every `checkpoint_every` steps the state goes to `checkpoints` (None: never); a later
-    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `folder`: of
-    the journal (None: there is none), as of `name`. `stop_after`: return after that step, as if killed there.
-    `thresholds`: the folder that keeps what `diversity_threshold: auto` sets.
+    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `thresholds`:
+    the folder that keeps what `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of
+    `name`. `stop_after`: return after that step, as if killed there.
 
     Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
     not finite.
     """
-    state = State.begin(model, tasks, section, seed, failures, replayed)
-    state.resume(checkpoints, model)
     judge = Judge(section, thresholds)
     if log and section.diversity_threshold == "auto":
         log({"diversity": judge.told})
+    state = State.begin(model, tasks, section, seed, failures, replayed)
+    state.resume(checkpoints, model)
     online = _Online(model, processor, section, seed, state, judge, images, replayed, checkpoints)
     book = Journal(folder, section, state.done, name, state.identity, "rl") if folder and section.steps else None
     with closing(online), closing(book) if book else nullcontext():
