@@ -77,6 +77,7 @@ SAMPLE = Sample(id="s7", source="t", task="reasoning", answer="7")
 def test_a_group_is_graded_and_what_degenerated_is_wrong_whatever_its_box_says() -> None:
     said = [Said("\\boxed{7}"), Said("7"), Said("\\boxed{7}", "repetition"), Said("\\boxed{7}", "garbled")]
     assert rewards.graded(rewards.exact, "r:exact", said, SAMPLE, binary=True).tolist() == [1, 0, 0, 0]
+    assert rewards.degenerate(said).tolist() == [False, False, True, True]
     assert rewards.graded(lambda *_: True, "r", said[:1], SAMPLE, binary=True).tolist() == [1]
     assert rewards.graded(lambda *_: 0.25, "r", said[:1], SAMPLE).tolist() == [0.25]
     assert rewards.graded(lambda *_: torch.tensor(1.0), "r", said[:1], SAMPLE).tolist() == [1]

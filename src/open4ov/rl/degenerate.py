@@ -1,22 +1,12 @@
-"""Responses that have become a loop or noise: stopped while they are generated, and kept out of what is learnt.
+"""Responses that have become a loop or noise are stopped while they are generated.
 
-The engine stops them and says so (`engine/degeneration.py`; finish reason "repetition" or "garbled"). A degenerate
-response counts as wrong, whatever the verifier finds in it: an answer in front of endless repetition is nothing to be
-learnt from. Nor may it be better than its group by another channel (it is short, or unlike the others): it has the
-lowest length reward, so that its advantage is never above zero (`rewards.combine`).
-
-Shapes: N responses of a group.
+The engine stops them and says so (`engine/degeneration.py`; finish reason "repetition" or "garbled"). What such a
+response then counts for, nothing good, is where the channels of a reward become an advantage (`rewards.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from open4ov.engine import Completion
-from open4ov.engine.degeneration import REASONS, Degeneration
+from open4ov.engine.degeneration import Degeneration
 from open4ov.recipe_rl_rollout import RolloutSection
 
 LEAST = 24
@@ -33,8 +23,3 @@ def watch(section: RolloutSection, max_tokens: int) -> Degeneration | None:
         return None
     usual = Degeneration()
     return Degeneration(repeated=min(usual.repeated, max(LEAST, max_tokens // 2)))
-
-
-def mask(completions: Sequence[Completion]) -> Tensor:
-    """True for the degenerate ones, bool [N]."""
-    return torch.tensor([one.finish_reason in REASONS for one in completions], dtype=torch.bool)

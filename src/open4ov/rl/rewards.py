@@ -27,16 +27,19 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from open4ov.engine.degeneration import REASONS
+from open4ov.answers_symbolic import WORKERS
 from open4ov.errors import UserError
 from open4ov.rl import advantage, answers
 from open4ov.sample import Sample
 
+DEGENERATE = ("repetition", "garbled")
+"""Finish reasons of responses that the engine has stopped for looping or noise"""
 _EMBEDDING = 4096  # buckets of the hashing encoder
 
 Reward = Callable[[str, Sample], float]
@@ -63,24 +66,31 @@ def exact(response: str, sample: Sample) -> float:
 
 
 def graded(reward: Reward, name: str, responses: Sequence[Said], sample: Sample, binary: bool = False) -> Tensor:
-    """The correctness channel of a group, [N] float64 in [0, 1]; 0 for degenerate responses and those without
-    a word, which the reward is not asked about.
+    """The correctness channel of a group, [N] float64 in [0, 1]; 0 for degenerate responses, which nobody is asked of.
 
     name: the reward as the recipe names it. binary: whether only 0 and 1 will do, as for Pass@k. Raises UserError for a
     reward that raises, is no number, not finite or out of range; it names the function, the sample and the value.
     """
-    values: list[float] = []
-    for response in responses:
-        if response.finish_reason in REASONS or not response.text.strip():
-            values.append(0.0)
-            continue
+
+    def value(response: Said) -> float:
+        if response.finish_reason in DEGENERATE:
+            return 0.0
         try:
             said = reward(response.text, sample)
         except Exception as error:
             told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(f"rl.reward {name!r} failed on a response to sample {sample.id}: {told}") from error
-        values.append(_in_range(said, name, sample, binary))
-    return torch.tensor(values, dtype=torch.float64)
+        return _in_range(said, name, sample, binary)
+
+    if reward is exact and WORKERS > 1:  # symbolic checks side by side; who knows about threads in another's function
+        with ThreadPoolExecutor(WORKERS) as threads:
+            return torch.tensor(list(threads.map(value, responses)), dtype=torch.float64)
+    return torch.tensor([value(response) for response in responses], dtype=torch.float64)
+
+
+def degenerate(responses: Sequence[Said]) -> Tensor:
+    """Which responses the engine has stopped for looping or noise, [N] bool."""
+    return torch.tensor([response.finish_reason in DEGENERATE for response in responses], dtype=torch.bool)
 
 
 def combine(
