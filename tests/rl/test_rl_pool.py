@@ -374,6 +374,19 @@ def test_the_catalog_judges_what_its_annotations_know(tmp_path: Path) -> None:
     assert 0 not in said["right"]
 
 
+def test_the_judge_is_told_what_a_sample_is(tmp_path: Path) -> None:
+    plain = rl_pool.question_to_judge(asked("What is {3}+4?", "7", aliases=["seven"]), ImageStore(tmp_path)).prompt.text
+    assert "There is no image." in plain
+    assert "Question: What is {3}+4?\nReference answer: 7" in plain
+    assert "Also counted as right: seven" in plain
+    assert "multiple choice" not in plain
+    made = admit(source([asked("What colour?\nA. red\nB. blue", "B", images=1)]), PoolSection(), tools(), 0, set())
+    request = rl_pool.question_to_judge(made.samples[0], ImageStore(tmp_path))
+    assert "Look at the image first." in request.prompt.text
+    assert "Its options were: red; blue" in request.prompt.text
+    assert len(request.images) == 1
+
+
 def test_decontamination_by_question_and_picture(tmp_path: Path) -> None:
     folder = exam(tmp_path / "exam", 3)
     tsv = tmp_path / "bench.tsv"
@@ -412,7 +425,8 @@ def test_what_is_quoted_is_no_hint() -> None:
 
 KINDS = [
     ("7", "number"), ("1,000", "number"), ("3/4", "number"), ("seven", "number"), ("七", "number"), ("3个", "number"),
-    ("5 km", "number_unit"), ("25%", "number_unit"), ("€5", "number_unit"), ("$5", "number"), ("16 cm^2", "number_unit"),
+    ("5 km", "number_unit"), ("25%", "number_unit"), ("€5", "number_unit"), ("$5", "number"),
+    ("16 cm^2", "number_unit"),
     ("5公里", "number_unit"), ("30°C", "number_unit"), ("60 km/h", "number_unit"),
     ("Yes", "yes_no"), ("否", "yes_no"), ("True.", "yes_no"),
     ("May 3, 1990", "date"), ("1990-05-03", "date"), ("1990年5月3日", "date"), ("10:15", "date"), ("3 pm", "date"),
