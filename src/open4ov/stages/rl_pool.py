@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from open4ov.answers import agrees
 from open4ov.data.hashing import thumbnail
@@ -128,7 +128,7 @@ def _clean(run: StageRun, stores: ImageStore) -> Sift:
         return lambda samples: (samples, [])
 
     def sift(samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-        report = {"decontamination": {"questions": []}}
+        report: dict[str, Any] = {"decontamination": {"questions": []}}
         kept, gone = TextSteps(section, benchmarks, report).unasked(samples)
         names = sorted({sha for sample in kept for sha in sample.images})
         evidence = dict(zip(names, benchmarks.pictures([thumbnail(stores.get(sha)) for sha in names]), strict=True))
