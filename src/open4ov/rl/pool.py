@@ -130,6 +130,7 @@ def _within(count: int, weights: Sequence[float], due: Sequence[int], there: Seq
 def shared(count: int, weights: Sequence[float], there: Sequence[int]) -> list[int]:
     """`count` things shared out by weights (largest remainders), none having more than it holds."""
     given = [0] * len(weights)
+    able: list[int]
     able, left = list(range(len(weights))), min(count, sum(there))
     while left and able:
         total = sum(weights[i] for i in able)
