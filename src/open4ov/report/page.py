@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from open4ov import templates
 from open4ov.report import gallery, plots, training_sets
+from open4ov.report.offline import offline
 from open4ov.report.table import TITLES, build, row_named, shown, verdict
 from open4ov.store import write_json
 
@@ -58,6 +59,7 @@ def run(run: StageRun) -> None:
         pictures=gallery.cards(pairs, run.images),
         sets=training_sets.sets(run.inputs),
         blend=training_sets.blend(run.inputs),
+        offline=offline(run.inputs, run.images),
     )
     run.progress("page", 3, 4)
     (run.out / "report.html").write_text(html)
@@ -76,6 +78,7 @@ def page(
     pictures: Sequence[gallery.Card],
     sets: Sequence[Mapping[str, Any]],
     blend: Mapping[str, Any] | None,
+    offline: Mapping[str, Any] | None = None,
 ) -> str:
     """The HTML of a report. Every text is escaped; pictures and plots are inside the page; it asks for nothing else."""
     environment = templates.environment("open4ov.report")
@@ -103,6 +106,7 @@ def page(
         pictures=pictures,
         sets=sets,
         blend=blend,
+        offline=offline,
     )
 
 
