@@ -59,7 +59,7 @@ def test_every_unknown_key_is_told_at_once(tmp_path: Path) -> None:
 
 def test_a_far_off_key_gets_the_known_ones(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, "name: a\ndpo: {qqqq: 1}\n")
-    assert "known: batch, beta" in fault
+    assert "known: attributes, batch, beta" in fault
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,11 @@ def import_(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="a file, or a folder of files or images")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="where to write the set; new or empty")],
     format: Annotated[
-        str, typer.Option(help="auto, folder, parquet, messages, llava, sharegpt, webdataset or vlmevalkit")
+        str,
+        typer.Option(
+            help="auto, folder, parquet, messages, llava, sharegpt, webdataset, vlmevalkit; preference pairs: trl, "
+            "openrlhf, llamafactory or swift"
+        ),
     ] = "auto",
     name: Annotated[str | None, typer.Option(help="what the set is called in `source`; else by the file")] = None,
     images: Annotated[
@@ -75,7 +79,13 @@ def import_(
 @app.command("export")
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="an import, or a run directory")],
-    format: Annotated[str, typer.Option(help="parquet, messages, llava, sharegpt, webdataset or vlmevalkit")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="parquet, messages, llava, sharegpt, webdataset, vlmevalkit; preference pairs: trl, openrlhf, "
+            "llamafactory or swift"
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="where to write it; new or empty")],
     stage: Annotated[str | None, typer.Option(help="of a run directory: whose samples; else those of `data`")] = None,
     split: Annotated[Literal["train", "val", "test"] | None, typer.Option(help="only this one")] = None,

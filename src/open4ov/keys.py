@@ -208,6 +208,8 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
             base[FILES] |= _there({"rl.embedder": _encoder(recipe)})
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
+        if name == "dpo":
+            return _offline(recipe, base)
         if name not in SFT:
             left_out = UNREAD if name == "rl" else None
             return {name: getattr(recipe, name).model_dump(mode="json", exclude=left_out), **base}
@@ -304,6 +306,21 @@ def preference_set(recipe: Recipe) -> dict[str, Any]:
         provider = recipe.data.providers[name].model_dump(mode="json", exclude=_ASKING | {"cache_as"})
         found["data"] = {"roles": {"preference": name}, "providers": {name: provider}}
     return found
+
+
+def _offline(recipe: Recipe, base: dict[str, Any]) -> dict[str, Any]:
+    """Offline RL: with the pairs that the recipe names by their files."""
+    dpo = recipe.dpo
+    if dpo.mined:
+        function(dpo.mined, "dpo.mined")
+    files: list[Path] = []
+    for name in dpo.preferences:
+        path = Path(name)
+        if not path.exists():
+            raise UserError(f"dpo.preferences: no such file or folder: {path}")
+        files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    found = _there({"dpo.preferences": fingerprint(files) if files else ""})
+    return {"dpo": dpo.model_dump(mode="json", exclude={"checkpoint_every"}), **base, FILES: {**base[FILES], **found}}
 
 
 def ration(recipe: Recipe) -> dict[str, Any]:

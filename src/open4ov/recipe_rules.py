@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from open4ov import (
     recipe_admission,
     recipe_blend,
+    recipe_dpo,
     recipe_embedder,
     recipe_executor,
     recipe_hygiene,
@@ -43,6 +44,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from recipe_sft.contradictions(recipe.sft)
     yield from recipe_admission.contradictions(recipe)
     yield from recipe_blend.contradictions(recipe)
+    yield from recipe_dpo.contradictions(recipe)
     if rl.steps == 0:
         return
     yield from recipe_rl.contradictions(rl.filter)
@@ -76,8 +78,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_preference.idle(recipe)
     yield from recipe_admission.idle(recipe)
     yield from _idle_rl(recipe)
-    if recipe.dpo.pairs == 0:
-        yield from _written(recipe.dpo, ("dpo",), "pairs", "dpo.pairs is 0")
+    yield from recipe_dpo.idle(recipe)
 
 
 def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:

@@ -1,32 +1,40 @@
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from open4ov.answers import INSTRUCTION
 from open4ov.engine import Completion, Request
-from open4ov.refusals import refuses
-from open4ov.rl import hallucination
-from open4ov.rl.hallucination import KINDS, REFUSALS, Draft, complete
+from open4ov.recipe_dpo import ABLATED, MADE, MIX
+from open4ov.refusals import denies, refuses
+from open4ov.rl import ablated, hallucination
+from open4ov.rl.controls import Texts, cell, variants
+from open4ov.rl.hallucination import Draft, Made, complete
+from open4ov.rl.refusal_phrases import STATEMENTS, Case, refusals
 from open4ov.sample import Sample, assistant, user
 
+EVERY = {kind: 1 / len(MADE) for kind in MADE}
+WORKED = "3 cats and 4 dogs. 3+4=7. \\boxed{7}"
 
-def sample(name: str, task: str, answer: str, image: bool, response: str = "") -> Sample:
+
+def sample(name: str, task: str, answer: str, image: bool, response: str = "", question: str = "") -> Sample:
     return Sample(
         id=name,
         source="t",
         task=task,
         images=[name] if image else [],
-        messages=[user(f"{task} {name}?", images=1 if image else 0), assistant(response or answer)],
+        messages=[user(question or f"{task} {name}?", images=1 if image else 0), assistant(response or answer)],
         answer=answer,
     )
 
 
 def pool() -> list[Sample]:
     made = [sample(f"c{i}", "colour", "red", True) for i in range(30)]
-    made += [sample(f"r{i}", "reasoning", "7", True, "3 cats and 4 dogs. 3+4=7. \\boxed{7}") for i in range(20)]
+    made += [sample(f"r{i}", "reasoning", "7", True, WORKED) for i in range(20)]
     made += [
         sample(f"w{i}", "reasoning", "7", True, "Let me look. So the final answer is \\boxed{7}") for i in range(9)
     ]
@@ -34,37 +42,48 @@ def pool() -> list[Sample]:
     return made
 
 
-class Parrot:
-    """An engine that says what it is told to, by whether the prompt has a picture."""
+class Oracle:
+    """An engine that says what it is told to: by the question, and whether there is a picture."""
 
-    def __init__(self, seen: str, blind: str) -> None:
-        self.seen, self.blind, self.asked = seen, blind, 0
+    def __init__(self, say: Callable[[str, bool], str]) -> None:
+        self.say, self.asked = say, list[Request]()
 
-    def generate(self, requests: list[Request], progress: object = None) -> list[list[Completion]]:
-        self.asked = len(requests)
-        texts = [self.seen if request.images else self.blind for request in requests]
+    def generate(self, requests: Sequence[Request], progress: object = None) -> list[list[Completion]]:
+        self.asked += requests
+        texts = [self.say(request.messages[-1].text, shown(request)) for request in requests]
         return [[Completion(text, [1], [0.0], "stop", 0)] for text in texts]
 
 
-def build(seen: str, blind: str) -> tuple[list[Sample], dict[str, int], int]:
-    engine = Parrot(seen, blind)
-    pairs, counts = hallucination.build(
-        pool(),
-        100,
-        engine,
-        lambda sha: Image.new("RGB", (32, 32)),
-        seed=0,  # pyright: ignore[reportArgumentType]
-    )
-    return pairs, counts, engine.asked
+def knows(blind: str = "blue") -> Oracle:
+    """Answers rightly what it sees, and what needs no picture; without its picture it says `blind`."""
+
+    def say(question: str, picture: bool) -> str:
+        if question.startswith("arithmetic"):
+            return "2+3=5. \\boxed{5}" if "boxed" in question else "5"
+        return ("red" if question.startswith("colour") else WORKED) if picture else blind
+
+    return Oracle(say)
+
+
+def picture(sha: str) -> Image.Image:
+    return Image.new("RGB", (48, 32), (255, 255, 255) if sha.startswith("new") else (200, 10, 10))
+
+
+def shown(request: Request) -> bool:
+    return any(image.getpixel((0, 0)) == (200, 10, 10) for image in request.images)
+
+
+def build(engine: Oracle, count: int = 100, **options: object) -> Made:
+    kept: list[Image.Image] = []
+    options = {"put": lambda image: kept.append(image) or f"new{len(kept)}", **options}
+    return hallucination.build(pool(), count, engine, picture, 0, **options)  # pyright: ignore[reportArgumentType]
 
 
 def test_pairs_of_every_kind_and_nothing_lost_in_counting() -> None:
-    pairs, counts, asked = build("a purple one", "blue")
-    assert {p.extra["pair"] for p in pairs} == set(KINDS) - {"image_normal"}  # nothing was answered rightly
-    assert counts["not_known"] > 0
-    assert sum(counts.values()) == asked
-    assert Counter(p.extra["pair"] for p in pairs) == {k: v for k, v in counts.items() if k in KINDS}
-    for pair in pairs:
+    made = build(knows(), mix={kind: share for kind, share in EVERY.items() if kind not in ABLATED[2:]})
+    assert {p.extra["pair"] for p in made.pairs} == set(MADE) - set(ABLATED[2:])
+    assert Counter(p.extra["pair"] for p in made.pairs) == {k: v for k, v in made.counts.items() if k in MADE}
+    for pair in made.pairs:
         assert pair.rejected is not None
         chosen, rejected, kind = pair.messages[-1].text, pair.rejected[-1].text, pair.extra["pair"]
         assert chosen != rejected
@@ -72,49 +91,60 @@ def test_pairs_of_every_kind_and_nothing_lost_in_counting() -> None:
         assert shown == list(range(len(pair.images)))
         if kind == "missing_image":
             assert not pair.images
-            assert chosen in REFUSALS["en"]
+            assert chosen in refusals("missing", "en")
             assert rejected == "blue"
-        if kind in ("image_normal", "text_normal"):
-            assert "picture" in rejected
-            assert chosen in {
-                "red",
-                "3 cats and 4 dogs. 3+4=7. \\boxed{7}",
-                pool()[50].messages[-1].text,
-                "2+3=5. \\boxed{5}",
-            }
+            assert len(pair.extra["pair_about"]) == 1
+        if kind == "blank_image":
+            assert pair.images[0].startswith("new")
+            assert chosen in refusals("unseen", "en")
+        if kind in ("image_normal", "text_normal", "mismatch"):
+            assert refuses(rejected) or denies(rejected)
+            assert chosen in {"red", WORKED, "5", "2+3=5. \\boxed{5}"}
         if kind == "context":
-            assert rejected == "a purple one"
             assert [m.role for m in pair.messages] == ["user", "assistant"] * 2
         if kind == "brevity":
             assert len(rejected) > 2 * len(chosen)
             assert "final answer" not in chosen
-    assert pairs == build("a purple one", "blue")[0]
+    assert made.pairs == build(knows(), mix={kind: EVERY[kind] for kind in EVERY if kind not in ABLATED[2:]}).pairs
+
+
+def test_only_what_the_model_sees_is_asked_without_its_picture() -> None:
+    """A question that it never gets right with its picture would else only ever be refused."""
+    engine = Oracle(lambda question, seen: "red" if question.startswith("colour") and seen else "what?")
+    made = build(engine)
+    refused = {p.messages[0].text for p in made.pairs if p.extra["pair"] == "missing_image"}
+    answered = {p.messages[0].text for p in made.pairs if p.extra["pair"] == "image_normal"}
+    assert refused
+    assert refused <= answered
+    assert made.counts["not_known"] > 0
 
 
 def test_what_language_alone_answers_is_leakage() -> None:
-    pairs, counts, _ = build("red", "red")
-    left_out = [p for p in pairs if p.extra["pair"] == "missing_image" and p.answer == "red"]
-    assert left_out == []
-    assert counts["leakage"] > 5
+    made = build(knows(blind="red"))
+    assert [p for p in made.pairs if p.extra["pair"] == "missing_image" and p.answer == "red"] == []
+    assert made.counts["leakage"] > 5
+    assert len(made.leaked) == made.counts["leakage"]
+    assert all(name.startswith("c") for name in made.leaked)
+    never = build(knows(blind="red"), survives=lambda sample, answer: False)
+    assert "leakage" not in never.counts
+    always = build(knows(), survives=lambda sample, answer: True)
+    assert "missing_image" not in always.counts
 
 
 def test_a_model_that_refuses_already_needs_no_pair() -> None:
-    _, counts, _ = build("red", REFUSALS["en"][1])
-    assert "missing_image" not in counts
-    assert counts["already_right"] >= 30
+    made = build(knows(blind=STATEMENTS["missing"]["en"][1]))
+    assert "missing_image" not in made.counts
+    assert made.counts["already_right"] >= 25
 
 
 def test_a_right_answer_of_its_own_is_the_chosen_one() -> None:
     worked = sample("w", "reasoning", "7", True, "Let me look. So the final answer is \\boxed{7}")
-    for kind in ("image_normal", "text_normal"):
+    for kind in ("image_normal", "text_normal", "mismatch"):
         draft = Draft(kind, worked, [worked.messages[0]], ["w"], None, "no picture")
         assert complete(draft, "3+4=7. \\boxed{7}") is None
         assert draft.chosen == "3+4=7. \\boxed{7}"
-    draft = Draft("text_normal", worked, [worked.messages[0]], ["w"], None, "no picture")
-    assert complete(draft, "\\boxed{8}") is None
-    assert draft.chosen == worked.messages[-1].text
-    draft = Draft("image_normal", worked, [worked.messages[0]], ["w"], None, "no picture")
-    assert complete(draft, "\\boxed{8}") == "not_known"
+        draft = Draft(kind, worked, [worked.messages[0]], ["w"], None, "no picture")
+        assert complete(draft, "\\boxed{8}") == "not_known"
 
 
 def test_a_distractor_is_used_only_when_the_model_is_right() -> None:
@@ -126,19 +156,147 @@ def test_a_distractor_is_used_only_when_the_model_is_right() -> None:
     assert (draft.chosen, draft.rejected) == ("red", "blue")
 
 
-@pytest.mark.parametrize("text", [text for texts in REFUSALS.values() for text in texts])
-def test_what_is_taught_as_a_refusal_counts_as_one(text: str) -> None:
-    assert refuses(text)
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("case", ["missing", "unseen"])
+def test_what_is_taught_as_a_refusal_counts_as_one(case: Case, language: str) -> None:
+    wordings = refusals(case, language)
+    assert len(set(wordings)) == len(wordings) >= 20
+    for text in wordings:
+        assert refuses(text) if case == "missing" else denies(text) and not refuses(text), text
 
 
-def test_the_words_of_missing_image_come_back_with_their_picture() -> None:
-    samples = pool()
-    for each in samples:
-        if not each.images:
-            each.messages[0] = user(f"{each.messages[0].text} {INSTRUCTION['en']}")
-    drafts = hallucination.draft(samples, 100, seed=0)
-    asked = {kind: [d.sample.id for d in drafts if d.kind == kind] for kind in ("missing_image", "image_normal")}
-    assert asked["missing_image"] == asked["image_normal"][: len(asked["missing_image"])]
-    bare = [d for d in drafts if d.kind == "text_normal" and "boxed" not in d.prompt[0].text]
-    assert 0 < len(bare) < sum(d.kind == "text_normal" for d in drafts)
-    assert all(d.sample.messages[-1].text == d.sample.answer for d in bare)
+# ---- nothing on a question's surface tells which one is refused ----
+
+
+def many() -> list[Sample]:
+    """Questions about pictures of many lengths, with and without a box, in both languages, and such without."""
+    made: list[Sample] = []
+    for n in range(240):
+        language, boxed = ("en", "zh")[n % 2], n % 3 == 0
+        word = "这是什么？" * (1 + n % 5) if language == "zh" else "what is this " * (1 + n % 5)
+        text = "算一算吧？" * (1 + n % 5) if language == "zh" else "count it all  " * (1 + n % 5)
+        tail = INSTRUCTION[language] if boxed else ""
+        for kind, image, said in (("seen", True, word), ("sum", False, text)):
+            one = sample(f"{kind}{n}", kind, "7", image, "\\boxed{7}" if boxed else "7", f"{said}{n}{tail}")
+            made.append(one.model_copy(update={"language": language}))
+    return made
+
+
+def asked(mix: dict[str, float]) -> list[tuple[str, Sample]]:
+    engine = Oracle(lambda question, seen: "\\boxed{7}" if seen or "count" in question or "算" in question else "9")
+    made = hallucination.build(many(), 400, engine, picture, 3, put=lambda image: "new", mix=mix)
+    return [(str(pair.extra["pair"]), pair) for pair in made.pairs]
+
+
+def probe(rows: Sequence[tuple[Sequence[object], bool]]) -> float:
+    """Naive Bayes over what each question is made of, learnt on one half and asked about the other: how many of 100 it
+    is right about, both classes counting alike."""
+    counts = {label: Counter[object]() for label in (False, True)}
+    for features, label in rows[::2]:
+        counts[label].update(set(features))
+    sizes = {label: max(sum(one == label for _, one in rows[::2]), 1) for label in counts}
+    right: dict[bool, list[bool]] = defaultdict(list)
+    for features, label in rows[1::2]:
+        score = {
+            guess: sum(np.log((counts[guess][f] + 0.5) / (sizes[guess] + 1)) for f in set(features)) for guess in counts
+        }
+        right[label].append(score[label] > score[not label])
+    return 100 * float(np.mean([np.mean(found) for found in right.values()]))
+
+
+def bag(sample: Sample) -> list[object]:
+    question = sample.messages[-2].text
+    return [*(question[i : i + 3] for i in range(len(question) - 2)), *question.split()]
+
+
+def test_the_words_of_a_picture_question_tell_nothing() -> None:
+    """A bag of words cannot tell the refused from the answered ones: only the picture can."""
+    pairs = asked({"missing_image": 0.25, "blank_image": 0.25, "image_normal": 0.25, "text_normal": 0.25})
+    rows = [(bag(pair), kind in ABLATED) for kind, pair in pairs if kind != "text_normal"]
+    assert len(rows) >= 200
+    rng = np.random.default_rng(0)
+    rng.shuffle(rows)  # pyright: ignore[reportArgumentType]
+    assert probe(rows) < 60
+
+
+def test_the_surface_of_a_question_without_a_picture_tells_nothing() -> None:
+    """Language, box and length are alike in the refused and in the answered; the sense of the words differs."""
+    pairs = asked({"missing_image": 0.25, "image_normal": 0.25, "text_normal": 0.5})
+    bare = [(pair, kind in ABLATED) for kind, pair in pairs if not pair.images]
+    rng = np.random.default_rng(0)
+    rng.shuffle(bare)  # pyright: ignore[reportArgumentType]
+    assert probe([(list(enumerate(cell(pair))), label) for pair, label in bare]) < 60
+    assert probe([([cell(pair)], label) for pair, label in bare]) < 60
+    assert probe([(bag(pair), label) for pair, label in bare]) > 95, "the check is able to fail"
+
+
+def test_texts_are_given_out_once_and_by_their_surface() -> None:
+    texts = Texts([s for s in many() if not s.images], seed=0)
+    for one in (s for s in many() if s.images):
+        found = texts.like(one)
+        assert found is not None
+        assert cell(found)[0] == cell(one)[0]
+    assert texts.like(many()[0]) is None
+    short = sample("s", "sum", "7", False, question="one and six?")
+    boxed = variants(short)[1]
+    assert boxed.messages[0].text.endswith(INSTRUCTION["en"])
+    assert boxed.messages[1].text == "\\boxed{7}"
+    assert variants(boxed)[1].messages[0].text == "one and six?"
+
+
+# ---- pictures that do not show what is asked ----
+
+CAT = {"type": "symbol", "name": "cat", "colour": "red", "row": 1, "col": 1}
+DOG = {"type": "symbol", "name": "dog", "colour": "blue", "row": 1, "col": 3}
+
+
+def shows(name: str, question: str, *things: dict[str, object]) -> Sample:
+    one = sample(name, "colour", "red", True, question=question)
+    return one.model_copy(update={"scene": {"objects": list(things)}})
+
+
+def colours(image: Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()}
+
+
+def test_hidden_evidence_leaves_no_pixel_of_it() -> None:
+    scene = Image.new("RGB", (96, 32), (255, 255, 255))
+    scene.paste((250, 0, 0), (4, 4, 28, 28))
+    scene.paste((0, 0, 250), (68, 4, 92, 28))
+    asked = shows("a", "What colour is the cat?", CAT, DOG)
+    assert ablated.evidence(asked) == [(0, 0, 32, 32)]
+    cropped = ablated.hidden(scene, ablated.evidence(asked))
+    assert cropped.size == (64, 32)
+    assert (250, 0, 0) not in colours(cropped)
+    assert (0, 0, 250) in colours(cropped)
+    across = [(0, 0, 96, 30)]
+    painted = ablated.hidden(scene, across)
+    assert painted.size == scene.size
+    assert (250, 0, 0) not in colours(painted)
+
+
+def test_what_the_question_names_decides() -> None:
+    cat, dog = shows("a", "What colour is the cat?", CAT), shows("b", "What colour is the dog?", DOG)
+    both, nameless = shows("c", "What colour is the cat?", CAT, DOG), shows("d", "What is this?", CAT)
+    rng = __import__("random").Random(0)
+    assert ablated.unrelated(cat, [cat, dog], rng) is dog
+    assert ablated.unrelated(cat, [cat, both], rng) is None
+    assert ablated.unrelated(nameless, [dog], rng) is None, "it can be answered from any picture"
+    assert ablated.evidence(cat) == [], "all that is shown: that would be a blank"
+    unknown = shows("e", "What colour is the cat?", {"name": "cat"}, {"name": "dog"})
+    assert ablated.evidence(unknown) == [], "nobody knows where it is"
+    own = shows("f", "What colour is the cat?", {"name": "cat", "box": [1, 2, 3, 4.2]}, {"name": "dog"})
+    assert ablated.evidence(own) == [(1, 2, 3, 4)]
+    found = shows("g", "猫是什么颜色？", {"name": {"en": "cat", "zh": "猫"}}, {"name": "dog"})
+    assert ablated.named(found.model_copy(update={"language": "zh"})) == {"猫"}
+
+
+def test_ablations_that_cannot_be_made_are_counted() -> None:
+    made = build(knows(), mix={"unrelated_image": 0.2, "hidden_evidence": 0.2, "image_normal": 0.6})
+    assert made.counts["cannot"] == 40
+    assert set(made.counts) == {"cannot", "image_normal"}
+
+
+def test_the_default_mix_sums_to_one() -> None:
+    assert sum(MIX.values()) == pytest.approx(1)
+    assert set(MIX) <= set(MADE)

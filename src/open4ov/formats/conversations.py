@@ -61,7 +61,7 @@ class Conversations:
         ]
         used |= {"conversations"} | ({"system"} if isinstance(row.get("system"), str) else set[str]())
         texts_only = {key: row[key] for key in ("conversations", "system") if key in used and key in row}
-        again = self._texts(messages)
+        again = self.texts(messages)
         return Parsed(messages, images, used, as_written=texts_only if texts_only != again else None)
 
     def encode(self, sample: Sample, images: Sequence[str]) -> dict[str, Any]:
@@ -73,9 +73,10 @@ class Conversations:
         row: dict[str, Any] = {"id": sample.id}
         if named:
             row[self.images] = named[0] if self.images == "image" and len(named) == 1 else named
-        return {**row, **self._texts(sample.messages)}
+        return {**row, **self.texts(sample.messages)}
 
-    def _texts(self, messages: Sequence[Message]) -> dict[str, Any]:
+    def texts(self, messages: Sequence[Message]) -> dict[str, Any]:
+        """The fields of a conversation."""
         row: dict[str, Any] = {}
         rest = list(messages)
         if self.images == "images" and rest and _plain_system(rest[0]):

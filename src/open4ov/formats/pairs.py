@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from open4ov.formats import preferences
 from open4ov.formats.conversations import Conversations, references, text_message
 from open4ov.formats.messages import Messages
 from open4ov.formats.row import Decoder, Parsed, RowError
@@ -13,6 +14,9 @@ from open4ov.sample import Part, Sample, user
 FIELDS = (
     "question",
     "answer",
+    "prompt",
+    "chosen",
+    "rejected",
     "image",
     "images",
     "messages",
@@ -58,6 +62,8 @@ class Pairs:
 
 def codec_of(row: Mapping[str, Any]) -> Decoder:
     """The form that a row is in, by the fields it has."""
+    if (form := preferences.form_of(row)) is not None:
+        return preferences.Preferences(form)
     if isinstance(row.get("messages"), list):
         return Messages()
     if isinstance(row.get("conversations"), list):

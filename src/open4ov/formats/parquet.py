@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from open4ov.formats.pairs import codec_of
+from open4ov.formats.preference_rows import as_pair
 from open4ov.formats.reading import Reading, files
-from open4ov.formats.row import Parsed, RowError, into_record
+from open4ov.formats.row import Codec, Parsed, RowError, into_record
 from open4ov.formats.writing import Splits, Writing
 from open4ov.images import kind_of
 from open4ov.sample import Message, Sample
@@ -30,13 +31,13 @@ from open4ov.store import ImageError, ImageStore, iter_samples
 _GROUP_BYTES, _GROUP_ROWS = 2**25, 512
 _FILE_BYTES = 2**29
 _BATCH = 16
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _PART = pa.struct(
     [("type", pa.string()), ("text", pa.string()), ("index", pa.int32()), ("times", pa.list_(pa.float64()))]
 )
 _COLUMNS = [
     ("id", pa.string()),
-    ("images", pa.list_(_IMAGE)),
+    ("images", pa.list_(IMAGE)),
     ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(_PART))]))),
     ("answer", pa.string()),
     ("source", pa.string()),
@@ -46,23 +47,25 @@ _COLUMNS = [
 ]
 
 
-def _value(kind: str) -> dict[str, str]:
+def value(kind: str) -> dict[str, str]:
+    """A column of single values, in the words of `datasets`."""
     return {"dtype": kind, "_type": "Value"}
 
 
-def _list(of: object) -> dict[str, object]:
+def several(of: object) -> dict[str, object]:
+    """A column of lists."""
     return {"feature": of, "_type": "List"}
 
 
-_FEATURES: dict[str, Any] = {name: _value("string") for name, _ in _COLUMNS}
-_FEATURES["images"] = _list({"_type": "Image"})
+_FEATURES: dict[str, Any] = {name: value("string") for name, _ in _COLUMNS}
+_FEATURES["images"] = several({"_type": "Image"})
 _PARTS = {
-    "type": _value("string"),
-    "text": _value("string"),
-    "index": _value("int32"),
-    "times": _list(_value("float64")),
+    "type": value("string"),
+    "text": value("string"),
+    "index": value("int32"),
+    "times": several(value("float64")),
 }
-_FEATURES["messages"] = _list({"role": _value("string"), "content": _list(_PARTS)})
+_FEATURES["messages"] = several({"role": value("string"), "content": several(_PARTS)})
 SCHEMA = pa.schema(_COLUMNS, metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})})
 
 
@@ -133,7 +136,12 @@ def _table(file: Path, schema: Any, reading: Reading) -> Iterator[Sample]:
                 for found in batch.to_pylist():
                     row += 1
                     cells = found if ours else {key: _plain(value, key) for key, value in found.items()}
-                    codec = Typed() if ours else codec_of(_renamed(cells, reading.columns))
+                    try:
+                        cells = cells if ours else as_pair(_renamed(cells, reading.columns))
+                    except RowError as error:
+                        reading.refuse(file, f"row {row}", str(error))
+                        continue
+                    codec = Typed() if ours else codec_of(cells)
                     if (sample := reading.sample(codec, cells, file, f"row {row}")) is not None:
                         yield sample
     except (pa.ArrowException, OSError) as error:
@@ -169,8 +177,8 @@ def _looks_like_image(value: bytes) -> bool:
 class _File:
     """The Parquet files of one split: a new one when the last is large enough."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self._folder, self._split = folder, split
+    def __init__(self, folder: Path, split: str, schema: Any) -> None:
+        self._folder, self._split, self._schema = folder, split, schema
         self._number, self._size, self._held = 0, 0, 0
         self._rows: list[dict[str, Any]] = []
         self._writer: Any = None
@@ -186,8 +194,8 @@ class _File:
         if self._rows:
             if self._writer is None:
                 path = self._folder / f"{self._split}-{self._number:05d}.parquet"
-                self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+                self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._size += self._held
         self._rows, self._held = [], 0
         if self._size >= _FILE_BYTES:
@@ -203,16 +211,17 @@ class _File:
         self._end()
 
 
-def write(samples: Iterable[Sample], writing: Writing) -> None:
-    """Files of at most about half a GiB of images, one series a split."""
-    folder, codec = writing.out / "data", Typed()
+def write(samples: Iterable[Sample], writing: Writing, codec: Codec | None = None, schema: Any = SCHEMA) -> None:
+    """Files of at most about half a GiB of images, one series a split. codec, schema: of another table that has images
+    and `open4ov` as ours has them."""
+    folder, codec = writing.out / "data", codec or Typed()
     folder.mkdir(parents=True, exist_ok=True)
-    with Splits(lambda split: _File(folder, split)) as parts:
+    with Splits(lambda split: _File(folder, split, schema)) as parts:
         for sample in samples:
             row = writing.row(codec, sample, sample.images)
             if row is None:
                 continue
-            into_record(row, [key for key in row if key not in SCHEMA.names])
+            into_record(row, [key for key in row if key not in schema.names])
             cells = [_cell(writing.image_path(sha), sample, place) for place, sha in enumerate(sample.images)]
             parts[sample.split].add({**row, "images": cells}, sum(len(cell["bytes"]) for cell in cells))
 

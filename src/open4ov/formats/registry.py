@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from open4ov.errors import UserError, nearest
-from open4ov.formats import folder, json_rows, lines, parquet, vlmevalkit, webdataset
+from open4ov.formats import folder, json_rows, lines, parquet, preference_files, preferences, vlmevalkit, webdataset
 from open4ov.formats.pictures import SUFFIXES
+from open4ov.formats.preference_rows import becomes_pair
 from open4ov.formats.reading import Reading
 from open4ov.formats.writing import Writing
 from open4ov.sample import Sample
@@ -36,6 +37,23 @@ FORMATS: dict[str, Format] = {
             ("messages", "JSON lines of OpenAI messages"),
             ("llava", "LLaVA: `conversations` and `image`"),
             ("sharegpt", "ShareGPT: `conversations` and `images`"),
+        )
+    },
+    **{
+        name: Format(about, partial(preference_files.read, name), write)
+        for name, about, write in (
+            ("trl", "preference pairs as TRL takes them: `prompt`, `chosen`, `rejected`", preference_files.write_trl),
+            (
+                "openrlhf",
+                "preference pairs for OpenRLHF: JSON lines of two conversations",
+                partial(json_rows.write, "openrlhf"),
+            ),
+            ("llamafactory", "preference pairs for LLaMA-Factory (ShareGPT)", partial(json_rows.write, "llamafactory")),
+            (
+                "swift",
+                "preference pairs for ms-swift: `messages` and `rejected_response`",
+                partial(json_rows.write, "swift"),
+            ),
         )
     },
     "webdataset": Format("WebDataset: tar shards", webdataset.read, webdataset.write),
@@ -85,6 +103,10 @@ def _of_file(path: Path) -> tuple[str, str]:
             return format, f"the name of {path.name}"
     if name.endswith((".json", ".jsonl", ".ndjson")):
         row = _first(path)
+        if becomes_pair(row):
+            return "trl", f"several responses, or a corrected one, in the first row of {path.name}"
+        if (form := preferences.form_of(row)) is not None:
+            return form, f"two responses in the first row of {path.name}"
         if isinstance(row.get("messages"), list):
             return "messages", f"`messages` in the first row of {path.name}"
         if isinstance(row.get("conversations"), list):

@@ -46,6 +46,8 @@ class Parsed:
     """further fields of the Sample: answer, task, scene, ..."""
     as_written: dict[str, Any] | None = None
     """the row's text fields, where `encode` would write them in other words"""
+    extra: dict[str, Any] = field(default_factory=dict[str, Any])
+    """entries of `Sample.extra`"""
 
 
 class Decoder(Protocol):
@@ -85,7 +87,8 @@ def to_row(codec: Codec, sample: Sample, images: Sequence[str]) -> dict[str, Any
     written = extra.pop("as_written", None)
     if written and written["format"] == codec.name:
         again = {**own, **written["row"]}
-        if digest(codec.decode(again).messages) == digest(sample.messages):
+        read = codec.decode(again)
+        if digest(read.messages) == digest(sample.messages) and _rejected(read, sample) == sample.rejected:
             own = again
             extra["as_written"] = written
     fields = cast("dict[str, Any]", extra.pop("fields", {}))
@@ -95,6 +98,11 @@ def to_row(codec: Codec, sample: Sample, images: Sequence[str]) -> dict[str, Any
         record["of"] = digest(parsed.messages)
     if parsed.values.get("answer", sample.answer) != sample.answer:
         record["answer_apart"] = True
+    if "rejected" in parsed.values:  # the row's own word counts, unless its form could not hold it
+        if parsed.values["rejected"] == sample.rejected:
+            record.pop("rejected", None)
+        else:
+            record["rejected_of"] = digest(parsed.values["rejected"])
     if made := [key for key in own if key not in parsed.used and key not in kept]:
         record["made"] = made
     taken = {key: value for key, value in fields.items() if key not in kept}
@@ -104,6 +112,11 @@ def to_row(codec: Codec, sample: Sample, images: Sequence[str]) -> dict[str, Any
         record.pop("extra", None)
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return {**own, **kept, RECORD: text}
+
+
+def _rejected(parsed: Parsed, sample: Sample) -> list[Message] | None:
+    """A row's rejected response; the sample's own where the form has none."""
+    return parsed.values.get("rejected", sample.rejected)
 
 
 def _with_fields(
@@ -161,7 +174,7 @@ def from_row(
     record = _record(row.get(RECORD))
     if record is not None:
         return _checked(_returned(record, parsed, shas, fields))
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = dict(parsed.extra)
     if fields:
         extra["fields"] = fields
     names = [name(reference) for reference in parsed.images]
@@ -218,7 +231,7 @@ def _record(value: object) -> dict[str, Any] | None:
     return cast("dict[str, Any]", found)
 
 
-_NOT_OF_SAMPLES = {"of", "made", "answer_apart", "messages", "images"}
+_NOT_OF_SAMPLES = {"of", "made", "answer_apart", "messages", "images", "rejected_of"}
 
 
 def _returned(record: dict[str, Any], parsed: Parsed, shas: list[str], fields: dict[str, Any]) -> dict[str, Any]:
@@ -237,6 +250,8 @@ def _returned(record: dict[str, Any], parsed: Parsed, shas: list[str], fields: d
     values = {key: value for key, value in record.items() if key not in _NOT_OF_SAMPLES}
     if "answer" in parsed.values and not record.get("answer_apart"):
         values["answer"] = parsed.values["answer"]
+    if "rejected" in parsed.values and record.get("rejected_of") != digest(parsed.values["rejected"]):
+        values["rejected"] = parsed.values["rejected"]
     return {**values, "images": images, "messages": messages, "extra": extra}
 
 

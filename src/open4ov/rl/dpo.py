@@ -1,88 +1,39 @@
-"""Offline RL (paper §4.2.3, stage 2): reference-free DPO on hallucination and brevity pairs; vision frozen.
+"""Offline RL (paper §4.2.3, stage 2): reference-free DPO on hallucination, brevity and preference pairs; vision frozen.
 
-The reference model is not merely ignored: there is none (eq. 13). A stage leaves model/, pairs.parquet, curve.json and
-summary.json.
+A stage leaves model/, pairs.parquet (with what each is for in `extra["pair"]`), curve.json, left_out.json (ids by
+reason) and summary.json: pairs by kind and attribute, leakage, the chosen responses' log-probability, and how many
+questions without their picture are refused before and after.
+
+Where things are: `hallucination.py` makes pairs of the run's samples, `preferences.py` reads those of people,
+`pair_mix.py` takes what the recipe wants of them, `dpo_training.py` trains.
 """
 
 from __future__ import annotations
 
-import random
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
-from open4ov import memory, schedules, training
-from open4ov.engine import Engine, VisionCache
+from open4ov.engine import Engine
+from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
-from open4ov.rl import hallucination
-from open4ov.rl.prefix import SharedPrefix, log_probs
-from open4ov.rl.rollout import encoded_prompts
-from open4ov.rl.tasks import Task
+from open4ov.recipe_dpo import ABLATED, MADE
+from open4ov.rl import dpo_probe, hallucination, mining, pair_mix, preferences
+from open4ov.rl.dpo_loss import loss
+from open4ov.rl.dpo_training import Curve, train
+from open4ov.rl.hallucination import Survives
 from open4ov.sample import Sample
 from open4ov.store import read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
-
-def loss(
-    chosen_logp: Tensor,
-    rejected_logp: Tensor,
-    beta: float,
-    nll_weight: float = 0.0,
-    chosen_lengths: Tensor | None = None,
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean of -log sigmoid(beta (log p(chosen) - log p(rejected))) (eq. 13), and figures to watch.
-
-    chosen_logp, rejected_logp [B]: summed log-probabilities of whole responses. With `nll_weight` the chosen
-    responses' negative log-likelihood a token is added (needs `chosen_lengths` [B], tokens): nothing else keeps their
-    probability from falling with the rejected ones'. Raises ValueError when the lengths are missing.
-    """
-    margin = beta * (chosen_logp - rejected_logp)
-    value = -F.logsigmoid(margin).mean()
-    figures = {"preference_loss": float(value.detach()), "accuracy": float((margin > 0).float().mean())}
-    figures |= {"margin": float(margin.detach().mean()), "chosen_logp": float(chosen_logp.detach().mean())}
-    figures["rejected_logp"] = float(rejected_logp.detach().mean())
-    if nll_weight:
-        if chosen_lengths is None:
-            raise ValueError("nll_weight needs chosen_lengths")
-        nll = -(chosen_logp / chosen_lengths).mean()
-        figures["nll"] = float(nll.detach())
-        value = value + nll_weight * nll
-    return value, figures
-
-
-def run(run: StageRun) -> None:
-    """The stage `dpo`: makes pairs with the RL model's own answers and trains it on them."""
-    section = run.recipe.dpo
-    torch.set_flush_denormal(True)
-    start = run.inputs["rl"] / "model"
-    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    samples = [
-        sample
-        for name in ("samples.parquet", "general.parquet")
-        for sample in read_samples(run.inputs["data"] / name)
-        if sample.split == "train"
-    ]
-    counts: dict[str, int] = {}
-    pairs: list[Sample] = []
-    if section.pairs:
-        pairs, counts = hallucination.build(
-            samples, section.pairs, Engine(model, processor), run.images.get, run.seed, run.progress
-        )
-    write_samples(run.out / "pairs.parquet", pairs)
-    curve = fit(model, processor, pairs, run.images.get, section, run.seed, run.progress, run.log)
-    model.save_pretrained(run.out / "model")
-    processor.save_pretrained(run.out / "model")
-    summary = {"pairs": len(pairs), "counts": counts, "steps": len(curve)}
-    write_json(run.out / "curve.json", curve)
-    write_json(run.out / "summary.json", summary)
+__all__ = ["fit", "loss", "run"]
 
 
 def fit(
@@ -94,53 +45,136 @@ def fit(
     seed: int,
     progress: Callable[[str, int, int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:
+) -> Curve:
     """Trains the model in place; gives the curve. Prompt and image of a pair are computed once for both responses."""
-    training.freeze_vision(model)
-    optimizer = training.adamw(model, section.learning_rate)
-    pictures = VisionCache(model, processor)
-    order: list[int] = []
-    for epoch in range(section.epochs):
-        once = list(range(len(pairs)))
-        random.Random(f"dpo {seed} {epoch}").shuffle(once)
-        order += once
-    steps = -(-len(order) // section.batch)
-    curve: list[dict[str, Any]] = []
-    for step in range(steps):
-        began = time.monotonic()
-        batch = [pairs[i] for i in order[step * section.batch : (step + 1) * section.batch]]
-        tasks = [Task(pair, pair.messages[:-1], [image(sha) for sha in pair.images]) for pair in batch]
-        responses = [[_tokens(processor, text) for text in _texts(pair)] for pair in batch]
-        groups = SharedPrefix.build(encoded_prompts(processor, tasks, pictures), responses)
-        logp, _ = log_probs(model, groups)
-        sums = logp.new_zeros(2 * len(batch)).index_add(0, groups.response, logp)
-        lengths = torch.bincount(groups.response)[::2]
-        value, figures = loss(sums[::2], sums[1::2], section.beta, section.nll_weight, lengths)
-        value.backward()
-        rate = section.learning_rate * schedules.warmup_cosine(step, steps, 0.1)
-        norm = training.step(model, optimizer, rate, grad_clip=1.0)
-        memory.trim()
-        point = {
-            "step": step + 1,
-            "loss": round(float(value.detach()), 5),
-            **{name: round(figure, 5) for name, figure in figures.items()},
-            "grad_norm": round(norm, 4),
-            "lr": rate,
-        }
-        curve.append(point)
-        if progress:
-            progress(f"DPO, accuracy {figures['accuracy']:.2f}", step + 1, steps)
-        if log:
-            log({**point, "seconds": round(time.monotonic() - began, 2)})
-    return curve
+    return train(model, processor, pairs, image, section, seed, progress, log).curve
 
 
-def _texts(pair: Sample) -> tuple[str, str]:
-    """The chosen and the rejected response. Raises ValueError for a sample that is no pair."""
-    if not pair.rejected or pair.messages[-1].role != "assistant":
-        raise ValueError(f"sample {pair.id} is no preference pair: it needs a chosen and a rejected response")
-    return pair.messages[-1].text, pair.rejected[-1].text
+def run(
+    run: StageRun,
+    texts: Callable[[Sequence[Sample]], Sequence[Sample]] | None = None,
+    survives: Survives = hallucination.right_without_picture,
+) -> None:
+    """The stage `dpo`: pairs of the RL model's own answers, and those of people, and the training on them.
+
+    texts: gives of the run's samples the questions without a picture that controls are made of; else those among them.
+    survives: the leakage screen's rule.
+    """
+    section = run.recipe.dpo
+    torch.set_flush_denormal(True)
+    start = run.inputs["rl"] / "model"
+    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
+    pairs = _pairs(run, model, processor, texts, survives)
+    write_samples(run.out / "pairs.parquet", pairs.pairs)
+    fit = train(
+        model,
+        processor,
+        pairs.pairs,
+        run.images.get,
+        section,
+        run.seed,
+        run.progress,
+        run.log,
+        scratch=run.scratch,
+        note=run.note,
+    )
+    model.save_pretrained(run.out / "model")
+    processor.save_pretrained(run.out / "model")
+    left_out = {**pairs.listed, **{name: ids for name, ids in fit.listed.items() if ids}}
+    summary: dict[str, Any] = {
+        "pairs": len(pairs.pairs),
+        "counts": pairs.counts,
+        "attributes": pair_mix.attributes(pairs.pairs),
+        "left_out": {name: len(ids) for name, ids in left_out.items()},
+        **fit.summary,
+    }
+    if pairs.probe is not None:
+        after = pairs.probe.ask(Engine(model, processor), run.images.get)
+        summary["refusal"] = {"before": pairs.before, "after": after}
+    for name, ids in fit.listed.items():
+        if ids:
+            run.note(
+                f"{len(ids)} pairs left out: {FAULTS[name]} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+            )
+    write_json(run.out / "left_out.json", left_out)
+    write_json(run.out / "curve.json", fit.curve)
+    write_json(run.out / "summary.json", summary)
 
 
-def _tokens(processor: Processor, text: str) -> list[int]:
-    return [*processor.tokenize(text), processor.eos_id]
+FAULTS = {
+    "empty": "a response without text",
+    "equal": "two equal responses",
+    "too_long": "longer than dpo.max_tokens",
+    "picture_missing": "a picture is not in the store",
+}
+
+
+@dataclass
+class _Pairs:
+    """All pairs of a stage. `counts`: by kind, and why drafts made none; `listed`: ids of what was left out."""
+
+    pairs: list[Sample]
+    counts: dict[str, int]
+    listed: dict[str, list[str]]
+    probe: dpo_probe.Probe | None = None
+    before: dict[str, Any] | None = None
+
+
+def _pairs(
+    run: StageRun,
+    model: Qwen3VL,
+    processor: Processor,
+    texts: Callable[[Sequence[Sample]], Sequence[Sample]] | None,
+    survives: Survives,
+) -> _Pairs:
+    section = run.recipe.dpo
+    if not section.pairs:
+        return _Pairs([], {}, {})
+    samples = [
+        sample
+        for name in ("samples.parquet", "general.parquet")
+        for sample in read_samples(run.inputs["data"] / name)
+        if sample.split == "train"
+    ]
+    engine = Engine(model, processor)
+    bare = list(texts(samples)) if texts else [sample for sample in samples if not sample.images]
+    found = _Pairs([], {}, {})
+    if section.probe and any(section.mix.get(kind, 0) > 0 for kind in ABLATED):
+        found.probe, samples = dpo_probe.split(samples, bare, section.probe, run.seed)
+        asked = {sample.id for sample in found.probe.texts}
+        bare = [sample for sample in bare if sample.id not in asked]
+        found.before = found.probe.ask(engine, run.images.get)
+    counts: Counter[str] = Counter()
+    if any(section.mix.get(kind, 0) > 0 for kind in MADE):
+        made = hallucination.build(
+            samples,
+            section.pairs,
+            engine,
+            run.images.get,
+            run.seed,
+            run.progress,
+            put=run.images.put,
+            mix=section.mix,
+            texts=bare,
+            survives=survives,
+        )
+        found.pairs += made.pairs
+        counts.update(made.counts)
+        if made.leaked:
+            found.listed["leakage"] = made.leaked
+    given: list[Sample] = []
+    for path in section.preferences:
+        given += preferences.read(path, images=run.images, note=run.note)
+    if section.mined is not None:
+        score = function(section.mined, "dpo.mined")
+        wanted = round(section.pairs * section.mix.get("mined", 0))
+        given += mining.mine(samples, wanted, engine, run.images.get, score, run.seed, run.progress)
+    if given:
+        chosen = pair_mix.choose(given, section, run.seed)
+        found.pairs += chosen.pairs
+        counts.update(chosen.counts)
+        found.listed |= chosen.listed
+        for line in chosen.notes:
+            run.note(line)
+    found.counts = dict(sorted(counts.items()))
+    return found

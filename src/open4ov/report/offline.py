@@ -1,0 +1,78 @@
+"""What the report tells of offline RL: its pairs by kind, refusals before and after, and some pairs to look at.
+
+The first pairs of each kind are shown, whatever they say: nobody picked them.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from open4ov.recipe_dpo import GIVEN, MADE
+from open4ov.run_dir import read_json
+from open4ov.sample import Sample
+from open4ov.store import ImageStore, iter_samples
+
+SHOWN = 2
+"""Pairs of a kind"""
+LOOKED_THROUGH = 20_000
+"""Pairs that are looked through for them"""
+
+
+@dataclass(frozen=True)
+class PairCard:
+    """One pair as the page shows it. `pictures` are data URIs."""
+
+    kind: str
+    pictures: list[str]
+    earlier: str
+    question: str
+    chosen: str
+    rejected: str
+
+
+def offline(inputs: Mapping[str, Path], images: ImageStore) -> dict[str, Any] | None:
+    """Kinds with their numbers, what made no pair, refusals, attributes, and cards; None for a run without pairs."""
+    summary = read_json(inputs["dpo"] / "summary.json") if "dpo" in inputs else None
+    if not summary or not summary.get("pairs"):
+        return None
+    counts: dict[str, int] = summary.get("counts", {})
+    known = (*MADE, *GIVEN)
+    return {
+        "pairs": summary["pairs"],
+        "kinds": [(kind, counts[kind]) for kind in known if counts.get(kind)],
+        "others": [(name, number) for name, number in counts.items() if name not in known],
+        "left_out": list(summary.get("left_out", {}).items()),
+        "attributes": list(summary.get("attributes", {}).items()),
+        "refusal": summary.get("refusal"),
+        "validation": summary.get("validation"),
+        "cards": cards(inputs["dpo"] / "pairs.parquet", images),
+    }
+
+
+def cards(path: Path, images: ImageStore) -> list[PairCard]:
+    """The first pairs of each kind, in the order of the kinds."""
+    found: dict[str, list[Sample]] = {}
+    for pair in islice(iter_samples(path), LOOKED_THROUGH):
+        own = found.setdefault(str(pair.extra.get("pair", "")), [])
+        if len(own) < SHOWN and pair.rejected and all(images.path(sha).is_file() for sha in pair.images):
+            own.append(pair)
+    order = [kind for kind in (*MADE, *GIVEN) if kind in found]
+    return [_card(kind, pair, images) for kind in order for pair in found[kind]]
+
+
+def _card(kind: str, pair: Sample, images: ImageStore) -> PairCard:
+    assert pair.rejected is not None
+    pictures = [base64.b64encode(images.path(sha).read_bytes()).decode() for sha in pair.images]
+    return PairCard(
+        kind=kind,
+        pictures=[f"data:image/png;base64,{picture}" for picture in pictures],
+        earlier="\n".join(f"{message.role}: {message.text}" for message in pair.messages[:-2]),
+        question=pair.messages[-2].text,
+        chosen=pair.messages[-1].text,
+        rejected=pair.rejected[-1].text,
+    )

@@ -1,0 +1,224 @@
+"""The training loop of offline RL (paper §4.2.3, stage 2): DPO on preference pairs, the vision tower frozen.
+
+There is no second model. With `dpo.reference` the starting model's log-probabilities are computed once, before the
+first step, and kept beside the checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from open4ov import checkpoints, memory, schedules, training
+from open4ov.averaging import trained_weights
+from open4ov.model import Processor, Qwen3VL
+from open4ov.recipe import DpoSection
+from open4ov.rl import dpo_watch
+from open4ov.rl.dpo_loss import loss
+from open4ov.rl.dpo_scores import Scorer, parts
+from open4ov.rl.dpo_screen import Screened, screen
+from open4ov.sample import Sample, content_id
+from open4ov.store import atomic
+
+Curve = list[dict[str, Any]]
+WARMUP = 0.1
+
+
+@dataclass
+class Fit:
+    """What a training left besides the changed model. `listed`: ids of pairs that were left out, by fault."""
+
+    curve: Curve
+    listed: dict[str, list[str]]
+    held_out: list[Sample]
+    watch: dpo_watch.Watch
+    summary: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def train(
+    model: Qwen3VL,
+    processor: Processor,
+    pairs: Sequence[Sample],
+    image: Callable[[str], Image.Image],
+    section: DpoSection,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    scratch: Path | None = None,
+    note: Callable[[str], None] | None = None,
+    stop_after: int | None = None,
+) -> Fit:
+    """Trains the model in place on the pairs, but for those that are kept apart to validate with.
+
+    Every `checkpoint_every` steps the state is written to `scratch` (None: never); a later call with the same pairs and
+    options goes on from there and ends with the same weights, bit for bit. `stop_after`: return after that step, as if
+    killed there. `note` is told what a user should look at.
+
+    Raises training.Diverged, which names the pairs, when a loss or a gradient is not finite (nothing has been changed
+    by that step), and ValueError for a sample that is no pair.
+    """
+    training.freeze_vision(model)
+    model.eval()
+    screened = screen(pairs, processor, image, section.max_tokens)
+    loop = _Loop(model, Scorer(model, processor, image), screened, section, seed)
+    loop.begin(scratch)
+    if not loop.curve and loop.held:
+        loop.measure(0)
+    total, warned = len(loop.batches), loop.watch.fell
+    for step in range(len(loop.curve), total):
+        if loop.watch.stopped:
+            break
+        began = time.monotonic()
+        point = loop.step(step)
+        last = step + 1 == total
+        if loop.held and ((step + 1) % section.validation.every == 0 or last):
+            point |= {f"val_{name}": value for name, value in loop.measure(step + 1).items()}
+            if note and loop.watch.fell and not warned:
+                note(_told(loop.watch, section))
+                warned = True
+        loop.curve.append(point)
+        if progress:
+            progress(f"DPO, accuracy {point['accuracy']:.2f}", step + 1, total)
+        if log:
+            log({**point, "seconds": round(time.monotonic() - began, 2)})
+        if step + 1 == stop_after:
+            break
+        if scratch and (step + 1) % section.checkpoint_every == 0 and not last:
+            loop.save(scratch)
+    if loop.watch.stopped:
+        checkpoints.put(model, loop.watch.best_weights)
+    held = [screened.pairs[number] for number in loop.held]
+    return Fit(loop.curve, screened.listed, held, loop.watch, {"steps": len(loop.curve), **loop.watch.summary()})
+
+
+class _Loop:
+    """One training: its pairs, their order, and where it stands."""
+
+    def __init__(self, model: Qwen3VL, scorer: Scorer, screened: Screened, section: DpoSection, seed: int) -> None:
+        self.model, self.scorer, self.section = model, scorer, section
+        self.pairs, self.tokens = screened.pairs, screened.tokens
+        own, self.held = dpo_watch.apart(self.pairs, section.validation.pairs, seed)
+        order: list[int] = []
+        for epoch in range(section.epochs):
+            once = list(own)
+            random.Random(f"dpo {seed} {epoch}").shuffle(once)
+            order += once
+        self.batches = [order[first : first + section.batch] for first in range(0, len(order), section.batch)]
+        self.optimizer = training.adamw(model, section.learning_rate)
+        self.watch = dpo_watch.Watch(section)
+        self.curve: Curve = []
+        self.reference: Tensor | None = None
+
+    @property
+    def identity(self) -> str:
+        """What it is a training of."""
+        said = [(p.id, p.messages[-1].text, [m.text for m in p.rejected or ()], p.images) for p in self.pairs]
+        read = self.section.model_dump(exclude={"checkpoint_every", "probe", "mix", "preferences"})
+        return content_id("dpo", read, said, self.batches)
+
+    def begin(self, scratch: Path | None) -> None:
+        """Computes what the starting model says of the pairs, if that is asked for, or takes it and the newest
+        checkpoint from `scratch`."""
+        identity = self.identity
+        if self.batches:
+            self.scorer.look(self.pairs)
+        if self.section.reference:
+            self.reference = self._reference(scratch, identity)
+        found = (
+            checkpoints.load(scratch, self.model, self.optimizer, lambda other: other == identity) if scratch else None
+        )
+        if found:
+            self.curve = found.curve
+            self.watch.restore(found.notes["watch"], found.tensors.get("best", {}))
+
+    def save(self, scratch: Path) -> None:
+        """Writes a checkpoint. Raises as `checkpoints.save` does."""
+        tensors = {"best": self.watch.best_weights} if self.watch.best_weights else {}
+        notes = {"watch": self.watch.notes()}
+        state = checkpoints.Checkpoint(len(self.curve), self.identity, self.curve, notes, tensors)
+        checkpoints.save(scratch, self.model, self.optimizer, state)
+
+    def step(self, step: int) -> dict[str, Any]:
+        """One update from the batch of that number. Raises Diverged, and has changed nothing then."""
+        section, batch = self.section, self.batches[step]
+        totals: dict[str, float] = {}
+        value = 0.0
+        for part in parts(batch, self.tokens, section.part_tokens):
+            sums, lengths = self.scorer([self.pairs[number] for number in part])
+            before = None if self.reference is None else self.reference[part].to(sums.device)
+            own, figures = loss(
+                sums[:, 0],
+                sums[:, 1],
+                section.beta,
+                section.nll_weight,
+                lengths[:, 0],
+                lengths[:, 1],
+                reference=None if before is None else (before[:, 0], before[:, 1]),
+                length_normalised=section.length_normalised,
+                margin=section.margin,
+                label_smoothing=section.label_smoothing,
+            )
+            share = len(part) / len(batch)
+            (own * share).backward()
+            value += float(own.detach()) * share
+            for name, figure in figures.items():
+                totals[name] = totals.get(name, 0.0) + figure * share
+        rate = section.learning_rate * schedules.warmup_cosine(step, len(self.batches), WARMUP)
+        try:
+            if not math.isfinite(value):
+                self.model.zero_grad(set_to_none=True)
+                raise training.Diverged(f"the loss is {value}: lower the learning rate ({rate:g})")
+            norm = training.step(self.model, self.optimizer, rate, grad_clip=1.0)
+        except training.Diverged as error:
+            raise training.Diverged(f"step {step + 1}: {error}, or look at {_named(self.pairs, batch)}") from None
+        memory.trim()
+        figures = {name: round(figure, 5) for name, figure in totals.items()}
+        return {"step": step + 1, "loss": round(value, 5), **figures, "grad_norm": round(norm, 4), "lr": rate}
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Of the pairs that are kept apart; `watch` sees it."""
+        pairs, tokens = [self.pairs[n] for n in self.held], [self.tokens[n] for n in self.held]
+        scores = self.scorer.all(pairs, tokens, self.section.batch, self.section.part_tokens)
+        before = None if self.reference is None else self.reference[self.held]
+        found = dpo_watch.figures(scores, self.section.beta, before)
+        self.watch.see(step, found, lambda: trained_weights(self.model))
+        return found
+
+    def _reference(self, scratch: Path | None, identity: str) -> Tensor:
+        """The starting model's log-probabilities of all pairs [N, 2]; the model is still as it began."""
+        path = scratch / f"reference-{identity}.safetensors" if scratch else None
+        if path and path.exists():
+            return load_file(path)["logp"]
+        sums, _ = self.scorer.all(self.pairs, self.tokens, self.section.batch, self.section.part_tokens)
+        if path:
+            with atomic(path) as temporary:
+                save_file({"logp": sums.contiguous()}, temporary)
+        return sums
+
+
+def _named(pairs: Sequence[Sample], batch: Sequence[int]) -> str:
+    names = [pairs[number].id for number in batch]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"the pairs of this batch: {', '.join(names[:8])}{more}. The step has changed nothing"
+
+
+def _told(watch: dpo_watch.Watch, section: DpoSection) -> str:
+    what = (
+        f"the training ends with the weights of step {watch.best_step}"
+        if watch.stopped
+        else "raise dpo.nll_weight, lower dpo.learning_rate or set dpo.on_fall: stop"
+    )
+    return (
+        f"the chosen responses are {watch.fallen:.2f} nats a token less likely than at the start (dpo.watch: "
+        f"{section.watch:g}): {what}"
+    )

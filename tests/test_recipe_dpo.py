@@ -1,0 +1,65 @@
+"""What `dpo` may say, and what of it nothing would read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from open4ov import keys
+from open4ov.changes import FILES
+from open4ov.errors import UserError
+from open4ov.recipe import Recipe, load
+
+
+def loaded(tmp_path: Path, **dpo: Any) -> Recipe:
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"name": "r", "dpo": dpo}))
+    return load(tmp_path / "r.yaml")
+
+
+HUMAN = {"human": 0.5, "image_normal": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("dpo", "said"),
+    [
+        ({"mix": {"missing": 1.0}}, "unknown kind 'missing'"),
+        ({"mix": {"missing_image": 0.5}}, "the shares sum to 0.5; they must sum to 1"),
+        ({"mix": {"missing_image": 1.5, "context": -0.5}}, "-0.5 is negative"),
+        ({"mix": HUMAN}, "dpo.mix.human: no file of preference pairs"),
+        ({"mix": {"mined": 1.0}}, "dpo.mined names no function"),
+        ({"preferences": ["x"]}, "dpo.preferences: has no effect: no share of dpo.mix is for human"),
+        ({"mined": "a:b"}, "dpo.mined: has no effect"),
+        ({"attributes": {"length": 1}}, "dpo.attributes: has no effect"),
+        ({"mix": {"brevity": 1.0}, "probe": 8}, "dpo.probe: has no effect"),
+        ({"validation": {"pairs": 0}, "watch": 2.0}, "dpo.watch: has no effect: dpo.validation.pairs is 0"),
+        ({"validation": {"pairs": 0, "every": 5}}, "dpo.validation.every: has no effect"),
+        ({"pairs": 0, "beta": 0.2}, "dpo.beta: has no effect: dpo.pairs is 0"),
+        ({"label_smoothing": 0.5}, "dpo.label_smoothing: expected less than 0.5"),
+    ],
+)
+def test_what_cannot_be_is_told(tmp_path: Path, dpo: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        loaded(tmp_path, **dpo)
+    assert said in str(caught.value)
+
+
+def test_a_recipe_with_people_s_pairs(tmp_path: Path) -> None:
+    recipe = loaded(tmp_path, preferences=["p.jsonl"], mix=HUMAN, attributes={"politeness": 1})
+    assert recipe.dpo.attributes == {"politeness": 1.0}
+
+
+def test_the_stage_is_made_anew_when_its_pairs_change(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    recipe = loaded(tmp_path, preferences=[str(file)], mix=HUMAN)
+    with pytest.raises(UserError, match=r"dpo\.preferences: no such file"):
+        keys.training("dpo")(recipe)
+    file.write_text("{}")
+    first = keys.training("dpo")(recipe)
+    file.write_text("{} ")
+    assert keys.training("dpo")(recipe)[FILES] != first[FILES]
+    file.write_text("{}")
+    slower = recipe.model_copy(update={"dpo": recipe.dpo.model_copy(update={"checkpoint_every": 7})})
+    assert keys.training("dpo")(slower) == first, "how often a checkpoint is written changes nothing"
