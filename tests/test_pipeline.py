@@ -264,9 +264,9 @@ def test_a_file_that_is_moved_within_a_folder_of_images_counts(tmp_path: Path) -
 def test_the_standard_graph_has_the_stages_of_the_paper() -> None:
     curriculum = pipeline.graph(Recipe(name="x"))
     assert list(curriculum.stages) == [
-        "images", "data", "sets", "preference_set", "sft_knowledge", "sft_ability", "sft_preference", "rl", "dpo",
-        "evaluate_base", "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference", "evaluate_rl",
-        "evaluate_dpo", "report",
+        "images", "data", "sets", "preference_set", "rl_pool", "sft_knowledge", "sft_ability", "sft_preference", "rl",
+        "dpo", "evaluate_base", "evaluate_sft_knowledge", "evaluate_sft_ability", "evaluate_sft_preference",
+        "evaluate_rl", "evaluate_dpo", "report",
     ]  # fmt: skip
     assert [stage.name for stage in curriculum.needed("sft_ability")] == [
         "images",
@@ -283,10 +283,28 @@ def test_the_standard_graph_has_the_stages_of_the_paper() -> None:
 def test_what_stage_1_loses_is_measured_before_and_after_it() -> None:
     section = {"held_out": 0.1, "ability": {"blend": "deficit"}}
     stages = pipeline.graph(Recipe.model_validate({"name": "x", "sft": section})).stages
-    assert list(stages)[2:8] == ["sets", "preference_set", "probe_base", "sft_knowledge", "deficit", "sft_ability"]
+    order = ["sets", "preference_set", "probe_base", "rl_pool", "sft_knowledge", "deficit", "sft_ability"]
+    assert list(stages)[2:9] == order
     assert stages["probe_base"].inputs == ("sets",), "its answers stay when stage 1 is trained anew"
     assert stages["deficit"].inputs == ("sets", "probe_base", "sft_knowledge")
     assert stages["sft_ability"].inputs == ("sets", "deficit", "sft_knowledge")
+
+
+def test_the_pool_of_rl_is_made_before_training_but_for_the_leakage_screen() -> None:
+    def stages(**rl: object) -> dict[str, Any]:
+        return pipeline.graph(Recipe.model_validate({"name": "x", "rl": rl})).stages
+
+    plain = stages()
+    assert plain["rl_pool"].inputs == (), "the corpora read nothing of the run"
+    assert "rl_pool" in plain["rl"].inputs
+    sources = [{"kind": "data", "share": 0.5}, {"kind": "sft", "share": 0.5}]
+    assert stages(pool={"sources": sources})["rl_pool"].inputs == ("data", "sets")
+    screened = stages(leakage={"rollouts": 8})
+    assert screened["rl_pool"].inputs == ("sft_preference",)
+    assert list(screened).index("rl_pool") == list(screened).index("rl") - 1
+    one, other = (Recipe.model_validate({"name": "x", "rl": {"pool": {"queue": n}}}) for n in (10, 20))
+    assert plain["rl"].config(one) == plain["rl"].config(other), "what the pool is like RL sees in its tasks"
+    assert plain["rl_pool"].config(one) != plain["rl_pool"].config(other)
 
 
 def test_an_option_of_a_later_stage_leaves_the_earlier_ones_as_they_are() -> None:

@@ -159,6 +159,9 @@ def vllm_plan(
     encoder_store: Annotated[
         Path | None, typer.Option(help="encode pictures in a process of its own, which hands them over in this folder")
     ] = None,
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="for online RL (rl.rollout.url); takes new weights")
+    ] = False,
 ) -> None:
     """Print the commands that serve a model with vLLM, one process a line."""
     from open4ov.engine.vllm_plan import plan
@@ -173,6 +176,7 @@ def vllm_plan(
         max_length=max_length,
         tensor_parallel=tensor_parallel,
         encoder_store=encoder_store,
+        rollout=rollout,
     )
     for one in plans:
         print(one.shell())

@@ -19,6 +19,7 @@ from open4ov.changes import FILES
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.recipe import Recipe
+from open4ov.recipe_rl import UNREAD
 from open4ov.run_dir import fingerprint, hash_json
 
 SFT = ("sft_knowledge", "sft_ability", "sft_preference")
@@ -208,7 +209,8 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
-            return {name: getattr(recipe, name).model_dump(mode="json"), **base}
+            left_out = UNREAD if name == "rl" else None
+            return {name: getattr(recipe, name).model_dump(mode="json", exclude=left_out), **base}
         elsewhere: dict[str, Any] = {
             **dict.fromkeys(("held_out", "preference_set", *_TOLD), True),
             "ability": {"blend_floor", "probe"},
@@ -222,6 +224,44 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         return {"sft": section, "admission": {"mastery": mastery}, **base}
 
     return config
+
+
+def rl_pool(recipe: Recipe) -> dict[str, Any]:
+    """How many tasks RL draws, where from, what counts as right, and who judges; with the leakage screen also how RL's
+    model is asked. The folders of sources and decisions are looked for here."""
+    from open4ov.rl.selection import candidates
+
+    rl = recipe.rl
+    if not rl.steps:
+        return {"rl": {"steps": 0}}
+    function(rl.reward, "rl.reward")
+    asked = {"temperature", "max_tokens", "leakage"} if rl.leakage.rollouts else set[str]()
+    found: dict[str, Any] = {
+        "rl": rl.model_dump(mode="json", include={"pool", "text_share", "reward", "prompts", *asked}),
+        "tasks": candidates(rl),
+        "threads": recipe.threads,
+    }
+    files = _evaluation_files(recipe)
+    for place, source in enumerate(rl.pool.sources):
+        if source.kind == "corpora":
+            files[SHIPPED] = _corpora()
+        elif source.path:
+            from open4ov.formats.convert import located
+
+            try:
+                files[f"rl.pool.sources.{place}"] = fingerprint([located(Path(source.path))[0]])
+            except UserError as error:
+                raise UserError(f"rl.pool.sources: '{source.title}': {error}") from None
+    if rl.pool.decisions:
+        folder = Path(rl.pool.decisions)
+        if not folder.exists():
+            raise UserError(f"rl.pool.decisions: no such file or folder: {folder}")
+        files["rl.pool.decisions"] = fingerprint(folder.glob("*.jsonl") if folder.is_dir() else [folder])
+    if rl.pool.judged:
+        name = recipe.data.roles["rl_pool"]
+        provider = recipe.data.providers[name].model_dump(mode="json", exclude=_ASKING | {"cache_as"})
+        found["data"] = {"roles": {"rl_pool": name}, "providers": {name: provider}}
+    return {**found, FILES: _there(files)}
 
 
 def ration_of_run(recipe: Recipe) -> dict[str, Any]:

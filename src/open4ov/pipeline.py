@@ -1,9 +1,11 @@
 """The run of a recipe: which stages there are, what each is made from, and which options it reads.
 
-images → data → sets → preference_set → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation of the
-base and of each model, and the report over all of them. Where the recipe asks for it, `assess` judges the data before
-anything is trained on them, `ration` looks for the share of the vertical, and `probe_base` and `deficit` measure what
-stage 1 has lost, for stage 2 to mend. `graph.py` has the machinery; the stages themselves are imported when they run.
+images → data → sets → preference_set → rl_pool → sft_knowledge → sft_ability → sft_preference → rl → dpo, an evaluation
+of the base and of each model, and the report over all of them. `rl_pool` has RL's tasks, validated before anything is
+trained; with the leakage screen, which asks the last model of SFT, it comes after that. Where the recipe asks for it,
+`assess` judges the data before anything is trained on them, `ration` looks for the share of the vertical, and
+`probe_base` and `deficit` measure what stage 1 has lost, for stage 2 to mend. `graph.py` has the machinery; the stages
+themselves are imported when they run.
 """
 
 from __future__ import annotations
@@ -63,9 +65,14 @@ def graph(recipe: Recipe) -> Graph:
     if "ration" in chain(*sft.values()):
         stages.append(Stage("ration", ("sets",), keys.ration_of_run, _call("open4ov.stages.ration:run")))
     models = [*sft, "rl", "dpo"]
+    screened = bool(recipe.rl.leakage.rollouts and recipe.rl.steps)
+    if not screened:  # a source that is refused is found out before any training
+        stages.append(_rl_pool(recipe))
     before: tuple[str, ...] = assessed  # nothing is trained on data that were refused
     for name in models:
-        made_from = sft.get(name, ("images", "data"))
+        if name == "rl" and screened:
+            stages.append(_rl_pool(recipe, before))
+        made_from = sft.get(name, ("images", "data", "rl_pool") if name == "rl" else ("images", "data"))
         if "deficit" in made_from:
             asked = ("sets", "probe_base", *before)
             stages.append(Stage("deficit", asked, keys.deficit, _call("open4ov.sft.deficit:measure_stage")))
@@ -80,6 +87,18 @@ def graph(recipe: Recipe) -> Graph:
     everything = tuple(stage.name for stage in stages)
     stages.append(Stage("report", everything, lambda recipe: recipe, _call("open4ov.report.page:run")))
     return Graph(stages)
+
+
+def _rl_pool(recipe: Recipe, model: tuple[str, ...] = ()) -> Stage:
+    """Made from what its sources read, and from the `model` that screens it."""
+    read = {"data": "data", "sft": "sets"}
+    kinds = [source.kind for source in recipe.rl.pool.sources] if recipe.rl.steps else []
+    inputs = tuple(dict.fromkeys(read[kind] for kind in kinds if kind in read))
+    return Stage("rl_pool", (*inputs, *model), keys.rl_pool, _call("open4ov.stages.rl_pool:run"), check=_pool_sources)
+
+
+def _pool_sources(recipe: Recipe) -> None:
+    import_module("open4ov.stages.rl_pool").check(recipe)
 
 
 def _sft_inputs(recipe: Recipe) -> dict[str, tuple[str, ...]]:

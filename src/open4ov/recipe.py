@@ -225,6 +225,9 @@ def _override(data: dict[str, Any], text: str) -> Loc:
 
 def _unknown(data: object, shape: Any, loc: Loc = ()) -> Iterable[tuple[Loc, list[str]]]:
     """The keys no model knows: (place, the known keys there)."""
+    if isinstance(data, list) and get_origin(shape) is list:
+        for place, one in enumerate(cast("list[object]", data)):
+            yield from _unknown(one, get_args(shape)[0], (*loc, place))
     if not isinstance(data, dict):
         return
     entries = cast("dict[str, object]", data)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field
 
+from open4ov.recipe_rl_loop import TOLD, LoopOptions
+from open4ov.recipe_rl_loss import Kind
+from open4ov.recipe_rl_pool import LeakageSection, PoolSection
+from open4ov.recipe_rl_rollout import PACE, RolloutSection
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -21,7 +26,7 @@ class RlFilterSection(Section):
     )
 
 
-class RlSection(Section):
+class RlSection(LoopOptions):
     """Online RL: GSPO with Pass@k, then diversity (paper §4)."""
 
     steps: int = Field(default=60, ge=0, description="rollout batches")
@@ -30,10 +35,16 @@ class RlSection(Section):
     minibatches: int = Field(default=4, ge=1, description="optimizer steps a rollout batch")
     pass_k: int = Field(default=4, ge=1, description="k of Pass@k (eq. 2)")
     pass_k_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of steps with the Pass@k advantage; diversity after"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of steps with the Pass@k advantage, at most (rl.plateau); diversity after",
     )
-    clip_low: float = Field(default=3e-4, gt=0, description="GSPO lower clip")
-    clip_high: float = Field(default=4e-4, gt=0, description="GSPO upper clip (clip-higher)")
+    loss: Kind = Field(default="gspo", description="gspo (the paper's); grpo and dapo to compare with")
+    clip_low: float | None = Field(default=None, gt=0, description="lower clip; the loss's own when empty (GSPO: 3e-4)")
+    clip_high: float | None = Field(
+        default=None, gt=0, description="upper clip; the loss's own when empty (GSPO: 4e-4)"
+    )
     learning_rate: float = Field(default=5e-5, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
@@ -51,6 +62,14 @@ class RlSection(Section):
         default=0.4, ge=0, le=2, description="cosine distance above which two responses differ (eq. 7)"
     )
     filter: RlFilterSection = Field(default_factory=RlFilterSection)
+    pool: PoolSection = Field(default_factory=PoolSection)
+    leakage: LeakageSection = Field(default_factory=LeakageSection)
+    rollout: RolloutSection = Field(default_factory=RolloutSection)
+
+
+UNREAD: dict[str, Any] = {**dict.fromkeys(("pool", "leakage", *TOLD), True), "rollout": set(PACE)}
+"""Options that decide nothing of a training once its tasks are there, for `model_dump(exclude=...)`: the stage rl_pool
+reads the first two, and the others are about what is told and how fast"""
 
 
 def contradictions(section: RlFilterSection) -> Iterator[tuple[Loc, str]]:

@@ -18,6 +18,10 @@ from open4ov import (
     recipe_preference,
     recipe_providers,
     recipe_rl,
+    recipe_rl_loop,
+    recipe_rl_loss,
+    recipe_rl_pool,
+    recipe_rl_rollout,
     recipe_sft,
 )
 from open4ov.errors import nearest
@@ -26,7 +30,7 @@ from open4ov.yaml_file import Loc
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from open4ov.recipe import DataSection, ImagesSection, Recipe, RlSection
+    from open4ov.recipe import DataSection, ImagesSection, Recipe
 
 DENSITY_DIMENSIONS = ("subjects", "space", "ocr", "knowledge")
 
@@ -41,13 +45,15 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     if rl.steps == 0:
         return
     yield from recipe_rl.contradictions(rl.filter)
+    yield from recipe_rl_loop.contradictions(rl, rl)
+    yield from recipe_rl_pool.contradictions(recipe)
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
         yield ("rl", "pass_k"), f"{rl.pass_k} responses cannot be drawn from a group of {rl.group} (rl.group)"
     if rl.minibatches > rl.prompts:
         message = f"{rl.minibatches} minibatches need as many groups; there are {rl.prompts} (rl.prompts)"
         yield ("rl", "minibatches"), message
-    if rl.clip_low >= 1:
-        yield ("rl", "clip_low"), f"{rl.clip_low} would clip at a ratio of zero or less; use a value below 1"
+    yield from recipe_rl_loss.contradictions(rl)
+    yield from recipe_rl_rollout.contradictions(rl)
     if rl.length_weight > 0:
         if rl.length_soft >= rl.length_max:
             yield ("rl", "length_soft"), f"{rl.length_soft} must be below rl.length_max = {rl.length_max}"
@@ -67,7 +73,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_blend.idle(recipe)
     yield from recipe_preference.idle(recipe)
     yield from recipe_admission.idle(recipe)
-    yield from _idle_rl(recipe.rl)
+    yield from _idle_rl(recipe)
     if recipe.dpo.pairs == 0:
         yield from _written(recipe.dpo, ("dpo",), "pairs", "dpo.pairs is 0")
 
@@ -135,14 +141,20 @@ def _idle_match(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
         yield ("data", "match_general"), "images.general_count is 0", ("images", "general_count")
 
 
-def _idle_rl(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:
+def _idle_rl(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
+    rl = recipe.rl
     if rl.steps == 0:
         yield from _written(rl, ("rl",), "steps", "rl.steps is 0")
+        if recipe_rl_pool.ROLE in recipe.data.roles:
+            yield ("data", "roles", recipe_rl_pool.ROLE), "rl.steps is 0", ("rl", "steps")
         return
     yield from recipe_rl.idle(rl.filter)
+    yield from recipe_rl_loop.idle(rl, rl)
+    yield from recipe_rl_pool.idle(recipe)
+    yield from recipe_rl_rollout.idle(rl)
     if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
         yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
-    if rl.pass_k_share == 1:
+    if rl.pass_k_share == 1 and rl.plateau.steps == 0:
         for field in sorted({"diversity_threshold", "embedder"} & rl.model_fields_set):
             yield ("rl", field), "rl.pass_k_share is 1, which leaves no step to diversity", ("rl", "pass_k_share")
     if rl.length_weight == 0:

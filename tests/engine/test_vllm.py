@@ -57,7 +57,7 @@ def test_every_field_of_a_request_is_told_to_vllm_or_refused(tiny_dir: Path) -> 
     one = Request([user("What?")], max_tokens=4)
     assert engine._wire(replace(one, salt="a tenant's"), {})[1]["salt"] == "a tenant's"
     grammar = Grammars(processor, model.config.text.vocab_size).regex("[ab]")
-    for name, value in {"ahead": 3, "grammar": grammar, "degeneration": Degeneration(), "adapter": "a"}.items():
+    for name, value in {"ahead": 3, "grammar": grammar, "adapter": "a"}.items():
         with pytest.raises(UserError, match=f"{name}: not available with vLLM"):
             engine._wire(replace(one, **{name: value}), {})
 
@@ -266,7 +266,6 @@ def test_stop_strings_end_where_our_engine_ends(engine: VLLM) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"degeneration": Degeneration()}, "degeneration"),
         ({"temperature": 0.001}, "temperature"),
         ({"temperature": 0.5, "prompt_log_probs": True}, "prompt_log_probs"),
         ({"max_tokens": 600}, "beyond the 512"),
@@ -277,6 +276,17 @@ def test_what_cannot_be_mapped_is_refused(engine: VLLM, options: dict[str, Any],
     with pytest.raises(UserError, match=f"request 1: .*{named}"):
         engine.generate([Request([user("a")]), Request(**{"messages": [user("b")], **options})])
     assert engine.generate([Request([user("a")], max_tokens=2)])[0][0].token_ids  # and the next is answered
+
+
+@pytest.mark.vllm
+def test_loops_end_where_our_engine_stops_them(engine: VLLM) -> None:
+    watched = Degeneration(period=8, times=2, repeated=16, window=24, surprise=0.3)
+    requests = [replace(one, degeneration=watched, max_tokens=200, ignore_eos=True) for one in mixed_requests()]
+    own, theirs = Engine(engine.model, engine.processor).generate(requests), engine.generate(requests)
+    assert {one.finish_reason for (one,) in own} & {"repetition", "garbled"}
+    assert [(one.token_ids, one.finish_reason) for (one,) in own] == [
+        (one.token_ids, one.finish_reason) for (one,) in theirs
+    ]
 
 
 @pytest.mark.vllm

@@ -12,7 +12,7 @@ from open4ov.admission.mastery import examine, sampling_of
 from open4ov.engine import Completion, Request
 from open4ov.recipe_mastery import MasterySection
 from open4ov.rl.rewards import exact
-from open4ov.rl.sampling import mixed
+from open4ov.rl.selection import mixed
 from open4ov.rollout_book import Book
 from open4ov.rollouts import Sampling
 from open4ov.sample import Sample, assistant, user

@@ -2,110 +2,97 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from online import train
 
 from open4ov.errors import UserError
-from open4ov.model import Processor, Qwen3VL
-from open4ov.recipe import RlSection
-from open4ov.rl import trainer
-from open4ov.rl.tasks import Task, from_corpora
-from open4ov.sample import Sample, user
-
-RED, BLUE = Image.new("RGB", (64, 64), (220, 30, 30)), Image.new("RGB", (64, 64), (30, 30, 220))
-
-
-def begins_with_a_digit(response: str, sample: Sample) -> float:
-    return float(response[:1].isdigit())
-
-
-def half(response: str, sample: Sample) -> float:
-    return 0.5
-
-
-def tasks(count: int) -> list[Task]:
-    made = []
-    for i in range(count):
-        prompt, images = ([user("how many?", images=1)], [RED, BLUE][i % 2 :][:1]) if i % 3 else ([user("1 + 1 =")], [])
-        made.append(Task(Sample(id=f"t{i}", source="t", task="t", answer="7"), prompt, images))
-    return made
-
-
-def section(**changes: object) -> RlSection:
-    options = {
-        "steps": 12,
-        "prompts": 4,
-        "group": 8,
-        "minibatches": 2,
-        "pass_k": 2,
-        "max_tokens": 6,
-        "length_max": 6,
-        "length_soft": 3,
-        "length_weight": 0.0,
-        "learning_rate": 1e-2,
-        "clip_low": 0.2,
-        "clip_high": 0.28,
-        "reward": f"{__name__}:begins_with_a_digit",
-    }
-    return RlSection.model_validate(options | changes)
-
-
-def fit(tiny_dir: Path, **changes: object) -> tuple[Qwen3VL, trainer.Curve]:
-    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
-    options = section(**changes)
-    curve = trainer.fit(model, processor, tasks(options.steps * options.prompts), options, seed=0)
-    return model, curve
+from open4ov.model import Qwen3VL
+from open4ov.rl.tasks import from_corpora
+from open4ov.store import ImageStore
 
 
 def test_the_rewarded_answer_becomes_likely(tiny_dir: Path) -> None:
     before = Qwen3VL.from_pretrained(tiny_dir).state_dict()
-    model, curve = fit(tiny_dir, pass_k_share=0.5)
+    model, result = train(tiny_dir, pass_k_share=0.5)
+    curve = result.curve
     assert [p["phase"] for p in curve] == ["pass_at_k"] * 6 + ["diversity"] * 6
     assert curve[-1]["pass_rate"] > curve[0]["pass_rate"] + 0.3
     assert [p["weight_version"] for p in curve] == list(range(1, 13))
+    assert (result.summary["diversity_from_step"], result.summary["responses"]) == (7, 12 * 4 * 8)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]) is name.startswith("vision."), name
 
 
+def test_a_tower_that_is_not_frozen_learns_too(tiny_dir: Path) -> None:
+    before = Qwen3VL.from_pretrained(tiny_dir).state_dict()
+    model, _ = train(tiny_dir, steps=2, reward="online:odd", freeze_vision=False)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"vision.patch.weight", "text.norm.weight"} <= changed
+
+
 def test_the_length_reward_alone_shortens_responses(tiny_dir: Path) -> None:
     limits = {"max_tokens": 40, "length_max": 40, "length_soft": 39, "length_weight": 1.0}
-    _, curve = fit(tiny_dir, **limits, reward=f"{__name__}:never", steps=15)
+    curve = train(tiny_dir, **limits, reward="online:never", steps=15)[1].curve
     assert curve[0]["length"] > 30
     assert curve[-1]["length"] < curve[0]["length"] - 10
 
 
-def never(response: str, sample: Sample) -> float:
-    return 0.0
-
-
 def test_groups_without_advantage_change_nothing(tiny_dir: Path) -> None:
     before = Qwen3VL.from_pretrained(tiny_dir).state_dict()
-    model, curve = fit(tiny_dir, reward=f"{__name__}:never", steps=2)
-    assert [(p["dead"], p["updates"]) for p in curve] == [(1.0, 0)] * 2
+    model, result = train(tiny_dir, reward="online:never", steps=2)
+    assert [(p["dead"], p["updates"]) for p in result.curve] == [(1.0, 0)] * 2
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_first_minibatch_is_on_policy(tiny_dir: Path) -> None:
-    _, curve = fit(tiny_dir, steps=1, minibatches=1)
+    curve = train(tiny_dir, steps=1, minibatches=1)[1].curve
     assert curve[0]["ratio"] == 1.0
     assert curve[0]["clip_low"] == curve[0]["clip_high"] == 0
-    _, curve = fit(tiny_dir, steps=1, minibatches=4)
+    curve = train(tiny_dir, steps=1, minibatches=4)[1].curve
     assert curve[0]["updates"] > 1
     assert curve[0]["ratio"] != 1.0
 
 
 def test_the_same_seed_gives_the_same_run(tiny_dir: Path) -> None:
-    assert fit(tiny_dir, steps=2)[1] == fit(tiny_dir, steps=2)[1]
+    assert train(tiny_dir, steps=2)[1].curve == train(tiny_dir, steps=2)[1].curve
+
+
+def test_figures_of_the_curve_are_those_of_the_journal(tiny_dir: Path, tmp_path: Path) -> None:
+    """The journal has the times beside, the curve has none."""
+    _, result = train(tiny_dir, steps=3, arguments={"folder": tmp_path})
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    parts = ("rollout", "reward", "score", "update")
+    times = {f"{part}_{what}" for part in parts for what in ("seconds", "tokens_per_second")}
+    times |= {"seconds", "tokens_per_second"}
+    assert [{key: value for key, value in line.items() if key not in times} for line in lines] == result.curve
+    for line in lines:
+        assert times <= line.keys()
+        assert line["seconds"] == pytest.approx(sum(line[f"{part}_seconds"] for part in parts), abs=1e-3)
+        tokens = line["length"] * 32
+        assert line["rollout_tokens_per_second"] == pytest.approx(tokens / line["rollout_seconds"], rel=0.05)
+
+
+def test_the_first_and_the_last_step_are_shown(tiny_dir: Path, tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    _, result = train(tiny_dir, steps=3, arguments={"images": store})
+    assert [one["step"] for one in result.shown] == [1, 3]
+    groups = result.shown[0]["groups"]
+    assert [group["dead"] for group in groups] == sorted(group["dead"] for group in groups)
+    pictured = next(group for group in groups if group["pictures"])
+    assert store.get(pictured["pictures"][0]).size == (64, 64)
+    assert (len(pictured["responses"]), pictured["reference"]) == (8, "7")
+    json.dumps(result.shown, allow_nan=False)
 
 
 def test_pass_at_k_refuses_other_rewards_and_missing_functions(tiny_dir: Path) -> None:
     with pytest.raises(UserError, match=r"rewards of 0 or 1.*pass_k_share"):
-        fit(tiny_dir, reward=f"{__name__}:half", steps=1, pass_k_share=1.0)
+        train(tiny_dir, reward="online:half", steps=1, pass_k_share=1.0)
     with pytest.raises(UserError, match=r"rl.reward.*nowhere"):
-        fit(tiny_dir, reward=f"{__name__}:nowhere")
+        train(tiny_dir, reward="online:nowhere")
 
 
 def test_tasks_of_the_corpora_ask_for_a_box_once() -> None:

@@ -21,7 +21,7 @@ from open4ov.rl.tasks import Task, task
 from open4ov.rollout_book import FOLDER, Book
 from open4ov.rollouts import digest
 from open4ov.sample import Sample, assistant, user
-from open4ov.store import ImageStore, read_samples
+from open4ov.store import ImageStore, read_samples, write_json, write_samples
 
 SEEN: list[tuple[str, str]] = []
 
@@ -45,6 +45,10 @@ def tasks() -> list[Task]:
             about: dict[str, Any] = {"images": [""] * len(pictures), "messages": said, "answer": "7"}
             made.append(task(Sample(id=f"{kind}-{i}", source="t", task="t", **about), pictures))
     return made
+
+
+def stored(one: Task, images: ImageStore) -> Sample:
+    return one.sample.model_copy(update={"images": [images.put(picture) for picture in one.images]})
 
 
 def section(**changes: object) -> RlSection:
@@ -73,7 +77,7 @@ def test_only_what_is_now_right_now_wrong_is_trained_on(tmp_path: Path, tiny_dir
         return selection.select(given, engine, chosen, rewarded, images, Book(tmp_path / "book"), 0)
 
     found = select()
-    assert [one.sample.id for one in found.tasks] == ["mixed-0", "mixed-1", "mixed-2", "mixed-3", "mixed-0", "mixed-1"]
+    assert [one.sample.id for one in found.tasks] == ["mixed-0", "mixed-1", "mixed-2", "mixed-3"]
     assert [one.sample.id for one in found.never] == [f"hard-{i}" for i in range(4)]
     counts = {"candidates": 12, "rollouts": 8, "kept": 4, "all_right": 4, "all_wrong": 4, "unknown": 0}
     assert found.figures == {**counts, "used": 4, "text": 2}
@@ -101,25 +105,19 @@ def test_the_candidates_share_what_text_and_pictures_are_asked_for(tmp_path: Pat
     assert [texts(share) for share in (0.0, 0.25, 1.0)] == [0, 1, 4]
 
 
-def test_the_stage_writes_what_is_never_right_for_stage_3(
-    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-
-    def drawn(count: int, text_share: float, seed: int) -> list[Task]:
-        asked.append(count)
-        return tasks()
-
-    monkeypatch.setattr(trainer, "from_corpora", drawn)
+def test_the_stage_writes_what_is_never_right_for_stage_3(tmp_path: Path, tiny_dir: Path) -> None:
+    images = ImageStore(tmp_path / "image-store")
+    (tmp_path / "pool").mkdir()
+    write_samples(tmp_path / "pool" / "pool.parquet", [stored(one, images) for one in tasks()])
+    write_json(tmp_path / "pool" / "pool.json", {"wanted": 12})
     recipe = Recipe(name="t", rl=section(learning_rate=1e-3))
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "model").symlink_to(tiny_dir)
     for folder in ("out", "scratch"):
         (tmp_path / folder).mkdir()
-    inputs, images = {"sft_preference": tmp_path / "sft"}, ImageStore(tmp_path / "image-store")
+    inputs = {"rl_pool": tmp_path / "pool", "sft_preference": tmp_path / "sft"}
     SEEN.clear()
     trainer.run(StageRun(recipe, tmp_path / "out", tmp_path / "scratch", inputs, images, 0, "rl", Quiet()))
-    assert asked == [12]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["filter"]["kept"] == 4
     failed = {one.id: one for one in read_samples(tmp_path / "out" / "failed.parquet")}
     assert {f"hard-{i}" for i in range(4)} <= failed.keys()

@@ -12,12 +12,13 @@ import pytest
 import torch
 from looped import Bench, coloured
 
+from open4ov import journal
 from open4ov.errors import UserError
 from open4ov.model import lora
 from open4ov.model.flops import count
 from open4ov.run_dir import Place
 from open4ov.sample import Sample
-from open4ov.sft import journal, throughput
+from open4ov.sft import throughput
 from open4ov.sft.throughput import Operations
 from open4ov.store import ImageStore
 

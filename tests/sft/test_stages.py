@@ -24,6 +24,7 @@ from open4ov.rl.hallucination import KINDS
 from open4ov.sft import curriculum, deficit, planning, pupil, sets, short
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.fit import fit
+from open4ov.stages import rl_pool
 from open4ov.stages import sets as sets_stage
 from open4ov.stages import sft as sft_stage
 from open4ov.store import ImageStore, read_samples, write_samples
@@ -89,7 +90,8 @@ def finished(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     for stage in planning.STAGES:
         sft_stage.run(run.stage(f"sft_{stage}", before), stage)
         before = (f"sft_{stage}",)
-    rl.run(run.stage("rl", before))
+    rl_pool.run(run.stage("rl_pool", ()))
+    rl.run(run.stage("rl", ("rl_pool", *before)))
     dpo.run(run.stage("dpo", ("rl",)))
     return run
 

@@ -68,6 +68,20 @@ class Degeneration:
         text = "".join(reversed(texts))
         return "garbled" if self.garbled(text) and (text or len(texts) == 1) else None
 
+    def first(
+        self,
+        tokens: Sequence[int],
+        log_probs: Sequence[float],
+        vocabulary: int,
+        decode: Callable[[list[int]], str],
+    ) -> tuple[int, str] | None:
+        """After how many tokens a whole response would have been stopped, and why: for engines that cannot be told to
+        look themselves. The end of the response is not looked at: it has ended there anyhow."""
+        for count in range(EVERY, len(tokens), EVERY):
+            if reason := self.reason(tokens[:count], log_probs[:count], vocabulary, decode):
+                return count, reason
+        return None
+
     def repeats(self, tokens: Sequence[int]) -> bool:
         """Whether the end is one stretch of at most `period` tokens, over and over."""
         count = len(tokens)

@@ -40,8 +40,9 @@ class Engine:
     `max_batch`: completions under way together; `kv_tokens`: tokens whose keys and values are held, in blocks of
     `block_size`; `step_tokens`: most tokens of a step (longer prompts take several). `autocast` computes in that type
     instead of the weights'. `vision_cache` keeps the features of pictures from one call to the next (None: a cache of
-    the engine's own). `watch`: look whether the weights are others before work begins; a server whose weights change by
-    `update_weights` only does without. Raises UserError for a processor that is not this model's.
+    the engine's own); it may be another model's that has the very same tower. `watch`: look whether the weights are
+    others before work begins; a server whose weights change by `update_weights` only does without. Raises UserError for
+    a processor that is not this model's.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Engine:
         processor.check(model.config)
         self.model, self.processor, self.autocast = model, processor, autocast
         self.vision_cache = vision_cache or VisionCache(model, processor, watch=watch)
-        if self.vision_cache.model is not model or self.vision_cache.processor is not processor:
+        if self.vision_cache.model.vision is not model.vision or self.vision_cache.processor is not processor:
             raise ValueError("vision_cache is of another model or processor than the engine")
         self.weight_version, self.adapters = 0, Adapters(model)
         self.pool = BlockPool(kv_tokens // block_size, block_size)
@@ -126,6 +127,14 @@ class Engine:
                 self._rows.leave(one)
                 self.scheduler.remove(one)
 
+    def release(self) -> None:
+        """Frees the memory of keys and values, for others to use until the next step, which takes it again. Features
+        of pictures stay. Raises RuntimeError while anything is under way, or computed ahead and held."""
+        if self.busy or self.scheduler.held:
+            raise RuntimeError("the engine is at work: its keys and values cannot be given up now")
+        self._begin_anew()
+        self._store.release()
+
     @property
     def longest(self) -> int:
         """Tokens that a prompt and its response may have together."""
@@ -146,6 +155,7 @@ class Engine:
             self.weight_version += self._watch.changed()
             if self._root() != self.scheduler.root:
                 self._begin_anew()
+        self._store.reserve()
         chunks = self.scheduler.plan()
         for one in [one for one in self._rows.sequences if one not in self.scheduler.running]:  # preempted
             self._rows.leave(one)

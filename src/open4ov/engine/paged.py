@@ -28,9 +28,19 @@ class KVStore:
     """The tensors behind a `BlockPool`: `keys`, `values` [layers, blocks * size, K, d]."""
 
     def __init__(self, config: TextConfig, blocks: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.num_hidden_layers, blocks * size, config.num_key_value_heads, config.head_dim)
+        self.shape = (config.num_hidden_layers, blocks * size, config.num_key_value_heads, config.head_dim)
         self.size = size
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        self.keys, self.values = (torch.zeros(self.shape, dtype=dtype, device=device) for _ in range(2))
+
+    def release(self) -> None:
+        """Frees the memory; what was held is lost. `reserve` takes it again."""
+        layers, _, heads, d = self.shape
+        self.keys, self.values = (part.new_zeros(layers, 0, heads, d) for part in (self.keys, self.values))
+
+    def reserve(self) -> None:
+        """Takes the memory that `release` has freed; nothing happens when it is there."""
+        if not self.keys.shape[1]:
+            self.keys, self.values = (part.new_zeros(self.shape) for part in (self.keys, self.values))
 
     def copy(self, pairs: Many[tuple[int, int]]) -> None:
         """Copies whole blocks: (from, to), one after another."""

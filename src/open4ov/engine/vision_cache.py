@@ -38,10 +38,18 @@ class CacheStatistics:
 
 class VisionCache:
     """Features of one model's pictures, at most `limit` bytes of them; those not used for longest go first. Without
-    `watch` the weights are not looked at: who changes them calls `clear`."""
+    `watch` the weights are not looked at: who changes them calls `clear`. `alone`: each picture passes the tower by
+    itself, so that its features are the same to the last bit whatever else was new with it."""
 
-    def __init__(self, model: Qwen3VL, processor: Processor, limit: int = DEFAULT_BYTES, watch: bool = True) -> None:
-        self.model, self.processor, self.limit = model, processor, limit
+    def __init__(
+        self,
+        model: Qwen3VL,
+        processor: Processor,
+        limit: int = DEFAULT_BYTES,
+        watch: bool = True,
+        alone: bool = False,
+    ) -> None:
+        self.model, self.processor, self.limit, self.alone = model, processor, limit, alone
         self.statistics = CacheStatistics()
         self.version = 0
         """Another one whenever all was forgotten: weights are others"""
@@ -77,16 +85,21 @@ class VisionCache:
         self.statistics.misses += len(new)
         self.statistics.hits += len(keys) - len(new)
         if new:
-            with torch.inference_mode(False), torch.no_grad():  # what generation encodes, training may use
-                table = torch.tensor([grids[index] for index in new.values()])
-                pixels = self.processor.pixels([seen[index] for index in new.values()], self.model.device)
-                encoded = self.model.encode_images(pixels, table)
-                # copies: a slice would keep its whole batch alive
-                parts = [_copied(part) for part in encoded.split(table)] if len(new) > 1 else [encoded]
+            places = list(new.values())
+            together = [[place] for place in places] if self.alone else [places]
+            parts = [part for own in together for part in self._encode([grids[i] for i in own], [seen[i] for i in own])]
             for key, part in zip(new, parts, strict=True):
                 found[key] = part
                 self._keep(key, part)
         return [found[key] for key in keys]
+
+    def _encode(self, grids: Sequence[Grid], seen: Sequence[Visual]) -> list[VisionFeatures]:
+        """One pass of the tower."""
+        with torch.inference_mode(False), torch.no_grad():  # what generation encodes, training may use
+            table = torch.tensor(grids)
+            encoded = self.model.encode_images(self.processor.pixels(seen, self.model.device), table)
+            # copies: a slice would keep its whole batch alive
+            return [_copied(part) for part in encoded.split(table)] if len(grids) > 1 else [encoded]
 
     def find(self, digest: str, grid: Grid) -> VisionFeatures | None:
         """Those of a picture, if they are there. Any thread may ask; the weights are not looked at."""

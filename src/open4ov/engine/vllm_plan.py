@@ -51,6 +51,7 @@ def plan(
     images: int = 16,
     tensor_parallel: int = 1,
     encoder_store: Path | str | None = None,
+    rollout: bool = False,
 ) -> list[Plan]:
     """The processes that serve `model`: one, or with `encoder_store` two, of which the first only encodes pictures.
 
@@ -60,6 +61,9 @@ def plan(
     `encoder_store`: a folder that both processes see, through which the features of pictures go from the encoder
     (`port`) to the language model (`port` + 1). A client, or a proxy, sends a request with pictures first to the
     encoder (with max_tokens 1), then to the language model.
+
+    `rollout`: for online RL (`vllm_server.py`): tokens in and out, log p at the request's temperature, and new weights
+    by a path. What takes new weights asks for no key: whoever reaches the port can give others.
 
     No URL is fetched for a client, and keys come from VLLM_API_KEY, which is not printed. Raises UserError for sizes
     that are not, and without keys where others than this machine can connect.
@@ -82,6 +86,11 @@ def plan(
     if fp8:
         language += ["--quantization", "fp8_per_channel", "--kv-cache-dtype", "fp8"]
         language += ["--quantization-config", json.dumps({"ignore": ["*visual.*"]})]
+    if rollout and encoder_store is not None:
+        raise UserError("--rollout and --encoder-store: an encoder of its own would keep features of older weights")
+    if rollout:
+        shared += ["--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
+        return [Plan("serve", [*shared, "--port", str(port), *language], {**QUIET, "VLLM_SERVER_DEV_MODE": "1"})]
     if encoder_store is None:
         return [Plan("serve", [*shared, "--port", str(port), *language], QUIET)]
     encoder = ["--mm-encoder-only", "--no-enable-prefix-caching", "--enforce-eager"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 from vllm import LLM, SamplingParams
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 from vllm.v1.sample.sampler import Sampler
 
 
@@ -52,8 +52,10 @@ def picture(raw: dict[str, Any]) -> Image.Image:
 
 
 def sampling(raw: dict[str, Any]) -> SamplingParams:
+    loops = raw.pop("repetition_detection", None)
     return SamplingParams(
         **raw,
+        repetition_detection=loops and RepetitionDetectionParams(**loops),
         ignore_eos=True,  # vLLM's own list of closing tokens is the model folder's, and longer
         detokenize=bool(raw["stop"]),
         output_kind=RequestOutputKind.FINAL_ONLY,

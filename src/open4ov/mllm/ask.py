@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from open4ov.mllm.embedders import Embedder
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
-BESIDE = ("labels", "documents", "preference")
-"""Asked beside the stage `data`: by `open4ov labels review`, `open4ov data documents` and stage 3 of SFT"""
+BESIDE = ("labels", "documents", "preference", "rl_pool")
+"""Asked beside the stage `data`: by `open4ov labels review`, `open4ov data documents`, stage 3 of SFT and RL's pool"""
 PASSING = frozenset(
     ["rate_limited", "overloaded", "timeout", "server_error", "closed", "empty", "html", "not_json", "truncated"]
 )

@@ -60,6 +60,9 @@ class CatalogProvider:
                 return {"pairs": _pairs(_scene(request), request.images[0].sha, prompt.values)}
             case "verify":
                 return _worst([rules.verify(_scene(request), values) for values in _turns(request)])
+            case "rl_pool":
+                score, reason = rules.task(_known_scene(request), prompt.values)
+                return {"score": score, "reason": reason}
             case "judge_1" | "judge_2" | "judge_3":
                 score, reason = self._vote(request)
                 return {"score": score, "reason": reason}
@@ -130,6 +133,13 @@ def _scene(request: Request) -> dict[str, Any]:
     if not scene:
         raise AnswerError(NO_SCENE)
     return scene
+
+
+def _known_scene(request: Request) -> dict[str, Any] | None:
+    """Of the one picture, or of a question without one; None where nothing is known."""
+    if len(request.images) > 1:
+        return None
+    return request.images[0].scene if request.images else request.prompt.values.get("scene")
 
 
 def _topics(prompt: Prompt) -> list[str]:

@@ -33,6 +33,19 @@ def judge(scene: dict[str, Any], values: dict[str, Any], source: str, *, abiliti
     return 1, f"holds by {source}"
 
 
+def task(scene: dict[str, Any] | None, values: dict[str, Any]) -> Verdict:
+    """Whether a task of RL is sound: 1 when its question is known and its answer right; None where the annotation does
+    not know the question, or there is none. `values`: question, answer, language."""
+    if not scene:
+        return None, "there is no annotation"
+    pairs = known(scene, values["language"]).get(values["question"])
+    if pairs is None:
+        return None, "no rule answers this question from the annotation"
+    if not any(right(qa, values["answer"]) for qa in pairs):
+        return 0, "by the annotation the answer is not right"
+    return 1, "holds by the annotation"
+
+
 def fits(qa: QA, scene: dict[str, Any], tags: dict[str, Sequence[str]]) -> bool:
     """Whether the question belongs to the topic, by both of its labels."""
     return in_ability(qa, scene, tags) and in_domain(qa, scene, tags)

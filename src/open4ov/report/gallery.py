@@ -71,7 +71,7 @@ def cards(pairs: list[tuple[Row, Row]], images: ImageStore) -> list[Card]:
             made.append(
                 Card(
                     suite=suite,
-                    pictures=[_data_uri(images.path(digest)) for digest in base["pictures"]],
+                    pictures=[data_uri(images.path(digest)) for digest in base["pictures"]],
                     earlier=base["earlier"],
                     question=base["question"],
                     reference=_reference(base),
@@ -104,5 +104,6 @@ def _reference(row: Row) -> str:
     return "says that there is no picture" if row["rule"] == "refusal" else row["answers"][0]
 
 
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
+    """A PNG file as a page holds it."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from open4ov import templates
-from open4ov.report import gallery, plots, training_sets
+from open4ov.report import gallery, plots, rollouts, training_sets
 from open4ov.report.table import TITLES, build, row_named, shown, verdict
 from open4ov.store import write_json
 
@@ -58,6 +58,7 @@ def run(run: StageRun) -> None:
         pictures=gallery.cards(pairs, run.images),
         sets=training_sets.sets(run.inputs),
         blend=training_sets.blend(run.inputs),
+        rolled=rollouts.steps(run.inputs, run.images),
     )
     run.progress("page", 3, 4)
     (run.out / "report.html").write_text(html)
@@ -76,6 +77,7 @@ def page(
     pictures: Sequence[gallery.Card],
     sets: Sequence[Mapping[str, Any]],
     blend: Mapping[str, Any] | None,
+    rolled: Sequence[Mapping[str, Any]],
 ) -> str:
     """The HTML of a report. Every text is escaped; pictures and plots are inside the page; it asks for nothing else."""
     environment = templates.environment("open4ov.report")
@@ -103,6 +105,7 @@ def page(
         pictures=pictures,
         sets=sets,
         blend=blend,
+        rolled=rolled,
     )
 
 

@@ -32,11 +32,11 @@ def apply(directory: Path, out: Path, reviewers: Sequence[str] = ()) -> dict[str
     counted = {name: made for name, made in reviews.items() if not reviewers or name in reviewers}
     conflicts: list[dict[str, Any]] = []
 
-    def decided(kept: bool) -> Iterator[Sample]:
+    def sorted_by(kept: bool) -> Iterator[Sample]:
         for file in place.files:
             for sample in iter_samples(file):
                 said = {name: made[sample.id] for name, made in counted.items() if sample.id in made}
-                one, stays = _decided(sample, said)
+                one, stays = decided(sample, said)
                 if stays == kept:
                     yield one
                 elif kept and len(_fixes(said)) > 1:
@@ -44,8 +44,8 @@ def apply(directory: Path, out: Path, reviewers: Sequence[str] = ()) -> dict[str
 
     with beside(out) as part:
         pictures = _Pictures(place.images, part)
-        kept = write_samples(part / "samples.parquet", pictures.taken(decided(True)))
-        left_out = write_samples(part / "rejected.parquet", pictures.taken(decided(False)))
+        kept = write_samples(part / "samples.parquet", pictures.taken(sorted_by(True)))
+        left_out = write_samples(part / "rejected.parquet", pictures.taken(sorted_by(False)))
         figures = {
             "reviewers": {name: len(made) for name, made in counted.items()},
             "agreement": decisions.agreement(counted),
@@ -57,7 +57,7 @@ def apply(directory: Path, out: Path, reviewers: Sequence[str] = ()) -> dict[str
     return figures
 
 
-def _decided(sample: Sample, said: Mapping[str, Decision]) -> tuple[Sample, bool]:
+def decided(sample: Sample, said: Mapping[str, Decision]) -> tuple[Sample, bool]:
     """The sample with what was said of it, and whether it stays in the set."""
     was, fixes = stage(sample.extra), _fixes(said)
     one = _reviewed(sample, said)

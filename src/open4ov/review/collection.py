@@ -1,7 +1,8 @@
 """The samples that a review is about: those kept and those rejected, where their pictures lie, and how they are found.
 
-A folder to look at is a run's, with the output of its stage `data`, or any folder with a `samples.parquet`. All samples
-are read once, for what they are filtered and counted by; a sample itself is read when it is shown.
+A folder to look at is a run's, with the output of its stage `data`, any folder with a `samples.parquet`, or that of a
+stage `rl_pool`, whose `queue.parquet` holds what is to be screened before RL is trained on it. All samples are read
+once, for what they are filtered and counted by; a sample itself is read when it is shown.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from open4ov.sample import Sample
 from open4ov.store import ImageStore, check_finished
 
 STORE = "image-store"
+QUEUE = "queue.parquet"
 FACETS = ("stage", "split", "task", "language", "domain", "ability", "topic", "source", "review")
 """What samples can be filtered by"""
 Values = tuple[str, ...]
@@ -33,7 +35,9 @@ class Reviewed:
 
     def __init__(self, directory: Path) -> None:
         check_finished(directory)
-        if (directory / "data" / "samples.parquet").is_file():
+        if (directory / QUEUE).is_file():  # of RL's pool: what is set out to be screened
+            held, self.reviews = directory, directory.parent / "reviews"
+        elif (directory / "data" / "samples.parquet").is_file():
             held, self.reviews = directory / "data", directory / "reviews"
         elif (directory / "data.failed" / "samples.parquet").is_file():  # no sample was kept: the reasons are there
             held, self.reviews = directory / "data.failed", directory / "reviews"
@@ -48,7 +52,8 @@ class Reviewed:
             )
         roots = (directory / STORE, directory.parent / STORE)
         self.images = ImageStore(next((root for root in roots if root.is_dir()), roots[0]))
-        self.files = [file for file in (held / "samples.parquet", held / "rejected.parquet") if file.is_file()]
+        names = (QUEUE,) if (directory / QUEUE).is_file() else ("samples.parquet", "rejected.parquet")
+        self.files = [held / name for name in names if (held / name).is_file()]
 
 
 class Collection:

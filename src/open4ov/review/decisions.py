@@ -112,6 +112,11 @@ def read(folder: Path) -> dict[str, dict[str, Decision]]:
     return {path.stem: _read(path) for path in _files(folder)}
 
 
+def read_file(path: Path) -> dict[str, dict[str, Decision]]:
+    """The decisions of one reviewer's file, by the reviewer's name."""
+    return {path.stem: _read(path)}
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
 

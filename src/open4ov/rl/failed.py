@@ -6,6 +6,7 @@ Stage 3 of a later run learns them in advance (`sft.preference_set.hard`), by th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from open4ov.rl.rollout import Group
 from open4ov.rl.tasks import Task
@@ -35,6 +36,17 @@ class Failures:
             self._tasks.setdefault(name, task)
             self._tried[name] = self._tried.get(name, 0) + tried
             self._right.setdefault(name, 0)
+
+    def notes(self) -> dict[str, Any]:
+        """What JSON holds of it; `restore` puts that back."""
+        return {"tried": self._tried, "right": self._right}
+
+    def restore(self, notes: dict[str, Any], tasks: Iterable[Task]) -> None:
+        """`tasks`: where those named in the notes are found, beside those seen already."""
+        self._tried, self._right = dict(notes["tried"]), dict(notes["right"])
+        for task in tasks:
+            if task.sample.id in self._tried:
+                self._tasks.setdefault(task.sample.id, task)
 
     def samples(self, images: ImageStore) -> list[Sample]:
         """Each task without a right response, as it was given, its pictures stored in `images`;

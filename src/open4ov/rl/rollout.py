@@ -1,34 +1,34 @@
 """Groups: the N responses to one prompt, kept together from sampling to update (paper §4.2.3).
 
-The engine computes prompt and image once for the N responses. The tower is frozen: the features that it gave for the
-rollout serve the update too, and all later ones.
+The engine computes prompt and image once for the N responses. While the tower is frozen, the features that it gave for
+the rollout serve the update too, and all later ones.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from open4ov.engine import Completion, Engine, Request, VisionCache
+from open4ov.engine import Completion, Request, VisionCache
 from open4ov.engine.vision_cache import digests
 from open4ov.model import Encoded, Processor, VisionFeatures
 from open4ov.model.processing import visuals
 from open4ov.recipe import RlSection
-from open4ov.rl import advantage, rewards
+from open4ov.rl import advantage, degenerate
 from open4ov.rl.tasks import Task
-from open4ov.sample import Sample
-
-Reward = Callable[[str, Sample], float]
-Embedder = Callable[[list[str]], Tensor]
 
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt with its N responses and what they earned. All tensors [N] float64."""
+    """One prompt with its N responses and what they earned, channel by channel. All tensors [N] float64.
+
+    `diversity`: Norm(Div) of eq. 8, where the phase asks for it. Where the channels become `advantages` is
+    `judging.py`.
+    """
 
     task: Task
     responses: list[Completion]
@@ -36,21 +36,20 @@ class Group:
     lengths: Tensor
     length_rewards: Tensor
     advantages: Tensor
+    diversity: Tensor | None = None
 
     @property
     def dead(self) -> bool:
+        """Whether it teaches nothing: all advantages are zero. For Pass@k that is so with fewer than k wrong responses
+        too."""
         return advantage.dead(self.advantages)
 
 
-def sample_groups(
-    engine: Engine, tasks: Sequence[Task], section: RlSection, reward: Reward, embedder: Embedder, step: int, seed: int
-) -> list[Group]:
-    """`section.group` responses to each task by the engine's current weights, rewarded and with advantages.
-
-    The Pass@k advantage in the first `pass_k_share` of the steps, the diversity-weighted Pass@1 advantage after it;
-    the length channel throughout. Raises ValueError when the reward is not 0 or 1 while Pass@k is in use.
-    """
-    requests = [
+def requests(tasks: Sequence[Task], section: RlSection, step: int, seed: int) -> list[Request]:
+    """`section.group` responses to each task. What is sampled depends on the seed, the step and the task alone, not on
+    what else is in the batch. Responses that become a loop or noise are stopped, with `rl.rollout.stop_loops`."""
+    watched = degenerate.watch(section.rollout, section.max_tokens)
+    return [
         Request(
             messages=task.prompt,
             images=task.images,
@@ -58,30 +57,10 @@ def sample_groups(
             temperature=section.temperature,
             n=section.group,
             seed=random.Random(f"rollout {seed} {step} {task.sample.id}").getrandbits(31),
+            degeneration=watched,
         )
         for task in tasks
     ]
-    exploring = in_pass_k(section, step)
-    groups: list[Group] = []
-    for task, responses in zip(tasks, engine.generate(requests), strict=True):
-        texts = [response.text for response in responses]
-        correct = torch.tensor([reward(text, task.sample) for text in texts], dtype=torch.float64)
-        lengths = torch.tensor([len(response.token_ids) for response in responses], dtype=torch.float64)
-        if exploring:
-            advantages = advantage.pass_at_k(correct, section.pass_k)
-        else:
-            advantages = advantage.diversity(rewards.diversity(correct, embedder(texts), section.diversity_threshold))
-        length_rewards = torch.zeros_like(lengths)
-        if section.length_weight:
-            length_rewards = rewards.length(lengths, section.length_max, section.length_soft)
-            advantages = advantages + advantage.centred_length(length_rewards, section.length_weight)
-        groups.append(Group(task, responses, correct, lengths, length_rewards, advantages))
-    return groups
-
-
-def in_pass_k(section: RlSection, step: int) -> bool:
-    """Whether a step (from 0) is in the first, exploring part of the run."""
-    return step < round(section.pass_k_share * section.steps)
 
 
 def extended(prompt: Encoded, tokens: Sequence[int]) -> Encoded:

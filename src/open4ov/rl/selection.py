@@ -1,9 +1,11 @@
 """The prompts of a run of online RL: candidates that the model itself has tried, without those it always or never
-answers rightly (paper §4.1.1).
+answers rightly (paper §4.1.1: "we apply rejection sampling to exclude trivially all-correct or all-incorrect training
+examples").
 
 The model that RL begins with answers each candidate as it will in training: the same prompt, temperature and longest
-response. The responses go into the run's book (`rollout_book.py`) under the model's digest: a stage that was killed
-asks for none of them again.
+response. The responses go into the run's book (`rollout_book.py`) under the model's digest, where grading writes too:
+what is there is not asked for again, not by a stage that was killed either. RL's own reward judges the responses,
+whatever grading's verifier has said of them.
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ from typing import Any
 from open4ov.engine import Engine
 from open4ov.errors import UserError
 from open4ov.recipe import RlSection
-from open4ov.rl.sampling import Mixed, Reward, mixed
 from open4ov.rl.tasks import Task
 from open4ov.rollout_book import Book, Cost
-from open4ov.rollouts import Sampling, digest, roll
+from open4ov.rollouts import Sampling, digest, roll, unaskable
+from open4ov.sample import Sample
 from open4ov.store import ImageStore
+
+Reward = Callable[[str, Sample], float]
+"""(response, sample) -> 0 or 1"""
 
 
 @dataclass(frozen=True)
 class Selected:
-    """`tasks`: those to train on, in their order; `never`: those none of whose responses was right; `figures`: how many
-    candidates went where; `cost`: of the responses that were sampled now."""
+    """`tasks`: those to train on, each once, in their order; `never`: those none of whose responses was right;
+    `figures`: how many candidates went where; `cost`: of the responses that were sampled now."""
 
     tasks: list[Task]
     never: list[Task]
@@ -49,11 +54,11 @@ def select(
     seed: int,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Selected:
-    """`steps` × `prompts` tasks out of the candidates, `text_share` of them without a picture as far as there are such.
+    """At most `steps` × `prompts` tasks of the candidates, `text_share` of them without a picture as far as there are
+    such. Where fewer remain, training goes through them several times (`sampling.Cursor`).
 
-    Where fewer remain they are gone through again in the same order, so that no step has a task twice. `images`: takes
-    pictures that no store has named yet. Raises UserError when fewer remain than one step has, and for a reward that is
-    not 0 or 1.
+    `images`: takes pictures that no store has named yet. Raises UserError when fewer remain than one step has, and for
+    a reward that is not 0 or 1.
     """
     named = {task.sample.id: _named(task, images) for task in tasks}
     samples = [task.sample for task in named.values()]
@@ -72,9 +77,8 @@ def select(
             f"({len(found.all_right)} only right ones, {len(found.all_wrong)} only wrong ones), fewer than the "
             f"{section.prompts} of one step (rl.prompts); raise rl.filter.candidates or rl.filter.rollouts"
         )
-    chosen = [kept[place % len(kept)] for place in range(wanted)]
     return Selected(
-        chosen, [named[sample.id] for sample in found.all_wrong], _figures(found, chosen, rollouts), rolled.cost
+        kept, [named[sample.id] for sample in found.all_wrong], _figures(found, kept, rollouts), rolled.cost
     )
 
 
@@ -98,7 +102,6 @@ def _shared(kept: Sequence[Task], wanted: int, text_share: float) -> list[Task]:
 
 
 def _figures(found: Mixed, chosen: Sequence[Task], rollouts: int) -> dict[str, Any]:
-    different = {task.sample.id for task in chosen}
     return {
         "candidates": sum(map(len, (found.kept, found.all_right, found.all_wrong, found.unknown))),
         "rollouts": rollouts,
@@ -106,7 +109,7 @@ def _figures(found: Mixed, chosen: Sequence[Task], rollouts: int) -> dict[str, A
         "all_right": len(found.all_right),
         "all_wrong": len(found.all_wrong),
         "unknown": len(found.unknown),
-        "used": len(different),
+        "used": len(chosen),
         "text": sum(not task.images for task in chosen),
     }
 
@@ -117,3 +120,37 @@ def _named(task: Task, images: ImageStore) -> Task:
     if named == task.sample.images:
         return task
     return Task(task.sample.model_copy(update={"images": named}), task.prompt, task.images)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Samples by what the model made of them, each list in the order given. `kept`: some responses right, some wrong;
+    `unknown`: with fewer rollouts in the book than asked for; `rates`: id -> pass rate."""
+
+    kept: list[Sample]
+    all_right: list[Sample]
+    all_wrong: list[Sample]
+    unknown: list[Sample]
+    rates: dict[str, float]
+
+
+def mixed(
+    samples: Sequence[Sample], book: Book, model: str, sampling: Sampling, reward: Reward, rollouts: int
+) -> Mixed:
+    """Sorts samples by their first `rollouts` responses in the book; nothing is sampled, and what is missing is said.
+
+    `model`: the digest under which they were sampled (`rollouts.digest`); `sampling`: as they were. A response that was
+    cut off is judged like any other, since RL rewards it so. Raises ValueError for a reward that is not 0 or 1.
+    """
+    found = Mixed([], [], [], [], {})
+    for sample in samples:
+        group = [] if unaskable(sample) else book.rollouts(sampling.asking(model, sample).key, rollouts)
+        if len(group) < rollouts:
+            found.unknown.append(sample)
+            continue
+        rewards = [reward(one.response, sample) for one in group]
+        if strange := next((one for one in rewards if one not in (0, 1)), None):
+            raise ValueError(f"a reward of {strange:g} is neither right nor wrong")
+        found.rates[sample.id] = sum(rewards) / rollouts
+        (found.all_right if all(rewards) else found.kept if any(rewards) else found.all_wrong).append(sample)
+    return found

@@ -1,22 +1,35 @@
 """The prompts of online RL (paper §4.1.1): verifiable reasoning over images, and a share of text-only reasoning.
 
 Every prompt ends with the instruction to put the answer in \\boxed{}, so that the verifier knows where to look. The
-corpora ask for words and numbers, never for a letter of a list, so nothing has to be turned into cloze form.
+stage `rl_pool` (`pool.py`) chooses the samples; `read` gives them as tasks. The corpora ask for words and numbers, not
+for a letter of a list; what other sources ask in that way `cloze.py` has opened.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from open4ov.answers import boxed_prompt
+from open4ov.errors import UserError
+from open4ov.run_dir import read_json
 from open4ov.sample import Message, Sample
+from open4ov.store import ImageError, ImageStore, read_samples
+
+if TYPE_CHECKING:
+    from open4ov.corpora.item import Item
 
 TEXT_TASK = "arithmetic"
 IMAGE_TASK = "reasoning"
+KEPT = 128
+"""Pictures of a pool that stay in memory, the last ones used"""
 
 
 @dataclass(frozen=True)
@@ -28,21 +41,74 @@ class Task:
     images: list[Image.Image]
 
 
+class Stored(Task):
+    """A task whose pictures lie in a store, and are loaded when they are looked at: a pool may be larger than memory.
+
+    `images` raises UserError for a picture that has gone."""
+
+    def __init__(self, sample: Sample, prompt: list[Message], picture: Callable[[str], Image.Image]) -> None:
+        object.__setattr__(self, "sample", sample)
+        object.__setattr__(self, "prompt", prompt)
+        object.__setattr__(self, "_picture", picture)
+
+    @property
+    def images(self) -> list[Image.Image]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        picture: Callable[[str], Image.Image] = object.__getattribute__(self, "_picture")
+        return [picture(sha) for sha in self.sample.images]
+
+
 def task(sample: Sample, images: Sequence[Image.Image]) -> Task:
     """The sample's first question as an RL prompt. Raises ValueError for one without a reference answer."""
-    if sample.answer is None:
-        raise ValueError(f"sample {sample.id} has no reference answer and cannot be rewarded")
-    ends = next((i for i, message in enumerate(sample.messages) if message.role == "assistant"), len(sample.messages))
-    return Task(sample, boxed_prompt(sample.messages[:ends], sample.language), list(images))
+    return Task(sample, _prompt(sample), list(images))
+
+
+def read(folder: Path, images: ImageStore) -> list[Task]:
+    """The tasks of a finished stage `rl_pool`, in the order in which they are trained on, as many as RL asks for: a
+    smaller pool is gone through again, in the same order.
+
+    Raises UserError for a folder that holds no pool, and for a pool with a sample that cannot be rewarded.
+    """
+    file = folder / "pool.parquet"
+    figures = read_json(folder / "pool.json")
+    if figures is None or not isinstance(figures.get("wanted"), int):
+        raise UserError(
+            f"{folder}: has no pool.json of the stage rl_pool; delete the folder, and the run makes it anew"
+        )
+
+    @lru_cache(maxsize=KEPT)
+    def picture(sha: str) -> Image.Image:
+        try:
+            return images.get(sha)
+        except ImageError as error:
+            raise UserError(f"{file}: {error} (and {folder}, which names it)") from None
+
+    try:
+        found: list[Task] = [Stored(sample, _prompt(sample), picture) for sample in read_samples(file)]
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file}: {error}; delete {folder}, and the run makes it anew") from None
+    return list(islice(cycle(found), figures["wanted"]))
 
 
 def from_corpora(count: int, text_share: float, seed: int) -> list[Task]:
     """`count` tasks of the training split of the general corpora, shuffled; a share `text_share` has no image."""
-    from open4ov import corpora
-
     text = round(count * text_share)
-    made: list[Task] = []
-    for name, wanted in ((IMAGE_TASK, count - text), (TEXT_TASK, text)):
-        made += [task(item.sample, item.images) for item in corpora.generate(name, "train", wanted, seed=seed + 1)]
+    made = [task(item.sample, item.images) for item in drawn(count - text, text, seed)]
     random.Random(f"rl tasks {seed}").shuffle(made)
     return made
+
+
+def drawn(pictured: int, text: int, seed: int) -> list[Item]:
+    """So many items of the corpora's training split with a picture, then so many without."""
+    from open4ov import corpora
+
+    counts = {IMAGE_TASK: pictured, TEXT_TASK: text}
+    return [item for name, count in counts.items() for item in corpora.generate(name, "train", count, seed=seed + 1)]
+
+
+def _prompt(sample: Sample) -> list[Message]:
+    if sample.answer is None:
+        raise ValueError(f"sample {sample.id} has no reference answer and cannot be rewarded")
+    ends = next((i for i, message in enumerate(sample.messages) if message.role == "assistant"), len(sample.messages))
+    return boxed_prompt(sample.messages[:ends], sample.language)

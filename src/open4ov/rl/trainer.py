@@ -1,71 +1,234 @@
-"""Online RL (paper §4.2.3, stage 1): roll out, reward, update by GSPO; the vision tower is frozen, there is no KL.
+"""Online RL (paper §4.2.3, stage 1): roll out, reward, score, update; the vision tower is frozen, there is no KL.
 
-A stage leaves model/, curve.json, summary.json and failed.parquet: the tasks none of whose responses was right. With
-`rl.filter` the tasks are those that the model answers now rightly, now wrongly (`selection.py`).
+A stage leaves model/, curve.json, summary.json, train.jsonl, rollouts.json (groups to look at) and failed.parquet: the
+tasks none of whose responses was right. With `rl.filter` the tasks are those that the model answers now rightly, now
+wrongly (`selection.py`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import fmean
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from open4ov import memory, schedules, training
-from open4ov.engine import Engine
+from open4ov import journal, memory, schedules
+from open4ov.engine import Completion, Engine
 from open4ov.errors import UserError
 from open4ov.functions import function
+from open4ov.journal import Journal
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import gspo, selection
-from open4ov.rl.advantage import RewardError
+from open4ov.rl import figures, importance, replay, roller, schedule, selection, showing, stops
+from open4ov.rl.clock import Clock
+from open4ov.rl.coming import Rollouts
 from open4ov.rl.failed import Failures
-from open4ov.rl.prefix import SharedPrefix, log_probs
-from open4ov.rl.rollout import Group, encoded_prompts, in_pass_k, sample_groups
-from open4ov.rl.tasks import Task, from_corpora
+from open4ov.rl.judging import Judge
+from open4ov.rl.offload import Phases
+from open4ov.rl.replay import Replay
+from open4ov.rl.roller import RollerGone
+from open4ov.rl.rollout import Group
+from open4ov.rl.sampling import most_even
+from open4ov.rl.state import Curve, State, held_pictures
+from open4ov.rl.tasks import Task, read
+from open4ov.rl.update import Broken, Updater
 from open4ov.rollout_book import FOLDER, Book
-from open4ov.store import write_json, write_samples
+from open4ov.sample import Sample
+from open4ov.store import ImageStore, read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
-Curve = list[dict[str, Any]]
-
 
 def run(run: StageRun) -> None:
-    """The stage `rl`: trains the last SFT model on prompts drawn from the corpora."""
+    """The stage `rl`: trains the last SFT model on the tasks of the stage `rl_pool`."""
     section = run.recipe.rl
     torch.set_flush_denormal(True)
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    tasks = from_corpora(selection.candidates(section), section.text_share, run.seed) if section.steps else []
+    tasks = read(run.inputs["rl_pool"], run.images)
     failures = Failures()
     filtered: dict[str, Any] = {}
     if section.steps and section.filter.rollouts:
         selected = _selected(run, tasks, Engine(model, processor))
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
-    curve = fit(model, processor, tasks, section, run.seed, run.progress, run.log, failures.see)
+    result = fit(
+        model,
+        processor,
+        tasks,
+        section,
+        run.seed,
+        run.progress,
+        run.log,
+        failures=failures,
+        images=run.images,
+        replayed=_replayed(run) if section.steps and section.replay.share else (),
+        checkpoints=run.scratch / "checkpoints",
+        folder=run.scratch / "journal",
+        name=f"{run.recipe.name} {run.stage}",
+    )
     failed = failures.samples(run.images)
     write_samples(run.out / "failed.parquet", failed)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
-    tail = curve[-max(1, len(curve) // 5) :]
-    summary = {
-        "steps": len(curve),
-        "responses": len(tasks) * section.group,
-        "failed": len(failed),
-        **filtered,
-        **{f"last_{key}": round(fmean(p[key] for p in tail), 4) for key in ("pass_rate", "length", "entropy") if tail},
-    }
-    write_json(run.out / "curve.json", curve)
-    write_json(run.out / "summary.json", summary)
+    journal.publish(run.scratch / "journal", run.out)
+    write_json(run.out / "rollouts.json", result.shown)
+    write_json(run.out / "curve.json", result.curve)
+    write_json(run.out / "summary.json", {**result.summary, "failed": len(failed), **filtered})
+
+
+@dataclass
+class Fit:
+    """What a training left besides the changed model. `shown`: groups of its first and last step (`showing.py`)."""
+
+    curve: Curve
+    summary: dict[str, Any]
+    shown: list[dict[str, Any]]
+
+
+def fit(
+    model: Qwen3VL,
+    processor: Processor,
+    tasks: Sequence[Task],
+    section: RlSection,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    failures: Failures | None = None,
+    images: ImageStore | None = None,
+    replayed: Sequence[Sample] = (),
+    checkpoints: Path | None = None,
+    folder: Path | None = None,
+    name: str = "rl",
+    stop_after: int | None = None,
+) -> Fit:
+    """Trains the model in place: `section.prompts` tasks a step, each answered `section.group` times.
+
+    `failures` counts what was tried. `images` gives the pictures of `replayed` samples, and takes those of groups that
+    are shown (None: none are). Every `checkpoint_every` steps the state goes to `checkpoints` (None: never); a later
+    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `folder`: of
+    the journal (None: there is none), as of `name`. `stop_after`: return after that step, as if killed there.
+
+    Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
+    `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
+    not finite.
+    """
+    state = State.begin(model, tasks, section, seed, failures, replayed)
+    state.resume(checkpoints, model)
+    online = _Online(model, processor, section, seed, state, images, replayed, checkpoints)
+    book = Journal(folder, section, state.done, name, state.identity, "rl") if folder and section.steps else None
+    with closing(online), closing(book) if book else nullcontext():
+        while state.done < section.steps and state.done != stop_after:
+            figures = online.step()
+            if progress:
+                told = f"RL, pass rate {figures['pass_rate']:.2f}, {figures['length']:.0f} tokens"
+                progress(told, state.done, section.steps)
+            if log:
+                log(figures)
+            if book:
+                book.write(figures)
+            online.keep()
+    return Fit(state.curve, state.summary(section), online.shown)
+
+
+class _Online:
+    """The steps of one call; see `fit`."""
+
+    def __init__(
+        self,
+        model: Qwen3VL,
+        processor: Processor,
+        section: RlSection,
+        seed: int,
+        state: State,
+        images: ImageStore | None,
+        replayed: Sequence[Sample],
+        checkpoints: Path | None,
+    ) -> None:
+        self.model, self.section, self.state = model, section, state
+        self.images, self.checkpoints = images, checkpoints
+        self.judge = Judge(section)
+        self.pictures = held_pictures(model, processor, section, len(state.pool), bool(replayed))
+        rolling = roller.build(model, processor, section.rollout, self.pictures, version=state.version)
+        self.rollouts = Rollouts(rolling, state, section, seed)
+        self.phases = Phases(rolling, state.optimizer, section.rollout.offload)
+        weighed = importance.wanted(section.rollout.tis, rolling.exact and not section.rollout.ahead)
+        self.updater = Updater(model, processor, self.pictures, section, weighed)
+        self.replay: Replay | None = None
+        if state.replay and images:
+            self.replay = Replay(replayed, images.get, processor, self.pictures, section, state.replay)
+        self.groups: list[Group] = []
+        self.last: dict[str, Any] | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Roll out, reward, score, update. What that computed goes to the curve; it is given with how long it took."""
+        state, section, step = self.state, self.section, self.state.done
+        clock = Clock()
+        phase = schedule.phase(section, state.curve)
+        if not self.pictures.alone:
+            self.pictures.clear()
+        with clock("rollout"), self.phases.generation():
+            tasks, responses = self._rolled_out(step)
+        with clock("reward"):
+            self.groups = self.judge.groups(tasks, responses, phase)
+            chosen = most_even(self.groups, section.prompts)
+        with clock("score"), self.phases.update():
+            batch = self.updater.prepare(chosen)
+        with clock("update"):
+            rate = section.learning_rate * schedules.warmup_cosine(step, section.steps, 0.05, floor=0.1)
+            try:
+                update = self.updater.apply(batch, state.optimizer, rate, self.replay)
+                self.rollouts.stepped()
+            except Broken as broken:  # earlier mini-batches have changed the weights
+                raise stops.diverged(broken.reason, step + 1, broken.names, self.checkpoints) from None
+        if self.replay:
+            state.replayed += self.replay.count * len(update.norms)
+        point = {"step": step + 1, "phase": phase, **figures.of_groups(self.groups, section), **update.figures()}
+        state.settle(self.groups, chosen, {**point, "lr": rate})
+        if self.images is not None and step in (0, section.steps - 1):
+            self._show(showing.shown(self.groups, step + 1, phase, self.images))
+        memory.trim()
+        return {**state.curve[-1], **clock.pace(sum(len(r.token_ids) for own in responses for r in own))}
+
+    def keep(self) -> None:
+        """Writes a checkpoint when its time has come. Raises UserError where `rl.no_live` ends the run."""
+        state, section = self.state, self.section
+        ended = state.done == section.steps
+        barren = state.barren >= stops.limit(section) and not ended
+        if self.checkpoints and (barren or (state.done % section.checkpoint_every == 0 and not ended)):
+            state.coming = self.rollouts.notes()
+            state.save(self.checkpoints, self.model)
+        if barren:
+            raise stops.nothing_to_learn(section, state.done, state.barren, self.groups)
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        return [one for one in (self.state.first, self.last) if one is not None]
+
+    def close(self) -> None:
+        self.rollouts.close()
+
+    def _show(self, groups: dict[str, Any]) -> None:
+        if self.state.done == 1:
+            self.state.first = groups
+        else:
+            self.last = groups
+
+    def _rolled_out(self, step: int) -> tuple[list[Task], list[list[Completion]]]:
+        """The step's tasks and the responses to each. Of the step nothing has changed yet: where the roller is gone,
+        the steps before are kept, and the same command goes on."""
+        try:
+            return self.rollouts.next(step)
+        except RollerGone:
+            if self.checkpoints:
+                self.state.coming = None
+                self.state.save(self.checkpoints, self.model)
+            raise
 
 
 def _selected(run: StageRun, tasks: Sequence[Task], engine: Engine) -> selection.Selected:
@@ -83,125 +246,9 @@ def _selected(run: StageRun, tasks: Sequence[Task], engine: Engine) -> selection
     return found
 
 
-def fit(
-    model: Qwen3VL,
-    processor: Processor,
-    tasks: Sequence[Task],
-    section: RlSection,
-    seed: int,
-    progress: Callable[[str, int, int], None] | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    see: Callable[[Sequence[Group]], None] | None = None,
-) -> Curve:
-    """Trains the model in place: `section.prompts` tasks a step, in order, each answered `section.group` times.
-    `see` is shown the groups of every step.
-
-    Gives the curve. Raises UserError for a reward that Pass@k cannot use and FloatingPointError on a gradient that is
-    not finite.
-    """
-    training.freeze_vision(model)
-    optimizer = training.adamw(model, section.learning_rate)
-    engine = Engine(model, processor)
-    reward = function(section.reward, "rl.reward")
-    embedder = function(section.embedder, "rl.embedder")
-    curve: Curve = []
-    for step in range(section.steps):
-        began = time.monotonic()
-        batch = tasks[step * section.prompts : (step + 1) * section.prompts]
-        try:
-            groups = sample_groups(engine, batch, section, reward, embedder, step, seed)
-        except RewardError as error:
-            raise UserError(f"rl.reward {section.reward!r}: {error}; or set rl.pass_k_share to 0") from error
-        sampled = time.monotonic()
-        if see:
-            see(groups)
-        rate = section.learning_rate * schedules.warmup_cosine(step, section.steps, 0.05, floor=0.1)
-        update = _update(engine, optimizer, groups, section, rate)
-        engine.update_weights()
-        memory.trim()
-        point = {
-            "step": step + 1,
-            "phase": "pass_at_k" if in_pass_k(section, step) else "diversity",
-            **_figures(groups, section),
-            **update.figures(),
-            "weight_version": engine.weight_version,
-        }
-        curve.append(point)
-        if progress:
-            progress(f"RL, pass rate {point['pass_rate']:.2f}, {point['length']:.0f} tokens", step + 1, section.steps)
-        if log:
-            ended = time.monotonic()
-            log({**point, "rollout_seconds": round(sampled - began, 2), "update_seconds": round(ended - sampled, 2)})
-    return curve
-
-
-@dataclass
-class _Update:
-    """What the optimizer steps of one rollout batch saw."""
-
-    statistics: list[gspo.Statistics] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-
-    def figures(self) -> dict[str, float]:
-        if not self.norms:
-            return {"updates": 0, "entropy": 0.0, "ratio": 1.0, "clip_low": 0.0, "clip_high": 0.0, "grad_norm": 0.0}
-        return {
-            "updates": len(self.norms),
-            "entropy": round(fmean(self.entropies), 4),
-            "ratio": round(fmean(s.ratio for s in self.statistics), 6),
-            "clip_low": round(fmean(s.clipped_low for s in self.statistics), 4),
-            "clip_high": round(fmean(s.clipped_high for s in self.statistics), 4),
-            "grad_norm": round(fmean(self.norms), 4),
-        }
-
-
-def _update(
-    engine: Engine,
-    optimizer: training.Optimizer,
-    groups: Sequence[Group],
-    section: RlSection,
-    rate: float,
-) -> _Update:
-    """The mini-batches of one rollout batch. Groups stay whole; dead ones are left out of the computation, but count
-    in the mean of eq. 11, where they add zero."""
-    model = engine.model
-    alive = [group for group in groups if not group.dead]
-    update = _Update()
-    if not alive:
-        return update
-    prompts = encoded_prompts(engine.processor, [group.task for group in alive], engine.vision_cache)
-    steps = min(section.minibatches, len(alive))
-    cuts = [round(i * len(alive) / steps) for i in range(steps + 1)]
-    minibatches: list[tuple[SharedPrefix, Tensor]] = []
-    for first, last in pairwise(cuts):
-        part = alive[first:last]
-        shared = SharedPrefix.build(prompts[first:last], [[r.token_ids for r in g.responses] for g in part])
-        minibatches.append((shared, torch.cat([group.advantages for group in part])))
-    with torch.no_grad():  # the sampling policy's log-probabilities; of the first mini-batch they are the policy's own
-        old = [None, *(log_probs(model, shared, section.temperature)[0] for shared, _ in minibatches[1:])]
-    for (shared, advantages), before in zip(minibatches, old, strict=True):
-        logp, entropy = log_probs(model, shared, section.temperature)
-        reference = logp.detach() if before is None else before
-        loss, statistics = gspo.loss(logp, reference, shared.response, advantages, section.clip_low, section.clip_high)
-        share = len(advantages) * steps / (section.group * len(groups))
-        (loss * share).backward()
-        update.norms.append(training.step(model, optimizer, rate, grad_clip=1.0))
-        update.statistics.append(statistics)
-        update.entropies.append(float(entropy.mean()))
-    return update
-
-
-def _figures(groups: Sequence[Group], section: RlSection) -> dict[str, float]:
-    correct = torch.stack([group.correct for group in groups])
-    lengths = torch.stack([group.lengths for group in groups])
-    length_rewards = torch.stack([group.length_rewards for group in groups])
-    cut = [r.finish_reason == "length" for group in groups for r in group.responses]
-    return {
-        "reward": round(float((correct + section.length_weight * length_rewards).mean()), 4),
-        "pass_rate": round(float(correct.mean()), 4),
-        "solved": round(float((correct.max(-1).values > 0).double().mean()), 4),
-        "length": round(float(lengths.mean()), 2),
-        "truncated": round(fmean(cut), 4),
-        "dead": round(fmean(group.dead for group in groups), 4),
-    }
+def _replayed(run: StageRun) -> list[Sample]:
+    """The general set that SFT was made from. Raises UserError when it is empty."""
+    found = replay.usable(read_samples(run.inputs["data"] / "general.parquet"))
+    if not found:
+        raise UserError("rl.replay.share: there is no general sample to replay (images.general_count); set it to 0")
+    return found

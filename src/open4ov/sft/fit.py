@@ -20,6 +20,7 @@ import torch
 from open4ov import memory, schedules, training
 from open4ov.averaging import Average
 from open4ov.errors import UserError
+from open4ov.journal import Journal
 from open4ov.model import Batch, Trainable, lora
 from open4ov.recipe import SftSection, SftStage
 from open4ov.recipe_sft import PARTS
@@ -28,7 +29,6 @@ from open4ov.sft import packing
 from open4ov.sft import validation as held_out
 from open4ov.sft.carry import Carry
 from open4ov.sft.encoding import SampleEncoder, prefetch
-from open4ov.sft.journal import Journal
 from open4ov.sft.screen import listed, origins, screen
 from open4ov.sft.throughput import Operations, peak_tflops
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from open4ov import assets
+from open4ov import assets, journal
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import SftStage
 from open4ov.recipe_blend import ONE_STAGE
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
-from open4ov.sft import curriculum, deficit, journal, planning, pupil
+from open4ov.sft import curriculum, deficit, planning, pupil
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.fit import Fit, fit
 from open4ov.sft.planning import Stage

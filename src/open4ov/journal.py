@@ -4,8 +4,9 @@ These files hold times, so no two trainings leave the same ones; what the traini
 too. They lie in the stage's scratch folder while it runs, where TensorBoard finds them, and come into the stage's own
 folder when it is done. A resumed training goes on where its checkpoint stands: later lines are taken back.
 
-    step, loss, grad_norm, lr, tokens, targets (those to be predicted), val_loss where it was measured
-    seconds, tokens_per_second, mfu (see `throughput.py`; absent when the device's peak is not known)
+of SFT:  step, loss, grad_norm, lr, tokens, targets (those to be predicted), val_loss where it was measured;
+         seconds, tokens_per_second, mfu (see `sft/throughput.py`; absent when the device's peak is not known)
+of RL:   what `rl/figures.py` computes; seconds and tokens a second of rollout, reward, score and update
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from open4ov.errors import UserError
-from open4ov.recipe import SftSection
 from open4ov.run_dir import MEASURED
 from open4ov.sample import content_id
 
@@ -25,19 +25,28 @@ LINES, EVENTS, WANDB = "train.jsonl", "tensorboard", "wandb"
 assert {LINES, EVENTS, WANDB} <= MEASURED, "the stage's digest may not depend on times"
 
 
+class Told(Protocol):
+    """A section of the recipe that says where its training's steps are told, beside the lines."""
+
+    @property
+    def tensorboard(self) -> bool: ...
+    @property
+    def wandb(self) -> str | None: ...
+
+
 class Journal:
     """Writes into `folder` from the step after `done` on. `name`: what Weights & Biases calls the run, `identity`: what
-    it is a training of; of the same in the same folder it goes on with the same run. Raises UserError for a package
-    that is not there."""
+    it is a training of; of the same in the same folder it goes on with the same run. `key`: the section's, for
+    messages. Raises UserError for a package that is not there."""
 
-    def __init__(self, folder: Path, section: SftSection, done: int, name: str, identity: str) -> None:
+    def __init__(self, folder: Path, section: Told, done: int, name: str, identity: str, key: str = "sft") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / LINES
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= done]
         path.write_text("".join(kept))
         self._file = path.open("a", buffering=1)
-        self._events = _tensorboard(folder / EVENTS, done) if section.tensorboard else None
-        self._run = _wandb(folder, section.wandb, name, identity) if section.wandb else None
+        self._events = _tensorboard(folder / EVENTS, done, key) if section.tensorboard else None
+        self._run = _wandb(folder, section.wandb, name, identity, key) if section.wandb else None
 
     def write(self, point: Mapping[str, Any]) -> None:
         """One step."""
@@ -46,7 +55,8 @@ class Journal:
         figures = {f"train/{key}": value for key, value in point.items() if key != "step"}
         if self._events:
             for key, value in figures.items():
-                self._events.add_scalar(key, value, step)
+                if isinstance(value, int | float):
+                    self._events.add_scalar(key, value, step)
         if self._run:
             self._run.log(figures, step=step)
 
@@ -72,19 +82,21 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _tensorboard(folder: Path, done: int) -> Any:
+def _tensorboard(folder: Path, done: int, key: str) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError(f"sft.tensorboard: {error}; pip install 'open4ov[tensorboard]', or set it to false") from error
+        raise UserError(
+            f"{key}.tensorboard: {error}; pip install 'open4ov[tensorboard]', or set it to false"
+        ) from error
     return SummaryWriter(str(folder), purge_step=done + 1)
 
 
-def _wandb(folder: Path, project: str | None, name: str, identity: str) -> Any:
+def _wandb(folder: Path, project: str | None, name: str, identity: str, key: str) -> Any:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"sft.wandb: {error}; pip install 'open4ov[wandb]', or remove it") from error
+        raise UserError(f"{key}.wandb: {error}; pip install 'open4ov[wandb]', or remove it") from error
     same = content_id("wandb", name, identity, str(folder.resolve()))
     try:
         return wandb.init(
@@ -97,6 +109,6 @@ def _wandb(folder: Path, project: str | None, name: str, identity: str) -> Any:
         )
     except Exception as error:  # no key, no network, a server that refuses
         raise UserError(
-            f"sft.wandb: {' '.join(str(error).split())}; log in with wandb's own command, set WANDB_MODE=offline, or "
+            f"{key}.wandb: {' '.join(str(error).split())}; log in with wandb's own command, set WANDB_MODE=offline, or "
             "remove it"
         ) from error

@@ -1,0 +1,67 @@
+"""A step's tasks and the responses to them as they come: by the weights as they are, or generated one step ahead during
+the update before (`ahead.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from open4ov.engine import Completion, Request
+from open4ov.recipe import RlSection
+from open4ov.rl.ahead import Ahead
+from open4ov.rl.roller import Roller
+from open4ov.rl.rollout import requests
+from open4ov.rl.state import State
+from open4ov.rl.tasks import Task
+
+
+class Rollouts:
+    """`next` gives each step in turn. What is under way is in `notes`, which a training that goes on begins with."""
+
+    def __init__(self, roller: Roller, state: State, section: RlSection, seed: int) -> None:
+        self.roller, self.state, self.section, self.seed = roller, state, section, seed
+        self._tasks: dict[int, list[Task]] = {}
+        self._stepped = False
+        self._ahead: Ahead | None = None
+        if section.rollout.ahead:
+            coming = state.coming
+            if coming is not None:
+                self._tasks[coming["rollouts"]["step"]] = [state.pool[name] for name in coming["tasks"]]
+            self._ahead = Ahead(roller, self._requests, coming and coming["rollouts"])
+
+    def next(self, step: int) -> tuple[list[Task], list[list[Completion]]]:
+        """Raises RollerGone; nothing of the step has changed then."""
+        self._tasks.pop(step - 1, None)  # settled by now
+        if self._ahead is not None:
+            responses = self._ahead.next(step)
+        else:
+            if self._stepped:
+                self.roller.update_weights()
+                self._stepped = False
+            responses = self.roller.generate(self._requests(step) or ())
+        return self._tasks[step], responses
+
+    def stepped(self) -> None:
+        """The weights are others now."""
+        self._stepped = True
+
+    def notes(self) -> dict[str, Any] | None:
+        """The step to come, waited for, where it is generated ahead; plain JSON."""
+        rollouts = self._ahead.state() if self._ahead is not None else None
+        if rollouts is None:
+            return None
+        return {"tasks": [task.sample.id for task in self._tasks[rollouts["step"]]], "rollouts": rollouts}
+
+    def close(self) -> None:
+        """Waits for what is under way, and ends who generates."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self.roller.close()
+
+    def _requests(self, step: int) -> Sequence[Request] | None:
+        """Those of a step; of one ahead, before the step in front of it is settled."""
+        if step == self.section.steps:
+            return None
+        self._tasks[step] = self.state.tasks(self.section.prompts, self._tasks.get(step - 1, ()))
+        return requests(self._tasks[step], self.section, step, self.seed)

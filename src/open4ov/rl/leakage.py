@@ -1,0 +1,184 @@
+"""The leakage screen (paper §4.1.2): a sample whose answer survives the removal of its picture is answered by language.
+
+The model answers each question several times without its picture. That it is right now and then proves nothing: whoever
+always says "2" is right wherever the answer is 2, eight times out of eight. So what an answer has to beat is a guess:
+
+- q, how often what the model says blind to the *other* questions of the task would be right here. If its blind answers
+  say nothing about the single question, all of them are draws from one heap, and of n the right ones are
+  Binomial(n, q);
+- f, the share of the most frequent reference answer of the task: what a guesser gets who knows the task only.
+
+An answer survives when its pass rate reaches `least` and so many right ones would come of guessing with chance
+max(q, f) in at most `level` of the cases (one-sided binomial test). Of questions that need their picture at most that
+share is marked falsely.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+from PIL import Image
+
+from open4ov.answers import boxed, normalise
+from open4ov.rollout_book import Book, Cost
+from open4ov.rollouts import Answers, Sampling, roll
+from open4ov.sample import Sample
+
+Rule = Callable[[str, Sample], float]
+"""(response, sample) -> 1 for a right one, 0 for a wrong one: RL's reward"""
+
+LEAST, LEVEL = 0.5, 0.05
+FEW = 8
+"""Questions of a task below which nothing can be said of how it is guessed: such tasks of a language are taken
+together."""
+
+
+@dataclass(frozen=True)
+class Blind:
+    """What came of asking without the picture. `guess`: the chance that a guess is right; `decidable`: whether so many
+    responses could have told an answer from a guess, had all been right; `said`: what was said most often."""
+
+    right: int
+    responses: int
+    guess: float
+    survives: bool
+    decidable: bool
+    said: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For `extra["leakage"]` of a sample."""
+        rate = self.right / self.responses
+        return {"responses": self.responses, "pass_rate": rate, "guess": round(self.guess, 4), "said": self.said}
+
+
+def survives(right: int, responses: int, guess: float, least: float = LEAST, level: float = LEVEL) -> bool:
+    """Whether `right` of so many blind responses are an answer that language gives away, and no guess.
+
+    `guess`: the chance of a guess; `least`: the pass rate from which an answer counts as known; `level`: of the
+    binomial test. Raises ValueError for counts and chances that are none.
+    """
+    if not 0 <= right <= responses or responses < 1:
+        raise ValueError(f"{right} right ones of {responses} responses")
+    if not 0 <= guess <= 1 or not 0 < least <= 1 or not 0 < level < 1:
+        raise ValueError(f"guess {guess}, least {least} and level {level} must be chances")
+    return right >= least * responses and tail(right, responses, guess) <= level
+
+
+def tail(right: int, responses: int, chance: float) -> float:
+    """P(X >= right) for X ~ Binomial(responses, chance)."""
+    terms = (comb(responses, k) * chance**k * (1 - chance) ** (responses - k) for k in range(right, responses + 1))
+    return min(1.0, sum(terms))
+
+
+def screen(
+    samples: Sequence[Sample],
+    said: Mapping[str, Sequence[str]],
+    rule: Rule,
+    least: float = LEAST,
+    level: float = LEVEL,
+) -> dict[str, Blind]:
+    """For each sample with blind responses (`said[sample.id]`) what came of them.
+
+    Tasks are told apart by name and language. A question that is the only one of its language cannot be told from a
+    guess: it does not survive, and is not `decidable`.
+    """
+    asked = [sample for sample in samples if said.get(sample.id)]
+    found: dict[str, Blind] = {}
+    for group in _groups(asked):
+        given = [Counter(map(_bare, said[sample.id])) for sample in group]
+        heap = sum(given, Counter[str]())
+        total = heap.total()
+        answers = Counter(normalise(sample.answer or "") for sample in group)
+        frequent = max(answers.values()) / len(group)
+        judged: dict[tuple[str, ...], dict[str, bool]] = {}
+        for sample, own in zip(group, given, strict=True):
+            key = (sample.answer or "", *sample.aliases)
+            if key not in judged:
+                judged[key] = {text: bool(rule(text, sample)) for text in heap}
+            hits = judged[key]
+            others = sum(count for text, count in heap.items() if hits[text])
+            others -= sum(count for text, count in own.items() if hits[text])
+            guess = max(frequent, (others + 1) / (total - own.total() + 1))
+            count = own.total()
+            right = sum(bool(rule(text, sample)) for text in said[sample.id])
+            found[sample.id] = Blind(
+                right,
+                count,
+                guess,
+                survives(right, count, guess, least, level),
+                tail(count, count, guess) <= level,
+                (boxed(said_most := own.most_common(1)[0][0]) or said_most)[:200],
+            )
+    return {sample.id: found[sample.id] for sample in asked}
+
+
+def blind(sample: Sample) -> Sample:
+    """The sample without its pictures; its words stay."""
+    messages = [
+        message.model_copy(update={"content": [part for part in message.content if part.type == "text"]})
+        for message in sample.messages
+    ]
+    return sample.model_copy(update={"images": [], "messages": messages})
+
+
+def ask(
+    samples: Sequence[Sample],
+    engine: Answers,
+    model: str,
+    sampling: Sampling,
+    book: Book,
+    rollouts: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, list[str]], Cost]:
+    """`rollouts` responses to each question without its picture, by id, and what they took. `model`: the engine's
+    digest; what the book holds already is not asked again."""
+    bare = [blind(sample) for sample in samples]
+    rolled = roll(bare, {one.id: rollouts for one in bare}, engine, _none, model, sampling, book, progress)
+    return {name: [one.response for one in group] for name, group in rolled.groups.items()}, rolled.cost
+
+
+def report(samples: Iterable[Sample], found: Mapping[str, Blind]) -> dict[str, dict[str, Any]]:
+    """By task: how many were asked blind, how many survive and how many could not have, the mean blind pass rate and
+    the mean chance of a guess."""
+    tasks: dict[str, list[Blind]] = defaultdict(list)
+    for sample in samples:
+        if sample.id in found:
+            tasks[sample.task].append(found[sample.id])
+    return {
+        task: {
+            "asked": len(blinds),
+            "survive": sum(one.survives for one in blinds),
+            "undecidable": sum(not one.decidable for one in blinds),
+            "pass_rate": round(sum(one.right / one.responses for one in blinds) / len(blinds), 4),
+            "guess": round(sum(one.guess for one in blinds) / len(blinds), 4),
+        }
+        for task, blinds in sorted(tasks.items())
+    }
+
+
+def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples of one task and language; those of tasks with few of them, of one language."""
+    tasks: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        tasks[sample.task, sample.language].append(sample)
+    found = [group for group in tasks.values() if len(group) >= FEW]
+    rest: dict[str, list[Sample]] = defaultdict(list)
+    for (_, language), group in tasks.items():
+        if len(group) < FEW:
+            rest[language] += group
+    return [*found, *rest.values()]
+
+
+def _bare(response: str) -> str:
+    """What of a response is compared: its box, else all of it."""
+    given = boxed(response)
+    return response if given is None else f"\\boxed{{{given}}}"
+
+
+def _none(sha: str) -> Image.Image:
+    raise AssertionError(f"a question without its picture asks for picture {sha}")

@@ -1,0 +1,225 @@
+"""A training of online RL that was interrupted ends with the same bytes; what ends one, and what it says then."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from online import RED, assert_same, train
+
+from open4ov import training
+from open4ov.engine import Completion, Request
+from open4ov.errors import UserError
+from open4ov.model import Qwen3VL
+from open4ov.rl import losses, trainer
+from open4ov.rl.failed import Failures
+from open4ov.rl.roller import OwnRoller, RollerGone
+from open4ov.sample import Sample, assistant, user
+from open4ov.store import ImageStore
+
+PLAIN: dict[str, Any] = {"steps": 5, "reward": "online:odd", "checkpoint_every": 2, "learning_rate": 3e-3}
+EVERYTHING: dict[str, Any] = {
+    **PLAIN,
+    "oversampling": {"enabled": True, "beta": 0.5, "cap": 3},
+    "plateau": {"steps": 1, "rise": 0.5},
+    "pass_k_share": 1.0,
+    "replay": {"share": 0.5, "weight": 0.1},
+    "length_weight": 0.2,
+    "max_update_tokens": 64,
+}
+AHEAD: dict[str, Any] = {**EVERYTHING, "rollout": {"ahead": True}, "steps": 6}
+
+
+def replayed(store: ImageStore) -> list[Sample]:
+    shown = [store.put(RED)]
+    return [
+        Sample(id=f"s{i}", source="t", task="t", images=shown if i % 2 else [],
+               messages=[user("what colour?", images=i % 2), assistant(["red", "blue", "seven"][i % 3])])
+        for i in range(7)
+    ]  # fmt: skip
+
+
+def arguments(root: Path, store: ImageStore, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    given = replayed(store) if "replay" in options else ()
+    return {"images": store, "replayed": given, "checkpoints": root / "checkpoints", "failures": Failures(), **more}
+
+
+def outcome(result: trainer.Fit, given: dict[str, Any]) -> str:
+    """All that a stage writes beside the model."""
+    failed = [sample.model_dump() for sample in given["failures"].samples(given["images"])]
+    return json.dumps([result.curve, result.summary, result.shown, failed])
+
+
+@pytest.mark.parametrize("options", [PLAIN, EVERYTHING, AHEAD], ids=["plain", "everything", "ahead"])
+def test_an_interrupted_training_ends_with_the_same_bits(
+    tiny_dir: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Tasks and pictures come again in a second epoch, as the pool is small."""
+    store = ImageStore(tmp_path / "store")
+    given = arguments(tmp_path / "a", store, options)
+    whole, expected = train(tiny_dir, pool=7, arguments=given, **options)
+    assert {point["phase"] for point in expected.curve} == {"pass_at_k", "diversity"}
+    resumed = arguments(tmp_path / "b", store, options)
+    train(tiny_dir, pool=7, arguments={**resumed, "stop_after": 3}, **options)
+    assert [path.name for path in (tmp_path / "b" / "checkpoints").iterdir()] == ["step-2"]
+    resumed["failures"] = Failures()
+    model, result = train(tiny_dir, pool=7, arguments=resumed, **options)
+    assert outcome(result, resumed) == outcome(expected, given)
+    assert_same(model, whole)
+    if "replay" in options:
+        updates = sum(point["updates"] for point in expected.curve)
+        assert expected.summary["replayed"] == 2 * updates > 0
+        assert all(point["replay_loss"] > 0 for point in expected.curve if point["updates"])
+    for point in expected.curve[1:]:
+        assert ("tis_gap" in point) is ("rollout" in options and point["updates"] > 0)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import torch
+from online import train
+torch.set_num_threads(1)
+root, tiny, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+arguments = {"checkpoints": root / "checkpoints", "folder": root / "journal"}
+train(tiny, pool=7, arguments=arguments, steps=steps, reward="online:odd", checkpoint_every=1, learning_rate=3e-3)
+"""
+
+
+def test_a_killed_process_loses_nothing(tiny_dir: Path, tmp_path: Path) -> None:
+    """Killed at once after a checkpoint, and gone on with in this process."""
+    options = {**PLAIN, "steps": 40, "checkpoint_every": 1}
+    paths = [str(Path(__file__).parents[2] / "src"), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(tiny_dir), "40"]
+    child = subprocess.Popen(command, env=environment)
+    while not list(tmp_path.glob("checkpoints/step-[3-9]")):
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    done = max(int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert done < 40
+    given = {"checkpoints": tmp_path / "checkpoints", "folder": tmp_path / "journal", "stop_after": done + 2}
+    resumed, result = train(tiny_dir, pool=7, arguments=given, **options)
+    assert len(result.curve) == done + 2
+    whole, expected = train(tiny_dir, pool=7, arguments={"stop_after": done + 2}, **options)
+    assert result.curve == expected.curve
+    assert_same(resumed, whole)
+    lines = [json.loads(line) for line in (tmp_path / "journal" / "train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, done + 3))
+
+
+def test_another_training_does_not_take_up_the_checkpoint(tiny_dir: Path, tmp_path: Path) -> None:
+    given = {"checkpoints": tmp_path, "stop_after": 2}
+    train(tiny_dir, arguments=given, **PLAIN)
+    assert len(train(tiny_dir, arguments={**given, "stop_after": 1}, **{**PLAIN, "temperature": 0.9})[1].curve) == 1
+    told = {"checkpoint_every": 3, "no_live_steps": 4}  # what is kept and told on the way makes no other training
+    assert len(train(tiny_dir, arguments={**given, "stop_after": 3}, **{**PLAIN, **told})[1].curve) == 3
+
+
+# ------------------------------------------------------------------------------------------------ what ends one
+
+
+def test_no_live_group_goes_on_for_a_while_and_stops_then(tiny_dir: Path, tmp_path: Path) -> None:
+    options = {"steps": 9, "reward": "online:never", "no_live_steps": 3}
+    with pytest.raises(UserError) as told:
+        train(tiny_dir, arguments={"checkpoints": tmp_path}, **options)
+    assert str(told.value).startswith(
+        "steps 1 to 3 have no group to learn from: all advantages are zero (of the last 4 groups 0 are all right and "
+        "4 all wrong)"
+    )
+    assert "another rl.no_live_steps" in str(told.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+    with pytest.raises(UserError, match="steps 1 to 5 have no group"):
+        train(tiny_dir, arguments={"checkpoints": tmp_path}, **{**options, "no_live_steps": 5})
+    with pytest.raises(UserError, match=r"step 1 has no group .*another rl\.no_live$"):
+        train(tiny_dir, **{**options, "no_live": "stop", "no_live_steps": 10})
+    assert len(train(tiny_dir, **{**options, "steps": 3})[1].curve) == 3, "the last step is over anyway"
+
+
+def test_a_roller_that_is_gone_leaves_the_steps_that_are_done(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of the fourth step, of which nothing is kept; the same command goes on."""
+    options = {**PLAIN, "checkpoint_every": 100}
+    generate = OwnRoller.generate
+
+    def gone(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
+        if self.weight_version == 3:
+            raise RollerGone("http://localhost:1/v1: does not answer; start it again and give the same command")
+        return generate(self, requests, *rest)
+
+    monkeypatch.setattr(OwnRoller, "generate", gone)
+    with pytest.raises(UserError, match="does not answer"):
+        train(tiny_dir, arguments={"checkpoints": tmp_path}, **options)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+    resumed, result = train(tiny_dir, arguments={"checkpoints": tmp_path}, **options)
+    whole, expected = train(tiny_dir, **options)
+    assert result.curve == expected.curve
+    assert_same(resumed, whole)
+
+
+def test_a_loss_that_is_no_number_names_step_and_tasks(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, calls = losses.loss, list[int]()
+
+    def broken(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        value, statistics = compute(*given, **named)
+        return (value * math.nan if len(calls) == 7 else value), statistics
+
+    with monkeypatch.context() as patch:
+        patch.setattr(losses, "loss", broken)
+        with pytest.raises(training.Diverged) as caught:
+            train(tiny_dir, arguments={"checkpoints": tmp_path}, **PLAIN)
+    step = int(str(caught.value).split(":")[0].removeprefix("step "))
+    assert step in (4, 5)
+    assert "the loss is nan: lower rl.learning_rate (0.003), or look at the tasks of this batch: t" in str(caught.value)
+    kept = 2 * ((step - 1) // 2)
+    assert f"The checkpoint of step {kept} is kept" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [f"step-{kept}"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.5", "1.5", "'a'", "None"])
+def test_a_reward_that_is_none_is_named(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    import online
+
+    given = {"nan": math.nan, "inf": math.inf, "'a'": "a", "None": None}.get(value, value)
+    given = float(given) if isinstance(given, str) and given != "a" else given
+    monkeypatch.setattr(online, "unanswerable", lambda response, sample: given)
+    with pytest.raises(UserError, match=rf"rl\.reward 'online:unanswerable' gave {value} for a response to sample t0"):
+        train(tiny_dir, reward="online:unanswerable", steps=1)
+
+
+def test_responses_without_a_word_earn_nothing(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even from a reward that likes silence; the reward is not asked."""
+
+    def silent(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
+        words = [Completion("7", [40, 2], [-1.0, -1.0], "stop", 0), Completion(" ", [2], [-1.0], "stop", 0),
+                 Completion("", [], [], "stop", 0)]  # fmt: skip
+        return [[words[i % 3] for i in range(one.n)] for one in requests]
+
+    monkeypatch.setattr(OwnRoller, "generate", silent)
+    import online
+
+    monkeypatch.setattr(online, "unanswerable", lambda response, sample: 1.0 if response.strip() else math.nan)
+    _, result = train(tiny_dir, reward="online:unanswerable", steps=2)
+    assert [(p["pass_rate"], p["empty"], p["updates"]) for p in result.curve] == [(3 / 8, 5 / 8, 2)] * 2
+
+
+def test_a_frozen_tower_is_the_same_to_the_last_bit(tiny_dir: Path) -> None:
+    model, _ = train(tiny_dir, **{**PLAIN, "steps": 2})
+    before = Qwen3VL.from_pretrained(tiny_dir)
+    assert_same(model.vision, before.vision)
