@@ -3,14 +3,15 @@
     python -m bench.rl_ours SETTINGS
 
 SETTINGS is JSON: model, data, out (folders), steps, prompts (a step), minibatches, group, response (tokens), rate,
-precision, threads, `fed` (the responses of work.json are taken, none is sampled).
+precision, threads, `fed` (the responses of work.json are taken, none is sampled). The roller and the updater are the
+trainer's own (`rl/trainer.py`); lengths and rewards are set instead of earned.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,65 +21,72 @@ from bench.rl_pace import Phases
 from bench.rl_work import RIGHT, read
 from bench.sft_pace import Pace
 from open4ov import memory, training
-from open4ov.engine import Engine, Request
+from open4ov.engine import Completion, VisionCache
 from open4ov.model import Processor, Qwen3VL
-from open4ov.rl import advantage, gspo
-from open4ov.rl.prefix import SharedPrefix, log_probs
-from open4ov.rl.rollout import encoded_prompts
+from open4ov.recipe import RlSection
+from open4ov.rl import advantage, roller, rollout
+from open4ov.rl.rollout import Group
 from open4ov.rl.tasks import Task
+from open4ov.rl.update import Batch, Updater
 
 
 class Loop:
-    """The steps of `rl/trainer.py` with responses of a set length and rewards by place."""
+    """The steps of a training, with responses of a set length and rewards by place."""
 
     def __init__(self, told: dict[str, Any], phases: Phases) -> None:
-        self.told, self.phases = told, phases
-        self.processor = Processor.from_pretrained(told["model"])
-        self.model = Qwen3VL.from_pretrained(told["model"])
+        self.fed, self.phases = told["fed"], phases
+        size, tokens = told["group"], told["response"]
+        limits = {"max_tokens": tokens, "length_weight": 0.0, "rollout": {"stop_loops": False}}
+        self.section = RlSection.model_validate({"group": size, "minibatches": told["minibatches"], **limits})
+        processor, self.model = Processor.from_pretrained(told["model"]), Qwen3VL.from_pretrained(told["model"])
         training.freeze_vision(self.model)
-        self.optimizer = training.adamw(self.model, told["rate"])
-        self.engine = Engine(self.model, self.processor)
+        self.optimizer, self.rate = training.adamw(self.model, told["rate"]), told["rate"]
+        self.pictures = VisionCache(self.model, processor)
+        self.roller = roller.build(self.model, processor, self.section.rollout, self.pictures)
+        self.updater = Updater(self.model, processor, self.pictures, self.section)
 
     def step(self, tasks: list[Task], given: list[list[int]], number: int) -> dict[str, Any]:
-        told, phases = self.told, self.phases
-        phases.begin("rollout")
-        group, minibatches = told["group"], told["minibatches"]
-        if told["fed"]:
-            groups = [given[i * group : (i + 1) * group] for i in range(len(tasks))]
-        else:
-            groups = self._sampled(tasks, number)
-        phases.begin("score")
-        advantages = advantage.diversity(torch.tensor(RIGHT[:group]))
-        prompts = encoded_prompts(self.processor, tasks, self.engine.vision_cache)
-        cuts = [round(i * len(tasks) / minibatches) for i in range(minibatches + 1)]
-        parts = [SharedPrefix.build(prompts[a:b], groups[a:b]) for a, b in pairwise(cuts)]
-        with torch.no_grad():  # those of the first mini-batch are the policy's own
-            old = [None, *(log_probs(self.model, part)[0] for part in parts[1:])]
-        phases.begin("update")
-        losses, norms, scores = [], [], []
-        for part, before in zip(parts, old, strict=True):
-            logp, _ = log_probs(self.model, part)
-            reference = logp.detach() if before is None else before
-            responses = int(part.response[-1]) + 1
-            loss, _ = gspo.loss(logp, reference, part.response, advantages.repeat(responses // group))
-            loss.backward()
-            norms.append(training.step(self.model, self.optimizer, told["rate"], grad_clip=1.0))
-            losses.append(loss.item())
-            scores.append(float(logp.detach().mean()))
-        self.engine.update_weights()
+        """One rollout batch with its mini-batches: what they saw, and the phases' seconds."""
+        self.phases.begin("rollout")
+        responses = self._given(given) if self.fed else self._sampled(tasks, number)
+        self.phases.begin("score")
+        groups = [self._group(task, own) for task, own in zip(tasks, responses, strict=True)]
+        batch = self.updater.prepare(groups)
+        scored = self._scored(batch) if self.fed else {}
+        self.phases.begin("update")
+        seen = self.updater.apply(batch, self.optimizer, self.rate)
+        self.roller.update_weights()
         memory.trim()
-        tokens = sum(len(response) for responses in groups for response in responses)
-        figures = {"loss": losses, "norm": norms, "logp": scores, "response": tokens, "phases": phases.take()}
-        phases.begin("")
-        return figures
+        tokens = sum(len(response.token_ids) for own in responses for response in own)
+        spent = self.phases.take()
+        self.phases.begin("")
+        figures = {"loss": seen.losses, "norm": seen.norms, "response": tokens, "phases": spent}
+        return figures | scored | ({} if self.fed else {"apart": self._apart(batch)})
 
-    def _sampled(self, tasks: list[Task], number: int) -> list[list[list[int]]]:
-        limits = {"max_tokens": self.told["response"], "temperature": 1.0, "ignore_eos": True}
-        requests = [
-            Request(task.prompt, task.images, n=self.told["group"], seed=1000 * number + i, **limits)
-            for i, task in enumerate(tasks)
-        ]
-        return [[completion.token_ids for completion in found] for found in self.engine.generate(requests)]
+    def _sampled(self, tasks: list[Task], number: int) -> list[list[Completion]]:
+        requests = rollout.requests(tasks, self.section, number, 0)
+        return self.roller.generate([replace(request, ignore_eos=True) for request in requests])
+
+    def _given(self, given: list[list[int]]) -> list[list[Completion]]:
+        made = [Completion("", tokens, [0.0] * len(tokens), "length", 0) for tokens in given]
+        return [made[start : start + self.section.group] for start in range(0, len(made), self.section.group)]
+
+    def _group(self, task: Task, responses: list[Completion]) -> Group:
+        right = torch.tensor(RIGHT[: len(responses)], dtype=torch.float64)
+        lengths = torch.tensor([len(response.token_ids) for response in responses], dtype=torch.float64)
+        return Group(task, responses, right, lengths, torch.zeros_like(right), advantage.diversity(right))
+
+    def _scored(self, batch: Batch) -> dict[str, list[float]]:
+        """The mean log-probability before any update, of each mini-batch."""
+        with torch.no_grad():
+            scores = [torch.cat([self.updater.score(part)[0] for part in parts]) for parts in batch.minibatches]
+        return {"logp": [float(one.mean()) for one in scores]}
+
+    @staticmethod
+    def _apart(batch: Batch) -> float:
+        """How far the rollout's log-probabilities are from those computed anew, at most, nats: rounding."""
+        parts = [part for parts in batch.minibatches for part in parts if part.old_logp is not None]
+        return max((float((part.old_logp - part.rollout_logp).abs().max()) for part in parts), default=0.0)
 
 
 def main() -> None:
@@ -92,9 +100,9 @@ def main() -> None:
     pace.begin()
     with training.precision(told["precision"]):
         for number in range(told["steps"]):
-            here = slice(number * size % len(tasks), number * size % len(tasks) + size)
-            rows = slice(here.start * group, here.stop * group)
-            pace.step(**loop.step(tasks[here], given[rows], number))
+            first = number * size % len(tasks)
+            rows = given[first * group : (first + size) * group]
+            pace.step(**loop.step(tasks[first : first + size], rows, number))
     pace.end()
 
 
