@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import rl_work, sft_work
-from bench.sft import faster
+from bench.sft_job import faster
 from bench.sft_pace import ROOT, Worker
 from open4ov.model import Config, Processor, Qwen3VL
 
