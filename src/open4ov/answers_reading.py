@@ -22,6 +22,7 @@ LONGEST = 400
 Same = Callable[[str, str], bool]
 _SAYS_MORE = re.compile(r"[\d\\+*/=^<>≤≥≠±√π∞∅(\[{|%°$￥¥€£零一二两三四五六七八九十百千万亿半壹贰]")
 _ALL_DIGITS = re.compile(r"[\d.,]*")
+_SPAN = re.compile(r"\d[\d.,]* ?[-–~] ?\d[\d.,]*")
 _MARKED = re.compile(r"(?:[a-zA-Z]|.*[\d)])['!]+")
 
 
@@ -127,6 +128,8 @@ def _unknowns(text: str | None) -> bool:
 def _mathematics(given: str, reference: str, wanted: Quantity | None) -> bool:
     """The last resort, for what is no plain number on both sides."""
     if wanted is not None and wanted.number.places is None:
+        return False
+    if _SPAN.fullmatch(reference):  # 20-30 is a range or a score, not -10
         return False
     (left, unit), (right, its) = answers_quantities.split(given), answers_quantities.split(reference)
     if unit is not None and its is not None and unit != its:

@@ -86,7 +86,7 @@ def _equivalent(given: str, reference: str) -> bool:
     alone = [isinstance(one, sympy.Symbol) for one in (left, right)]
     if alone[0] == alone[1] or not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
         return False
-    simplify: Any = sympy.simplify  # carries no types
+    simplify: Any = sympy.simplify  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return bool(simplify(left - right) == 0)  # what `verify` leaves out where one side is an unknown alone
 
 
