@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -104,21 +106,24 @@ def spoken(value: int) -> str:
 
 @pytest.fixture
 def fresh() -> Iterator[answers_symbolic.Counts]:
-    """A checker that has asked nothing yet."""
-    before = answers_symbolic.counts
-    answers_symbolic.close()
-    answers_symbolic.counts = answers_symbolic.Counts()
+    """Counts of nothing yet."""
+    before, answers_symbolic.counts = answers_symbolic.counts, answers_symbolic.Counts()
     yield answers_symbolic.counts
-    answers_symbolic.close()
     answers_symbolic.counts = before
 
 
-def test_a_check_that_hangs_is_wrong_and_counted(
-    fresh: answers_symbolic.Counts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def other_rule(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Processes that run a rule which hangs."""
+    answers_symbolic.close()
     monkeypatch.syspath_prepend(Path(__file__).parent / "admission")
     monkeypatch.setattr(answers_symbolic, "RULE", "odd_verifiers:hangs")
     monkeypatch.setattr(answers_symbolic, "SECONDS", 0.1)
+    yield
+    answers_symbolic.close()
+
+
+def test_a_check_that_hangs_is_wrong_and_counted(fresh: answers_symbolic.Counts, other_rule: None) -> None:
     for i in range(10):
         assert answers.same(f"x + {i} + 1", f"y + {i}") is False
     assert (fresh.checks, fresh.no_verdict, fresh.reason) == (10, 10, "no verdict in 0.1 s")
@@ -128,7 +133,7 @@ def test_a_check_that_hangs_is_wrong_and_counted(
 
 def test_a_check_whose_process_dies_is_wrong_and_the_next_is_made(fresh: answers_symbolic.Counts) -> None:
     assert answers.same("p + q", "q + p")
-    worker = answers_symbolic._checker._verifier._worker  # pyright: ignore
+    worker = answers_symbolic._checker._idle[0]._worker  # pyright: ignore
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     assert answers.same("p + q + 1", "1 + q + p")
@@ -141,6 +146,18 @@ def test_what_cannot_be_read_is_wrong_and_only_a_reference_is_counted(fresh: ans
     assert not answers_symbolic.equivalent("x+1", r"\frac{x")
     assert fresh.no_verdict == 1
     assert "cannot be read" in fresh.reason
+
+
+def test_threads_are_served_side_by_side_and_rightly(
+    fresh: answers_symbolic.Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_symbolic._checker, "_places", threading.BoundedSemaphore(2))  # pyright: ignore
+    asked = [(f"k + {i} + m", f"m + {i + i % 2} + k") for i in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda pair: answers.same(*pair), asked))
+    assert found == [i % 2 == 0 for i in range(8)]
+    assert fresh.checks == 8
+    assert 1 <= len(answers_symbolic._checker._idle) <= 2  # pyright: ignore
 
 
 @pytest.mark.slow

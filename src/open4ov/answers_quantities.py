@@ -82,7 +82,7 @@ def agree(given: Quantity, reference: Quantity) -> bool:
 
 def split(text: str) -> tuple[str, Unit | None]:
     """A tidy text without the unit at its end, and the unit: for values that are no plain numbers ("4π cm")."""
-    for found in re.finditer(r"(?<=[^\s\\a-zA-Z]) ?(?=[a-zA-Z°%Ω\u3400-\u9fff][^{}\\]*$)", text):
+    for found in re.finditer(r"(?<=[\d)}π]) ?(?=[a-zA-Z°%Ω\u3400-\u9fff][^{}\\]*$)", text):
         if found.end() > 0 and (named := unit(text[found.end() :])) is not None:
             spaced = found[0] or text[found.end()] in "°%Ω" or not text[found.end()].isascii()
             if spaced:

@@ -1,4 +1,4 @@
-"""Answers that are mathematics: equal by `math-verify`, in a process of its own with so many seconds for each.
+"""Answers that are mathematics: equal by `math-verify`, in processes of their own with so many seconds for each.
 
 What could hang or crash never runs in the process that trains. A check that has not come to an end, or
 whose process died, has given no verdict: it counts as wrong, and is counted apart (`counts`). Verdicts are remembered.
@@ -23,6 +23,8 @@ SECONDS = 6.0
 LONGEST = 200
 """Characters of an answer that is looked at"""
 REMEMBERED = 65_536
+WORKERS = max(1, min(8, (os.cpu_count() or 1) // 4))
+"""Processes, at most: each holds about 100 MB"""
 
 RULE = "open4ov.answers_symbolic_rule:equivalent"
 
@@ -78,15 +80,18 @@ def equivalent(given: str, reference: str) -> bool:
 
 
 def close() -> None:
-    """Ends the process, if there is one; the next check begins another."""
+    """Ends the processes, if there are any; the next check begins another."""
     _checker.close()
 
 
 class _Checker:
+    """Up to `WORKERS` processes, begun when they are first needed; callers in threads are served side by side."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._verifier: Verifier | None = None
-        self._process = 0
+        self._places = threading.BoundedSemaphore(WORKERS)
+        self._idle: list[Verifier] = []
+        self._process = os.getpid()
         self._known: OrderedDict[tuple[str, str], bool] = OrderedDict()
 
     def check(self, given: str, reference: str) -> bool:
@@ -94,31 +99,39 @@ class _Checker:
             from open4ov.answers_symbolic_rule import equivalent as rule
 
             return bool(rule(given, reference, ()))
+        key = (given, reference)
         with self._lock:
-            key = (given, reference)
             if (known := self._known.get(key)) is not None:
                 self._known.move_to_end(key)
                 return known
-            verdict = self._running().verdict(given, reference)
+        with self._places:
+            verifier = self._taken()
+            try:
+                verdict = verifier.verdict(given, reference)
+            finally:
+                self._idle.append(verifier)
+        with self._lock:
             counts.checks += 1
             if verdict.right is None:
                 counts.no_verdict += 1
                 counts.reason = verdict.reason
-            right = self._known[key] = bool(verdict.right)
+            self._known[key] = bool(verdict.right)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
-            return right
+        return bool(verdict.right)
 
     def close(self) -> None:
-        verifier, self._verifier = self._verifier, None
-        if verifier is not None and self._process == os.getpid():
-            verifier.close()
+        idle, self._idle = self._idle, []
+        if self._process == os.getpid():
+            for verifier in idle:
+                verifier.close()
 
-    def _running(self) -> Verifier:
-        if self._verifier is None or self._process != os.getpid():  # a forked process has no business with its parent's
-            self._verifier = Verifier(RULE, SECONDS, "symbolic answers", patient=True)
-            self._process = os.getpid()
-        return self._verifier
+    def _taken(self) -> Verifier:
+        """A verifier that nobody uses, or a new one; a forked process has no business with its parent's."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._process, self._idle = os.getpid(), []
+            return self._idle.pop() if self._idle else Verifier(RULE, SECONDS, "symbolic answers", patient=True)
 
 
 _checker = _Checker()

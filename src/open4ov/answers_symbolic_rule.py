@@ -11,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 import math_verify  # pyright: ignore[reportMissingTypeStubs]
+import sympy  # pyright: ignore[reportMissingTypeStubs]
+from latex2sympy2_extended import NormalizationConfig  # pyright: ignore[reportMissingTypeStubs]
 
 from open4ov import answers_numbers
 
@@ -30,6 +32,10 @@ _NAMES = re.compile(
 _ROOT = re.compile(r"√ ?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|[a-zA-Zπ]))|(?<![a-zA-Z\\])sqrt ?\(([^()]*)\)")
 
 
+_READING = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
+)
+"""Units are taken off before (`answers_quantities.py`): here "m" is an unknown."""
 _LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
 
 
@@ -73,7 +79,30 @@ def _equivalent(given: str, reference: str) -> bool:
     for text, other in ((given, right), (reference, left)):
         if (decimal := answers_numbers.number(text)) is not None and decimal.places is not None:
             return _rounded(decimal, other)
-    return bool(math_verify.verify(right, left, timeout_seconds=None, raise_on_error=True))
+    if (numbers := _as_numbers(left, right)) is not None:
+        return numbers
+    if math_verify.verify(right, left, timeout_seconds=None, raise_on_error=True):
+        return True
+    alone = [isinstance(one, sympy.Symbol) for one in (left, right)]
+    if alone[0] == alone[1] or not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+        return False
+    simplify: Any = sympy.simplify  # carries no types
+    return bool(simplify(left - right) == 0)  # what `verify` leaves out where one side is an unknown alone
+
+
+def _as_numbers(left: Any, right: Any) -> bool | None:
+    """Whether two expressions without unknowns are one number, to 30 figures of it; None for anything else.
+
+    `verify` compares their difference with zero: there the tiny are all equal.
+    """
+    if any(not isinstance(one, sympy.Expr) or one.free_symbols for one in (left, right)):
+        return None
+    one, other = (side.doit().evalf(40) for side in (left, right))
+    if not (one.is_number and other.is_number and one.is_finite and other.is_finite):
+        return None
+    if one.is_zero or other.is_zero:
+        return None
+    return bool(abs((one - other) / other) < sympy.Rational(1, 10**30))
 
 
 def _parsed(text: str) -> Any:
@@ -81,7 +110,7 @@ def _parsed(text: str) -> Any:
     read: Any = math_verify.parse  # carries no types
     found: Any = read(
         f"${latex(text)}$",
-        extraction_config=[math_verify.LatexExtractionConfig()],
+        extraction_config=[math_verify.LatexExtractionConfig(normalization_config=_READING)],
         fallback_mode="no_fallback",
         parsing_timeout=None,
         raise_on_error=True,

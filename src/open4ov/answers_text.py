@@ -115,6 +115,7 @@ def _compatible(text: str) -> str:
         text = re.sub(f"[{_POWERS}]+", lambda found: f"^{_grouped(found[0].translate(_FROM_POWERS))}", text)
         text = re.sub(rf"(?<=\d)(?=[{_VULGAR}])", " ", text)
         text = unicodedata.normalize("NFKC", text).replace("\u2044", "/").replace("\u2212", "-").replace("’", "'")
+        text = re.sub(r"^\s*[–—] ?(?=[\d.])", "-", text)
     return text
 
 

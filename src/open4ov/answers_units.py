@@ -122,6 +122,7 @@ _OTHERS: Final = (
     ("角 毛 毛钱", _unit("0.1", CNY=1)),
     ("dB decibel 分贝", _unit(1, dB=1)),
     ("px pixel 像素", _unit(1, px=1)),
+    ("unit 单位 个单位", _unit(1, unit=1)),
 )
 _NONE: Final = Unit((), Fraction(1))
 _TOKEN = re.compile(r"\s*(?:([/·*×])|(per\b|每)|(square|cubic|sq|cu|平方|立方)\.?|([^\s/·*×^{}\d每]+)|(\^?\{?-?\d\}?))")

@@ -162,6 +162,16 @@ def test_a_deberta_is_averaged_over_its_own_tokens(deberta: Path) -> None:
     assert encoders.identity(section) != before
 
 
+def test_sentence_transformers_gives_the_same_rows(deberta: Path, tmp_path: Path) -> None:
+    """Its own default for such a model is the mean of the tokens, too."""
+    library = pytest.importorskip("sentence_transformers", reason="the extra `embed` is not installed")
+    library.SentenceTransformer(str(deberta)).save(str(tmp_path / "saved"))
+    texts = ["a b c", "d e"]
+    mine = encoders.build(EncoderSection(directory=str(deberta)))(texts)
+    its = encoders.build(EncoderSection(directory=str(tmp_path / "saved")))(texts)
+    torch.testing.assert_close(mine, its, atol=1e-6, rtol=0)
+
+
 def test_a_folder_that_is_no_encoder_is_refused_with_what_to_do(tmp_path: Path, deberta: Path) -> None:
     def refused(folder: Path, told: str) -> None:
         for ask in (encoders.build, encoders.identity):

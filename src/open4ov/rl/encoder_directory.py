@@ -36,6 +36,7 @@ class DirectoryEncoder:
         if importlib.util.find_spec("transformers") is None:
             raise UserError(f"{WHERE}: needs the extra `hf`: pip install 'open4ov[hf]'")
         library: Any = importlib.import_module("transformers")  # too many types to be of use
+        library.utils.logging.disable_progress_bar()  # loading a text encoder takes no time worth a bar
         try:
             options = {"local_files_only": True, "trust_remote_code": False}
             self._tokenizer: Any = library.AutoTokenizer.from_pretrained(str(folder), **options)

@@ -27,11 +27,13 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from open4ov.answers_symbolic import WORKERS
 from open4ov.errors import UserError
 from open4ov.rl import advantage, answers
 from open4ov.sample import Sample
@@ -69,18 +71,21 @@ def graded(reward: Reward, name: str, responses: Sequence[Said], sample: Sample,
     name: the reward as the recipe names it. binary: whether only 0 and 1 will do, as for Pass@k. Raises UserError for a
     reward that raises, is no number, not finite or out of range; it names the function, the sample and the value.
     """
-    values: list[float] = []
-    for response in responses:
+
+    def value(response: Said) -> float:
         if response.finish_reason in DEGENERATE:
-            values.append(0.0)
-            continue
+            return 0.0
         try:
             said = reward(response.text, sample)
         except Exception as error:
             told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(f"rl.reward {name!r} failed on a response to sample {sample.id}: {told}") from error
-        values.append(_in_range(said, name, sample, binary))
-    return torch.tensor(values, dtype=torch.float64)
+        return _in_range(said, name, sample, binary)
+
+    if reward is exact and WORKERS > 1:  # symbolic checks side by side; who knows about threads in another's function
+        with ThreadPoolExecutor(WORKERS) as threads:
+            return torch.tensor(list(threads.map(value, responses)), dtype=torch.float64)
+    return torch.tensor([value(response) for response in responses], dtype=torch.float64)
 
 
 def degenerate(responses: Sequence[Said]) -> Tensor:

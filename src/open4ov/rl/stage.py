@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import journal
+from open4ov import answers_symbolic, journal
 from open4ov.engine import Engine
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -62,6 +62,9 @@ def run(run: StageRun) -> None:
         folder=run.scratch / "journal",
         name=f"{run.recipe.name} {run.stage}",
     )
+    if unsaid := result.summary["no_verdict"]:
+        told = answers_symbolic.counts.reason
+        run.note(f"{unsaid} symbolic answers got no verdict and counted as wrong (the last: {told})")
     failed = failures.samples(run.images)
     write_samples(run.out / "failed.parquet", failed)
     model.save_pretrained(run.out / "model")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open4ov import memory, schedules
+from open4ov import answers_symbolic, memory, schedules
 from open4ov.engine import Completion
 from open4ov.journal import Journal
 from open4ov.model import Processor, Qwen3VL
@@ -132,7 +132,9 @@ class _Online:
         with clock("rollout"), self.phases.generation():
             tasks, responses = self._rolled_out(step)
         with clock("reward"):
+            unsaid = answers_symbolic.counts.no_verdict
             self.groups = self.judge.groups(tasks, responses, phase)
+            state.no_verdict += answers_symbolic.counts.no_verdict - unsaid
             chosen = most_even(self.groups, section.prompts)
         with clock("score"), self.phases.update():
             batch = self.updater.prepare(chosen)
