@@ -224,4 +224,4 @@ def _ready(recipe: Recipe) -> None:
 def _trainer(name: str) -> Callable[[StageRun], None]:
     if name in SFT:
         return _call("open4ov.stages.sft:run", name.removeprefix("sft_"))
-    return _call("open4ov.stages.dpo:run" if name == "dpo" else "open4ov.rl.trainer:run")
+    return _call("open4ov.stages.dpo:run" if name == "dpo" else "open4ov.rl.stage:run")

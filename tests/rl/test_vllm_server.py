@@ -27,10 +27,10 @@ from open4ov.engine.vllm import find_python
 from open4ov.engine.vllm_plan import plan
 from open4ov.engine.vllm_server import VLLMServer
 from open4ov.engine.vllm_sync import WeightsDiffer, own_log_probs
-from open4ov.engine.vllm_wire import Gone
+from open4ov.engine.vllm_wire import SAFE_TEMPERATURE, Gone
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
-from open4ov.recipe_rl_rollout import RolloutSection
+from open4ov.recipe_rl_rollout import COLDEST_OF_VLLM, RolloutSection
 from open4ov.rl import roller
 from open4ov.rl.roller import RollerGone
 from open4ov.sample import user
@@ -170,6 +170,10 @@ def test_what_a_server_cannot_say_log_p_of_is_refused(
         with pytest.raises(UserError, match=f"request 0: {next(iter(options))}: a vLLM server"):
             rolls.generate([Request([user("a")], temperature=1.0, **options)])
     rolls.close()
+
+
+def test_the_recipe_knows_what_is_too_cold_for_vllm() -> None:
+    assert COLDEST_OF_VLLM == SAFE_TEMPERATURE
 
 
 def test_the_key_comes_from_the_environment(
