@@ -20,7 +20,7 @@ ROLE = "rl_pool"
 _NAMED: tuple[SourceKind, ...] = ("set", "documents")
 """Kinds that are folders"""
 _POOL: Loc = ("rl", "pool")
-_GIVEN = {"answer_words", "near_questions", "queue", "decisions", "screened"}
+_GIVEN = {"cloze", "answer_words", "near_questions", "queue", "decisions", "screened"}
 """Options for what others have made"""
 
 
@@ -65,6 +65,9 @@ class PoolSection(Section):
         le=1,
         description="share of a source that may be broken: of all that was checked, of what was judged, and of what "
         "was screened by hand, each by itself; a source with more is refused",
+    )
+    cloze: bool = Field(
+        default=True, description="ask multiple choice openly; false: with its options and letters, to compare with"
     )
     answer_words: int = Field(default=5, ge=1, description="most words of an answer (twice as many Chinese characters)")
     near_questions: float = Field(

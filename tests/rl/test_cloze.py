@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from open4ov.rl import cloze
 from open4ov.rl.cloze import Closed, Cloze, convert
-from open4ov.sample import Message, Part, Sample, assistant
+from open4ov.sample import Message, Part, Sample, assistant, user
 
 OPEN: list[tuple[str, str, str, str]] = [
     # question, answer, open question, its answer
@@ -63,6 +63,12 @@ OPEN: list[tuple[str, str, str, str]] = [
     ("灯是亮着的吗？\nA. 是\nB. 否", "B", "灯是亮着的吗？", "否"),
     ("Context: N/A\nWhat is it?\nOptions: (A) a lamp (B) a chair", "B", "Context: N/A\nWhat is it?", "a chair"),
     ("Choices:\nA. red\nB. blue\nQuestion: What colour is the car?", "B", "What colour is the car?", "blue"),
+    ("则 $z\\bar{z}=(\\quad)$ A. $\\frac{1}{4}$ B. $\\frac{1}{2}$", "A", "则 $z\\bar{z}=$ ____", "$\\frac{1}{4}$"),
+    ("球的表面积为 $(\\quad)$ A. 3 B. 4", "A", "球的表面积为 ____", "3"),
+    ("则 $A \\cap B=(\\quad)$ A. $[1,2)$ B. $[-1,1]$ C. $[-1,2)$ D. $[-2,-1]$", "D", "则 $A \\cap B=$ ____",
+     "$[-2,-1]$"),
+    ("What is the least value?\nA. $1-\\ln 2$\nB. $1+\\ln 2$", "A", "What is the least value?", "$1-\\ln 2$"),
+    ("夹角为（　　）\nA. 30\nB. 60", "B", "夹角为____", "60"),
     ("函数的值为( )\nA. 1 B. 2 C. 3 D. 4", "C", "函数的值为____", "3"),
     ("函数的值为( )\nA.1    B.2\nC.3    D.4", "D", "函数的值为____", "4"),
     ("What is the value?\nA.12\nB.13", "A", "What is the value?", "12"),
@@ -122,6 +128,10 @@ CLOSED: list[tuple[str, str, str]] = [
     ("关于图片，说法正确的是\nA. 有猫\nB. 有狗", "A", "statement"),
     ("图中是什么？\nA. 猫\nB. 狗\nC. 以上都不是", "A", "refers"),
     ("图中是什么？\nA. 猫\nB. 狗\nC. A和B都是", "C", "refers"),
+    ("其原因是（ ）\nA. 温度高\nB. 温度低", "A", "statement"),
+    ("已知 $a>b$, 则（ $)$\nA. $a^{c}<b^{c}$\nB. $a b^{c}<b a^{c}$", "A", "statement"),
+    ("冲击力约为（ ）\nA. $10^{2} N$\nB. $10^{3} N$", "B", "about"),
+    ("由此可知（ ）\nA. 甲重\nB. 乙重", "A", "statement"),
     ("图中人物最可能的职业是？\nA. 医生\nB. 老师", "A", "best"),
     ("图中大约有多少人？\nA. 50\nB. 500", "A", "about"),
     ("图中有哪些颜色？（多选）\nA. 红\nB. 蓝", "AB", "multiple"),
@@ -153,7 +163,7 @@ PLAIN = [  # no options: left as they are
 
 def test_the_table_is_long_enough() -> None:
     assert len(OPEN) + len(CLOSED) + len(PLAIN) >= 60
-    assert {reason for _, _, reason in CLOSED} == set(cloze.REASONS), "every reason has a case"
+    assert {reason for _, _, reason in CLOSED} | {"blank"} == set(cloze.REASONS), "every reason has a case"
 
 
 @pytest.mark.parametrize(("question", "answer", "opened", "reference"), OPEN)
@@ -224,6 +234,16 @@ def test_pictures_among_the_options_keep_a_sample_out() -> None:
     assert found.messages[0].text == "Look at  and count."
 
 
+def test_a_blank_that_many_words_fill_needs_a_picture() -> None:
+    text = [Part(type="text", text="The workers ____ the glasses.\nA. packed\nB. packing")]
+    found = cloze.opened(asked(text, "A", images=0))
+    assert isinstance(found, Closed)
+    assert found.reason == "blank"
+    assert isinstance(cloze.opened(asked([picture(0), *text], "A")), Sample)
+    gap = [Part(type="text", text="Tom has       apples left of ten.\nA. 3\nB. 4")]
+    assert isinstance(cloze.opened(asked(gap, "A", images=0)), Sample), "a number is another thing"
+
+
 def test_options_that_came_beside_the_question_count() -> None:
     sample = asked([Part(type="text", text="What colour is it?")], "B", images=0)
     beside = sample.model_copy(update={"extra": {"options": {"A": "red", "B": "blue"}}})
@@ -235,7 +255,14 @@ def test_options_that_came_beside_the_question_count() -> None:
     assert isinstance(found, Sample)
     assert found.answer == "blue"
     done = sample.model_copy(update={"answer": "blue", "extra": {"options": {"A": "red", "B": "blue"}, "letter": "B"}})
-    assert cloze.opened(done) == done, "documents have asked it openly already"
+    found = cloze.opened(done)
+    assert isinstance(found, Sample)
+    assert (found.id, found.messages, found.answer) == (done.id, done.messages, "blue"), (
+        "documents have asked it openly"
+    )
+    assert found.extra["cloze"] == {"letter": "B", "options": {"A": "red", "B": "blue"}}
+    loose = done.model_copy(update={"messages": [user("Which is closest to it?", images=0)]})
+    assert isinstance(cloze.opened(loose), Closed), "by the rules here too"
 
 
 WORDS = st.sampled_from(["red", "blue", "green", "seven", "lamp", "chair", "river", "stone", "42", "17", "5 km"])

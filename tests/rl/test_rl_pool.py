@@ -166,6 +166,20 @@ def test_the_judge_sees_some_and_its_word_counts() -> None:
     assert "wrong sum" in bad.refused
 
 
+def test_multiple_choice_may_stay_what_it_is_to_compare_with() -> None:
+    question = "Which of the following is it?\nA. red\nB. blue"
+    (one,) = admit(source([asked(question, "B")]), PoolSection(cloze=False), tools(), 0, set()).samples
+    assert (one.answer, one.messages[0].text, one.extra["pool"]["answer"]) == ("B", question, "letter")
+
+
+def test_an_item_of_a_document_needs_its_picture() -> None:
+    samples = [asked("What is the force in figure 1?", "5 N", "a", images=1), asked("What is 3+4?", "7", "b")]
+    found = admit(source(samples, kind="documents"), PoolSection(), tools(), 0, set())
+    assert reasons(found) == {"b": "picture"}
+    assert found.samples[0].extra["pool"] == {"source": "exam", "domain": "STEM", "answer": "number_unit"}
+    assert found.figures["broken"] == 0, "it is sound, but no item for here"
+
+
 def test_most_and_tasks_choose_what_is_looked_at() -> None:
     samples = [asked(f"Number {i}?", str(i), f"s{i}", task="sum" if i % 2 else "other") for i in range(40)]
     found = admit(source(samples, tasks=["sum"], most=5), PoolSection(), tools(), 0, set())

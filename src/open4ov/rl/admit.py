@@ -155,7 +155,7 @@ def _look(sample: Sample, given: Given, section: PoolSection, tools: Tools, look
         looked.drop(sample, "earlier", f"was rejected by {by}: {sample.extra.get('reason', '')}")
         return
     one = checks.settled(sample)
-    opened = cloze.opened(one, section.answer_words)
+    opened = cloze.opened(one, section.answer_words) if section.cloze else one
     if isinstance(opened, cloze.Closed):
         looked.drop(one, f"cloze_{opened.reason}", opened.text, opened.reason in cloze.DEFECTS)
         return

@@ -21,7 +21,7 @@ REASONS = {
     "pictures": "its options are pictures, or stand in one",
     "multiple": "several options are right",
     "no_option": "its answer is none of its options",
-    "equal": "two of its options are equal",
+    "equal": "two of its options are equal for the verifier",
     "labels": "its options are names of things in the picture, no answers by themselves",
     "refers": "an option speaks of the others (none of the above, both A and B), or says that nothing can be said",
     "among": "it asks about its options (which of the following)",
@@ -34,12 +34,14 @@ REASONS = {
     "combination": "its options are orders or combinations of things",
     "sentences": "its options are sentences",
     "long": "its answer is too long for a verifier to compare",
+    "blank": "its blank can be filled in with many words, and no picture says with which",
     "no_question": "nothing is asked without its options",
     "numbered": "its options are numbered, so that its answer may be a number or a place",
 }
-DEFECTS = frozenset(["no_option", "equal", "no_question"])
+DEFECTS = frozenset(["no_option", "no_question"])
 """Reasons that are a fault of the sample; the others are of its kind"""
 
+NUMERIC = ("number", "number_unit", "expression")
 OPTION_WORDS = 8
 """Words of an option from which it is a sentence (twice as many Chinese characters)"""
 
@@ -100,8 +102,8 @@ def opened(sample: Sample, phrase_words: int = PHRASE_WORDS) -> Sample | Closed:
     place = next((i for i, message in enumerate(sample.messages) if message.role == "user"), None)
     if place is None or sample.answer is None:
         return sample
-    if isinstance(sample.extra.get("options"), dict) and "letter" in sample.extra and not lists.listed(_text(sample)):
-        return sample  # asked openly when it was made (documents/samples.py)
+    if (done := _opened_before(sample, phrase_words)) is not None:
+        return done
     text = "".join(rules.PICTURE if p.type != "text" else p.text or "" for p in sample.messages[place].content)
     lead = len(text) - len(text.lstrip(rules.PICTURE))
     found = convert(text[lead:], sample.answer, lists.given(sample.extra.get("options")), phrase_words)
@@ -109,6 +111,8 @@ def opened(sample: Sample, phrase_words: int = PHRASE_WORDS) -> Sample | Closed:
         return sample
     if isinstance(found, Closed):
         return found
+    if not sample.images and rules.GAP.search(found.question) and kind(found.answer) in ("word", "phrase"):
+        return Closed("blank", found.question)
     shown = [part for part in sample.messages[place].content if part.type != "text"]
     question = text[:lead] + found.question
     if question.count(rules.PICTURE) != len(shown):
@@ -129,6 +133,18 @@ def opened(sample: Sample, phrase_words: int = PHRASE_WORDS) -> Sample | Closed:
             "extra": {**sample.extra, "cloze": {"letter": found.letter, "options": dict(found.options)}},
         }
     )
+
+
+def _opened_before(sample: Sample, phrase_words: int) -> Sample | Closed | None:
+    """A document's question that was asked openly when it was made (documents/samples.py), by the rules here too; None
+    for others."""
+    options, letter = lists.given(sample.extra.get("options")), sample.extra.get("letter")
+    if options is None or not isinstance(letter, str) or letter not in options or lists.listed(_text(sample)):
+        return None
+    found = convert(_text(sample), letter, options, phrase_words)
+    if isinstance(found, Closed):
+        return found
+    return sample.model_copy(update={"extra": {**sample.extra, "cloze": {"letter": letter, "options": options}}})
 
 
 def _without_options(question: str, answer: str) -> Closed | None:
@@ -153,7 +169,10 @@ def _stem(found: lists.Listed) -> str:
     if re.search(r"[?？]", below):  # the question stands behind its options
         stem = f"{stem}\n{below}".strip()
     if rules.BLANK.search(stem):
-        stem = rules.BLANK.sub("" if re.search(r"[?？]", stem) else "____", stem).strip()
+        blank = "" if re.search(r"[?？]", stem) else "____"
+        stem = rules.ALONE.sub(blank, stem)
+        stem = rules.IN_FORMULA.sub(f"$ {blank}" if stem.count("$") % 2 == 0 else blank, stem)
+        stem = rules.BLANK.sub(blank, stem).strip()
     return stem
 
 
@@ -205,13 +224,11 @@ def _by_stem(stem: str, options: Mapping[str, str]) -> Closed | None:
             return Closed(reason, found[0])
     if rules.POINTS.search(bare) and any(len(text) < 2 for text in texts):
         return Closed("pictures")
-    if (found := rules.BARE.search(bare)) and any(
-        kind(text) in ("number", "number_unit", "expression") for text in texts
-    ):
+    if (found := rules.BARE.search(bare)) and any(kind(text) in NUMERIC for text in texts):
         return Closed("bare", found[0])
-    if any(rules.RANGE.match(text) and kind(text) != "date" for text in texts):
-        return Closed("ranges", next(text for text in texts if rules.RANGE.match(text)))
-    if (found := rules.ABOUT.search(bare)) and any(kind(text) in ("number", "number_unit") for text in texts):
+    if range_ := next((text for text in texts if _range(text)), None):
+        return Closed("ranges", range_)
+    if (found := rules.ABOUT.search(bare)) and any(kind(text) in NUMERIC for text in texts):
         return Closed("about", found[0])
     return None
 
@@ -220,6 +237,11 @@ def _by_answer(right: str, options: Mapping[str, str], phrase_words: int) -> Clo
     if long := next((text for text in options.values() if _sentence(text)), None):
         return Closed("sentences", long)
     return Closed("long", right) if kind(right, phrase_words) == "sentence" else None
+
+
+def _range(text: str) -> bool:
+    """ "20-30", but neither a date nor an interval or difference in a formula."""
+    return rules.RANGE.match(text) is not None and not re.search(r"[\\$=\[({]", text) and kind(text) != "date"
 
 
 def _sentence(text: str) -> bool:

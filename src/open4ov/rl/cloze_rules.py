@@ -72,7 +72,7 @@ AMONG = _any(
     r"\bthese options\b",
 )
 NEGATED = _any(
-    r"\b(?:which|what|who|where)\b[^.?!\n]*\b(?:not|never|cannot|no longer|incorrect|false|wrong|untrue|least|"
+    r"\b(?:which|what|who|where)\b[^.?!\n]*\b(?:not|never|cannot|no longer|incorrect|false|wrong|untrue|"
     r"isn't|aren't|doesn't|don't|can't|didn't|wasn't|weren't)\b",
     r"\bexcept\b",
     r"(?<!有)没有",
@@ -101,6 +101,11 @@ STATEMENT = _any(
     r"可以看出",
     r"符合题意",
     r"属于.{0,6}的是",
+    r"真命题|假命题",
+    r"(?:可知|推测|可得出?|表明|说明)[\W_]{0,8}$",
+    r"原因(?:是|为)",
+    r"可(?:以)?观察到",
+    r"(?:则|那么|情况是|结果是)[\s_$(（)）\\]*$",
 )
 BEST = _any(
     r"\bbest\b",
@@ -177,7 +182,13 @@ INSTRUCTION = _any(
     r"请(?:直接)?(?:回答|选择|选出|给出|从)[^。？！\n]*(?:选项|字母|答案|一项)[^。？！\n]*[。：:！]?",
     r"从[^。？！\n]{0,12}选项中[^。？！\n]*[。：:]?",
 )
-BLANK = re.compile(r"[(（]\s*[)）]")
+BLANK = re.compile(r"[(（](?:\s|\$|\\q?quad|\\square)*[)）]")
+"""An empty pair of brackets, with LaTeX's spaces in it or without"""
+ALONE = re.compile(rf"\$\s*{BLANK.pattern}\s*\$")
+IN_FORMULA = re.compile(rf"{BLANK.pattern}\s*\$")
+"""One at the end of a formula, which it closes"""
+GAP = re.compile(r"_{2,}|(?<=\S) {5,}(?=\S)")
+"""A place to be filled in"""
 ANSWER = re.compile(
     r"^(?:the\s+)?(?:correct\s+)?(?:answer|option|choice|答案|正确答案|选项)?\s*(?:is|为|是)?\s*[:：]?\s*选?\s*"
     r"[(（\[]?(?P<letter>[A-Ha-h])"
