@@ -2,8 +2,9 @@
 
 Tried in order, the first kind that the reference is decides: yes or no, letters of multiple choice, dates and times,
 quantities, intervals, collections, equations, and mathematics last (`answers_symbolic.py`). A reference that is a whole
-number or a fraction wants a number: arithmetic that is left to do (3+4, √16) is no answer. The rules of each kind stand
-in its file.
+number or a fraction wants a number: arithmetic that is left to do (3+4, √16) is no answer. A reference that is itself
+arithmetic (2^3 × 3, a sum that stands in a picture) wants its own terms, in an order of the same value. The rules of
+each kind stand in its file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ LONGEST = 400
 Same = Callable[[str, str], bool]
 _SAYS_MORE = re.compile(r"[\d\\+*/=^<>≤≥≠±√π∞∅(\[{|%°$￥¥€£零一二两三四五六七八九十百千万亿半壹贰]")
 _ALL_DIGITS = re.compile(r"[\d.,]*")
-_SPAN = re.compile(r"\d[\d.,]* ?[-–~] ?\d[\d.,]*")
+_ARITHMETIC = re.compile(r"(?:[-\d\s.+*/×·÷^(){}]|\\frac)+")
+"""Figures and signs, no unknown and no root"""
 _MARKED = re.compile(r"(?:[a-zA-Z]|.*[\d)])['!]+")
 
 
@@ -129,7 +131,8 @@ def _mathematics(given: str, reference: str, wanted: Quantity | None) -> bool:
     """The last resort, for what is no plain number on both sides."""
     if wanted is not None and wanted.number.places is None:
         return False
-    if _SPAN.fullmatch(reference):  # 20-30 is a range or a score, not -10
+    own_terms = _ARITHMETIC.fullmatch(given) is not None and _terms(given) == _terms(reference)
+    if wanted is None and _ARITHMETIC.fullmatch(reference) and not own_terms:
         return False
     (left, unit), (right, its) = answers_quantities.split(given), answers_quantities.split(reference)
     if unit is not None and its is not None and unit != its:
@@ -140,6 +143,11 @@ def _mathematics(given: str, reference: str, wanted: Quantity | None) -> bool:
     if _single(left) and _single(right):
         return False
     return _is_value(left) and _is_value(right) and answers_symbolic.equivalent(left, right)
+
+
+def _terms(text: str) -> list[str]:
+    """The figures and signs of arithmetic, sorted."""
+    return sorted(re.findall(r"\d+(?:\.\d+)?|\\frac|[-+/^÷×]", re.sub(r"[*·]", "×", text)))
 
 
 def _single(text: str) -> bool:

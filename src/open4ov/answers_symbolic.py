@@ -35,6 +35,8 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]*\}")
 _SIGN = re.compile(
     r"\\(?:frac|sqrt|begin|sin|cos|tan|log|ln|binom|vec|bar|pmod|sum|int|lim|d?frac)|[-+*/^=<>≤≥≠±×·π∞√∅∪∩|]"
 )
+_SPELT = re.compile(r"[a-zA-Z](?:-[a-zA-Z])+")
+"""A word letter by letter: c-a-t"""
 _ALLOWED = re.compile(r"[\x20-\x7eπθαβγδλμφωΩ∞√±×·÷≤≥≠∪∩∅°⦃⦄]*")
 
 
@@ -55,7 +57,7 @@ def mathematics(text: str) -> bool:
 
     Letters stand alone, are a function's name, or are two or three small ones that touch a figure, a sign or a bracket.
     """
-    if not text or len(text) > LONGEST or not _ALLOWED.fullmatch(text):
+    if not text or len(text) > LONGEST or not _ALLOWED.fullmatch(text) or _SPELT.fullmatch(text):
         return False
     environment = _ENVIRONMENT.search(text) is not None
     text = _ENVIRONMENT.sub("{", text)

@@ -39,6 +39,9 @@ _READING = NormalizationConfig(
 _LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
 
 
+_SYMPY: Any = sympy  # carries few types
+
+
 class _SlowError(BaseException):
     """Not an Exception: libraries swallow those."""
 
@@ -86,8 +89,7 @@ def _equivalent(given: str, reference: str) -> bool:
     alone = [isinstance(one, sympy.Symbol) for one in (left, right)]
     if alone[0] == alone[1] or not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
         return False
-    simplify: Any = sympy.simplify  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return bool(simplify(left - right) == 0)  # what `verify` leaves out where one side is an unknown alone
+    return bool(_SYMPY.simplify(left - right) == 0)  # what `verify` leaves out where one side is an unknown alone
 
 
 def _as_numbers(left: Any, right: Any) -> bool | None:

@@ -68,6 +68,7 @@ _SIGN_PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
 
 
+@lru_cache(maxsize=8192)
 def normalise(text: str) -> str:
     """One spelling of an answer: no LaTeX dress, width, case, outer punctuation, leading article or extra spaces."""
     text = _compatible(text)
