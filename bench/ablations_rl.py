@@ -10,8 +10,9 @@ question; what only the training knows (entropy, dead groups) is paired by seed,
 An arm whose options this version's recipe does not know is left out and named; the others run. An interrupted run goes
 on where it was. Threads are set from outside (OMP_NUM_THREADS): the keys of linked stages stay as they are.
 
-Expected on two cores of 2026 with `--jobs 2`: 14 minutes for the models that the arms of a seed begin with (none with
-`--from`), and 4 minutes for an arm (2 of training, 2 of questions); all 17 arms and 3 seeds about 2.5 hours.
+Expected, from the stage times of the demo on two cores that do nothing else (the whole has not been run yet): 11
+minutes for the model that the arms of a seed begin with (none with `--from`), 3.5 minutes for an arm (RL 166 s, then
+questions); 16 arms and 3 seeds about 3 hours. `--set rl.steps=12` halves an arm's training.
 """
 
 from __future__ import annotations
