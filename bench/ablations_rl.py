@@ -10,8 +10,9 @@ question; what only the training knows (entropy, dead groups) is paired by seed,
 An arm whose options this version's recipe does not know is left out and named; the others run. An interrupted run goes
 on where it was. Threads are set from outside (OMP_NUM_THREADS): the keys of linked stages stay as they are.
 
-Expected on two cores of 2026 with `--jobs 2`: 14 minutes for the models that the arms of a seed begin with (none with
-`--from`), and 4 minutes for an arm (2 of training, 2 of questions); all 17 arms and 3 seeds about 2.5 hours.
+Expected, from the stage times of the demo on two cores that do nothing else (the whole has not been run yet): 11
+minutes for the model that the arms of a seed begin with (none with `--from`), 3.5 minutes for an arm (RL 166 s, then
+questions); 16 arms and 3 seeds about 3 hours. `--set rl.steps=12` halves an arm's training.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import ablation_choices
 from bench.ablation_figures import FIGURES, Difference, of_run, paired
 from bench.ablations import RECIPE, Ablation, Arm, share
 from bench.measure import machine, write
@@ -40,6 +42,10 @@ START = (
 )
 """What all arms of a seed have in common"""
 ROLLED = (*START, "rl_pool", "rl", "evaluate_rl")
+_OF_SETS = ("rl.pool.queue=0", "rl.text_share=0")
+"""Of arms that train on multiple choice about pictures (`ablation_choices.py`)"""
+SETS = "{sets}"
+"""Stands in an override for the folder with these sets"""
 _PLAIN = ("rl.length_weight=0",)
 """Without the length channel, where the weights of the others are compared"""
 
@@ -64,8 +70,8 @@ ARMS: dict[str, Arm] = {
     "screened": _arm("rl.leakage.rollouts=8"),
     "no_text": _arm("rl.text_share=0"),
     "filtered": _arm("rl.filter.rollouts=4"),
-    "cloze": _arm("rl.pool.choices=cloze", "rl.pool.sources=[{kind: choices}]"),
-    "choices": _arm("rl.pool.choices=keep", "rl.pool.sources=[{kind: choices}]"),
+    "cloze": _arm("rl.pool.sources=[{kind: set, path: {sets}/usual}]", *_OF_SETS),
+    "letters": _arm("rl.pool.sources=[{kind: set, path: {sets}/letters}]", *_OF_SETS),
 }
 _REASONING = ("reasoning", "reasoning_pass_k", "diversity", "length", "reasoning_greedy")
 _KEPT = ("general", "vertical", "text")
@@ -86,7 +92,7 @@ ABLATIONS: dict[str, list[Ablation]] = {
     "dpo": [Ablation("DPO after RL against RL alone", "dpo", "recipe")],
     "tower": [Ablation("tower frozen against trained", "recipe", "tower_trained")],
     "leakage": [Ablation("leakage screen against none", "screened", "recipe")],
-    "cloze": [Ablation("multiple choice turned into open questions against kept", "cloze", "choices")],
+    "cloze": [Ablation("multiple choice turned into open questions against kept", "cloze", "letters")],
     "text": [Ablation("a fifth of the prompts without a picture against none", "recipe", "no_text")],
     "filter": [Ablation("prompts with right and wrong rollouts only, against all", "filtered", "recipe")],
 }
@@ -106,13 +112,18 @@ def unknown(names: Sequence[str], extra: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         try:
-            load(RECIPE, [*ARMS[name].overrides, *extra])
+            load(RECIPE, [*told_to(name, Path("sets")), *extra])
         except UserError as error:
             told = [line for line in str(error).splitlines() if "unknown key" in line]
             if not told:
                 raise UserError(f"arm {name}: {error}") from None
             found[name] = "; ".join(told)
     return found
+
+
+def told_to(name: str, sets: Path) -> list[str]:
+    """The overrides of an arm, with the folder of the sets of multiple choice."""
+    return [one.replace(SETS, str(sets)) for one in ARMS[name].overrides]
 
 
 def needed(ablations: Sequence[Ablation]) -> list[str]:
@@ -136,7 +147,10 @@ def run_arm(name: str, seed: int, out: Path, threads: int, extra: Sequence[str])
     if arm.like is not None:
         share(place, arm, place.parent / arm.like)
     command = [sys.executable, "-m", "open4ov.cli", "run", str(RECIPE), "--out", str(place), "--until", arm.until]
-    command += [word for one in (f"seed={seed}", *arm.overrides, *extra) for word in ("--set", one)]
+    overrides = told_to(name, out / "sets")
+    if overrides != list(arm.overrides):
+        ablation_choices.write(out / "sets")
+    command += [word for one in (f"seed={seed}", *overrides, *extra) for word in ("--set", one)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:

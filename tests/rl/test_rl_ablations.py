@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import ablations_rl
+from bench import ablation_choices, ablations_rl
 from bench.ablation_figures import false_refusals, of_run, paired
 from bench.ablations import RECIPE
 from bench.ablations_rl import ABLATIONS, ARMS, ROWS, ROWS_OF_ALL, START, needed, take, unknown
@@ -18,6 +18,10 @@ from open4ov.errors import UserError
 from open4ov.evaluate.scores import GROUPS, Answer, write_answers
 from open4ov.evaluate.scores import ROWS as KNOWN_ROWS
 from open4ov.recipe import load
+from open4ov.rl import checks, cloze
+from open4ov.rl.rewards import exact
+from open4ov.sample import Sample
+from open4ov.store import read_samples
 
 
 def test_every_arm_is_run_after_what_it_is_like() -> None:
@@ -89,6 +93,26 @@ def test_paired_by_seed_with_students_interval() -> None:
     assert paired([1.0], [0.5]).high == math.inf
     with pytest.raises(ValueError, match="cannot be paired"):
         paired([1.0, 2.0], [1.0])
+
+
+def test_multiple_choice_is_opened_in_one_set_and_kept_in_the_other(tmp_path: Path) -> None:
+    """By the pool's own functions: what they make of the two sets is what the ablation is about."""
+    ablation_choices.write(tmp_path, 40)
+    found = {name: read_samples(tmp_path / name / "samples.parquet") for name in ablation_choices.FORMS}
+    assert len(found["usual"]) == len(found["letters"]) >= 30
+    for usual, letters in zip(found["usual"], found["letters"], strict=True):
+        assert usual.answer == letters.answer in "ABCD"
+        one, other = cloze.opened(usual), cloze.opened(letters)
+        assert isinstance(one, Sample)
+        assert one.answer is not None
+        assert one.answer.isdigit()
+        assert "\nA." not in one.messages[0].text
+        assert other == letters
+        for sample in (one, letters):
+            assert checks.fault(sample, exact, lambda sha: None, 5) is None
+    before = (tmp_path / "usual" / "samples.parquet").read_bytes()
+    ablation_choices.write(tmp_path, 40)
+    assert (tmp_path / "usual" / "samples.parquet").read_bytes() == before
 
 
 def test_an_arm_says_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
