@@ -1,7 +1,7 @@
 """What a short stage 3 teaches: styles on request, questions that a picture has nothing to do with, and needles.
 
     python -m bench.preference RUN [--model nano] [--tokens 80000] [--pack 512] [--rate 2e-4] [--replay 0.6]
-        [--each 40] [--seed 0] [--threads N] [--save FOLDER]
+        [--each 40] [--seed 0] [--threads N] [--save FOLDER] [--quick]
 
 RUN: a run directory whose stage `data` is finished (`open4ov run RECIPE --out RUN --until data`). A tenth of the
 pictures, and of the questions without one, is kept apart. The model is measured, trained on the preference set of the
@@ -13,6 +13,8 @@ rest, and measured again, each time on the same questions:
 - unrelated: sums and instructions of the test split, alone and beside a picture that has nothing to do with them
 - related: held-out questions about pictures
 - needle: `evaluate/needle.py`
+
+`--quick`: a smoke run, with few questions and a training of a few steps.
 """
 
 from __future__ import annotations
@@ -147,7 +149,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--save", type=Path, default=None, help="folder for the trained model")
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
     given = parser.parse_args()
+    if given.quick:
+        given.tokens, given.each = 2_000, 4
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
