@@ -123,7 +123,7 @@ def _texts(language: str, count: int, seed: int) -> list[tuple[Message, str]]:
 
 
 def measure(
-    model: Qwen3VL, processor: Processor, asked: Sequence[Sequence[Asked]], count: int, seed: int
+    model: Qwen3VL, processor: Processor, asked: Sequence[Sequence[Asked]], count: int, seed: int, quick: bool
 ) -> tuple[dict[tuple[str, str], tuple[int, int]], list[needle.Probe]]:
     """(row, language) -> (held, asked), and the needles."""
     engine = Engine(model, processor, autocast=torch.bfloat16)
@@ -134,7 +134,8 @@ def measure(
             held, total = found.get((one.row, one.language), (0, 0))
             found[one.row, one.language] = (held + one.holds(answers[0].text), total + 1)
     del engine
-    return found, needles.measure(model, processor, [256, 448], [2, 4], [0, 0.5, 1], ["en", "zh"], count, seed)
+    lengths, pictures, depths = ([256], [2], [0.5]) if quick else ([256, 448], [2, 4], [0, 0.5, 1])
+    return found, needles.measure(model, processor, lengths, pictures, depths, ["en", "zh"], count, seed)
 
 
 def main() -> None:
@@ -164,7 +165,7 @@ def main() -> None:
     folder = assets.base_dir(given.model)
     model, processor = Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder)
     asked = questions(apart, store, given.each, given.seed)
-    before, hidden = measure(model, processor, asked, given.each // 4, given.seed)
+    before, hidden = measure(model, processor, asked, given.each // 4, given.seed, given.quick)
     print("before:\n" + needle.markdown(hidden), flush=True)
 
     encoder = Encoder(processor, store)
@@ -188,7 +189,7 @@ def main() -> None:
     if given.save:
         model.save_pretrained(given.save)
         processor.save_pretrained(given.save)
-    after, found = measure(model, processor, asked, given.each // 4, given.seed)
+    after, found = measure(model, processor, asked, given.each // 4, given.seed, given.quick)
     print("after:\n" + needle.markdown(found))
     print(f"\ntrained: {told.summary}, {len(made.samples)} preference samples, loss {told.curve[-1]['loss']:.3f}\n")
     print("| | language | before | after | asked |\n|---|---|---|---|---|")
