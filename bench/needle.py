@@ -1,11 +1,12 @@
 """Finds a model what was told or shown far back? Accuracy by depth and length.
 
     python -m bench.needle MODEL [--lengths 256 512 1024] [--pictures 2 4 8] [--depths 0 0.25 0.5 0.75 1]
-        [--languages en zh] [--count 20] [--seed 0] [--threads N]
+        [--languages en zh] [--count 20] [--seed 0] [--threads N] [--quick]
 
 MODEL: a folder of a Qwen3-VL in Hugging Face layout, or `nano`. --lengths are tokens of a text haystack, --pictures the
 pictures of a picture haystack (0: none). The last columns say how long and how deep it really was: turns are whole.
-What is hidden is of the corpora's test split (`evaluate/needle.py`).
+--quick: a smoke run, two needles a cell, one length and one depth. What is hidden is of the corpora's test split
+(`evaluate/needle.py`).
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="needles a cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
     given = parser.parse_args()
+    if given.quick:
+        given.lengths, given.pictures, given.depths, given.count = given.lengths[:1], given.pictures[:1], [0.5], 2
     if given.threads:
         torch.set_num_threads(given.threads)
     folder = assets.base_dir(given.model)

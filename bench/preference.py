@@ -1,7 +1,7 @@
 """What a short stage 3 teaches: styles on request, questions that a picture has nothing to do with, and needles.
 
     python -m bench.preference RUN [--model nano] [--tokens 80000] [--pack 512] [--rate 2e-4] [--replay 0.6]
-        [--each 40] [--seed 0] [--threads N] [--save FOLDER]
+        [--each 40] [--seed 0] [--threads N] [--save FOLDER] [--quick]
 
 RUN: a run directory whose stage `data` is finished (`open4ov run RECIPE --out RUN --until data`). A tenth of the
 pictures, and of the questions without one, is kept apart. The model is measured, trained on the preference set of the
@@ -13,6 +13,8 @@ rest, and measured again, each time on the same questions:
 - unrelated: sums and instructions of the test split, alone and beside a picture that has nothing to do with them
 - related: held-out questions about pictures
 - needle: `evaluate/needle.py`
+
+`--quick`: a smoke run, with few questions and a training of a few steps.
 """
 
 from __future__ import annotations
@@ -121,7 +123,7 @@ def _texts(language: str, count: int, seed: int) -> list[tuple[Message, str]]:
 
 
 def measure(
-    model: Qwen3VL, processor: Processor, asked: Sequence[Sequence[Asked]], count: int, seed: int
+    model: Qwen3VL, processor: Processor, asked: Sequence[Sequence[Asked]], count: int, seed: int, quick: bool
 ) -> tuple[dict[tuple[str, str], tuple[int, int]], list[needle.Probe]]:
     """(row, language) -> (held, asked), and the needles."""
     engine = Engine(model, processor, autocast=torch.bfloat16)
@@ -132,7 +134,8 @@ def measure(
             held, total = found.get((one.row, one.language), (0, 0))
             found[one.row, one.language] = (held + one.holds(answers[0].text), total + 1)
     del engine
-    return found, needles.measure(model, processor, [256, 448], [2, 4], [0, 0.5, 1], ["en", "zh"], count, seed)
+    lengths, pictures, depths = ([256], [2], [0.5]) if quick else ([256, 448], [2, 4], [0, 0.5, 1])
+    return found, needles.measure(model, processor, lengths, pictures, depths, ["en", "zh"], count, seed)
 
 
 def main() -> None:
@@ -147,7 +150,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--save", type=Path, default=None, help="folder for the trained model")
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
     given = parser.parse_args()
+    if given.quick:
+        given.tokens, given.each = 2_000, 4
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
@@ -159,7 +165,7 @@ def main() -> None:
     folder = assets.base_dir(given.model)
     model, processor = Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder)
     asked = questions(apart, store, given.each, given.seed)
-    before, hidden = measure(model, processor, asked, given.each // 4, given.seed)
+    before, hidden = measure(model, processor, asked, given.each // 4, given.seed, given.quick)
     print("before:\n" + needle.markdown(hidden), flush=True)
 
     encoder = Encoder(processor, store)
@@ -183,7 +189,7 @@ def main() -> None:
     if given.save:
         model.save_pretrained(given.save)
         processor.save_pretrained(given.save)
-    after, found = measure(model, processor, asked, given.each // 4, given.seed)
+    after, found = measure(model, processor, asked, given.each // 4, given.seed, given.quick)
     print("after:\n" + needle.markdown(found))
     print(f"\ntrained: {told.summary}, {len(made.samples)} preference samples, loss {told.curve[-1]['loss']:.3f}\n")
     print("| | language | before | after | asked |\n|---|---|---|---|---|")

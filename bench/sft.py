@@ -5,8 +5,9 @@ short turns, on one thread each. See `--help`.
 
 TRL runs in an environment of its own, which `scripts/trl_venv.sh` makes when it is not there. It gets the best of
 several settings, tried first: samples of a forward pass with gradient accumulation to the same update, length grouping,
-compiled blocks, a data loader of its own process. The vision tower is frozen on both sides. Each model is trained on as
-many samples about as many pictures, and on samples of which several are about the same picture, as VQA data has them:
+compiled blocks, a data loader of its own process. The vision tower is frozen on both sides, and the rate constant: the
+two programs count the steps of a falling one differently, which decides over so few. Each model is trained on as many
+samples about as many pictures, and on samples of which several are about the same picture, as VQA data has them:
 only there can a picture be computed once for several questions. Figures: useful tokens (no padding; a picture counts
 for each of its questions) a second over all steps, with what comes before them (our one pass of the tower, which is
 shared by all epochs), predicted tokens a second, peak memory, loss on held-out samples of the two saved models by one

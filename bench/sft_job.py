@@ -59,7 +59,7 @@ class Job:
         shared = {
             "model": str(self.folder / self.kind), "data": str(self.folder), "out": str(out), "epochs": self.epochs,
             "rate": 5e-4, "precision": self.precision, "threads": self.options.threads, "device": self.options.device,
-            "batch": UPDATE[self.kind], "accumulation": 1, "grouped": True, "workers": 1, "warmup": 0,
+            "batch": UPDATE[self.kind], "accumulation": 1, "grouped": True, "workers": 1,
         }  # fmt: skip
         if side == "ours":
             shared |= {"pack_tokens": self.pack_tokens, "without": [], "compile": False}

@@ -100,11 +100,13 @@ def main() -> None:
     pace = Pace()
     encoder = Measured(Processor.from_pretrained(told["model"]), store, told, pace)
     section = SftSection(
-        pack_tokens=told["pack_tokens"], precision=told["precision"], compile=told["compile"], weight_decay=0.01
+        pack_tokens=told["pack_tokens"],
+        precision=told["precision"],
+        compile=told["compile"],
+        weight_decay=0.01,
+        lr_schedule="constant",
     )
-    options = SftStage(
-        tokens=told["pack_tokens"], learning_rate=told["rate"], warmup=told["warmup"], freeze_vision=True
-    )
+    options = SftStage(tokens=told["pack_tokens"], learning_rate=told["rate"], warmup=0, freeze_vision=True)
     done = 0
 
     def log(point: dict[str, Any]) -> None:

@@ -67,6 +67,11 @@ def mastery(
     book: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder of the rollouts, for several gradings; else --out")
     ] = None,
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        typer.Option(help="of matrix products; auto: bf16 where the device is fast in it, else fp32"),
+    ] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: cuda where there is one")] = "auto",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_: Annotated[bool, typer.Option("--json", help="the report as JSON on stdout")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, no table")] = False,
@@ -103,6 +108,9 @@ def mastery(
     if before_path is not None and not before_path.is_file():
         raise UserError(f"--earlier {earlier}: has no {GRADED}; name the --out of a finished grading")
 
+    import torch
+
+    from open4ov import training
     from open4ov.admission import mastery_report
     from open4ov.admission.mastery import examine
     from open4ov.admission.regrade import with_earlier
@@ -122,7 +130,10 @@ def mastery(
             raise UserError(f"{path}: holds no samples")
         before = read_samples(before_path) if before_path else []
         found = with_earlier(found, before)
-        engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder))
+        place = training.device(device, "--device")
+        half = training.kind(precision, place) == "bf16"
+        subject = Qwen3VL.from_pretrained(folder).to(place)
+        engine = Engine(subject, Processor.from_pretrained(folder), autocast=torch.bfloat16 if half else None)
         name, kept = digest(engine), Book(book or out)
         reporter.started("mastery", 1, 1)
         examined = examine(
@@ -141,7 +152,14 @@ def mastery(
         text = mastery_report.table(figures)
         seconds = time.monotonic() - began
         cost = mastery_report.cost_figures(examined.cost, kept.cost(name), seconds)
-        figures = {"model": name, "seed": seed, "options": _said(options), **figures, "cost": cost}
+        figures = {
+            "model": name,
+            "seed": seed,
+            "precision": "bf16" if half else "fp32",
+            "options": _said(options),
+            **figures,
+            "cost": cost,
+        }
         with writing(out):
             write_samples(out / GRADED, examined.samples)
             write_json(out / REPORT, figures)

@@ -146,6 +146,12 @@ class SftSection(Section):
     vision_cache_gib: float = Field(
         default=4.0, ge=0, description="GiB for the features of a frozen tower; pictures beyond are encoded each time"
     )
+    vision_disk_gib: float = Field(
+        default=0.0,
+        ge=0,
+        description="GiB in the stage's working folder for the features for which vision_cache_gib has no room; the "
+        "short trainings of admission keep none there",
+    )
     lora_rank: int = Field(
         default=0, ge=0, description="0 trains the weights; above, adapters of that rank beside the decoder's layers"
     )
@@ -232,9 +238,10 @@ def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
         yield from _idle_parts(sft, name, stage)
     still = sft.lora_rank > 0 or all("vision" in stage.frozen for stage in stages)
     held = sft.lora_rank > 0 or any(stage.still_vision for stage in stages)
-    if not held and "vision_cache_gib" in sft.model_fields_set:
-        reason = "no stage freezes the vision tower and its mergers, whose features are never held"
-        yield ("sft", "vision_cache_gib"), reason, ("sft", names[0])
+    for field in ("vision_cache_gib", "vision_disk_gib"):
+        if not held and field in sft.model_fields_set:
+            reason = "no stage freezes the vision tower and its mergers, whose features are never held"
+            yield ("sft", field), reason, ("sft", names[0])
     if still and "recompute_vision" in sft.model_fields_set:
         switch: Loc = ("sft", "lora_rank" if sft.lora_rank else names[0])
         yield ("sft", "recompute_vision"), "the vision tower is frozen and has no backward pass", switch

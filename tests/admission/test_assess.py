@@ -196,7 +196,7 @@ def given(tmp_path: Path) -> tuple[Recipe, list[Sample], list[Sample], ImageStor
 def test_what_cannot_be_assessed_is_refused(given: tuple[Recipe, list[Sample], list[Sample], ImageStore]) -> None:
     recipe, new, general, store = given
 
-    def gather(new: list[Sample], general: list[Sample]) -> stage_assess.Given:
+    def gather(new: list[Sample], general: list[Sample]) -> stage_assess.Assessed:
         return stage_assess.gather(recipe, new, general, store, 0, "batch")
 
     with pytest.raises(UserError, match="batch: 24 samples, none of split train with messages"):

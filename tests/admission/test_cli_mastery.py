@@ -91,3 +91,14 @@ def test_a_set_or_model_that_is_not_there_is_said(data: Path, tiny_dir: Path, tm
     for given in ((tmp_path / "none", "--model", tiny_dir), (data, "--model", tmp_path / "none")):
         found = admit(*given, "--out", tmp_path / "out")
         assert isinstance(found.exception, UserError), found.output
+
+
+def test_it_computes_in_the_precision_that_is_asked_for(data: Path, tiny_dir: Path, tmp_path: Path) -> None:
+    told = (data, "--model", tiny_dir, "--rollouts", 1, "--max-tokens", 2, "--book", tmp_path / "book", "--json")
+    found = {
+        name: json.loads(admit(*told, "--out", tmp_path / name, "--precision", name, "--device", "cpu").stdout)
+        for name in ("fp32", "bf16")
+    }
+    assert [report["precision"] for report in found.values()] == ["fp32", "bf16"]
+    assert found["bf16"]["model"] != found["fp32"]["model"], "rollouts in another precision are another model's"
+    assert found["bf16"]["cost"]["now"]["rollouts"] == 5

@@ -73,7 +73,7 @@ def test_a_frozen_part_is_bit_identical_and_the_others_move(
     change, encoder = moved(tiny_dir, tmp_path, SftStage.model_validate({"tokens": 1, **options}))
     for name, size in change.items():
         assert (size == 0) is (part_of(name) in frozen), name
-    assert bool(encoder._features) is held
+    assert bool(encoder.features.in_memory) is held
 
 
 def test_a_part_learns_at_its_own_rate(tiny_dir: Path, tmp_path: Path) -> None:

@@ -123,6 +123,15 @@ def test_no_more_come_along_than_fit() -> None:
     assert plan([4, 9, 4, 1], 10, alike=["a"] * 4).packs == [[0, 2, 3], [1]]
 
 
+def test_the_same_sample_of_another_epoch_does_not_come_along() -> None:
+    names = ["a0", "a1", "b0", "a0", "a1", "b0"]
+    alike: list[str | None] = ["a", "a", "b", "a", "a", "b"]
+    assert plan([2] * 6, 8, alike=alike, names=names).packs == [[0, 1, 2, 5], [3, 4]]
+    assert plan([2] * 6, 8, alike=alike).packs == [[0, 1, 3, 4], [2, 5]]
+    epochs = plan([2] * 12, 8, alike=[None, "a"] * 6, names=["t", "a"] * 6)
+    assert epochs.packs == plan([2] * 12, 8).packs, "one question about a picture is packed as ever"
+
+
 def test_samples_that_the_window_parts_are_packed_apart() -> None:
     lengths, alike = [5, *[10] * 8, 5], ["a", *[None] * 8, "a"]
     assert plan(lengths, 10, 16, alike).packs[0] == [0, 9]

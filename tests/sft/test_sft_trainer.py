@@ -15,6 +15,7 @@ from open4ov.recipe import SftSection, SftStage
 from open4ov.recipe_mastery import MasterySection
 from open4ov.sample import Sample, assistant, user
 from open4ov.sft.encoding import Encoder, prefetch
+from open4ov.sft.features import Features
 from open4ov.sft.fit import fit
 from open4ov.store import ImageStore
 from open4ov.verifier import Verifier
@@ -140,7 +141,7 @@ def test_every_picture_is_held_or_encoded_again(tiny_dir: Path, tmp_path: Path) 
     whole.freeze(model, made)
     held, features = whole.pack(made)
     assert len(held.pixels) == 0
-    part = Encoder(processor, store, held_bytes=1)
+    part = Encoder(processor, store, features=Features(1))
     part.freeze(model, made)
     assert part.pack(made[:64])[1] is not None
     mixed, none = part.pack(made[60:])

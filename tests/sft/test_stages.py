@@ -145,6 +145,25 @@ def test_the_records_say_what_was_done(finished: Run) -> None:
     assert all(pair.rejected for pair in pairs)
 
 
+def test_grading_computes_in_the_precision_of_the_training(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Exception): ...
+
+    seen: list[torch.dtype | None] = []
+
+    def engine(model: Qwen3VL, processor: Processor, autocast: torch.dtype | None = None) -> None:
+        seen.append(autocast)
+        raise Stopped
+
+    monkeypatch.setattr(sft_stage, "Engine", engine)
+    for precision in ("bf16", "fp32"):
+        run = Run(tmp_path / precision, tiny_dir, precision=precision)
+        with pytest.raises(Stopped):
+            sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")
+    assert seen == [torch.bfloat16, None]
+
+
 def test_random_mix_trains_once_on_the_tokens_of_all_stages(tiny_dir: Path, tmp_path: Path) -> None:
     run = Run(tmp_path, tiny_dir, schedule="random_mix")
     sft_stage.run(run.stage("sft_knowledge", ()), "knowledge")

@@ -13,30 +13,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from open4ov.data import (
-    conversations,
-    coverage,
-    density,
-    density_evidence,
-    general_set,
-    hygiene,
-    picture_table,
-    report,
-    topics,
-)
+from open4ov.data import density, general_set, hygiene, picture_table, topics
 from open4ov.data.chunk_steps import cleaned
 from open4ov.data.defect_index import Index
 from open4ov.data.executor import Chunk, Executor, Local
 from open4ov.data.splits import Split
-from open4ov.data.task import FALLEN, Tools
+from open4ov.data.task import Tools
+from open4ov.data.told import gather
 from open4ov.data.wished import Others, Wished
-from open4ov.data.working import Counts, Listed, add
+from open4ov.data.working import Counts, add
 from open4ov.errors import UserError
-from open4ov.mllm import costs
 from open4ov.mllm.took import Account
 from open4ov.sample import Sample
 from open4ov.store import (
@@ -90,7 +80,7 @@ class Construction:
         for facts in self.work.every("write", self.chunks):
             self.clean.merge(facts["hygiene"])
         self._samples(judged)
-        return self._report(judged, barren)
+        return gather(self, judged, barren)
 
     def _run(self, step: str, chunks: Sequence[Chunk]) -> None:
         self._executor.run(step, chunks, self._tell)
@@ -220,12 +210,12 @@ class Construction:
             write_json(rest, {**told, "took": asker.account.rows(), "missed": asker.account.missed})
         shutil.copy(file, self.out / "topics.parquet")
         told = json.loads(rest.read_text(encoding="utf-8"))
-        self._took(told)
+        self.took(told)
         if self.wished:
             self.wished.added = told["added"]
         return told["barren"]
 
-    def _took(self, facts: Counts) -> None:
+    def took(self, facts: Counts) -> None:
         """Adds what the answers of a step took, and which questions got none."""
         self.account.join(facts["took"])
         add(self.missed, facts["missed"])
@@ -309,81 +299,6 @@ class Construction:
             self.work.path(step, n, why) for why in UNCLEAN for step in ("clean", "write") for n in range(self.chunks)
         ]
         join_samples(self.out / "rejected.parquet", [*bad, *(path for path in unclean if path.exists())])
-
-    def _report(self, judged: int, barren: list[dict[str, str]]) -> dict[str, Any]:
-        matched: Counts = {"images": 0, "coverage": {}, "faults": {}}
-        written: Counts = {"budgets": {}, "measured": [], "synthesis": {}, "unclean": {}}
-        found: Counts = {"counts": {}, "coverage": {}}
-        borne: list[dict[str, Any]] = []
-        came, talks = Counter[str](), cast("Counts", {})
-        for facts in self.work.every("clean", self.chunks):
-            add(talks, facts["conversations"])
-            add(written["unclean"], facts["unclean"])
-        for facts in self.work.every("match", self.chunks):
-            add(matched, {name: facts[name] for name in matched})
-            self._took(facts)
-        for facts in chain(
-            self.work.every("fine", self.chunks if self.wished else 0),
-            self.work.every(general_set.STEP, self.ranked),
-        ):
-            self._took(facts)
-        for facts in self.work.every("write", self.chunks):
-            add(written, {name: facts[name] for name in written})
-            came["judged"] += facts["came"]
-            self._took(facts)
-            borne.append(facts["borne"])
-        for facts in self.work.every("judge", judged):
-            add(found, {name: facts[name] for name in found})
-            came["kept"] += facts["came"]
-            self._took(facts)
-            borne.append(facts["borne"])
-        tree, tree_topics, asker = self.tools.tree, self.tools.topics, self.tools.asker
-        told = report.figures(
-            matched["images"], self.ids, written["budgets"], found["counts"], tree, len(tree_topics),
-            self._skipped(), barren,
-        )  # fmt: skip
-        told["labels"]["ranking_faults"] = dict(sorted(matched["faults"].items()))
-        told["coverage"] = coverage.figures(tree, matched["coverage"], tree_topics, found["coverage"])
-        scored, measured = [a for a, _ in written["measured"]], [b for _, b in written["measured"]]
-        told["density"]["second_opinion"] = density_evidence.agreement(scored, measured)
-        if self.pairs is not None:
-            told["density"]["total_pairs"] = {"asked": self.section.total_pairs, "shared_out": self.pairs}
-        told["synthesis"] = report.synthesis(written["synthesis"])
-        told["panel"] = report.panel_figures(found["counts"])
-        if talks["given"]:
-            told["conversations"] = conversations.figures(talks, came["judged"], came["kept"])
-        told["undecided"] = found["counts"].get("undecided", 0)
-        told["unanswered"] = report.unanswered(self.missed)
-        if asking := asker.report():
-            told["asking"] = asking
-        if known := costs.figures(self.account.totals(), **costs.merged(borne)):
-            told["costs"] = known
-        told["cost_per_kept"] = costs.per_kept(known, told["counts"]["kept"])
-        if self.general_labels:
-            told["general_labels"] = self.general_labels
-        if self.wished:
-            told["feedback"] = self.wished.figures(self.chunks, judged, told["synthesis"]["dropped"])
-        report.add_hygiene(told, self.clean.report, self.total, written["unclean"])
-        return told
-
-    def _skipped(self) -> Listed:
-        """All images that fell out, by reason and then in their order."""
-        count = 0
-        files = {why: self.work.root / "skipped" / f"{why}.jsonl" for why in FALLEN}
-        files["licence"].parent.mkdir(parents=True, exist_ok=True)
-        open_files = {why: path.open("w", encoding="utf-8") for why, path in files.items()}
-        try:
-            every = (facts["skipped"] for step in ("clean", "match", "write")
-                     for facts in self.work.every(step, self.chunks))  # fmt: skip
-            for fallen in chain((self.fallen,), every):
-                for why, entries in fallen.items():
-                    for entry in entries:
-                        open_files[why].write(json.dumps(entry, ensure_ascii=False) + "\n")
-                        count += 1
-        finally:
-            for file in open_files.values():
-                file.close()
-        return Listed(list(files.values()), count)
 
 
 def _all(paths: Iterable[Path]) -> Iterator[Sample]:

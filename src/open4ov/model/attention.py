@@ -152,7 +152,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool, 
 
 def padded(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
     q, k, v = (to_padded(x, documents) for x in (q, k, v))
-    return to_packed(_attend(q, k, v, causal, None if causal else documents.mask), documents)
+    return to_packed(attend_rows(q, k, v, causal, None if causal else documents.mask), documents)
 
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, documents: Documents, causal: bool) -> Tensor:
@@ -168,7 +168,7 @@ def _by_group(q: Tensor, k: Tensor, v: Tensor, groups: Groups, causal: bool) -> 
     out: list[Tensor] = []
     for shape, mask, *xs in zip(groups.shapes, groups.masks, *parts, strict=True):
         rows = [x.view(*shape, *x.shape[1:]).transpose(1, 2) for x in xs]
-        seen = _attend(rows[0], rows[1], rows[2], causal, None if causal else mask)
+        seen = attend_rows(rows[0], rows[1], rows[2], causal, None if causal else mask)
         out.append(seen.transpose(1, 2).flatten(0, 1))
     packed: Tensor = _Unpad.apply(torch.cat(out), groups.pad, groups.unpad)  # pyright: ignore[reportAssignmentType]
     return packed.flatten(1)
@@ -294,10 +294,10 @@ def to_packed(x: Tensor, documents: Documents) -> Tensor:
 def cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, documents: Documents) -> Tensor:
     """New tokens against keys and values that already hold theirs. q [T, H, d], keys and values [B, K, S, d],
     mask [B, 1, L, S] (True: may look) -> [T, H * d]."""
-    return to_packed(_attend(to_padded(q, documents), keys, values, mask=mask), documents)
+    return to_packed(attend_rows(to_padded(q, documents), keys, values, mask=mask), documents)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:
+def attend_rows(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:
     """q [B, H, L, d], k and v [B, K, S, d], `mask` broadcastable to [B, 1, L, S] (True: may look) -> [B, H, L, d]."""
     if q.device.type == "cpu" and q.dtype != torch.float32 and k.shape[2] <= SHORT:
         return _explicit(q, k, v, causal, mask)

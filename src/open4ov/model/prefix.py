@@ -39,8 +39,6 @@ class Shared(NamedTuple):
     """Of each prefix the pieces that hold it and its documents' own tokens"""
     masks: tuple[Tensor, ...]
     """Of each prefix Bool [1, 1, R, L + R]: True where its documents' tokens look"""
-    rows: tuple[Documents, ...]
-    """Of each prefix its documents' own tokens as a row of [1, R]"""
     times: Tensor
     """Float [T]: in how many documents each token stands"""
 
@@ -55,21 +53,18 @@ class Shared(NamedTuple):
         assert cuts[-1] == total, "the own tokens of all prefixes end the pack"
         times = torch.ones(total, device=device)
         masks: list[Tensor] = []
-        rows: list[Documents] = []
         for prefix in prefixes:
             times[prefix.start : prefix.start + prefix.tokens] += len(prefix.own)
             lengths = torch.tensor(prefix.own, device=device)
             owner = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
             own = (owner[:, None] == owner).tril()
             masks.append(torch.cat([own.new_ones(len(own), prefix.tokens), own], dim=1)[None, None])
-            rows.append(Documents.of(torch.tensor([0, sum(prefix.own)], device=device)))
         return Shared(
             Documents.of(trunk),
             prefixes,
             tuple(b - a for a, b in pairwise(cuts)),
             tuple((cuts.index(p.start), cuts.index(end)) for p, end in zip(prefixes, ends, strict=False)),
             tuple(masks),
-            tuple(rows),
             times,
         )
 
@@ -81,7 +76,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, shared: Shared, kernel: str = "auto"
     trunk, *queries = q.split((first, *(sum(prefix.own) for prefix in shared.prefixes)))
     out = [attention.attend(trunk, k[:first], v[:first], shared.trunk, causal=True, kernel=kernel)]
     keys, values = k.split(shared.sizes), v.split(shared.sizes)
-    for own, (prefix, after), mask, row in zip(queries, shared.places, shared.masks, shared.rows, strict=True):
+    for own, (prefix, after), mask in zip(queries, shared.places, shared.masks, strict=True):
         own_k, own_v = (torch.cat([part[prefix], part[after]]).transpose(0, 1)[None] for part in (keys, values))
-        out.append(attention.cached(own, own_k, own_v, mask, row))
+        tokens, heads, size = own.shape
+        groups = heads // k.shape[1]  # the queries of a key-value head as rows of one head: kernels take a mask then
+        rows = own.view(tokens, -1, groups, size).permute(1, 2, 0, 3).reshape(1, -1, groups * tokens, size)
+        seen = attention.attend_rows(rows, own_k, own_v, mask=mask.repeat(1, 1, groups, 1))
+        out.append(seen.view(-1, groups, tokens, size).permute(2, 0, 1, 3).reshape(tokens, -1))
     return torch.cat(out)

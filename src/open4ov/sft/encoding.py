@@ -3,7 +3,7 @@ once.
 
 Held in memory: images as RGB bytes of the model's size, the latest of them (`pictures.py`), conversations as tokens
 without pixels. Patches are cut when a pack is built, in the background. With a frozen vision tower the images' features
-are held instead and no image passes the tower twice.
+are kept instead (`features.py`) and no image passes the tower twice, as long as there is room for them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from open4ov.errors import UserError
 from open4ov.model import Batch, Encoded, Pack, Processor, Qwen3VL, VisionFeatures
 from open4ov.model.sharing import Beginning, beginning, lay
 from open4ov.sample import Sample
+from open4ov.sft.features import Features
 from open4ov.sft.pictures import Pictures
 from open4ov.store import ImageError, ImageStore
 
+HELD_BYTES = 4 * 2**30
+"""Of features, in memory, where nobody says how many"""
 T = TypeVar("T")
 B_co = TypeVar("B_co", bound=Batch, covariant=True)
 V_co = TypeVar("V_co", covariant=True)
@@ -78,7 +81,8 @@ class Encoder:
     """Encodes samples whose images lie in `store`; patches are cut on `device`.
 
     `limit`: longer samples are cut after that many tokens (None: none is), save those that would keep nothing to learn.
-    `held_bytes`: most memory for features of a frozen tower; pictures beyond it pass the tower again at every step.
+    `features`: where those of a frozen tower are kept; pictures for which it has no room pass the tower again at every
+    step.
     `share`: a pack has the picture that several samples begin with once.
     """
 
@@ -88,16 +92,16 @@ class Encoder:
         store: ImageStore,
         device: torch.device | str = "cpu",
         limit: int | None = None,
-        held_bytes: int = 4 * 2**30,
+        features: Features | None = None,
         share: bool = True,
     ) -> None:
         self.processor = _Remembering(processor)
         self.store = store
-        self.device, self.limit, self.held_bytes, self.share = device, limit, held_bytes, share
+        self.device, self.limit, self.share = device, limit, share
         self.pictures = Pictures(store, processor.images)
         self._documents: dict[str, Encoded] = {}
         self._beginnings: dict[str, Beginning | None] = {}
-        self._features: dict[str, VisionFeatures] = {}
+        self.features = features or Features(HELD_BYTES)
 
     def picture(self, sha: str) -> Image.Image:
         """The image at the size that the model sees."""
@@ -151,8 +155,8 @@ class Encoder:
         names = [name for own, count in zip(shows, joined.images, strict=True) for name in own[len(own) - count :]]
         if not names:
             return joined, None
-        if all(name in self._features for name in names):
-            return joined, VisionFeatures.cat([self._features[name] for name in names])
+        if all(name in self.features for name in names):
+            return joined, VisionFeatures.cat([self.features.get(name, self.device) for name in names])
         return replace(joined, pixels=self._pixels(names)), None
 
     def freeze(
@@ -166,22 +170,21 @@ class Encoder:
             for sample in samples
             for name, grid in zip(self._shown(sample), self.document(sample).grids, strict=True)
         }
-        names, chunk, held = list(grids), 64, 0
+        names, chunk = list(grids), 64
         with torch.no_grad():
             for start in range(0, len(names), chunk):
                 part = names[start : start + chunk]
                 table = torch.stack([grids[name] for name in part])
                 features = model.encode_images(self._pixels(part), table)
-                self._features |= dict(zip(part, features.split(table), strict=True))
-                held += features.nbytes
-                if held >= self.held_bytes:
+                self.features.put(dict(zip(part, features.split(table), strict=True)))
+                if self.features.full:
                     return
                 if progress:
                     progress("encoding images", min(start + chunk, len(names)), len(names))
 
     def thaw(self) -> None:
         """The tower may change again: what `freeze` kept is forgotten."""
-        self._features = {}
+        self.features.clear()
 
     def _beginning(self, sample: Sample) -> Beginning | None:
         if not self.share:

@@ -18,14 +18,12 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from open4ov import memory, schedules, training
-from open4ov.averaging import Average
 from open4ov.errors import UserError
 from open4ov.journal import Journal
 from open4ov.model import Batch, Trainable, lora
 from open4ov.recipe import SftSection, SftStage
-from open4ov.recipe_sft import PARTS
 from open4ov.sample import Sample, content_id
-from open4ov.sft import packing
+from open4ov.sft import packing, preparation
 from open4ov.sft import validation as held_out
 from open4ov.sft.carry import Carry
 from open4ov.sft.encoding import SampleEncoder, prefetch
@@ -88,19 +86,20 @@ def fit(
         raise ValueError("a training of several calls needs its total_tokens in each of them")
     screened = screen(samples, encoder.length, section.pack_tokens, section.too_long, section.empty_answers)
     samples = screened.samples
+    lengths, names = [encoder.length(sample) for sample in samples], [sample.id for sample in samples]
     alike = [encoder.beginning(sample) for sample in samples]
-    order = packing.plan([encoder.length(sample) for sample in samples], section.pack_tokens, alike=alike)
+    order = packing.plan(lengths, section.pack_tokens, alike=alike, names=names)
     steps: Steps = [order.packs[i : i + section.accumulate] for i in range(0, len(order.packs), section.accumulate)]
     watching, unwatched = list[Sample](), 0
     if section.validation.every:
         most, longest = section.validation.samples, section.pack_tokens
         watching, unwatched = held_out.chosen(validation, most, encoder.length, longest)
-    factors = _parts(model, section, options)
+    factors = preparation.parts(model, section, options)
     if carry is None:
-        carry = _fresh(model, section, options, factors)
+        carry = preparation.fresh(model, section, options, factors)
     if carry.watch:
         carry.watch.too_long = unwatched
-    kind = training.kind(section.precision, _device(model))
+    kind = training.kind(section.precision, preparation.device(model))
     identity = _identity(section, options, steps, [*samples, *watching], total_tokens, kind)
     if checkpoints and not carry.chain:
         carry.resume(checkpoints, model, identity)
@@ -108,9 +107,11 @@ def fit(
     for word in ("too_long", "split", "empty"):
         carry.listed[word] = sorted({*carry.listed.get(word, ()), *getattr(screened, word)})
     if begun < len(steps):
-        _prepare(model, encoder, section, [*samples, *watching], progress, compile=section.compile and not carry.calls)
+        preparation.hold(
+            model, encoder, section, [*samples, *watching], progress, compile=section.compile and not carry.calls
+        )
     total = total_tokens or order.tokens
-    precision = partial(training.precision, kind, _device(model))
+    precision = partial(training.precision, kind, preparation.device(model))
     loop = _Loop(model, encoder, samples, section, options, carry, total, precision)
     measure = partial(held_out.measure, model, encoder, watching, section.pack_tokens, precision)
     last = carry.steps + len(steps) - begun
@@ -174,7 +175,7 @@ class _Loop(Generic[B, V]):
         self.section, self.options, self.carry = section, options, carry
         self.total, self.precision = total, precision
         self.operations = Operations(model)
-        self.peak = section.peak_tflops or peak_tflops(_device(model))
+        self.peak = section.peak_tflops or peak_tflops(preparation.device(model))
 
     def packs(self, steps: Steps) -> Iterator[tuple[B, V | None]]:
         for step in steps:
@@ -216,49 +217,6 @@ class _Loop(Generic[B, V]):
         computed = {"loss": round(sum(values), 5), "grad_norm": round(norm, 4), "lr": rate}
         seen = {"tokens": size, "targets": sum(targets)}
         return {"step": carry.steps, **computed, **seen, **self.model.figures()}, pace
-
-
-def _fresh(model: Trainable[Any, Any], section: SftSection, options: SftStage, factors: training.Factors) -> Carry:
-    build = training.muon if section.optimizer == "muon" else training.adamw
-    return Carry(
-        build(model, options.learning_rate, section.weight_decay, factors),
-        Average(model, section.ema) if section.ema else None,
-        held_out.Watch(section.validation) if section.validation.every else None,
-    )
-
-
-def _prepare(
-    model: Trainable[B, V],
-    encoder: SampleEncoder[B, V],
-    section: SftSection,
-    samples: list[Sample],
-    progress: Progress | None,
-    compile: bool,
-) -> None:
-    """Holds the features of a tower that stays as it is, and compiles the blocks."""
-    if not any(parameter.requires_grad for parameter in model.vision_parameters()):
-        with training.precision(section.precision, _device(model)):
-            encoder.freeze(model, samples, progress)
-    else:
-        encoder.thaw()
-    if compile:
-        for block in model.blocks():
-            block.compile(dynamic=True)
-
-
-def _parts(model: Trainable[Any, Any], section: SftSection, options: SftStage) -> dict[int, float]:
-    """Freezes the parts of the model that the stage leaves alone; the others' shares of its learning rate."""
-    if options.still_vision:  # together, where they cannot be told apart too
-        training.freeze_vision(model)
-    factors: dict[int, float] = {}
-    for part in PARTS:
-        if part in options.frozen and not (options.still_vision and part != "language"):
-            for parameter in model.part_parameters(part):
-                parameter.requires_grad_(False)
-        rate = getattr(options.parts, part).learning_rate
-        if rate is not None and part not in options.frozen:
-            factors |= {id(p): rate / options.learning_rate for p in model.part_parameters(part)}
-    return factors
 
 
 def _update(model: Trainable[Any, Any], carry: Carry, rate: float, grad_clip: float, loss: float) -> float:
@@ -318,7 +276,3 @@ def _summary(carry: Carry) -> dict[str, Any]:
         **carry.listed,
         **(carry.watch.summary() if carry.watch else {}),
     }
-
-
-def _device(model: torch.nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -27,14 +27,19 @@ class Packing:
 
 
 def plan(
-    lengths: Sequence[int], pack_tokens: int, window: int = 16, alike: Sequence[str | None] | None = None
+    lengths: Sequence[int],
+    pack_tokens: int,
+    window: int = 16,
+    alike: Sequence[str | None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Packing:
     """Best fit in order: each sample goes into that one of the `window` open packs which it leaves the least room in.
     When it fits in none it opens a new pack, for which the oldest open one is closed.
 
     alike: of each sample what it begins with (None: nothing that could be shared). A sample takes those of the
-    following ones that begin alike with it, as many as fit into a pack together. None is packed earlier by that than
-    the window allows: into a pack that would be open if those before it had just filled theirs.
+    following ones that begin alike with it, as many as fit into a pack together; of those with the same of the `names`
+    only the first, since an update learns little from the same sample again. None is packed earlier by that than the
+    window allows: into a pack that would be open if those before it had just filled theirs.
 
     lengths: tokens of each sample, image tokens included, and what it may share too: a pack holds as many samples
     whether they share anything or not. Packs come in the order of their first samples, so that a difficulty order
@@ -48,7 +53,7 @@ def plan(
     packs: list[list[int]] = []
     rooms: list[int] = []
     opened: list[tuple[int, int]] = []  # room and number of the open packs, in order
-    families = _Families(lengths, pack_tokens, window, alike)
+    families = _Families(lengths, pack_tokens, window, alike, names)
     for index, length in enumerate(lengths):
         if length > pack_tokens or index in families.placed:
             continue
@@ -75,10 +80,16 @@ class _Families:
     """Samples that begin alike. `placed`: those that were taken along, and need no place any more."""
 
     def __init__(
-        self, lengths: Sequence[int], pack_tokens: int, window: int, alike: Sequence[str | None] | None
+        self,
+        lengths: Sequence[int],
+        pack_tokens: int,
+        window: int,
+        alike: Sequence[str | None] | None,
+        names: Sequence[str] | None,
     ) -> None:
         self.placed: set[int] = set()
-        self._lengths, self._tokens, self._window, self._alike = lengths, pack_tokens, window, alike
+        self._lengths, self._tokens, self._window = lengths, pack_tokens, window
+        self._alike, self._names = alike, names
         self._before: list[int] = []  # tokens before each sample
         self._of: dict[str, list[int]] = {}
         total = 0
@@ -94,13 +105,16 @@ class _Families:
         members, size, reach = [index], self._lengths[index], 0
         key = self._alike[index] if self._alike else None
         family = self._of[key] if key is not None else []
+        taken = {self._names[index]} if self._names else set[str]()
         for place in range(bisect_left(family, index + 1), len(family)):
             other = family[place]
             apart = -(-(self._before[other] - self._before[index]) // self._tokens)
             if apart >= self._window:
                 break
-            if other not in self.placed and size + self._lengths[other] <= self._tokens:
+            name = self._names[other] if self._names else ""
+            if other not in self.placed and name not in taken and size + self._lengths[other] <= self._tokens:
                 members.append(other)
                 size, reach = size + self._lengths[other], apart
+                taken.update([name] if name else [])
         self.placed.update(members[1:])
         return members, size, reach

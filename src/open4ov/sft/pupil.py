@@ -11,17 +11,19 @@ from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.parallel import recompute
 from open4ov.recipe import SftSection
 from open4ov.sft.encoding import Encoder
+from open4ov.sft.features import Features
 from open4ov.store import ImageStore
 
 
-def encoder(section: SftSection, processor: Processor, pictures: ImageStore) -> Encoder:
-    """Encodes for a model that is trained by `section`. Raises UserError for a device that is not there."""
+def encoder(section: SftSection, processor: Processor, pictures: ImageStore, scratch: Path | None = None) -> Encoder:
+    """Encodes for a model that is trained by `section`. `scratch`: a folder of its own for features on disk; without
+    one there are none there. Raises UserError for a device that is not there."""
     return Encoder(
         processor,
         pictures,
         training.device(section.device, "sft.device"),
         limit=section.pack_tokens if section.too_long == "cut" else None,
-        held_bytes=round(section.vision_cache_gib * 2**30),
+        features=Features(round(section.vision_cache_gib * 2**30), scratch, round(section.vision_disk_gib * 2**30)),
         share=section.share_prefix,
     )
 

@@ -61,7 +61,7 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = pupil.load(start, section, run.seed), Processor.from_pretrained(start)
     processor.check(model.config)
-    encoder = pupil.encoder(section, processor, run.images)
+    encoder = pupil.encoder(section, processor, run.images, run.scratch / "features")
     options: SftStage = section.knowledge if baseline else getattr(section, stage)
     school = _School(run, stage, model, encoder, options)
     if baseline:
@@ -69,6 +69,7 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
         school.attend(*chosen(run, encoder))
     else:
         _iterate(school, material, grade, resample)
+    encoder.thaw()
     journal.publish(run.scratch / "journal", run.out)
     pupil.save(model, processor, run.out / "model", run.out / "adapter.safetensors")
     school.report()

@@ -41,7 +41,7 @@ LONGEST = 96
 
 
 @dataclass
-class Given:
+class Assessed:
     """What is assessed and against what: the new data, the general set (training and held out), and where questions
     come from. `id`: of what of the new data can be trained on, as it came; `rounds[r]`: the questions of round r by
     probe; `probe` says where they are from, for people; `labels`: the label tree's version."""
@@ -88,7 +88,7 @@ def gather(
     name: str,
     symbols: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> Given:
+) -> Assessed:
     """The batch, and questions for all rounds. Raises UserError for data that cannot be assessed: empty, pictures
     missing, or no or too few questions.
 
@@ -143,7 +143,7 @@ def gather(
     given = f"admission.assess.probe: {section.probe}" if section.probe else None
     batch, replay, shared = probe.apart(rounds, batch, replay, given)
     warnings += shared
-    return Given(
+    return Assessed(
         name,
         judged,
         batch,
@@ -173,7 +173,7 @@ def draw_general(recipe: Recipe, store: ImageStore, progress: Progress | None = 
 
 def assess(
     recipe: Recipe,
-    given: Given,
+    given: Assessed,
     out: Path,
     scratch: Path,
     seed: int,
@@ -278,7 +278,7 @@ def _known(label: Label, tree: labels.LabelTree) -> bool:
     return tree.find(label.axis, label.l1, label.l2) is not None
 
 
-def _key(recipe: Recipe, given: Given, seed: int) -> str:
+def _key(recipe: Recipe, given: Assessed, seed: int) -> str:
     options = [recipe.model, recipe.threads, recipe.admission.assess.tokens, recipe.sft.model_dump(mode="json")]
     return content_id("assess", options, digest(given.batch), digest(given.general), seed)
 

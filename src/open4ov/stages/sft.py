@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image
 
+from open4ov import training
 from open4ov.admission import mastery, mastery_report
 from open4ov.engine import Engine
 from open4ov.model import Processor, Qwen3VL
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def run(run: StageRun, stage: planning.Stage) -> None:
-    """The stage `sft_<stage>`, its samples graded by the model as it is, and where it has several iterations drawn by
-    their grades.
+    """The stage `sft_<stage>`, its samples graded by the model as it is, in the precision of its training, and where it
+    has several iterations drawn by their grades.
 
     Leaves `mastery.json`, what each grading found, and `mastery_cost.json`, what it took.
     """
@@ -40,7 +42,8 @@ def run(run: StageRun, stage: planning.Stage) -> None:
         iteration: int,
     ) -> list[Sample]:
         """From iteration 1 on the samples bring the grades of the one before."""
-        engine = Engine(model, processor)
+        half = training.kind(run.recipe.sft.precision, model.device) == "bf16"
+        engine = Engine(model, processor, autocast=torch.bfloat16 if half else None)
         name, book = digest(engine), Book(run.images.root.parent / FOLDER)
         with Verifier(run.recipe.sft.verifier, section.verifier_seconds, "sft.verifier") as verifier:
             found = mastery.examine(
