@@ -29,6 +29,7 @@ from open4ov.store import ImageStore
 PLAIN: dict[str, Any] = {"steps": 5, "reward": "online:odd", "checkpoint_every": 2, "learning_rate": 3e-3}
 EVERYTHING: dict[str, Any] = {
     **PLAIN,
+    "pass_k": 5,  # groups with fewer than five wrong responses are dead, so that more are rolled out
     "oversampling": {"enabled": True, "beta": 0.5, "cap": 3},
     "plateau": {"steps": 1, "rise": 0.5},
     "pass_k_share": 1.0,
@@ -75,6 +76,8 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     model, result = train(tiny_dir, pool=7, arguments=resumed, **options)
     assert outcome(result, resumed) == outcome(expected, given)
     assert_same(model, whole)
+    if "oversampling" in options:
+        assert expected.curve[2]["oversampling"] > 1
     if "replay" in options:
         updates = sum(point["updates"] for point in expected.curve)
         assert expected.summary["replayed"] == 2 * updates > 0
