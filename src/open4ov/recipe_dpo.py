@@ -90,7 +90,7 @@ class DpoSection(Section):
     probe: int = Field(
         default=64, ge=0, description="held-out questions asked without their picture and with it, before and after"
     )
-    checkpoint_every: int = Field(default=50, ge=1, description="steps")
+    checkpoint_every: int = Field(default=100, ge=1, description="steps")
 
 
 def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:

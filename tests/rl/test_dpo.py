@@ -13,6 +13,7 @@ from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.recipe import DpoSection
 from open4ov.rl import dpo, dpo_training, dpo_watch
+from open4ov.rl.dpo_prompts import Prompts
 from open4ov.rl.dpo_scores import Scorer, parts
 from open4ov.rl.dpo_screen import screen
 from open4ov.rl.dpo_training import Fit, train
@@ -196,7 +197,7 @@ def test_with_a_reference_the_first_loss_is_that_of_no_lead(bench: Bench) -> Non
 
 def test_log_probabilities_are_those_of_whole_documents(bench: Bench) -> None:
     model, processor = Qwen3VL.from_pretrained(bench.directory), Processor.from_pretrained(bench.directory)
-    sums, lengths = Scorer(model, processor, picture).all(PAIRS[:4], [50] * 4, 3, None)
+    sums, lengths = Scorer(model, Prompts(processor, picture)).all(PAIRS[:4], [50] * 4, 3, None)
     for place, one in enumerate(PAIRS[:4]):
         for which, text in enumerate((one.messages[-1].text, (one.rejected or [])[-1].text)):
             document = processor.encode([*one.messages[:-1], assistant(text)], [picture(sha) for sha in one.images])
@@ -221,7 +222,7 @@ def test_pairs_that_cannot_be_trained_on_are_listed(tiny_dir: Path) -> None:
         pair(6, "red", "blue", asked="How many squares are there? " * 20),
         pair(7, "Red.", "red"),  # a matter of style, and a pair
     ]
-    found = screen(pairs, Processor.from_pretrained(tiny_dir), missing, 120)
+    found = screen(pairs, Prompts(Processor.from_pretrained(tiny_dir), missing), 120)
     assert [one.id for one in found.pairs] == ["p1", "p7"]
     assert found.listed == {"empty": ["p5"], "equal": ["p2"], "too_long": ["p4", "p6"], "picture_missing": ["p3"]}
 

@@ -47,8 +47,8 @@ def things(sample: Sample) -> set[str]:
     scene = sample.scene or {}
     found: set[str] = set()
     if isinstance(names := scene.get("names"), dict):
-        told = cast("dict[str, Any]", names).get(sample.language)
-        found |= {str(name) for name in told} if isinstance(told, list) else {str(told)} if told else set[str]()
+        told = cast("dict[str, object]", names).get(sample.language) or []
+        found |= {str(name) for name in (cast("list[object]", told) if isinstance(told, list) else [told])}
     for thing in _objects(scene):
         if name := _name(thing, sample.language):
             found.add(name)

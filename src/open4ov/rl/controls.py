@@ -28,15 +28,14 @@ def cell(sample: Sample) -> Cell:
 
 
 class Texts:
-    """Questions without a picture by their surface, each as it is and the other way about a box."""
+    """Questions without a picture by their surface."""
 
     def __init__(self, samples: Sequence[Sample], seed: int) -> None:
         self._cells: dict[Cell, list[Sample]] = {}
         shuffled = list(samples)
         random.Random(f"texts {seed}").shuffle(shuffled)
         for sample in shuffled:
-            for variant in variants(sample):
-                self._cells.setdefault(cell(variant), []).append(variant)
+            self._cells.setdefault(cell(sample), []).append(sample)
         self._asked: set[str] = set()
 
     def __bool__(self) -> bool:

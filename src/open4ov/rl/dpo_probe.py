@@ -13,7 +13,8 @@ from PIL import Image
 from open4ov.engine import Request
 from open4ov.refusals import refuses
 from open4ov.rl.answers import agrees
-from open4ov.rl.hallucination import MAX_TOKENS, in_turn
+from open4ov.rl.draws import in_turn
+from open4ov.rl.hallucination import MAX_TOKENS
 from open4ov.rollouts import Answers
 from open4ov.sample import Sample
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from open4ov.engine import VisionCache
-from open4ov.model import Processor, Qwen3VL
-from open4ov.rl.dpo_screen import response_tokens, texts
+from open4ov.model import Qwen3VL, VisionFeatures
+from open4ov.rl.dpo_prompts import Prompts
+from open4ov.rl.dpo_screen import texts
 from open4ov.rl.prefix import SharedPrefix, log_probs
-from open4ov.rl.rollout import encoded_prompts
-from open4ov.rl.tasks import Task
 from open4ov.sample import Sample
 
 Scores = tuple[Tensor, Tensor]
@@ -27,9 +26,9 @@ TOGETHER = 32
 class Scorer:
     """A model with what pairs are encoded by. The pictures' features are kept: the tower is frozen."""
 
-    def __init__(self, model: Qwen3VL, processor: Processor, image: Callable[[str], Image.Image]) -> None:
-        self.model, self.processor, self.image = model, processor, image
-        self.pictures = VisionCache(model, processor, watch=False)
+    def __init__(self, model: Qwen3VL, prompts: Prompts) -> None:
+        self.model, self.prompts = model, prompts
+        self.pictures = VisionCache(model, prompts.processor, watch=False)
         self._alone = True
 
     def look(self, pairs: Sequence[Sample]) -> None:
@@ -37,9 +36,9 @@ class Scorer:
         are encoded by themselves as they come: either way the same bits, whichever pairs were scored before."""
         new = list({tuple(pair.images): pair for pair in reversed(pairs) if pair.images}.values())[::-1]
         for first in range(0, len(new), TOGETHER):
-            tasks = self._tasks(new[first : first + TOGETHER])
-            encoded_prompts(self.processor, tasks, self.pictures)
-            held = self.pictures.statistics.bytes / (first + len(tasks))
+            some = new[first : first + TOGETHER]
+            self._features(some)
+            held = self.pictures.statistics.bytes / (first + len(some))
             if held * len(new) > self.pictures.limit:
                 self.pictures.clear()
                 return
@@ -47,18 +46,27 @@ class Scorer:
 
     def __call__(self, pairs: Sequence[Sample]) -> Scores:
         """With gradient, where one is asked for. Raises ValueError for a sample that is no pair."""
-        tasks = self._tasks(pairs)
-        if self._alone:
-            for task in tasks:
-                encoded_prompts(self.processor, [task], self.pictures)
-        responses = [[response_tokens(self.processor, text) for text in texts(pair)] for pair in pairs]
-        groups = SharedPrefix.build(encoded_prompts(self.processor, tasks, self.pictures), responses)
-        logp, _ = log_probs(self.model, groups)
-        sums = logp.new_zeros(2 * len(pairs)).index_add(0, groups.response, logp)
-        return sums.view(-1, 2), torch.bincount(groups.response).view(-1, 2)
+        responses = [[self.prompts.response(text) for text in texts(pair)] for pair in pairs]
+        groups = [[pair] for pair in pairs] if self._alone else [list(pairs)]
+        features = [own for group in groups for own in self._features(group)]
+        shared = SharedPrefix.build([*zip(map(self.prompts, pairs), features, strict=True)], responses)
+        logp, _ = log_probs(self.model, shared)
+        sums = logp.new_zeros(2 * len(pairs)).index_add(0, shared.response, logp)
+        return sums.view(-1, 2), torch.bincount(shared.response).view(-1, 2)
 
-    def _tasks(self, pairs: Sequence[Sample]) -> list[Task]:
-        return [Task(pair, pair.messages[:-1], [self.image(sha) for sha in pair.images]) for pair in pairs]
+    def _features(self, pairs: Sequence[Sample]) -> list[VisionFeatures | None]:
+        """Of each pair's pictures; those that are not kept are encoded together. No file is opened for kept ones."""
+        grids = [[(f, r, c) for f, r, c in self.prompts(pair).grids.tolist()] for pair in pairs]
+        names = [self.prompts.names(pair) for pair in pairs]
+        flat = [*zip(chain(*grids), chain(*names), strict=True)]
+        if any(self.pictures.find(name, grid) is None for grid, name in flat):
+            seen = [visual for pair in pairs for visual in self.prompts.seen(pair)]
+            found = self.pictures.of([grid for grid, _ in flat], seen, [name for _, name in flat])
+        else:
+            found = [one for grid, name in flat if (one := self.pictures.find(name, grid)) is not None]
+        each = iter(found)
+        own = [[*islice(each, len(one))] for one in grids]
+        return [VisionFeatures.cat(parts) if parts else None for parts in own]
 
     @torch.no_grad()
     def all(self, pairs: Sequence[Sample], tokens: Sequence[int], batch: int, budget: int | None) -> Scores:

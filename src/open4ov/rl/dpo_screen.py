@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from PIL import Image
-
 from open4ov.errors import UserError
-from open4ov.model import Processor
+from open4ov.rl.dpo_prompts import Prompts
 from open4ov.sample import Sample
 
 FAULTS = ("empty", "equal", "too_long", "picture_missing")
-"""A response without text; two equal ones; longer than `longest`; a picture that is not there"""
+"""A response without text; two equal ones; longer than `longest`; a picture that is not there (or a
+prompt that cannot be encoded)"""
 
 
 @dataclass
@@ -43,11 +42,6 @@ def is_pair(sample: Sample) -> bool:
     )
 
 
-def response_tokens(processor: Processor, text: str) -> list[int]:
-    """A response as it is trained on: its tokens and the one that ends it."""
-    return [*processor.tokenize(text), processor.eos_id]
-
-
 def fault(pair: Sample) -> str | None:
     """What of a pair's responses is wrong; None when nothing is. Raises ValueError for a sample that is no pair."""
     chosen, rejected = (unicodedata.normalize("NFC", text).strip() for text in texts(pair))
@@ -56,9 +50,7 @@ def fault(pair: Sample) -> str | None:
     return "equal" if chosen == rejected else None
 
 
-def screen(
-    pairs: Sequence[Sample], processor: Processor, image: Callable[[str], Image.Image], longest: int
-) -> Screened:
+def screen(pairs: Sequence[Sample], prompts: Prompts, longest: int) -> Screened:
     """The pairs in their order. `longest`: tokens of a prompt, its pictures among them, with the longer response.
 
     Raises ValueError for a sample that is no pair.
@@ -68,12 +60,11 @@ def screen(
         wrong, tokens = fault(pair), 0
         if wrong is None:
             try:
-                pictures = [image(sha) for sha in pair.images]
+                prompt = len(prompts(pair))
             except (UserError, OSError):
                 wrong = "picture_missing"
             else:
-                prompt = len(processor.encode(pair.messages[:-1], pictures, generate=True, pixels=False))
-                lengths = [len(response_tokens(processor, text)) for text in texts(pair)]
+                lengths = [len(prompts.response(text)) for text in texts(pair)]
                 tokens = prompt + sum(lengths)
                 wrong = "too_long" if prompt + max(lengths) > longest else None
         if wrong is None:

@@ -24,6 +24,7 @@ from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
 from open4ov.rl import dpo_watch
 from open4ov.rl.dpo_loss import loss
+from open4ov.rl.dpo_prompts import Prompts
 from open4ov.rl.dpo_scores import Scorer, parts
 from open4ov.rl.dpo_screen import Screened, screen
 from open4ov.sample import Sample, content_id
@@ -69,8 +70,9 @@ def train(
     """
     training.freeze_vision(model)
     model.eval()
-    screened = screen(pairs, processor, image, section.max_tokens)
-    loop = _Loop(model, Scorer(model, processor, image), screened, section, seed)
+    prompts = Prompts(processor, image)
+    screened = screen(pairs, prompts, section.max_tokens)
+    loop = _Loop(model, Scorer(model, prompts), screened, section, seed)
     loop.begin(scratch)
     if not loop.curve and loop.held:
         loop.measure(0)

@@ -24,41 +24,23 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
 from open4ov.engine import Request
 from open4ov.recipe_dpo import ABLATED, MADE, MIX
 from open4ov.refusals import denies, refuses
-from open4ov.rl import ablated, brevity
 from open4ov.rl.answers import agrees
-from open4ov.rl.controls import Texts
-from open4ov.rl.refusal_phrases import Case, refusal
+from open4ov.rl.drafting import Draft, Maker
 from open4ov.rollouts import Answers
-from open4ov.sample import Message, Part, Sample, assistant, content_id
+from open4ov.sample import Sample, assistant, content_id
 
 Progress = Callable[[str, int, int], None]
 Survives = Callable[[Sample, str], bool]
 """A sample, and what the model answered without its picture -> whether it is consistent with the reference"""
 KINDS = MADE
 MAX_TOKENS = 64
-ASKED = 2.0
-"""Most pictured questions that are tried, as a multiple of the pairs that are wanted of them"""
-
-
-@dataclass
-class Draft:
-    """A pair under construction. What is None is filled from the model's own answer to the prompt. `sample`: whose
-    reference holds; `about`: the pictures that the question was made for, shown or not."""
-
-    kind: str
-    sample: Sample
-    prompt: list[Message]
-    images: list[str]
-    chosen: str | None
-    rejected: str | None
-    about: list[str] = field(default_factory=list[str])
 
 
 @dataclass
@@ -99,7 +81,7 @@ def build(
     usable = [s for s in samples if s.answer and [m.role for m in s.messages] == ["user", "assistant"]]
     pictured = [s for s in usable if s.images]
     bare = [s for s in (usable if texts is None else texts) if s.answer and not s.images]
-    maker = _Maker(pictured, bare, mix, count, seed, get, put)
+    maker = Maker(pictured, bare, mix, count, seed, get, put)
     answer = _Answering(engine, get, seed, progress)
     counts: Counter[str] = Counter()
     found: dict[str, Sample] = {}
@@ -118,7 +100,19 @@ def build(
                 controls.append(_pair(each))
     for pair in controls[:wanted]:
         found[pair.id] = pair
-    drafts, cannot = maker.others(known)
+    bare_known: list[Draft] = []
+    for each, own in answer(maker.bare_drafts()):
+        verdict = complete(each, own, survives)
+        if verdict is None:
+            bare_known.append(each)
+        else:
+            counts[verdict] += 1
+    chosen, drafts = maker.alike(known, bare_known)
+    for each in chosen:
+        pair = _pair(each)
+        found.setdefault(pair.id, pair)
+    others, cannot = maker.others(known)
+    drafts += others
     counts["cannot"] += cannot
     for each, own in answer(drafts):
         verdict = complete(each, own, survives)
@@ -157,118 +151,9 @@ def complete(pair: Draft, own: str, survives: Survives = right_without_picture) 
     return None
 
 
-class _Maker:
-    """Drafts by kind. Kinds that are made of pictured questions take the same ones first."""
-
-    def __init__(
-        self,
-        pictured: Sequence[Sample],
-        texts: Sequence[Sample],
-        mix: Mapping[str, float],
-        count: int,
-        seed: int,
-        get: Callable[[str], Image.Image],
-        put: Callable[[Image.Image], str] | None,
-    ) -> None:
-        self.pictured = list(in_turn(pictured, len(pictured), random.Random(f"drawn {seed}")))
-        self.bare = list(texts)
-        self.texts = Texts(texts, seed)
-        self.mix, self.count, self.get, self.put = mix, count, get, put
-        self.rng = random.Random(f"pairs {seed}")
-        wanted = {kind: self.wanted(kind) for kind in ABLATED}
-        missing: list[Case] = ["missing"] * wanted.pop("missing_image")
-        unseen: list[Case] = ["unseen"] * sum(wanted.values())
-        self.case = missing + unseen
-
-    def wanted(self, kind: str) -> int:
-        return round(self.count * self.mix.get(kind, 0))
-
-    def normal(self, known: Sequence[Sample]) -> Iterator[list[Draft]]:
-        """Pictured questions as they are, in batches, as long as fewer are `known` than kinds are to be made of; at
-        most `ASKED` times as many as that."""
-        wanted = max(self.wanted(kind) for kind in ("image_normal", "context", *ABLATED))
-        asked, most = 0, min(round(ASKED * wanted), len(self.pictured))
-        while len(known) < wanted and asked < most:
-            rate = max(len(known) / asked, 0.1) if asked else 1.0
-            size = min(round((wanted - len(known)) / rate) + 1, most - asked)
-            batch = self.pictured[asked : asked + size]
-            asked += size
-            yield [Draft("image_normal", s, [s.messages[0]], s.images, None, self._refusal(s)) for s in batch]
-
-    def others(self, known: Sequence[Sample]) -> tuple[list[Draft], int]:
-        """The drafts of the other kinds, of the pictured questions that the model knows; and how many could not be
-        made."""
-        drafts: list[Draft] = []
-        cannot = 0
-        for kind in ABLATED:
-            made = 0
-            for sample in known:
-                if made == self.wanted(kind):
-                    break
-                draft = self._ablated(kind, sample)
-                if draft is not None:
-                    made += 1
-                    drafts.append(draft)
-            cannot += self.wanted(kind) - made
-        for kind in ("text_normal", "mismatch"):
-            drafts += self._bare(kind, known)
-        if self.bare:
-            drafts += [self._context(s) for s in known[: self.wanted("context")]]
-        short = [s for s in in_turn([*known, *self.bare], len(known) + len(self.bare), self.rng) if brevity.concise(s)]
-        for s in short[: self.wanted("brevity")]:
-            drafts.append(Draft("brevity", s, [s.messages[0]], s.images, brevity.concise(s), brevity.redundant(s)))
-        return drafts, cannot
-
-    def _ablated(self, kind: str, sample: Sample) -> Draft | None:
-        question = sample.messages[0]
-        if len(sample.images) > 1 and kind != "missing_image":
-            return None
-        if kind == "missing_image":
-            words = [part for part in question.content if part.type == "text"]
-            prompt = [question.model_copy(update={"content": words})]
-            return Draft(kind, sample, prompt, [], refusal("missing", sample.language, self.rng), None, sample.images)
-        if kind == "unrelated_image":
-            other = ablated.unrelated(sample, self.pictured, self.rng)
-            images = list(other.images) if other else []
-        else:
-            picture = ablated.change(kind, sample, self.get, self.rng)
-            assert self.put is not None, "a changed picture needs a place"
-            images = [self.put(picture)] if picture else []
-        if not images:
-            return None
-        return Draft(
-            kind, sample, [question], images, refusal("unseen", sample.language, self.rng), None, sample.images
-        )
-
-    def _bare(self, kind: str, known: Sequence[Sample]) -> list[Draft]:
-        """Questions that need no picture, each with the surface of a pictured one."""
-        drafts: list[Draft] = []
-        for number in range(self.wanted(kind) if known or self.bare else 0):
-            model = known[number % len(known)] if known else self.bare[number % len(self.bare)]
-            sample = self.texts.like(model)
-            if sample is None:
-                continue
-            question, images = sample.messages[0], list[str]()
-            if kind == "mismatch":
-                images = self.rng.choice(self.pictured).images[:1] if self.pictured else []
-                if not images:
-                    break
-                question = question.model_copy(update={"content": [Part(type="image", index=0), *question.content]})
-            drafts.append(Draft(kind, sample, [question], images, None, self._refusal(sample)))
-        return drafts
-
-    def _context(self, sample: Sample) -> Draft:
-        same = [text for text in self.bare if text.language == sample.language]
-        other = self.rng.choice(same or self.bare)
-        return Draft("context", sample, [*other.messages, sample.messages[0]], sample.images, None, other.answer)
-
-    def _refusal(self, sample: Sample) -> str:
-        """A refusal where there is nothing to refuse, worded as it is elsewhere."""
-        return refusal(self.rng.choice(self.case or ["missing"]), sample.language, self.rng)
-
-
 class _Answering:
-    """The model's own answers to drafts: greedy, but for what it makes up without its picture."""
+    """The model's own answers to drafts: greedy, but for what it makes up without its picture. Brevity pairs want
+    none."""
 
     def __init__(
         self, engine: Answers, get: Callable[[str], Image.Image], seed: int, progress: Progress | None
@@ -285,30 +170,16 @@ class _Answering:
                 seed=random.Random(f"pairs {self.seed} {each.kind} {each.sample.id}").getrandbits(31),
             )
             for each in drafts
+            if each.kind != "brevity"
         ]
 
         def tell(done: int, total: int) -> None:
             if self.progress is not None:
                 self.progress("answering for pairs", done, total)
 
-        for each, completions in zip(drafts, self.engine.generate(requests, tell), strict=True):
-            yield each, completions[0].text
-
-
-def in_turn(samples: Sequence[Sample], count: int, rng: random.Random) -> list[Sample]:
-    """`count` samples at random, one of each language and task in turn; fewer if there are not so many."""
-    tasks: dict[tuple[str, str], list[Sample]] = {}
-    for sample in samples:
-        tasks.setdefault((sample.language, sample.task), []).append(sample)
-    queues = [tasks[key] for key in sorted(tasks)]
-    for queue in queues:
-        rng.shuffle(queue)
-    chosen: list[Sample] = []
-    for depth in range(max(map(len, queues), default=0)):
-        chosen += [queue[depth] for queue in queues if depth < len(queue)]
-        if len(chosen) >= count:
-            break
-    return chosen[:count]
+        said = iter(self.engine.generate(requests, tell) if requests else ())
+        for each in drafts:
+            yield each, "" if each.kind == "brevity" else next(said)[0].text
 
 
 def _pair(each: Draft) -> Sample:

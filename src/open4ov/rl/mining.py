@@ -10,7 +10,8 @@ from PIL import Image
 
 from open4ov.engine import Request
 from open4ov.errors import UserError
-from open4ov.rl.hallucination import MAX_TOKENS, Progress, in_turn
+from open4ov.rl.draws import in_turn
+from open4ov.rl.hallucination import MAX_TOKENS, Progress
 from open4ov.rollouts import Answers
 from open4ov.sample import Sample, assistant, content_id
 
@@ -78,7 +79,8 @@ def judged(sample: Sample, texts: Sequence[str], score: Score) -> Sample | None:
     given = score(sample, texts)
     scores: dict[str, Sequence[float]] = dict(given) if isinstance(given, Mapping) else {"score": given}
     for name, values in scores.items():
-        if len(values) != len(texts) or not all(isinstance(value, int | float) and value == value for value in values):
+        numbers = all(isinstance(cast("object", value), int | float) and value == value for value in values)
+        if len(values) != len(texts) or not numbers:
             raise UserError(f"dpo.mined: {name}: {len(texts)} responses want a number each, got {list(values)!r:.80}")
     total = [sum(column) for column in zip(*scores.values(), strict=True)]
     best, worst = max(range(len(texts)), key=total.__getitem__), min(range(len(texts)), key=total.__getitem__)
