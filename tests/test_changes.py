@@ -99,7 +99,7 @@ def everything(folder: Path, **sft: Any) -> Recipe:
                 "labels": str(folder / "labels.yaml"),
                 "feedback": str(folder / "feedback.yaml"),
                 "providers": {"default": {}, "own": {"kind": "engine", "model": "nano"}},
-                "roles": {"preference": "own"},
+                "roles": {"preference": "own", "rl_pool": "own"},
                 "hygiene": {"decontaminate": [str(folder / "exam.tsv")]},
             },
             "admission": {
@@ -112,6 +112,14 @@ def everything(folder: Path, **sft: Any) -> Recipe:
                 "ability": {"blend": "deficit"},
                 "preference_set": {"hard": str(folder / "hard.parquet")},
                 **sft,
+            },
+            "rl": {
+                "pool": {
+                    "sources": [{"share": 0.5}, {"kind": "set", "path": str(folder / "probe.parquet"), "share": 0.5}],
+                    "judged": 5,
+                    "decisions": str(folder / "pictures"),
+                },
+                "leakage": {"rollouts": 8},
             },
         }
     )

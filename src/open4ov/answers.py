@@ -2,17 +2,24 @@
 
 Training rewards only what stands in the last \\boxed{}; `agrees` also reads unboxed short answers, for grading the
 difficulty of ordinary question-answer samples and for the leakage screen.
+
+Most answers are compared as texts and numbers, in microseconds. What is left is read, in `answers_reading.py`, as a
+choice, a date, a quantity, a collection or an equation, and as mathematics last, in a process of its own.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
+from open4ov import answers_chinese, answers_numbers, answers_reading
+from open4ov.answers_text import normalise, tidy, words
 from open4ov.sample import Message, Part
+
+__all__ = ["INSTRUCTION", "SENTENCE_F1", "SENTENCE_WORDS", "agrees", "boxed", "boxed_prompt", "correct", "normalise",
+           "number", "plainly", "same", "words"]  # fmt: skip
 
 INSTRUCTION = {
     "en": "The final answer MUST BE put in \\boxed{}.",
@@ -25,40 +32,35 @@ SENTENCE_WORDS = 5
 
 SENTENCE_F1 = 0.7
 
-_CJK = "\u3400-\u9fff\uf900-\ufaff"
-_OUTER = " ,;:!?\"'`*()[]{}。、，；：！？「」“”《》"
-_UNITS = [
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-]
-_TENS = {
-    word: 10 * tens
-    for tens, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), start=2)
-}
-_ZH_DIGITS = {**{digit: value for value, digit in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2}
-_ZH_CLASSIFIERS = "个只辆块张条颗根本件位"
-_LATEX_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[^\s\\{}]")
 
 
 def boxed(text: str) -> str | None:
     """The content of the last \\boxed{...}, nested braces kept; None without one, or when the last is never closed.
 
     An unclosed last box is an answer cut off by the token limit: an earlier, intermediate box is not the answer.
-    An empty box is None too.
+    An empty box is None too. A box without braces holds one token, as in TeX (\\boxed7, \\boxed\\pi); of a box in a box
+    the inner one counts.
     """
-    starts = list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))
+    starts = list(_BOX.finditer(text))
     if not starts:
         return None
     begin = starts[-1].end()
-    depth = 1
+    if text[begin : begin + 1] != "{":
+        token = _TOKEN.match(text, begin)
+        return token[0] if token else None
+    depth, escaped = 0, False
     for position in range(begin, len(text)):
         character = text[position]
-        if text[position - 1] == "\\" and character in "{}":
-            continue  # \{ and \} are letters, not groups
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[begin:position].strip() or None
+        if escaped:
+            escaped = False  # \{ and \} are letters, not groups
+        elif character == "\\":
+            escaped = True
+        else:
+            depth += (character == "{") - (character == "}")
+            if depth == 0:
+                return text[begin + 1 : position].strip() or None
     return None
 
 
@@ -82,38 +84,33 @@ def boxed_prompt(messages: Sequence[Message], language: str = "en") -> list[Mess
     return prompt
 
 
-def normalise(text: str) -> str:
-    """One spelling of an answer: no LaTeX dress, width, case, outer punctuation, leading article or extra spaces."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("’", "'")
-    for pattern, replacement in ((_LATEX_WRAPPER, r"\1"), (_FRACTION, r"\1/\2")):
-        while (shorter := pattern.sub(replacement, text)) != text:
-            text = shorter
-    text = re.sub(r"\\(?:left|right|displaystyle|!|,|;|:|quad|qquad)(?![a-zA-Z])", " ", text)
-    text = re.sub(r"\\([%$&#_{}])", r"\1", text)
-    text = re.sub(r"\s+", " ", text.replace("$", " ").casefold()).strip()
-    text = text.lstrip(_OUTER).rstrip(_OUTER + ".")
-    text = re.sub(r"^(?:a|an|the) (?=\S)", "", text)
-    return re.sub(rf"(?<=[{_CJK}]) | (?=[{_CJK}])", "", text)
-
-
 def number(text: str) -> Fraction | None:
     """The number a whole normalised text stands for: digits, fractions, English and Chinese number words; else None."""
     compact = text.replace(" ", "")
-    if re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", compact):
+    if ", " not in text and re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", compact):
         compact = compact.replace(",", "")
     if re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:/\d+)?", compact) and not re.search(r"\d \d", text):
         top, _, bottom = compact.partition("/")
         return None if bottom and int(bottom) == 0 else Fraction(top.rstrip(".")) / (int(bottom) if bottom else 1)
-    return _english(text) if text.isascii() else _chinese(compact)
+    if text.isascii():
+        return answers_numbers.words(text) if compact.replace("-", "").isalpha() else None
+    return _chinese(compact)
 
 
 def same(given: str, reference: str) -> bool:
-    """Whether two answers are equal as normalised texts, or as numbers when both are numbers."""
+    """Whether an answer says the same as a reference: as a normalised text, as a number, or as what else the two are
+    (`answers_reading.py`)."""
     left, right = normalise(given), normalise(reference)
     if left == right:
-        return bool(left)
+        return bool(left) and not answers_reading.contradict(given, reference)
+    if not left or not right:  # brackets around nothing are the empty set
+        return "∅" in (tidy(given), tidy(reference)) and tidy(given) == tidy(reference)
     left_number, right_number = number(left), number(right)
-    return left_number is not None and left_number == right_number
+    if left_number is not None and left_number == right_number:
+        return not answers_reading.contradict(given, reference)
+    if left_number is not None and right_number is not None and "." not in left + right:
+        return False
+    return answers_reading.alike(given, reference, same)
 
 
 def correct(response: str, answer: str, aliases: Sequence[str] = ()) -> bool:
@@ -132,11 +129,6 @@ def agrees(response: str, answer: str, aliases: Sequence[str] = ()) -> bool:
     return any(_reads_as(response, reference) for reference in (answer, *aliases))
 
 
-def words(text: str) -> list[str]:
-    """Latin words and numbers of a normalised text, and each Chinese character on its own."""
-    return re.findall(rf"[{_CJK}]|[^\W_{_CJK}]+", normalise(text))
-
-
 def _reads_as(response: str, reference: str) -> bool:
     if same(response, reference):
         return True
@@ -146,31 +138,10 @@ def _reads_as(response: str, reference: str) -> bool:
     return 2 * (given & wanted).total() / (given.total() + wanted.total()) >= SENTENCE_F1
 
 
-def _english(text: str) -> Fraction | None:
-    parts = text.replace("-", " ").split()
-    if len(parts) == 1 and parts[0] in _UNITS:
-        return Fraction(_UNITS.index(parts[0]))
-    if len(parts) == 1 and parts[0] in _TENS:
-        return Fraction(_TENS[parts[0]])
-    if len(parts) == 2 and parts[0] in _TENS and parts[1] in _UNITS[1:10]:
-        return Fraction(_TENS[parts[0]] + _UNITS.index(parts[1]))
-    return None
-
-
 def _chinese(text: str) -> Fraction | None:
-    """Numbers up to 999 in Chinese, and digits with a trailing classifier ("7个"); None for anything else."""
-    if len(text) > 1 and text[-1] in _ZH_CLASSIFIERS:
+    """Chinese numerals, and digits with a trailing classifier ("7个"); None for anything else."""
+    if len(text) > 1 and text[-1] in answers_chinese.CLASSIFIERS and text[-1] not in answers_chinese.CHARACTERS:
         text = text[:-1]
         if text.isascii():
             return number(text)
-    match = re.fullmatch(
-        r"(?:([一二两三四五六七八九])百)?(?:零|〇)?(?:([一二三四五六七八九])?(十))?([零〇一二两三四五六七八九])?", text
-    )
-    if not match or not text:
-        return None
-    hundreds, tens, ten, ones = match.groups()
-    return Fraction(
-        100 * _ZH_DIGITS.get(hundreds or "零", 0)
-        + (10 * _ZH_DIGITS.get(tens or "一", 1) if ten else 0)
-        + _ZH_DIGITS.get(ones or "零", 0)
-    )
+    return answers_chinese.numeral(text)

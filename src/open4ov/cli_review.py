@@ -17,7 +17,9 @@ app = typer.Typer()
 
 @app.command()
 def view(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory, or a folder with samples.parquet")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="a run directory, its rl_pool, or a folder with samples.parquet")
+    ],
     reviewer: Annotated[
         str | None, typer.Option(help="whose decisions they are (the user's name, if not given)")
     ] = None,

@@ -202,10 +202,10 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        base = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
+        base: dict[str, Any] = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")
-            function(recipe.rl.embedder, "rl.embedder")
+            base[FILES] |= _there({"rl.embedder": _encoder(recipe)})
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name not in SFT:
@@ -229,29 +229,30 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
 def rl_pool(recipe: Recipe) -> dict[str, Any]:
     """How many tasks RL draws, where from, what counts as right, and who judges; with the leakage screen also how RL's
     model is asked. The folders of sources and decisions are looked for here."""
-    from open4ov.rl.selection import candidates
+    from open4ov.formats.convert import located
 
     rl = recipe.rl
     if not rl.steps:
         return {"rl": {"steps": 0}}
     function(rl.reward, "rl.reward")
-    asked = {"temperature", "max_tokens", "leakage"} if rl.leakage.rollouts else set[str]()
-    found: dict[str, Any] = {
-        "rl": rl.model_dump(mode="json", include={"pool", "text_share", "reward", "prompts", *asked}),
-        "tasks": candidates(rl),
-        "threads": recipe.threads,
-    }
-    files = _evaluation_files(recipe)
-    for place, source in enumerate(rl.pool.sources):
-        if source.kind == "corpora":
-            files[SHIPPED] = _corpora()
-        elif source.path:
-            from open4ov.formats.convert import located
-
+    read = {"pool", "text_share", "reward", "steps", "prompts", "filter"}  # the last three: `selection.candidates`
+    screened = {"temperature", "max_tokens", "leakage"} if rl.leakage.rollouts else set[str]()
+    found: dict[str, Any] = {"rl": rl.model_dump(mode="json", include=read | screened)}
+    if screened:
+        found["threads"] = recipe.threads
+    kinds = {source.kind for source in rl.pool.sources}
+    files = {SHIPPED: _corpora()} if "corpora" in kinds else {}
+    if kinds != {"corpora"}:
+        files |= _evaluation_files(recipe)
+    given: dict[str, str] = {}
+    for source in rl.pool.sources:
+        if source.path:
             try:
-                files[f"rl.pool.sources.{place}"] = fingerprint([located(Path(source.path))[0]])
+                given[source.title] = fingerprint([located(Path(source.path))[0]])
             except UserError as error:
                 raise UserError(f"rl.pool.sources: '{source.title}': {error}") from None
+    if given:
+        files["rl.pool.sources"] = hash_json(given)
     if rl.pool.decisions:
         folder = Path(rl.pool.decisions)
         if not folder.exists():
@@ -262,6 +263,13 @@ def rl_pool(recipe: Recipe) -> dict[str, Any]:
         provider = recipe.data.providers[name].model_dump(mode="json", exclude=_ASKING | {"cache_as"})
         found["data"] = {"roles": {"rl_pool": name}, "providers": {name: provider}}
     return {**found, FILES: _there(files)}
+
+
+def _encoder(recipe: Recipe) -> str:
+    """A digest of the encoder's files; "" for a function of this package."""
+    from open4ov.rl.encoders import identity
+
+    return identity(recipe.rl.embedder)
 
 
 def ration_of_run(recipe: Recipe) -> dict[str, Any]:

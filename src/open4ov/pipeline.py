@@ -224,4 +224,4 @@ def _ready(recipe: Recipe) -> None:
 def _trainer(name: str) -> Callable[[StageRun], None]:
     if name in SFT:
         return _call("open4ov.stages.sft:run", name.removeprefix("sft_"))
-    return _call(f"open4ov.rl.{'dpo' if name == 'dpo' else 'trainer'}:run")
+    return _call(f"open4ov.rl.{'dpo' if name == 'dpo' else 'stage'}:run")

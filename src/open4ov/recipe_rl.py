@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from open4ov.recipe_rl_encoder import SHIPPED, SHIPPED_THRESHOLD, DiversitySection, EncoderSection, Threshold
 from open4ov.recipe_rl_loop import TOLD, LoopOptions
 from open4ov.recipe_rl_loss import Kind
 from open4ov.recipe_rl_pool import LeakageSection, PoolSection
@@ -55,12 +56,15 @@ class RlSection(LoopOptions):
     reward: str = Field(
         default="open4ov.rl.rewards:exact", description="package.module:function (response, sample) -> 0 or 1"
     )
-    embedder: str = Field(
-        default="open4ov.rl.rewards:ngram_embedding", description="package.module:function (texts) -> unit rows [n, D]"
+    embedder: EncoderSection = Field(
+        default_factory=lambda: EncoderSection(name=SHIPPED),
+        description="package.module:function (texts) -> unit rows [n, D], or directory: PATH of a model",
     )
-    diversity_threshold: float = Field(
-        default=0.4, ge=0, le=2, description="cosine distance above which two responses differ (eq. 7)"
+    diversity_threshold: Threshold = Field(
+        default=SHIPPED_THRESHOLD,
+        description="cosine distance above which two responses differ (eq. 7); auto: set by the labelled pairs",
     )
+    diversity: DiversitySection = Field(default_factory=DiversitySection)
     filter: RlFilterSection = Field(default_factory=RlFilterSection)
     pool: PoolSection = Field(default_factory=PoolSection)
     leakage: LeakageSection = Field(default_factory=LeakageSection)

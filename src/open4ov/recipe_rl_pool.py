@@ -20,6 +20,8 @@ ROLE = "rl_pool"
 _NAMED: tuple[SourceKind, ...] = ("set", "documents")
 """Kinds that are folders"""
 _POOL: Loc = ("rl", "pool")
+_GIVEN = {"answer_words", "near_questions", "queue", "decisions", "screened"}
+"""Options for what others have made"""
 
 
 class SourceSection(Section):
@@ -71,7 +73,9 @@ class PoolSection(Section):
     judged: int = Field(
         default=0, ge=0, description="samples of each source that a model judges (data.roles.rl_pool names it)"
     )
-    queue: int = Field(default=20, ge=0, description="samples of each source that are set out for screening by hand")
+    queue: int = Field(
+        default=20, ge=0, description="samples of each source but the corpora that are set out for screening by hand"
+    )
     decisions: str | None = Field(
         default=None,
         min_length=1,
@@ -128,8 +132,8 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
             for field in sorted({"tasks", "most"} & source.model_fields_set):
                 yield (*loc, field), "the corpora draw what RL needs, no more", (*loc, "kind")
     if all(source.kind == "corpora" for source in pool.sources):
-        for field in sorted({"answer_words", "near_questions"} & pool.model_fields_set):
-            yield (*_POOL, field), "all sources are the corpora, which draw words and numbers", (*_POOL, "sources")
+        for field in sorted(_GIVEN & pool.model_fields_set):
+            yield (*_POOL, field), "all sources are the corpora, which our own code draws", (*_POOL, "sources")
     if ROLE in recipe.data.roles and not pool.judged:
         yield ("data", "roles", ROLE), "rl.pool.judged is 0", (*_POOL, "judged")
     if leakage.rollouts == 0:

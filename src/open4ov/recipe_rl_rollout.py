@@ -19,6 +19,7 @@ PACE = frozenset(
     {"url", "key_env", "folder", "served_folder", "timeout", "tries", "offload", "concurrency", "tolerance"}
 )
 """Options that change nothing of what is generated: no stage is made anew for them"""
+COLDEST_OF_VLLM = 0.01
 _OF_VLLM = ("concurrency", "folder", "key_env", "served_folder", "timeout", "tolerance", "tries", "url")
 _OF_OURS = ("kv_tokens", "offload")
 
@@ -80,6 +81,8 @@ def contradictions(rl: RlSection) -> Iterator[tuple[Loc, str]]:
     rollout = rl.rollout
     if rollout.backend == "vllm" and rollout.url is not None:
         yield from _address(rollout)
+    if rollout.backend == "vllm" and rl.temperature < COLDEST_OF_VLLM:
+        yield ("rl", "temperature"), f"{rl.temperature} is taken as another by vLLM; use {COLDEST_OF_VLLM} or more"
     if rollout.ahead and rollout.offload:
         yield (
             (*HERE, "offload"),
@@ -117,6 +120,8 @@ def idle(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:
             yield (*HERE, name), "vLLM has its own memory (rl.rollout.backend)", (*HERE, "backend")
         if rollout.weights != "same":
             yield (*HERE, "weights"), "vLLM has its own weights (start it with --quantization)", (*HERE, "backend")
+    if rollout.tis == "never" and exact(rollout):
+        yield (*HERE, "tis"), "the rollouts are of the very policy that is trained", (*HERE, "weights")
     if "tis_cap" in written:
         if rollout.tis == "never":
             yield (*HERE, "tis_cap"), "rl.rollout.tis is never", (*HERE, "tis")

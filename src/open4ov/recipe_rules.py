@@ -18,6 +18,7 @@ from open4ov import (
     recipe_preference,
     recipe_providers,
     recipe_rl,
+    recipe_rl_encoder,
     recipe_rl_loop,
     recipe_rl_loss,
     recipe_rl_pool,
@@ -47,6 +48,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from recipe_rl.contradictions(rl.filter)
     yield from recipe_rl_loop.contradictions(rl, rl)
     yield from recipe_rl_pool.contradictions(recipe)
+    yield from recipe_rl_encoder.contradictions(rl)
     if rl.pass_k > rl.group and rl.pass_k_share > 0:
         yield ("rl", "pass_k"), f"{rl.pass_k} responses cannot be drawn from a group of {rl.group} (rl.group)"
     if rl.minibatches > rl.prompts:
@@ -154,9 +156,7 @@ def _idle_rl(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_rl_rollout.idle(rl)
     if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
         yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
-    if rl.pass_k_share == 1 and rl.plateau.steps == 0:
-        for field in sorted({"diversity_threshold", "embedder"} & rl.model_fields_set):
-            yield ("rl", field), "rl.pass_k_share is 1, which leaves no step to diversity", ("rl", "pass_k_share")
+    yield from recipe_rl_encoder.idle(rl)
     if rl.length_weight == 0:
         for field in sorted({"length_max", "length_soft"} & rl.model_fields_set):
             yield ("rl", field), "rl.length_weight is 0", ("rl", "length_weight")

@@ -50,12 +50,14 @@ class Verifier:
     """`rule`: `package.module:function`, called in a process of its own with `seconds` for each call; or a function
     itself, which is called here and has no limit of time. `key`: the option that names it, for messages.
 
+    With `patient` one that hangs again and again is asked all the same: it is the responses that may be at fault.
+
     `identity` says which function it is, its source file's content included; None for one that has no name: its
     verdicts cannot be kept. Close it, or use it in a `with`.
     """
 
-    def __init__(self, rule: str | Rule, seconds: float = 10.0, key: str = "verifier") -> None:
-        self.seconds, self.key = seconds, key
+    def __init__(self, rule: str | Rule, seconds: float = 10.0, key: str = "verifier", patient: bool = False) -> None:
+        self.seconds, self.key, self._patient = seconds, key, patient
         self.name = rule if isinstance(rule, str) else ""
         self._function: Rule = function(rule, key) if isinstance(rule, str) else rule
         self.identity = _identity(self.name, self._function) if self.name else None
@@ -85,7 +87,7 @@ class Verifier:
         said = self._exchange({"response": response, "answer": answer, "aliases": list(aliases)})
         if said is None:
             self._hangs += 1
-            if self._hangs >= HANGS_IN_A_ROW:
+            if self._hangs >= HANGS_IN_A_ROW and not self._patient:
                 raise UserError(
                     f"{self.key}: {self.name} gave no verdict in {self.seconds:g} s, {self._hangs} times in a row; "
                     "mend it, or give it more seconds"
@@ -159,10 +161,13 @@ class Verifier:
 
 
 def _identity(name: str, found: Rule) -> str:
-    """The name, and a digest of the file that the function is written in: another text, another verifier."""
+    """The name, and a digest of the file that the function is written in, and of those beside it whose names begin with
+    its own (`answers.py`, `answers_units.py`): another text, another verifier."""
     try:
         source = inspect.getsourcefile(inspect.unwrap(found))
-        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else ""
+        files = sorted(Path(source).parent.glob(f"{Path(source).stem}*.py")) if source else []
+        text = b"".join(file.read_bytes() for file in files)
+        digest = hashlib.sha256(text).hexdigest()[:16] if files else ""
     except (TypeError, OSError):
         digest = ""
     return f"{name} {digest}"

@@ -14,9 +14,18 @@ from typing import Any
 from open4ov.errors import UserError
 from open4ov.functions import function
 
+_timed = False
+
+
+def timed() -> bool:
+    """Whether this process is a verifier's, whose calls have their seconds: what could hang may run in it."""
+    return _timed
+
 
 def main() -> None:
     """`argv`: the search path, the verifier's name, the pipe's number and the seconds a call may take."""
+    global _timed
+    _timed = True
     name, pipe, seconds = sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     try:
         rule = function(name, "verifier")

@@ -101,6 +101,12 @@ def test_a_plan_says_only_what_was_asked() -> None:
     assert "--quantization" in language.arguments
     with pytest.raises(UserError, match="tensor_parallel"):
         plan("m", tensor_parallel=0)
+    (rollout,) = plan("m", rollout=True)
+    assert {"--enable-scale-out", "processed_logprobs"} <= set(rollout.arguments)
+    assert rollout.environment["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "VLLM_SERVER_DEV_MODE" not in one.environment
+    with pytest.raises(UserError, match="--rollout and --encoder-store"):
+        plan("m", rollout=True, encoder_store="/s")
 
 
 def test_a_plan_for_others_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

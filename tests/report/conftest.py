@@ -58,6 +58,24 @@ def finished(tmp_path: Path) -> Any:
     return finished_run(tmp_path)
 
 
+POOL = {
+    "wanted": 40,
+    "tasks": 20,
+    "text_share": {"asked": 0.2, "is": 0.25},
+    "by": {
+        "source": {"an <exam>": {"count": 15, "share": 0.75}, "corpora": {"count": 5, "share": 0.25}},
+        "domain": {f"domain {i}": {"count": 2, "share": 0.1} for i in range(10)},
+        "pictures": {"image": {"count": 15, "share": 0.75}, "text": {"count": 5, "share": 0.25}},
+    },
+    "sources": [
+        {"name": "an <exam>", "kind": "set", "candidates": 1200, "admitted": 15, "used": 15, "cloze": 9, "broken": 2,
+         "judged": {"sound": 7, "broken": 1, "unsure": 2}, "screened": {"queue": 5, "decided": 4, "rejected": 1},
+         "excluded": {"cloze_among": 3}},
+    ],
+    "leakage": {"t<sk": {"asked": 15, "survive": 2, "undecidable": 1, "pass_rate": 0.2, "guess": 0.3}},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of such a run. Do not write into it."""
@@ -97,6 +115,7 @@ def finished_run(tmp_path: Path) -> Any:
     about = {"id": "0123456789abcdef", "train": 1800, "val": 20, "left_out": {"an <empty> answer": 3}}
     folder("sets", summary={"knowledge": about, "ability": {**about, "left_out": {}}})
     folder("preference_set", summary={"preference": {**about, "left_out": {}}})
+    folder("rl_pool", pool=POOL)
     for place, model in enumerate(MODELS[1:]):
         points = [{"step": step, "loss": 2 / (step + 1) + place, "reward": step / 30} for step in range(30)]
         lost = {"questions": 40, "before": 0.9, "after": 0.6, "drop": 0.3, "shrunk": 0.25, "low": 0.1, "high": 0.4}

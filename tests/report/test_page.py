@@ -123,4 +123,4 @@ def test_a_browser_shows_it_without_complaint(reported: Path, tmp_path: Path) ->
     table = table[: table.index("</table>")]
     assert table.count("<tr") == 1 + 20 + 3
     assert "DPO" in table
-    assert done.stdout.count("<svg") == 8
+    assert done.stdout.count("<svg") == 9

@@ -61,6 +61,15 @@ OPEN: list[tuple[str, str, str, str]] = [
     ("请从选项中选择正确答案。图中的数字之和是多少？\nA. 7\nB. 9", "选B", "图中的数字之和是多少？", "9"),
     ("这是哪种动物？\nA. 猫\nB. 狗", "答案：A", "这是哪种动物？", "猫"),
     ("灯是亮着的吗？\nA. 是\nB. 否", "B", "灯是亮着的吗？", "否"),
+    ("Context: N/A\nWhat is it?\nOptions: (A) a lamp (B) a chair", "B", "Context: N/A\nWhat is it?", "a chair"),
+    ("Choices:\nA. red\nB. blue\nQuestion: What colour is the car?", "B", "What colour is the car?", "blue"),
+    ("函数的值为( )\nA. 1 B. 2 C. 3 D. 4", "C", "函数的值为____", "3"),
+    ("函数的值为( )\nA.1    B.2\nC.3    D.4", "D", "函数的值为____", "4"),
+    ("What is the value?\nA.12\nB.13", "A", "What is the value?", "12"),
+    ("What is x?\nA. 1    B. 2\nC. 3    D. 4", "B", "What is x?", "2"),
+    ("图中汽车是什么颜色？\nＡ．红色\nＢ．蓝色", "B", "图中汽车是什么颜色？", "蓝色"),
+    ("图中汽车是什么颜色？\nA 红色\nB 蓝色\nC 绿色", "A", "图中汽车是什么颜色？", "红色"),
+    ("What is in row 1?\nA. (2, 3)\nB. (3, 2)", "A", "What is in row 1?", "(2, 3)"),
     ("【单选题】时钟显示几点？\nA. 10:15\nB. 10:25", "A", "时钟显示几点？", "10:15"),
 ]  # fmt: skip
 
@@ -133,6 +142,12 @@ PLAIN = [  # no options: left as they are
     ("图中是哪个字母？", "B"),
     ("Steps:\n1. Look.\n2. Count.\nHow many cups?", "7"),
     ("What is the ratio A:B?", "2:3"),
+    ("Look at Fig. A.1 and Fig. B.2. How many cups are there?", "3"),
+    ("图中有没有猫？", "有"),
+    ("A cat and a dog.\nB ut how many birds?", "2"),
+    ("What is in row 1, column 2?", "H"),
+    ("右下角是什么？", "D"),
+    ("Which point is the highest?", "D"),
 ]
 
 

@@ -12,7 +12,7 @@ from open4ov.recipe import DpoSection
 from open4ov.rl import dpo
 from open4ov.sample import Sample, assistant, user
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "advantages.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rl.json").read_text())
 
 
 @pytest.mark.parametrize("case", GOLDEN["dpo"])

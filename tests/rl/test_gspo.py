@@ -8,7 +8,7 @@ import torch
 
 from open4ov.rl import gspo
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "advantages.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rl.json").read_text())
 
 
 @pytest.mark.parametrize("case", GOLDEN["gspo"])

@@ -15,7 +15,7 @@ from open4ov.graph import StageRun
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
-from open4ov.rl import replay, trainer
+from open4ov.rl import replay, stage
 from open4ov.rl.replay import Replay
 from open4ov.rl.sampling import Cursor
 from open4ov.sample import Sample, assistant, user
@@ -89,20 +89,20 @@ def test_a_stage_replays_the_general_set(tiny_dir: Path, tmp_path: Path) -> None
     write_samples(tmp_path / "pool" / "pool.parquet", pool)
     write_json(tmp_path / "pool" / "pool.json", {"wanted": 8})
 
-    def stage(name: str) -> Path:
+    def ran(name: str) -> Path:
         for folder in (name, f"{name}.scratch"):
             (tmp_path / folder).mkdir()
         run = StageRun(Recipe(name="t", rl=options), tmp_path / name, tmp_path / f"{name}.scratch", inputs, store, 0,
                        "rl", Quiet())  # fmt: skip
-        trainer.run(run)
+        stage.run(run)
         return tmp_path / name
 
     write_samples(tmp_path / "data" / "general.parquet", samples(store))
-    out = stage("rl")
+    out = ran("rl")
     summary, shown = (json.loads((out / f"{name}.json").read_text()) for name in ("summary", "rollouts"))
     assert summary["replayed"] > 0
     assert [one["step"] for one in shown] == [1, 2]
     assert len((out / "train.jsonl").read_text().splitlines()) == 2
     write_samples(tmp_path / "data" / "general.parquet", samples(store)[-2:])
     with pytest.raises(UserError, match=r"rl\.replay\.share: there is no general sample to replay"):
-        stage("none")
+        ran("none")

@@ -23,6 +23,7 @@ from open4ov.review.collection import Collection
 from open4ov.review.decisions import Decision, Reviewer
 from open4ov.rl import checks, pool
 from open4ov.rl.admit import Admitted, Given, Judged, Tools, admit
+from open4ov.rl.answer_types import kind
 from open4ov.rl.rewards import exact
 from open4ov.rl.tasks import from_corpora, read, task
 from open4ov.sample import Label, Sample, assistant, user
@@ -197,7 +198,7 @@ def test_text_share_holds_over_all_sources_and_what_is_short_is_made_up() -> Non
     made = pool.compose(both, 20, 0.2, 0)
     assert (len(made), sum(not s.images for s in made)) == (20, 4)
     by = pool.distribution(made)["source"]
-    assert (by["a"]["count"], by["b"]["count"]) == (12 + 4, 4)
+    assert (by["a"]["count"], by["b"]["count"]) == (15, 5), "b has no text, and all the more pictures"
     assert len(pool.compose(both, 200, 0.5, 0)) == 120
     assert sum(not s.images for s in pool.compose(both, 100, 0.9, 0)) == 40, "pictures make up for texts"
     barred = {s.id for s in made}
@@ -269,6 +270,7 @@ def test_an_imported_set_becomes_tasks_with_its_pictures(tmp_path: Path) -> None
     assert figures["by"]["source"] == {"exam": {"count": 8, "share": 0.5}, "corpora": {"count": 8, "share": 0.5}}
     assert figures["by"]["domain"]["Physics"]["count"] == 6
     assert figures["by"]["form"] == {"open": {"count": 10, "share": 0.625}, "cloze": {"count": 6, "share": 0.375}}
+    assert figures["by"]["pictures"]["text"]["count"] == 4
     one = next(task for task in made if "cloze" in task.sample.extra)
     assert one.prompt[-1].text.count("\\boxed") == 1
     assert "A." not in one.prompt[-1].text
@@ -372,6 +374,19 @@ def test_the_catalog_judges_what_its_annotations_know(tmp_path: Path) -> None:
     assert 0 not in said["right"]
 
 
+def test_the_judge_is_told_what_a_sample_is(tmp_path: Path) -> None:
+    plain = rl_pool.question_to_judge(asked("What is {3}+4?", "7", aliases=["seven"]), ImageStore(tmp_path)).prompt.text
+    assert "There is no image." in plain
+    assert "Question: What is {3}+4?\nReference answer: 7" in plain
+    assert "Also counted as right: seven" in plain
+    assert "multiple choice" not in plain
+    made = admit(source([asked("What colour?\nA. red\nB. blue", "B", images=1)]), PoolSection(), tools(), 0, set())
+    request = rl_pool.question_to_judge(made.samples[0], ImageStore(tmp_path))
+    assert "Look at the image first." in request.prompt.text
+    assert "Its options were: red; blue" in request.prompt.text
+    assert len(request.images) == 1
+
+
 def test_decontamination_by_question_and_picture(tmp_path: Path) -> None:
     folder = exam(tmp_path / "exam", 3)
     tsv = tmp_path / "bench.tsv"
@@ -406,3 +421,24 @@ def test_no_steps_no_pool(tmp_path: Path) -> None:
 
 def test_what_is_quoted_is_no_hint() -> None:
     assert checks.fault(asked("What does “HELLO” mean? Say it in one word.", "hello"), exact, opens, 5) is None
+
+
+KINDS = [
+    ("7", "number"), ("1,000", "number"), ("3/4", "number"), ("seven", "number"), ("七", "number"), ("3个", "number"),
+    ("5 km", "number_unit"), ("25%", "number_unit"), ("€5", "number_unit"), ("$5", "number"),
+    ("16 cm^2", "number_unit"),
+    ("5公里", "number_unit"), ("30°C", "number_unit"), ("60 km/h", "number_unit"),
+    ("Yes", "yes_no"), ("否", "yes_no"), ("True.", "yes_no"),
+    ("May 3, 1990", "date"), ("1990-05-03", "date"), ("1990年5月3日", "date"), ("10:15", "date"), ("3 pm", "date"),
+    ("\\frac{x}{2}", "expression"), ("x = 3", "expression"), ("(1, 2)", "expression"), ("4x", "expression"),
+    ("2:3", "expression"), ("7, 8, 9", "expression"), ("\\sqrt{3}", "expression"),
+    ("B", "letter"), ("red", "word"), ("红色", "word"), ("H2O", "word"), ("shower head", "phrase"),
+    ("a red cat", "phrase"), ("空气滤清器堵塞", "phrase"), ("", "empty"), ("$ $", "empty"),
+    ("The anti-lock braking system has a fault.", "sentence"), ("Stop. Then go.", "sentence"),
+    ("减速，看清左右两侧。", "sentence"), ("需要大风时调高。", "sentence"), ("What is it?", "sentence"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "expected"), KINDS)
+def test_kinds_of_answers(answer: str, expected: str) -> None:
+    assert kind(answer) == expected

@@ -170,6 +170,30 @@ def test_a_roller_that_is_gone_leaves_the_steps_that_are_done(
     assert_same(resumed, whole)
 
 
+def test_a_roller_that_is_gone_ahead_of_the_update_leaves_them_too(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends in another thread, and is heard of when a checkpoint is to hold the responses, or they are asked for."""
+    options = {**PLAIN, "rollout": {"ahead": True}}
+    calls: list[int] = []
+    generate = OwnRoller.generate
+
+    def gone(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise RollerGone("gone")
+        return generate(self, requests, *rest)
+
+    monkeypatch.setattr(OwnRoller, "generate", gone)
+    for every in (2, 100):
+        calls.clear()
+        folder = tmp_path / str(every)
+        with pytest.raises(RollerGone, match="gone"):
+            train(tiny_dir, arguments={"checkpoints": folder}, **{**options, "checkpoint_every": every})
+        assert [path.name for path in folder.iterdir()] == ["step-2"]
+        assert len(train(tiny_dir, arguments={"checkpoints": folder}, **options)[1].curve) == 5
+
+
 def test_a_loss_that_is_no_number_names_step_and_tasks(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

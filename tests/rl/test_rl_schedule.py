@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from online import section, train
 
+from open4ov import keys
 from open4ov.errors import UserError
-from open4ov.recipe import load
+from open4ov.recipe import Recipe, load
 from open4ov.rl.schedule import flat, phase
 
 
@@ -82,6 +83,17 @@ def test_what_a_recipe_may_not_say(tmp_path: Path, text: str, said: str) -> None
     with pytest.raises(UserError) as told:
         load(path)
     assert said in str(told.value)
+
+
+def test_what_is_told_and_kept_on_the_way_makes_no_stage_anew() -> None:
+    def key(**changes: object) -> dict[str, Any]:
+        return keys.training("rl")(Recipe.model_validate({"name": "a", "rl": changes}))
+
+    told = {"checkpoint_every": 3, "tensorboard": True, "wandb": "p", "no_live": "stop", "no_live_steps": 2}
+    assert key(**told) == key()
+    for changes in ({"replay": {"share": 0.1}}, {"oversampling": {"enabled": True}}, {"plateau": {"steps": 2}},
+                    {"max_update_tokens": 512}, {"freeze_vision": False}):  # fmt: skip
+        assert key(**changes) != key(), changes
 
 
 def test_diversity_options_count_when_a_plateau_may_end_pass_at_k(tmp_path: Path) -> None:

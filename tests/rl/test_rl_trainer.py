@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +76,23 @@ def test_figures_of_the_curve_are_those_of_the_journal(tiny_dir: Path, tmp_path:
         assert line["seconds"] == pytest.approx(sum(line[f"{part}_seconds"] for part in parts), abs=1e-3)
         tokens = line["length"] * 32
         assert line["rollout_tokens_per_second"] == pytest.approx(tokens / line["rollout_seconds"], rel=0.05)
+
+
+def test_tensorboard_gets_the_numbers(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the phase, which is a word. A package that is not there is said by RL's own option."""
+    added: list[tuple[str, float, int]] = []
+    writer = SimpleNamespace(add_scalar=lambda *given: added.append(given), close=lambda: None)
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = lambda folder, purge_step: writer  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    _, result = train(tiny_dir, steps=1, tensorboard=True, arguments={"folder": tmp_path})
+    told = {name: value for name, value, step in added if step == 1}
+    assert told["train/pass_rate"] == result.curve[0]["pass_rate"]
+    assert "train/rollout_seconds" in told
+    assert "train/phase" not in told
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"rl\.tensorboard: .*pip install 'open4ov\[tensorboard\]'"):
+        train(tiny_dir, steps=1, tensorboard=True, arguments={"folder": tmp_path})
 
 
 def test_the_first_and_the_last_step_are_shown(tiny_dir: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from open4ov.graph import StageRun
 from open4ov.model import Processor, Qwen3VL
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe, RlSection, load
-from open4ov.rl import selection, trainer
+from open4ov.rl import selection, stage
 from open4ov.rl.tasks import Task, task
 from open4ov.rollout_book import FOLDER, Book
 from open4ov.rollouts import digest
@@ -117,7 +117,7 @@ def test_the_stage_writes_what_is_never_right_for_stage_3(tmp_path: Path, tiny_d
         (tmp_path / folder).mkdir()
     inputs = {"rl_pool": tmp_path / "pool", "sft_preference": tmp_path / "sft"}
     SEEN.clear()
-    trainer.run(StageRun(recipe, tmp_path / "out", tmp_path / "scratch", inputs, images, 0, "rl", Quiet()))
+    stage.run(StageRun(recipe, tmp_path / "out", tmp_path / "scratch", inputs, images, 0, "rl", Quiet()))
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["filter"]["kept"] == 4
     failed = {one.id: one for one in read_samples(tmp_path / "out" / "failed.parquet")}
     assert {f"hard-{i}" for i in range(4)} <= failed.keys()

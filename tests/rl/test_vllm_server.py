@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +27,10 @@ from open4ov.engine.vllm import find_python
 from open4ov.engine.vllm_plan import plan
 from open4ov.engine.vllm_server import VLLMServer
 from open4ov.engine.vllm_sync import WeightsDiffer, own_log_probs
+from open4ov.engine.vllm_wire import SAFE_TEMPERATURE, Gone
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
-from open4ov.recipe_rl_rollout import RolloutSection
+from open4ov.recipe_rl_rollout import COLDEST_OF_VLLM, RolloutSection
 from open4ov.rl import roller
 from open4ov.rl.roller import RollerGone
 from open4ov.sample import user
@@ -170,6 +172,10 @@ def test_what_a_server_cannot_say_log_p_of_is_refused(
     rolls.close()
 
 
+def test_the_recipe_knows_what_is_too_cold_for_vllm() -> None:
+    assert COLDEST_OF_VLLM == SAFE_TEMPERATURE
+
+
 def test_the_key_comes_from_the_environment(
     parts: tuple[Qwen3VL, Processor], serve: Callable[..., Like], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +186,41 @@ def test_the_key_comes_from_the_environment(
     monkeypatch.setenv("ROLLOUT_KEY", "abc")
     roller.build(*parts, section(like, tmp_path, key_env="ROLLOUT_KEY")).close()
     assert like.keys == {"Bearer abc"}
+
+
+@pytest.mark.slow
+def test_a_process_of_ours_that_dies_in_mid_step_is_started_again(
+    parts: tuple[Qwen3VL, Processor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the weights as they are by then, and the versions going on. One that dies every time ends the step."""
+    model, processor = parts
+    python = tmp_path / "python"
+    here = Path(__file__).parent
+    paths = f"{here}:{here.parents[1] / 'src'}"
+    python.write_text(f"#!/bin/sh\nPYTHONPATH={paths} exec {sys.executable} {here / 'worker_like.py'}\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("OPEN4OV_VLLM_PYTHON", str(python))
+    monkeypatch.setenv("DIES_ONCE", str(tmp_path / "dies"))
+    (tmp_path / "dies").touch()
+    rolls = roller.build(model, processor, RolloutSection(backend="vllm", tries=2), version=4)
+    shaken(model)
+    requests = asking(2, PICTURE)
+    assert rolls.update_weights() == 5  # the probes of start and update are eight requests: it died, and was started
+    found = rolls.generate(requests)
+    assert not (tmp_path / "dies").exists()
+    assert {one.weight_version for group in found for one in group} == {rolls.weight_version}
+    for request, group in zip(requests, found, strict=True):
+        for one in group:
+            gap = torch.tensor(one.log_probs) - own(model, processor, request, one)
+            assert float(gap.abs().max()) < 1e-4
+    monkeypatch.setattr("open4ov.engine.vllm.VLLM._answers", died)
+    with pytest.raises(RollerGone, match=r"rl\.rollout\.backend vllm: vLLM is gone: .*same command again"):
+        rolls.generate(requests)
+    rolls.close()
+
+
+def died(*_: object) -> None:
+    raise Gone("vLLM's process has ended")
 
 
 @pytest.fixture(scope="module")

@@ -128,38 +128,21 @@ class Like:
 
     def _generate(self, body: dict[str, Any]) -> dict[str, Any]:
         images = [_image(part["url"]) for part in body.get("content_parts", [])]
-        words = self.processor.tokenizer.decode(body["token_ids"], skip_special_tokens=False)
-        content = words.split("user\n", 1)[1].split("<|im_end|>")[0]
-        text = content.replace("<|vision_start|><|image_pad|><|vision_end|>", "")
-        sampling = body["sampling_params"]
-        request = Request(
-            [user(text, len(images))],
-            images,
-            max_tokens=sampling["max_tokens"],
-            temperature=sampling["temperature"],
-            n=sampling["n"],
-            seed=sampling["seed"],
-            prompt_log_probs=sampling["prompt_logprobs"] is not None,
-        )
-        document = self.processor.encode(request.messages, images, generate=True, pixels=False)
-        whole: list[int] = document.input_ids.tolist()
-        image = self.processor.image_id
-        short = [t for place, t in enumerate(whole) if t != image or whole[place - 1] != image]
-        assert short == body["token_ids"], "the client's prompt is not what this conversation reads as"
-        ((*found,),) = self.engine.generate([request])
+        whole, found = generated(self.engine, body["token_ids"], images, body["sampling_params"])
         scores = found[0].prompt_log_probs
+        temperature = body["sampling_params"]["temperature"]
         return {
-            "choices": [self._choice(i, one, request) for i, one in enumerate(found)],
+            "choices": [self._choice(i, one, temperature) for i, one in enumerate(found)],
             "prompt_token_ids": whole,
             "prompt_logprobs": [None, *({t: {"logprob": v}} for t, v in zip(whole[1:], scores, strict=True))]
-            if request.prompt_log_probs
+            if scores
             else None,
         }
 
-    def _choice(self, index: int, one: Completion, request: Request) -> dict[str, Any]:
+    def _choice(self, index: int, one: Completion, temperature: float) -> dict[str, Any]:
         log_probs = one.log_probs
-        if self.raw and request.temperature:
-            log_probs = [value * request.temperature for value in log_probs]
+        if self.raw and temperature:
+            log_probs = [value * temperature for value in log_probs]
         spans = [{"version": self.label, "start": 0, "end": len(one.token_ids)}]
         return {
             "index": index,
@@ -173,6 +156,33 @@ class Like:
                 ]
             },
         }
+
+
+def generated(
+    engine: Engine, tokens: list[int], images: list[Image.Image], sampling: dict[str, Any]
+) -> tuple[list[int], list[Completion]]:
+    """The whole prompt, and the completions of one that comes as tokens with one placeholder for each picture."""
+    processor = engine.processor
+    words = processor.tokenizer.decode(tokens, skip_special_tokens=False)
+    content = words.split("user\n", 1)[1].split("<|im_end|>")[0]
+    text = content.replace("<|vision_start|><|image_pad|><|vision_end|>", "")
+    request = Request(
+        [user(text, len(images))],
+        images,
+        max_tokens=sampling["max_tokens"],
+        temperature=sampling["temperature"],
+        top_k=sampling["top_k"],
+        top_p=sampling["top_p"],
+        n=sampling.get("n", 1),
+        seed=sampling["seed"],
+        prompt_log_probs=sampling["prompt_logprobs"] is not None,
+    )
+    whole: list[int] = processor.encode(request.messages, images, generate=True, pixels=False).input_ids.tolist()
+    image = processor.image_id
+    short = [t for place, t in enumerate(whole) if t != image or whole[place - 1] != image]
+    assert short == tokens, "the client's prompt is not what this conversation reads as"
+    ((*found,),) = engine.generate([request])
+    return whole, found
 
 
 def _image(url: str) -> Image.Image:

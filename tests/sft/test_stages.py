@@ -19,7 +19,7 @@ from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
 from open4ov.rl import dpo
-from open4ov.rl import trainer as rl
+from open4ov.rl import stage as rl
 from open4ov.rl.hallucination import KINDS
 from open4ov.sft import curriculum, deficit, planning, pupil, sets, short
 from open4ov.sft.encoding import Encoder

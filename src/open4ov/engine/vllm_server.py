@@ -143,7 +143,8 @@ class VLLMServer(Wired):
         try:
             super()._verify()
         except WeightsDiffer as error:
-            raise WeightsDiffer(f"{self.url}: {error}; {_START}") from error
+            hint = f"{_START}, and one that computes in another type than the model's, or quantised, needs a tolerance"
+            raise WeightsDiffer(f"{self.url}: {error}; {hint} above {self.tolerance:g}") from error
 
     def _probes(self) -> list[Request]:
         return [replace(one, top_k=0, top_p=1.0) for one in vllm_sync.probes(self.processor)]

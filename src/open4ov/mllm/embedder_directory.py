@@ -21,6 +21,7 @@ from open4ov.mllm.ask import Picture
 
 Floats = NDArray[np.float32]
 WHERE = "data.embedder.directory"
+"""Whose messages these are, unless another option names the folder"""
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 LAYOUT = "modules.json"
 
@@ -29,10 +30,10 @@ class DirectoryEmbedder:
     """Raises UserError for a folder that is none of sentence-transformers, holds no safetensors or needs code of its
     own, and where the extra is not installed."""
 
-    def __init__(self, folder: Path, batch: int) -> None:
-        _check(folder)
+    def __init__(self, folder: Path, batch: int, where: str = WHERE) -> None:
+        _check(folder, where)
         if importlib.util.find_spec("sentence_transformers") is None:
-            raise UserError(f"{WHERE}: needs the extra `embed`: pip install 'open4ov[embed]'")
+            raise UserError(f"{where}: needs the extra `embed`: pip install 'open4ov[embed]'")
         opened: Any = importlib.import_module("sentence_transformers")  # carries no types
         try:
             self._model: Any = opened.SentenceTransformer(
@@ -40,8 +41,8 @@ class DirectoryEmbedder:
             )
         except Exception as error:  # whatever a folder's contents make the library raise
             told = " ".join(str(error).split())[:300]
-            raise UserError(f"{WHERE}: {folder} cannot be opened as a sentence-transformers model: {told}") from None
-        self._folder, self._batch = folder, batch
+            raise UserError(f"{where}: {folder} cannot be opened as a sentence-transformers model: {told}") from None
+        self._folder, self._batch, self._where = folder, batch, where
         self.sees = "image" in {str(one) for one in self._model.modalities}
 
     def texts(self, texts: Sequence[str]) -> Floats:
@@ -49,7 +50,7 @@ class DirectoryEmbedder:
 
     def images(self, pictures: Sequence[Picture]) -> Floats:
         if not self.sees:
-            raise UserError(f"{WHERE}: {self._folder} embeds texts only; images are described instead")
+            raise UserError(f"{self._where}: {self._folder} embeds texts only; images are described instead")
         parts = [
             self._encode([picture.image for picture in pictures[start : start + self._batch]])
             for start in range(0, len(pictures), self._batch)
@@ -65,18 +66,31 @@ class DirectoryEmbedder:
         return rows(found, len(inputs))
 
 
-def files(folder: Path) -> list[Path]:
+def files(folder: Path, where: str = WHERE) -> list[Path]:
     """The files that a model's rows depend on. Raises UserError as the embedder does for the folder."""
-    _check(folder)
+    _check(folder, where)
+    return model_files(folder)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """All files of a model's folder but hidden ones."""
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
 
 
-def _check(folder: Path) -> None:
+def need_safetensors(folder: Path, where: str) -> None:
+    """Raises UserError for a folder without weights as safetensors."""
+    if not any(folder.rglob("*.safetensors")):
+        found = sorted({path.suffix for path in folder.rglob("*") if path.suffix in _OTHER_WEIGHTS})
+        told = f" (only {', '.join(found)}); convert them" if found else ""
+        raise UserError(f"{where}: {folder} has no weights as safetensors{told}")
+
+
+def _check(folder: Path, where: str) -> None:
     if not folder.is_dir():
-        raise UserError(f"{WHERE}: {folder} is no folder; name one of a sentence-transformers model on this machine")
+        raise UserError(f"{where}: {folder} is no folder; name one of a sentence-transformers model on this machine")
     layout = folder / LAYOUT
     if not layout.is_file():
-        raise UserError(f"{WHERE}: {folder} has no {LAYOUT}; expected a folder that sentence-transformers saved")
+        raise UserError(f"{where}: {folder} has no {LAYOUT}; expected a folder that sentence-transformers saved")
     try:
         modules: Any = json.loads(layout.read_text("utf-8"))
         kinds = [str(module["type"]) for module in modules]
@@ -85,7 +99,4 @@ def _check(folder: Path) -> None:
     foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
     if foreign:
         raise UserError(f"{layout}: the module {foreign[0]} is code of the folder's own, which is never run")
-    if not any(folder.rglob("*.safetensors")):
-        found = sorted({path.suffix for path in folder.rglob("*") if path.suffix in _OTHER_WEIGHTS})
-        told = f" (only {', '.join(found)}); convert them" if found else ""
-        raise UserError(f"{WHERE}: {folder} has no weights as safetensors{told}")
+    need_safetensors(folder, where)

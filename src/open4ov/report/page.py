@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from open4ov import templates
 from open4ov.report import gallery, plots, rollouts, training_sets
+from open4ov.report.pool import pool
 from open4ov.report.table import TITLES, build, row_named, shown, verdict
 from open4ov.store import write_json
 
@@ -59,6 +60,7 @@ def run(run: StageRun) -> None:
         sets=training_sets.sets(run.inputs),
         blend=training_sets.blend(run.inputs),
         rolled=rollouts.steps(run.inputs, run.images),
+        tasks=pool(run.inputs),
     )
     run.progress("page", 3, 4)
     (run.out / "report.html").write_text(html)
@@ -78,6 +80,7 @@ def page(
     sets: Sequence[Mapping[str, Any]],
     blend: Mapping[str, Any] | None,
     rolled: Sequence[Mapping[str, Any]],
+    tasks: Mapping[str, Any] | None = None,
 ) -> str:
     """The HTML of a report. Every text is escaped; pictures and plots are inside the page; it asks for nothing else."""
     environment = templates.environment("open4ov.report")
@@ -106,6 +109,7 @@ def page(
         sets=sets,
         blend=blend,
         rolled=rolled,
+        pool=tasks,
     )
 
 

@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from open4ov.recipe_rl_pool import PoolSection, SourceSection
@@ -112,7 +113,7 @@ def admit(given: Given, section: PoolSection, tools: Tools, seed: int, seen: set
     if not given.drawn:
         rng.shuffle(looked.kept)
     judged = _judge(looked, section, tools, rng)
-    queue = _queue(looked.kept, judged, section.queue, rng)
+    queue = [] if given.drawn else _queue(looked.kept, judged, section.queue, rng)
     decided, rejected = _screen(looked, given, section, tools)
     waiting = sum(tools.decided(sample) is None for sample in queue)
     figures: dict[str, Any] = {
@@ -283,7 +284,8 @@ def _shown(samples: Sequence[Sample]) -> str:
     first: dict[str, Sample] = {}
     for sample in samples:
         first.setdefault(str(sample.extra["rejected_by"]), sample)
-    rest = [sample for sample in samples if sample not in first.values()]
+    names = {sample.id for sample in first.values()}
+    rest = islice((sample for sample in samples if sample.id not in names), SHOWN)
     lines = [
         f"\n  {sample.id}: {sample.extra['reason']} ({checks.question_of(sample)[:80]!r})"
         for sample in [*first.values(), *rest][:SHOWN]

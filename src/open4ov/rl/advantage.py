@@ -33,7 +33,7 @@ def pass_at_k(rewards: Tensor, k: int) -> Tensor:
     population standard deviation. All zero when p = 0 or m < k (s = 0): such a group teaches nothing.
 
     Raises ValueError for rewards other than 0 and 1 (they would silently become their own advantage in the original
-    code), for an empty group, and for k outside 1..N.
+    code) or not finite, for an empty group, and for k outside 1..N.
     """
     values = _one_group(rewards)
     count = len(values)
@@ -41,7 +41,7 @@ def pass_at_k(rewards: Tensor, k: int) -> Tensor:
     if not bool((right | (values == 0)).all()):
         raise RewardError(f"pass_at_k needs rewards of 0 or 1, got {sorted(set(values.tolist()))}")
     if not 1 <= k <= count:
-        raise ValueError(f"pass_at_k needs 1 <= k <= {count} (the responses of the group), got {k}")
+        raise ValueError(f"pass_at_k needs k from 1 to {count}, the responses of the group, got {k}")
     wrong = count - int(right.sum())
     if wrong == count or wrong < k:
         return torch.zeros_like(values)
@@ -52,8 +52,23 @@ def pass_at_k(rewards: Tensor, k: int) -> Tensor:
     return torch.where(right, positive, torch.full_like(values, (1 - reward - all_wrong) / spread))
 
 
+def gap(group: int, right: int, k: int) -> float:
+    """How far a right response is above a wrong one in Pass@k's advantages, q / s; 0 for a dead group.
+
+    Length may move two responses by its weight against each other: it changes the order of right and wrong only where
+    that weight is larger than the gap.
+    """
+    if not 0 < right < group or group - right < k:
+        return 0.0
+    values = pass_at_k(torch.tensor([1.0] * right + [0.0] * (group - right)), k)
+    return float(values[0] - values[-1])
+
+
 def diversity(rewards: Tensor) -> Tensor:
-    """Diversity-weighted advantages (eq. 9): the rewards of eq. 8 less their mean, not divided by their spread."""
+    """Diversity-weighted advantages (eq. 9): the rewards of eq. 8 less their mean, not divided by their spread.
+
+    All zero for a single response. Raises RewardError for rewards that are not finite.
+    """
     values = _one_group(rewards)
     centred = values - values.mean()
     return torch.where(centred.abs() < 1e-12, torch.zeros_like(centred), centred)
@@ -75,11 +90,19 @@ def centred_length(length_rewards: Tensor, weight: float) -> Tensor:
 
 
 def dead(advantages: Tensor) -> bool:
-    """Whether a group teaches nothing: every advantage is zero (not the same as all right or all wrong)."""
+    """Whether a group teaches nothing: every advantage is zero (not the same as all right or all wrong).
+
+    Raises RewardError for advantages that are not finite: they would teach nonsense, which is not the same as nothing.
+    """
+    if not bool(torch.isfinite(advantages).all()):
+        raise RewardError(f"advantages must be finite, got {advantages.tolist()}")
     return not bool(advantages.any())
 
 
 def _one_group(rewards: Tensor) -> Tensor:
     if rewards.dim() != 1 or len(rewards) == 0:
         raise ValueError(f"expected the rewards of one group, shape [N], got {list(rewards.shape)}")
-    return rewards.detach().to(torch.float64)
+    values = rewards.detach().to(torch.float64)
+    if not bool(torch.isfinite(values).all()):
+        raise RewardError(f"the rewards of one group must be finite, got {values.tolist()}")
+    return values

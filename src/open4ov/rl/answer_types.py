@@ -94,6 +94,8 @@ def _wording(raw: str, text: str, phrase_words: int) -> Kind:
     if _ENDS.search(raw.rstrip(".。!！ ")) or raw.endswith(("?", "？")):
         return "sentence"
     if chinese:
+        if re.search(r"[，；]", raw) or (raw.endswith("。") and chinese > WORD_CHARACTERS):
+            return "sentence"
         most = 2 * phrase_words
         return "word" if chinese <= WORD_CHARACTERS and count == chinese else "phrase" if count <= most else "sentence"
     whole = len(text.split())

@@ -79,7 +79,7 @@ def convert(
         found = lists.Listed(question.strip(), dict(beside))
     if found is None:
         return _without_options(question, answer)
-    stem = _stem(found, question)
+    stem = _stem(found)
     if closed := _by_options(found.options, question):
         return closed
     letter = _letter(answer, found.options)
@@ -146,9 +146,12 @@ def _further(found: lists.Listed) -> bool:
     return bool(found.after) or any("?" in one or "？" in one for one in found.options.values())
 
 
-def _stem(found: lists.Listed, question: str) -> str:
+def _stem(found: lists.Listed) -> str:
     stem = rules.INSTRUCTION.sub("", found.stem).strip() if found.stem else ""
     stem = rules.INSTRUCTION.sub("", stem).strip()  # "Hint: ..." may have hidden "Question:"
+    below = rules.INSTRUCTION.sub("", found.after).strip()
+    if re.search(r"[?？]", below):  # the question stands behind its options
+        stem = f"{stem}\n{below}".strip()
     if rules.BLANK.search(stem):
         stem = rules.BLANK.sub("" if re.search(r"[?？]", stem) else "____", stem).strip()
     return stem

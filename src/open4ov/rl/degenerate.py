@@ -1,22 +1,12 @@
-"""Responses that have become a loop or noise: stopped while they are generated, and kept out of what is learnt.
+"""Responses that have become a loop or noise are stopped while they are generated.
 
-The engine stops them and says so (`engine/degeneration.py`; finish reason "repetition" or "garbled"). A degenerate
-response counts as wrong, whatever the verifier finds in it: an answer in front of endless repetition is nothing to be
-learnt from. Nor may it be better than its group by another channel (it is short, or unlike the others): its advantage
-is never above zero. Below zero it stays as it is: it is unlearnt like any wrong response.
-
-Shapes: N responses of a group.
+The engine stops them and says so (`engine/degeneration.py`; finish reason "repetition" or "garbled"). What such a
+response then counts for, nothing good, is where the channels of a reward become an advantage (`rewards.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from open4ov.engine import Completion
-from open4ov.engine.degeneration import REASONS, Degeneration
+from open4ov.engine.degeneration import Degeneration
 from open4ov.recipe_rl_rollout import RolloutSection
 
 LEAST = 24
@@ -33,28 +23,3 @@ def watch(section: RolloutSection, max_tokens: int) -> Degeneration | None:
         return None
     usual = Degeneration()
     return Degeneration(repeated=min(usual.repeated, max(LEAST, max_tokens // 2)))
-
-
-def mask(completions: Sequence[Completion]) -> Tensor:
-    """True for the degenerate ones, bool [N]."""
-    return torch.tensor([one.finish_reason in REASONS for one in completions], dtype=torch.bool)
-
-
-def signal(completions: Sequence[Completion], correct: Tensor) -> Tensor:
-    """`correct` [N] with 0 for degenerate responses; the others' as they are. Of the same type, not in place."""
-    return correct.masked_fill(_own(completions, correct), 0)
-
-
-def held_down(completions: Sequence[Completion], advantages: Tensor) -> Tensor:
-    """`advantages` [N], those of degenerate responses at most 0. Not in place.
-
-    After it a group's advantages may sum to less than zero. That is meant: sharing the rest out would raise others for
-    no merit of theirs. Responses that are all degenerate have equal channels but for length, and then at most unlearn.
-    """
-    return torch.where(_own(completions, advantages), advantages.clamp(max=0), advantages)
-
-
-def _own(completions: Sequence[Completion], values: Tensor) -> Tensor:
-    if values.shape != (len(completions),):
-        raise ValueError(f"expected a value for each of {len(completions)} responses, got {list(values.shape)}")
-    return mask(completions).to(values.device)

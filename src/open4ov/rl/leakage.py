@@ -15,6 +15,7 @@ share is marked falsely.
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,12 @@ from open4ov.rollouts import Answers, Sampling, roll
 from open4ov.sample import Sample
 
 Rule = Callable[[str, Sample], float]
-"""(response, sample) -> 1 for a right one, 0 for a wrong one: RL's reward"""
+"""(response, sample) -> 1 for a right one, 0 for a wrong one. What is known counts, in a box or not: `answers.agrees`,
+or RL's reward where that holds more for right"""
 
 LEAST, LEVEL = 0.5, 0.05
+HEAP = 2048
+"""Blind responses to other questions, at most, that an answer is compared with"""
 FEW = 8
 """Questions of a task below which nothing can be said of how it is guessed: such tasks of a language are taken
 together."""
@@ -90,29 +94,30 @@ def screen(
     asked = [sample for sample in samples if said.get(sample.id)]
     found: dict[str, Blind] = {}
     for group in _groups(asked):
-        given = [Counter(map(_bare, said[sample.id])) for sample in group]
-        heap = sum(given, Counter[str]())
-        total = heap.total()
+        heaped = _heaped(group, said)
+        heap = sum(heaped.values(), Counter[str]())
         answers = Counter(normalise(sample.answer or "") for sample in group)
         frequent = max(answers.values()) / len(group)
-        judged: dict[tuple[str, ...], dict[str, bool]] = {}
-        for sample, own in zip(group, given, strict=True):
+        judged: dict[tuple[str, ...], tuple[dict[str, bool], int]] = {}
+        for sample in group:
             key = (sample.answer or "", *sample.aliases)
             if key not in judged:
-                judged[key] = {text: bool(rule(text, sample)) for text in heap}
-            hits = judged[key]
-            others = sum(count for text, count in heap.items() if hits[text])
-            others -= sum(count for text, count in own.items() if hits[text])
-            guess = max(frequent, (others + 1) / (total - own.total() + 1))
-            count = own.total()
+                hits = {text: bool(rule(text, sample)) for text in heap}
+                judged[key] = hits, sum(count for text, count in heap.items() if hits[text])
+            hits, all_hits = judged[key]
+            own = heaped.get(sample.id, Counter[str]())
+            others = all_hits - sum(count for text, count in own.items() if hits[text])
+            guess = max(frequent, (others + 1) / (heap.total() - own.total() + 1))
+            count = len(said[sample.id])
             right = sum(bool(rule(text, sample)) for text in said[sample.id])
+            most = Counter(map(_bare, said[sample.id])).most_common(1)[0][0]
             found[sample.id] = Blind(
                 right,
                 count,
                 guess,
                 survives(right, count, guess, least, level),
                 tail(count, count, guess) <= level,
-                (boxed(said_most := own.most_common(1)[0][0]) or said_most)[:200],
+                (boxed(most) or most)[:200],
             )
     return {sample.id: found[sample.id] for sample in asked}
 
@@ -172,6 +177,14 @@ def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
         if len(group) < FEW:
             rest[language] += group
     return [*found, *rest.values()]
+
+
+def _heaped(group: Sequence[Sample], said: Mapping[str, Sequence[str]]) -> dict[str, Counter[str]]:
+    """What was said to the questions of a group, by id: of all of them, or of so many drawn at random that `HEAP`
+    responses are compared with each answer."""
+    most = max(2, HEAP // max(len(said[sample.id]) for sample in group))
+    chosen = group if len(group) <= most else random.Random("leakage heap").sample(group, most)
+    return {sample.id: Counter(map(_bare, said[sample.id])) for sample in chosen}
 
 
 def _bare(response: str) -> str:

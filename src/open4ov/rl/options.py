@@ -7,9 +7,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LINE = re.compile(r"(?m)^[ \t]*(?:[-*•][ \t]*)?[(（\[]?([A-Ha-h])[ \t]*[)）\].．、:：](?!\d)[ \t]*")
-_INLINE = re.compile(r"(?<![A-Za-z0-9∠])[(（\[]?([A-H])\s*[)）\].．、:：](?!\d)\s*")
-_LOWER = re.compile(r"(?<![A-Za-z0-9])[(（]?([a-h])[)）]\s*")
+_FORMS: tuple[tuple[re.Pattern[str], bool, int], ...] = (
+    (re.compile(r"(?m)^[ \t]*(?:[-*•][ \t]*)?[(（\[]?([A-Ha-h])[ \t]*[)）\].．、:：][ \t]*"), True, 2),
+    (re.compile(r"(?m)^[ \t]*([A-H])[ \t]+(?=\S)"), True, 3),
+    (re.compile(r"(?<![A-Za-z0-9∠])[(（\[]?([A-H])\s*[)）\].．、:：](?!\d)\s*"), False, 2),
+    (re.compile(r"(?<![A-Za-z0-9])[(（]?([a-h])[)）]\s*"), False, 2),
+    (re.compile(r"(?:^|(?<=\s))([A-H])[.．、](?=\d)"), False, 3),
+)
+"""How options are marked, whether on lines of their own, and how many there must be: `A.1` may be a figure's number"""
+_WIDE = {0xFF21 + i: 0x41 + i for i in range(8)}
+"""Ａ to Ｈ"""
 _NUMBERED = re.compile(r"(?m)^[ \t]*[(（\[]?(\d)[ \t]*[)）\].．、:：](?!\d)[ \t]*")
 _HEADER = re.compile(
     r"(?:^|(?<=[\s?？.。!：:]))(?:the )?(?:answer )?(?:options?|choices?|选项|备选答案)\s*(?:are)?\s*[:：][ \t]*", re.I
@@ -32,15 +39,16 @@ class Listed:
 
 def listed(question: str) -> Listed | None:
     """The options of a question; None where it lists none."""
-    for marks, lines in ((_LINE, True), (_INLINE, False), (_LOWER, False)):
-        if (found := _lettered(question, list(marks.finditer(question)), lines)) is not None:
+    question = question.translate(_WIDE)
+    for marks, lines, least in _FORMS:
+        if (found := _lettered(question, list(marks.finditer(question)), lines, least)) is not None:
             return found
     return _headed(question)
 
 
 def numbered(question: str) -> Listed | None:
     """Lines numbered 1, 2, ... at the end of a question."""
-    return _lettered(question, list(_NUMBERED.finditer(question)), lines=True, names="12345678")
+    return _lettered(question, list(_NUMBERED.finditer(question)), lines=True, least=2, names="12345678")
 
 
 def given(options: object) -> dict[str, str] | None:
@@ -54,8 +62,10 @@ def given(options: object) -> dict[str, str] | None:
     return None
 
 
-def _lettered(text: str, marks: Sequence[re.Match[str]], lines: bool, names: str = LETTERS) -> Listed | None:
-    """The last run of marks A, B, ... that reaches the end: what is asked stands before it."""
+def _lettered(
+    text: str, marks: Sequence[re.Match[str]], lines: bool, least: int, names: str = LETTERS
+) -> Listed | None:
+    """The last run of at least so many marks A, B, ... that reaches the end: what is asked stands before it."""
     for first in range(len(marks) - 1, -1, -1):
         if marks[first][1].upper() != names[0]:
             continue
@@ -63,29 +73,18 @@ def _lettered(text: str, marks: Sequence[re.Match[str]], lines: bool, names: str
         for mark in marks[first:]:
             if len(run) < len(names) and mark[1].upper() == names[len(run)]:
                 run.append(mark)
-        if len(run) < 2:
+        if len(run) < least:
             continue
         ends = [*(mark.start() for mark in run[1:]), len(text)]
         options = {mark[1].upper(): text[mark.end() : end] for mark, end in zip(run, ends, strict=True)}
-        last = run[-1][1].upper()
-        after = ""
+        last, after = run[-1][1].upper(), ""
         if lines:  # an instruction may stand on the lines below
             options[last], _, after = options[last].partition("\n")
-        elif _ASK.search(options[last]) or not all(map(_plain, options.values())):
+        plain = {key: _plain(value) for key, value in options.items()}
+        if _ASK.search(options[last]) or (not lines and not all(map(_said, plain.values()))):
             continue  # "In pictures (A) and (B), how many ...?", "points A、B、C": no options
-        elif len(run) < 3 and all(
-            not _plain(one) or one.strip() in ("and", "or", "和", "与") for one in options.values()
-        ):
-            continue
-        stem = (
-            _HEADER.sub("", text[: run[0].start()])
-            if _HEADER.search(text[: run[0].start()])
-            else text[: run[0].start()]
-        )
-        if lines and names == LETTERS and _shown_as_figure(options) and _ASK.search(options[last]):
-            continue
-        return Listed(stem.strip(), {key: _plain(value) for key, value in options.items()}, after.strip(),
-                      names != LETTERS)  # fmt: skip
+        stem = _HEADER.sub("", text[: run[0].start()])
+        return Listed(stem.strip(), plain, after.strip(), names != LETTERS)
     return None
 
 
@@ -112,5 +111,6 @@ def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" ;；,，、")
 
 
-def _shown_as_figure(options: dict[str, str]) -> bool:
-    return any(not _plain(one) for one in options.values())
+def _said(option: str) -> bool:
+    """Whether something stands behind a mark, and not only what joins it to the next."""
+    return bool(option) and option not in ("and", "or", "和", "与", "及")

@@ -95,50 +95,58 @@ def build(
 def compose(
     admitted: Sequence[Admitted], wanted: int, text_share: float, seed: int, without: Iterable[str] = ()
 ) -> list[Sample]:
-    """`wanted` tasks: `text_share` of them without a picture, each part shared out among the sources by their shares.
+    """`wanted` tasks, of each source its share, and `text_share` of them all without a picture.
 
-    What a source, or one of the two parts, is short of the others make up as far as they can. `without`: ids that are
-    not taken.
+    Where both cannot be had, the share of texts is kept; what a source or one of the two parts is short of, the others
+    make up as far as they can. `without`: ids that are not taken.
     """
     barred = set(without)
     weights = [one.section.share for one in admitted]
-    parts = [
-        [[s for s in one.samples if bool(s.images) == pictured and s.id not in barred] for one in admitted]
-        for pictured in (True, False)
-    ]
-    there = [sum(map(len, part)) for part in parts]
-    text = min(there[1], round(wanted * text_share))
-    pictures = min(there[0], wanted - text)
-    text = min(there[1], wanted - pictures)
+    pictured, texts = (
+        [[s for s in one.samples if bool(s.images) == shown and s.id not in barred] for one in admitted]
+        for shown in (True, False)
+    )
+    there, words = list(map(len, pictured)), list(map(len, texts))
+    text = min(sum(words), max(round(wanted * text_share), wanted - sum(there)))
+    due = shared(wanted, weights, [a + b for a, b in zip(there, words, strict=True)])
+    of_texts = _within(text, weights, due, words)
+    left = [max(0, most - part) for most, part in zip(due, of_texts, strict=True)]
+    of_pictures = _within(min(sum(there), wanted - text), weights, left, there)
     chosen: list[Sample] = []
-    for part, count in zip(parts, (pictures, text), strict=True):
-        for samples, number in zip(part, shared(count, weights, list(map(len, part))), strict=True):
-            chosen += samples[:number]
+    for part, counts in ((pictured, of_pictures), (texts, of_texts)):
+        for samples, count in zip(part, counts, strict=True):
+            chosen += samples[:count]
     random.Random(f"rl tasks {seed}").shuffle(chosen)
     return chosen
+
+
+def _within(count: int, weights: Sequence[float], due: Sequence[int], there: Sequence[int]) -> list[int]:
+    """`count` things, no source more than is due to it as long as others have some."""
+    first = shared(count, weights, list(map(min, due, there)))
+    rest = shared(count - sum(first), weights, [most - mine for most, mine in zip(there, first, strict=True)])
+    return [a + b for a, b in zip(first, rest, strict=True)]
 
 
 def shared(count: int, weights: Sequence[float], there: Sequence[int]) -> list[int]:
     """`count` things shared out by weights (largest remainders), none having more than it holds."""
     given = [0] * len(weights)
+    able: list[int]
     able, left = list(range(len(weights))), min(count, sum(there))
-    while True:
+    while left and able:
         total = sum(weights[i] for i in able)
         due = {i: left * weights[i] / total for i in able}
         full = [i for i in able if due[i] >= there[i]]
         if not full:
+            for i in able:
+                given[i] = int(due[i])
+            left -= sum(given[i] for i in able)
+            for i in sorted(able, key=lambda i: (int(due[i]) - due[i], i))[:left]:
+                given[i] += 1
             break
         for i in full:
             given[i] = there[i]
             left -= there[i]
         able = [i for i in able if i not in full]
-        if not able:
-            return given
-    for i in able:
-        given[i] = int(due[i])
-    rest = left - sum(given[i] for i in able)
-    for i in sorted(able, key=lambda i: (int(due[i]) - due[i], i))[:rest]:
-        given[i] += 1
     return given
 
 
@@ -189,12 +197,12 @@ def notes(figures: Mapping[str, Any], section: RlSection) -> list[str]:
     if figures["tasks"] and abs(shares["is"] - shares["asked"]) > 1 / figures["tasks"]:
         found.append(f"{shares['is']:.1%} of the tasks have no picture (rl.text_share = {shares['asked']:g})")
     for one in figures["sources"]:
-        if one["excluded"] and one["kind"] != "corpora":
+        if one["excluded"]:
             told = ", ".join(f"{count} {reason}" for reason, count in one["excluded"].items())
             found.append(
                 f"'{one['name']}': {one['admitted']} of {one['candidates']} samples are tasks; kept out: {told}"
             )
-    waiting = sum(one["screened"]["waiting"] for one in figures["sources"] if one["kind"] != "corpora")
+    waiting = sum(one["screened"]["waiting"] for one in figures["sources"])
     if waiting:
         found.append(f"{waiting} samples are set out to be screened: open4ov data view RUN/rl_pool")
     if leaks := sum(one["survive"] for one in figures.get("leakage", {}).values()):

@@ -1,27 +1,58 @@
-"""The hybrid reward (paper §4.2.2): correctness (eq. 1), diversity (eq. 7-8) and length (eq. 10).
+"""The hybrid reward (paper §4.2.2): correctness (eq. 1), diversity (eq. 7-8) and length (eq. 10), and how the three
+become one advantage.
 
-How they combine (the paper leaves it open): the correctness channel gives an advantage (`advantage.pass_at_k` in the
-first part of the run, `advantage.diversity` of the diversity-weighted reward after it); the length channel is added as
-`length_weight` times the group-centred length reward. Correctness therefore stays exactly 0 or 1 for Pass@k.
+The channels stay apart until `combine`, the one place where they meet. The paper leaves open how; here, for response i
+of a group:
 
-Another reward is used by naming a function `(response: str, sample: Sample) -> float` in `rl.reward`; another encoder
-by naming a function `(texts: list[str]) -> Tensor [n, D]` of unit rows in `rl.embedder`.
+    A_i = C_i + w (L_i - mean L)
+
+C is the Pass@k advantage of the correctness c (`advantage.pass_at_k`) while a run explores, and after it the advantage
+(eq. 9) of c_i * max(Div_i, floor) (eq. 8). L is the length reward (eq. 10), w `rl.length_weight`. A degenerate response
+(stopped for looping or noise) has c_i = 0, whatever stands in its box, and L_i = -1. What follows, and is tested:
+
+- The A_i of a group sum to zero, and a degenerate response never has A_i > 0.
+- L lies in [-1, 0], so length moves two responses by w at most against each other. A right response stays above a
+  wrong one unless w (L_wrong - L_right) exceeds the gap between right and wrong: q / s for Pass@k (`advantage.gap`),
+  max(Div_right, floor) for diversity.
+- Where all are equally right, length alone decides; where all are equally long, it says nothing.
+
+Another reward is used by naming a function `(response: str, sample: Sample) -> float` in `rl.reward`; what embeds
+responses stands in `encoders.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from open4ov.rl import answers
+from open4ov.answers_symbolic import WORKERS
+from open4ov.errors import UserError
+from open4ov.rl import advantage, answers
 from open4ov.sample import Sample
 
+DEGENERATE = ("repetition", "garbled")
+"""Finish reasons of responses that the engine has stopped for looping or noise"""
 _EMBEDDING = 4096  # buckets of the hashing encoder
+
+Reward = Callable[[str, Sample], float]
+
+
+class Said(Protocol):
+    """What a reward reads of a response (`engine.Completion`)."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def finish_reason(self) -> str: ...
 
 
 def exact(response: str, sample: Sample) -> float:
@@ -32,6 +63,73 @@ def exact(response: str, sample: Sample) -> float:
     if sample.answer is None:
         raise ValueError(f"sample {sample.id} has no reference answer to reward with")
     return float(answers.correct(response, sample.answer, sample.aliases))
+
+
+def graded(reward: Reward, name: str, responses: Sequence[Said], sample: Sample, binary: bool = False) -> Tensor:
+    """The correctness channel of a group, [N] float64 in [0, 1]; 0 for degenerate responses, which nobody is asked of.
+
+    name: the reward as the recipe names it. binary: whether only 0 and 1 will do, as for Pass@k. Raises UserError for a
+    reward that raises, is no number, not finite or out of range; it names the function, the sample and the value.
+    """
+
+    def value(response: Said) -> float:
+        if response.finish_reason in DEGENERATE:
+            return 0.0
+        try:
+            said = reward(response.text, sample)
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(f"rl.reward {name!r} failed on a response to sample {sample.id}: {told}") from error
+        return _in_range(said, name, sample, binary)
+
+    if reward is exact and WORKERS > 1:  # symbolic checks side by side; who knows about threads in another's function
+        with ThreadPoolExecutor(WORKERS) as threads:
+            return torch.tensor(list(threads.map(value, responses)), dtype=torch.float64)
+    return torch.tensor([value(response) for response in responses], dtype=torch.float64)
+
+
+def degenerate(responses: Sequence[Said]) -> Tensor:
+    """Which responses the engine has stopped for looping or noise, [N] bool."""
+    return torch.tensor([response.finish_reason in DEGENERATE for response in responses], dtype=torch.bool)
+
+
+def combine(
+    correct: Tensor,
+    length_rewards: Tensor,
+    *,
+    length_weight: float,
+    pass_k: int | None = None,
+    diversity: Tensor | None = None,
+    floor: float = 0.1,
+    degenerate: Tensor | None = None,
+) -> Tensor:
+    """The advantages of one group, [N] float64, by the formula at the top of the file.
+
+    correct [N] in [0, 1]; length_rewards [N] in [-1, 0] (`length`). Exactly one of `pass_k`, the k of Pass@k, which
+    wants rewards of 0 and 1, and `diversity`, the scores Div [N] of eq. 7 in [0, 1] (`diversity_scores`).
+    degenerate [N] bool: none where it is left out.
+
+    Raises ValueError for both or none of the two, shapes that differ, and values that are not finite or out of range.
+    """
+    if (pass_k is None) == (diversity is None):
+        raise ValueError("combine needs either pass_k or diversity")
+    channels = {"correct": (correct, 0.0, 1.0), "length_rewards": (length_rewards, -1.0, 0.0)}
+    if diversity is not None:
+        channels["diversity"] = (diversity, 0.0, 1.0)
+    for name, (values, low, high) in channels.items():
+        if values.shape != correct.shape:
+            raise ValueError(f"combine: {name} has shape {list(values.shape)}, correct {list(correct.shape)}")
+        if not bool(((values >= low) & (values <= high)).all()):
+            raise ValueError(f"combine: {name} must lie in [{low:g}, {high:g}], got {values.tolist()}")
+    c, lengths = correct.to(torch.float64), length_rewards.to(torch.float64)
+    if degenerate is not None:
+        c, lengths = c.masked_fill(degenerate, 0.0), lengths.masked_fill(degenerate, -1.0)
+    if diversity is None:
+        assert pass_k is not None
+        main = advantage.pass_at_k(c, pass_k)
+    else:
+        main = advantage.diversity(c * diversity.to(torch.float64).clamp(min=floor))
+    return main + advantage.centred_length(lengths, length_weight) if length_weight else main
 
 
 def length(lengths: Tensor | Sequence[int], length_max: int, length_soft: int) -> Tensor:
@@ -46,37 +144,43 @@ def length(lengths: Tensor | Sequence[int], length_max: int, length_soft: int) -
     return ((length_max - length_soft - tokens) / length_soft).clamp(-1, 0) + 0.0
 
 
-def diversity(rewards: Tensor, embeddings: Tensor, threshold: float = 0.4, floor: float = 0.1) -> Tensor:
+def diversity(
+    rewards: Tensor, embeddings: Tensor, threshold: float = 0.4, floor: float = 0.1, clusters: bool = False
+) -> Tensor:
     """Diversity-weighted rewards of one group (eq. 8): r_i * Norm(Div_i).
 
     rewards [N]; embeddings [N, D] with unit rows. Norm is DARLING's: the score of eq. 7 is already in [0, 1], and is
     floored at `floor`, so that a right answer of a uniform group still earns something.
     """
-    return rewards.to(torch.float64) * diversity_scores(embeddings, threshold).clamp(min=floor)
+    return rewards.to(torch.float64) * diversity_scores(embeddings, threshold, clusters).clamp(min=floor)
 
 
-def diversity_scores(embeddings: Tensor, threshold: float = 0.4) -> Tensor:
+def diversity_scores(embeddings: Tensor, threshold: float = 0.4, clusters: bool = False) -> Tensor:
     """Div of each of N responses (eq. 7): the mean distance to the N - 1 others; zeros for a single response.
 
     The distance is 1 if the cosine distance of two responses is over `threshold`, else 0 (the paper decides similarity
-    by a threshold; DARLING by a trained classifier). Where similarity is transitive this is DARLING's
-    (n - |own cluster|) / (n - 1). The group's wrong responses count as neighbours too.
+    by a threshold; DARLING by a trained classifier). With `clusters` responses that a chain of similar ones joins are
+    all similar, as in DARLING: (n - |own cluster|) / (n - 1). The two are equal where similarity is transitive. The
+    group's wrong responses count as neighbours too.
     """
     count = len(embeddings)
     if count < 2:
         return torch.zeros(count, dtype=torch.float64)
     rows = embeddings.to(torch.float64)
-    apart = (1 - rows @ rows.T > threshold).to(torch.float64)
-    apart.fill_diagonal_(0)
-    return apart.sum(-1) / (count - 1)
+    near = 1 - rows @ rows.T <= threshold
+    near.fill_diagonal_(True)
+    if clusters:
+        for _ in range(max(1, math.ceil(math.log2(count)))):  # chains double in length with each squaring
+            near = near.to(torch.float64) @ near.to(torch.float64) > 0
+    return (~near).to(torch.float64).sum(-1) / (count - 1)
 
 
 def ngram_embedding(texts: list[str]) -> Tensor:
-    """The embedded encoder: hashed word and character n-grams, [n, 4096], unit rows (empty texts: one fixed row).
+    """An encoder of wording: hashed word and character n-grams, [n, 4096], unit rows (empty texts: one fixed row).
 
-    It stands where the paper has DeBERTa and sees wording, not meaning. Words and word pairs of lower-cased text, and
-    for scripts without spaces characters and character pairs; counts are damped by a square root. With the default
-    threshold 0.4, one changed word in a sentence of six is "similar", another order of working "different".
+    It sees wording, not meaning or working; `encoders.steps`, the default, does better. Words and word pairs of
+    lower-cased text, and for scripts without spaces characters and character pairs; counts are damped by a square root.
+    With a threshold of 0.4 one changed word in a sentence of six is "similar", another wording "different".
     """
     rows = torch.zeros(len(texts), _EMBEDDING, dtype=torch.float64)
     for row, text in zip(rows, texts, strict=True):
@@ -86,3 +190,20 @@ def ngram_embedding(texts: list[str]) -> Tensor:
             row[int.from_bytes(hashlib.blake2s(gram.encode(), digest_size=4).digest(), "little") % _EMBEDDING] += 1
     rows = rows.sqrt()
     return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def _in_range(said: object, name: str, sample: Sample, binary: bool) -> float:
+    try:
+        value = float(said)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        value = math.nan
+    if isinstance(said, str) or not 0 <= value <= 1:
+        raise UserError(
+            f"rl.reward {name!r} gave {said!r} for a response to sample {sample.id}: a reward is a number from 0 to 1"
+        )
+    if binary and value not in (0, 1):
+        raise UserError(
+            f"rl.reward {name!r} gave {value:g} for a response to sample {sample.id}: Pass@k needs rewards "
+            "of 0 or 1; or set rl.pass_k_share to 0"
+        )
+    return value

@@ -52,6 +52,8 @@ class State:
     rolled: int = 0
     unused: int = 0
     replayed: int = 0
+    no_verdict: int = 0
+    """Symbolic answers that nobody could compare in time; they count as wrong"""
     first: dict[str, Any] | None = None
     coming: dict[str, Any] | None = None
     """Rollouts of the next step that were generated ahead (`coming.py`)"""
@@ -123,6 +125,7 @@ class State:
             "tasks": len(self.pool),
             "epoch": self.cursor.epoch,
             "diversity_from_step": switched,
+            "no_verdict": self.no_verdict,
         }
         if self.replay:
             found["replayed"] = self.replayed
@@ -154,7 +157,7 @@ class State:
             self.replay.restore(notes["replay"])
 
 
-_NOTED = ("version", "barren", "rolled", "unused", "replayed", "first", "coming")
+_NOTED = ("version", "barren", "rolled", "unused", "replayed", "no_verdict", "first", "coming")
 
 
 def held_pictures(

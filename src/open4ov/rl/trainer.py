@@ -1,9 +1,4 @@
-"""Online RL (paper §4.2.3, stage 1): roll out, reward, score, update; the vision tower is frozen, there is no KL.
-
-A stage leaves model/, curve.json, summary.json, train.jsonl, rollouts.json (groups to look at) and failed.parquet: the
-tasks none of whose responses was right. With `rl.filter` the tasks are those that the model answers now rightly, now
-wrongly (`selection.py`).
-"""
+"""Online RL (paper §4.2.3, stage 1): roll out, reward, score, update; the vision tower is frozen, there is no KL."""
 
 from __future__ import annotations
 
@@ -11,18 +6,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from open4ov import journal, memory, schedules
-from open4ov.engine import Completion, Engine
-from open4ov.errors import UserError
-from open4ov.functions import function
+from open4ov import answers_symbolic, memory, schedules
+from open4ov.engine import Completion
 from open4ov.journal import Journal
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import figures, importance, replay, roller, schedule, selection, showing, stops
+from open4ov.rl import figures, importance, roller, schedule, showing, stops
 from open4ov.rl.clock import Clock
 from open4ov.rl.coming import Rollouts
 from open4ov.rl.failed import Failures
@@ -33,52 +24,10 @@ from open4ov.rl.roller import RollerGone
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import most_even
 from open4ov.rl.state import Curve, State, held_pictures
-from open4ov.rl.tasks import Task, read
+from open4ov.rl.tasks import Task
 from open4ov.rl.update import Broken, Updater
-from open4ov.rollout_book import FOLDER, Book
 from open4ov.sample import Sample
-from open4ov.store import ImageStore, read_samples, write_json, write_samples
-
-if TYPE_CHECKING:
-    from open4ov.graph import StageRun
-
-
-def run(run: StageRun) -> None:
-    """The stage `rl`: trains the last SFT model on the tasks of the stage `rl_pool`."""
-    section = run.recipe.rl
-    torch.set_flush_denormal(True)
-    start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
-    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    tasks = read(run.inputs["rl_pool"], run.images)
-    failures = Failures()
-    filtered: dict[str, Any] = {}
-    if section.steps and section.filter.rollouts:
-        selected = _selected(run, tasks, Engine(model, processor))
-        tasks, filtered = selected.tasks, {"filter": selected.figures}
-        failures.never(selected.never, section.filter.rollouts)
-    result = fit(
-        model,
-        processor,
-        tasks,
-        section,
-        run.seed,
-        run.progress,
-        run.log,
-        failures=failures,
-        images=run.images,
-        replayed=_replayed(run) if section.steps and section.replay.share else (),
-        checkpoints=run.scratch / "checkpoints",
-        folder=run.scratch / "journal",
-        name=f"{run.recipe.name} {run.stage}",
-    )
-    failed = failures.samples(run.images)
-    write_samples(run.out / "failed.parquet", failed)
-    model.save_pretrained(run.out / "model")
-    processor.save_pretrained(run.out / "model")
-    journal.publish(run.scratch / "journal", run.out)
-    write_json(run.out / "rollouts.json", result.shown)
-    write_json(run.out / "curve.json", result.curve)
-    write_json(run.out / "summary.json", {**result.summary, "failed": len(failed), **filtered})
+from open4ov.store import ImageStore
 
 
 @dataclass
@@ -103,6 +52,7 @@ def fit(
     images: ImageStore | None = None,
     replayed: Sequence[Sample] = (),
     checkpoints: Path | None = None,
+    thresholds: Path | None = None,
     folder: Path | None = None,
     name: str = "rl",
     stop_after: int | None = None,
@@ -111,27 +61,33 @@ def fit(
 
     `failures` counts what was tried. `images` gives the pictures of `replayed` samples, and takes those of groups that
     are shown (None: none are). Every `checkpoint_every` steps the state goes to `checkpoints` (None: never); a later
-    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `folder`: of
-    the journal (None: there is none), as of `name`. `stop_after`: return after that step, as if killed there.
+    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `thresholds`:
+    the folder that keeps what `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of
+    `name`. `stop_after`: return after that step, as if killed there.
 
     Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
     not finite.
     """
     state = State.begin(model, tasks, section, seed, failures, replayed)
+    if not section.steps:
+        return Fit([], state.summary(section), [])
+    judge = Judge(section, thresholds)
+    if log and section.diversity_threshold == "auto":
+        log({"diversity": judge.told})
     state.resume(checkpoints, model)
-    online = _Online(model, processor, section, seed, state, images, replayed, checkpoints)
-    book = Journal(folder, section, state.done, name, state.identity, "rl") if folder and section.steps else None
+    online = _Online(model, processor, section, seed, state, judge, images, replayed, checkpoints)
+    book = Journal(folder, section, state.done, name, state.identity, "rl") if folder else None
     with closing(online), closing(book) if book else nullcontext():
         while state.done < section.steps and state.done != stop_after:
-            figures = online.step()
+            point = online.step()
             if progress:
-                told = f"RL, pass rate {figures['pass_rate']:.2f}, {figures['length']:.0f} tokens"
+                told = f"RL, pass rate {point['pass_rate']:.2f}, {point['length']:.0f} tokens"
                 progress(told, state.done, section.steps)
             if log:
-                log(figures)
+                log(point)
             if book:
-                book.write(figures)
+                book.write(point)
             online.keep()
     return Fit(state.curve, state.summary(section), online.shown)
 
@@ -146,13 +102,14 @@ class _Online:
         section: RlSection,
         seed: int,
         state: State,
+        judge: Judge,
         images: ImageStore | None,
         replayed: Sequence[Sample],
         checkpoints: Path | None,
     ) -> None:
         self.model, self.section, self.state = model, section, state
         self.images, self.checkpoints = images, checkpoints
-        self.judge = Judge(section)
+        self.judge = judge
         self.pictures = held_pictures(model, processor, section, len(state.pool), bool(replayed))
         rolling = roller.build(model, processor, section.rollout, self.pictures, version=state.version)
         self.rollouts = Rollouts(rolling, state, section, seed)
@@ -175,7 +132,9 @@ class _Online:
         with clock("rollout"), self.phases.generation():
             tasks, responses = self._rolled_out(step)
         with clock("reward"):
+            unsaid = answers_symbolic.counts.no_verdict
             self.groups = self.judge.groups(tasks, responses, phase)
+            state.no_verdict += answers_symbolic.counts.no_verdict - unsaid
             chosen = most_even(self.groups, section.prompts)
         with clock("score"), self.phases.update():
             batch = self.updater.prepare(chosen)
@@ -200,9 +159,12 @@ class _Online:
         state, section = self.state, self.section
         ended = state.done == section.steps
         barren = state.barren >= stops.limit(section) and not ended
-        if self.checkpoints and (barren or (state.done % section.checkpoint_every == 0 and not ended)):
-            state.coming = self.rollouts.notes()
-            state.save(self.checkpoints, self.model)
+        if barren or (state.done % section.checkpoint_every == 0 and not ended):
+            try:
+                self._save(self.rollouts.notes())
+            except RollerGone:  # while it generated ahead
+                self._save(None)
+                raise
         if barren:
             raise stops.nothing_to_learn(section, state.done, state.barren, self.groups)
 
@@ -225,30 +187,10 @@ class _Online:
         try:
             return self.rollouts.next(step)
         except RollerGone:
-            if self.checkpoints:
-                self.state.coming = None
-                self.state.save(self.checkpoints, self.model)
+            self._save(None)
             raise
 
-
-def _selected(run: StageRun, tasks: Sequence[Task], engine: Engine) -> selection.Selected:
-    section = run.recipe.rl
-    with closing(Book(run.images.root.parent / FOLDER)) as book:
-        reward = function(section.reward, "rl.reward")
-        found = selection.select(tasks, engine, section, reward, run.images, book, run.seed, run.progress)
-    told, wanted = found.figures, section.steps * section.prompts
-    run.log({"filter": {**told, "cost": found.cost.figures()}})
-    if told["used"] < wanted:
-        run.note(
-            f"rl.filter left {told['used']} of {told['candidates']} candidates for {wanted} prompts: they are gone "
-            "through several times; raise rl.filter.candidates"
-        )
-    return found
-
-
-def _replayed(run: StageRun) -> list[Sample]:
-    """The general set that SFT was made from. Raises UserError when it is empty."""
-    found = replay.usable(read_samples(run.inputs["data"] / "general.parquet"))
-    if not found:
-        raise UserError("rl.replay.share: there is no general sample to replay (images.general_count); set it to 0")
-    return found
+    def _save(self, coming: dict[str, Any] | None) -> None:
+        if self.checkpoints:
+            self.state.coming = coming
+            self.state.save(self.checkpoints, self.model)

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from open4ov.answers import agrees
 from open4ov.data.hashing import thumbnail
 from open4ov.data.hygiene import read_benchmarks
 from open4ov.data.hygiene_texts import TextSteps, rejected
@@ -127,7 +128,7 @@ def _clean(run: StageRun, stores: ImageStore) -> Sift:
         return lambda samples: (samples, [])
 
     def sift(samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-        report = {"decontamination": {"questions": []}}
+        report: dict[str, Any] = {"decontamination": {"questions": []}}
         kept, gone = TextSteps(section, benchmarks, report).unasked(samples)
         names = sorted({sha for sample in kept for sha in sample.images})
         evidence = dict(zip(names, benchmarks.pictures([thumbnail(stores.get(sha)) for sha in names]), strict=True))
@@ -147,26 +148,11 @@ def _clean(run: StageRun, stores: ImageStore) -> Sift:
 def _judge(run: StageRun, stores: ImageStore) -> Callable[[Sequence[Sample]], list[Judged]]:
     asker = Asker(run.recipe.data, place=run.images.root.parent)
 
-    def request(sample: Sample) -> Request:
-        values = {
-            "question": next(message.text for message in sample.messages if message.role == "user"),
-            "answer": sample.answer or "",
-            "aliases": sample.aliases,
-            "language": sample.language,
-            "pictures": len(sample.images),
-            "options": list(sample.extra.get("cloze", {}).get("options", {}).values()),
-            "scene": None if sample.images else sample.scene,
-        }
-        pictures = [
-            Picture(sha, lambda sha=sha: stores.get(sha), sample.scene, lambda sha=sha: stores.png(sha))
-            for sha in sample.images
-        ]
-        return Request(ROLE, Prompt("rl_pool", values), pictures, Judgement)
+    def tell(done: int, total: int) -> None:
+        run.progress("judging tasks", done, total)
 
     def judge(samples: Sequence[Sample]) -> list[Judged]:
-        answers = asker.ask_many(
-            [request(sample) for sample in samples], lambda done, total: run.progress("judging tasks", done, total)
-        )
+        answers = asker.ask_many([question_to_judge(sample, stores) for sample in samples], tell)
         return [
             Judged(None, f"no usable answer: {answer}", asker.step(ROLE, "rl_pool", answer))
             if isinstance(answer, AnswerError)
@@ -175,6 +161,24 @@ def _judge(run: StageRun, stores: ImageStore) -> Callable[[Sequence[Sample]], li
         ]
 
     return judge
+
+
+def question_to_judge(sample: Sample, stores: ImageStore) -> Request:
+    """What the role `rl_pool` is asked about a sample."""
+    values = {
+        "question": next(message.text for message in sample.messages if message.role == "user"),
+        "answer": sample.answer or "",
+        "aliases": sample.aliases,
+        "language": sample.language,
+        "pictures": len(sample.images),
+        "options": list(sample.extra.get("cloze", {}).get("options", {}).values()),
+        "scene": None if sample.images else sample.scene,
+    }
+    pictures = [
+        Picture(sha, lambda sha=sha: stores.get(sha), sample.scene, lambda sha=sha: stores.png(sha))
+        for sha in sample.images
+    ]
+    return Request(ROLE, Prompt("rl_pool", values), pictures, Judgement)
 
 
 def _decisions(path: Path) -> dict[str, dict[str, decisions.Decision]]:
@@ -202,8 +206,12 @@ def _screen(run: StageRun, book: Book) -> pool.Screen:
     section = run.recipe.rl
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     engine = Engine(Qwen3VL.from_pretrained(start), Processor.from_pretrained(start))
-    model, rule = digest(engine), function(section.reward, "rl.reward")
+    model, reward = digest(engine), function(section.reward, "rl.reward")
     sampling = Sampling(section.temperature, 1.0, section.max_tokens, "always", run.seed)
+
+    def rule(response: str, sample: Sample) -> float:
+        """What is known counts, in a box or not."""
+        return float(reward(response, sample) > 0 or agrees(response, sample.answer or "", sample.aliases))
 
     def screen(samples: Sequence[Sample]) -> Mapping[str, leakage.Blind]:
         def tell(done: int, total: int) -> None:

@@ -1,0 +1,33 @@
+"""The report's part on RL's tasks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from open4ov.report.pool import distribution, pool
+
+
+def test_the_report_tells_what_rl_was_asked(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    part = html[html.index("What RL was asked") : html.index("Files left out")]
+    assert "20 tasks for 40 prompts" in part
+    assert "25.0 % without a" in part
+    assert "an &lt;exam&gt;" in part
+    assert "an <exam>" not in part
+    assert "1,200" in part
+    assert "3 cloze among" in part
+    assert re.search(r"<td>4 of 5<small>1 rejected</small></td>", part)
+    assert "t&lt;sk" in part
+    assert "<td>30.0 %</td>" in part
+
+
+def test_many_values_are_drawn_as_others() -> None:
+    by = {"domain": {f"d{i}": {"count": 1, "share": 0.1} for i in range(10)}}
+    assert "others 40" in distribution(by)
+
+
+def test_a_run_without_rl_has_no_such_part(tmp_path: Path) -> None:
+    assert pool({}) is None
+    (tmp_path / "pool.json").write_text('{"wanted": 0, "tasks": 0}')
+    assert pool({"rl_pool": tmp_path}) is None
