@@ -85,8 +85,8 @@ class Loop:
     @staticmethod
     def _apart(batch: Batch) -> float:
         """How far the rollout's log-probabilities are from those computed anew, at most, nats: rounding."""
-        parts = [part for parts in batch.minibatches for part in parts if part.old_logp is not None]
-        return max((float((part.old_logp - part.rollout_logp).abs().max()) for part in parts), default=0.0)
+        scored = [(part.old_logp, part.rollout_logp) for parts in batch.minibatches for part in parts]
+        return max((float((a - b).abs().max()) for a, b in scored if a is not None), default=0.0)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import pytest
 from bench import ablation_choices, ablations_rl
 from bench.ablation_figures import false_refusals, of_run, paired
 from bench.ablations import RECIPE
-from bench.ablations_rl import ABLATIONS, ARMS, ROWS, ROWS_OF_ALL, START, needed, take, unknown
+from bench.ablations_rl import ABLATIONS, ARMS, ROWS, ROWS_OF_ALL, START, needed, table, take, unknown
 from open4ov import pipeline
 from open4ov.errors import UserError
 from open4ov.evaluate.scores import GROUPS, Answer, write_answers
@@ -82,6 +82,32 @@ def test_figures_of_a_run(tmp_path: Path) -> None:
     assert found["dead"] == pytest.approx(0.5)
     assert found["rollouts"] == 640
     assert found["false_refusals"] == pytest.approx(0.5)
+
+
+def test_the_table_pairs_by_question_and_by_seed(tmp_path: Path) -> None:
+    """Of two seeds: the arm gives one right answer more than its control in each, and its entropy is 0.5 higher."""
+    asked = {*ROWS_OF_ALL, *(part for group in GROUPS.values() for part in group.of)}
+    suites = sorted(asked & KNOWN_ROWS.keys() - {"reasoning_pass_k", "diversity", "length"})
+    for seed in (0, 1):
+        for arm, right in (("recipe", True), ("any_length", False)):
+            run = tmp_path / f"seed-{seed}" / arm
+            (run / "rl").mkdir(parents=True)
+            (run / "evaluate_rl").mkdir()
+            (run / "run.json").write_text("{}")
+            said = [replace(answer(suite, "x", "x"), id=f"{suite}/{n}") for suite in suites for n in range(2)]
+            said = [replace(one, right=[right and one.suite == "reasoning", False]) for one in said]
+            write_answers(run / "evaluate_rl" / "answers.parquet", said)
+            settings = {"seed": seed, "items": 2, "samples": 2, "confidence": 0.95}
+            (run / "evaluate_rl" / "results.json").write_text(json.dumps(settings))
+            point = {"entropy": 1.0 + seed + right / 2, "pass_rate": 0.5, "length": 9.0, "dead": 0.25}
+            (run / "rl" / "curve.json").write_text(json.dumps([point]))
+            (run / "rl" / "summary.json").write_text(json.dumps({"responses": 64}))
+    text = table({"length": ABLATIONS["length"]}, [0, 1], tmp_path)
+    question = "length reward against none"
+    assert f"| {question} | reasoning | +50.0 | +50.0 to +50.0 |" in text
+    assert f"| {question} | general | +0.0 | +0.0 to +0.0 |" in text
+    assert f"| {question} | entropy, by seed | +0.5 | +0.5 to +0.5 |" in text
+    assert "| recipe | 2 | 0.25 | 0.5 | 9 | 64 | 0 |" in text  # in the order of FIGURES
 
 
 def test_paired_by_seed_with_students_interval() -> None:
