@@ -1,5 +1,5 @@
-"""The verifier against a table of hard answers that was judged by hand before it was written, and what it does with
-checks that hang, die or cannot be read."""
+"""The verifier against a table of hard answers that was judged by hand, and what it does with checks that hang, die or
+cannot be read."""
 
 from __future__ import annotations
 
