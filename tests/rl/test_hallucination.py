@@ -282,6 +282,9 @@ def test_what_the_question_names_decides() -> None:
     assert ablated.unrelated(cat, [cat, dog], rng) is dog
     assert ablated.unrelated(cat, [cat, both], rng) is None
     assert ablated.unrelated(nameless, [dog], rng) is None, "it can be answered from any picture"
+    hat = {**CAT, "name": "hat"}
+    assert ablated.named(shows("h", "What is the blue object?", hat)) == set(), "a word in another is none"
+    assert ablated.named(shows("h", "How many hats are there?", hat)) == {"hat"}
     assert ablated.evidence(cat) == [], "all that is shown: that would be a blank"
     unknown = shows("e", "What colour is the cat?", {"name": "cat"}, {"name": "dog"})
     assert ablated.evidence(unknown) == [], "nobody knows where it is"

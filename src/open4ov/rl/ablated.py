@@ -10,6 +10,7 @@ answer.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -39,7 +40,14 @@ def blank(size: tuple[int, int], rng: random.Random) -> Image.Image:
 def named(sample: Sample) -> set[str]:
     """The things in the sample's picture that its question names."""
     question = normalise(sample.messages[0].text)
-    return {name for name in things(sample) if normalise(name) and normalise(name) in question}
+    return {name for name in things(sample) if _says(question, normalise(name))}
+
+
+def _says(text: str, name: str) -> bool:
+    """Whether a text has a name in it: Latin ones as whole words, which may be plural ("What" says no hat)."""
+    if not name or not name.isascii():
+        return bool(name) and name in text
+    return re.search(rf"(?<![a-z0-9]){re.escape(name)}(?:s|es)?(?![a-z0-9])", text) is not None
 
 
 def things(sample: Sample) -> set[str]:
