@@ -68,7 +68,11 @@ class DpoSection(Section):
     )
     max_tokens: int = Field(default=2048, ge=2, description="longest prompt with either response; longer pairs go out")
     beta: float = Field(default=0.1, gt=0)
-    margin: float = Field(default=0.0, ge=0, description="nats that the chosen response is to lead by (SimPO's gamma)")
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        description="what beta times the lead of the chosen response is to exceed (SimPO's gamma): margin / beta nats",
+    )
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=0.5, description="share of pairs taken to be labelled the wrong way round (cDPO)"
     )

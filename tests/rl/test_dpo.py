@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,38 @@ def test_nll_is_a_mean_over_tokens_and_wants_lengths() -> None:
         dpo.loss(chosen, rejected, 0.1, 0.5)
     with pytest.raises(ValueError, match="rejected_lengths"):
         dpo.loss(chosen, rejected, 0.1, length_normalised=True)
+
+
+def test_the_lead_asked_for_is_margin_over_beta_nats() -> None:
+    """At that lead the loss is that of no preference, log 2; the figure is the lead itself, whatever beta is."""
+    chosen, rejected = row([-3.0]), row([-13.0])
+    value, figures = dpo.loss(chosen, rejected, 0.1, margin=1.0)
+    assert value.item() == pytest.approx(0.6931472)
+    assert figures["lead"] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"nll_weight": 0.5}, {"length_normalised": True, "beta": 2.0, "margin": 1.0}, {"label_smoothing": 0.2}],
+    ids=lambda options: "+".join(options),
+)
+def test_validation_measures_the_loss_that_is_trained(options: dict[str, Any]) -> None:
+    sums, lengths = torch.tensor([[-30.0, -60.0], [-8.0, -5.0]]), torch.tensor([[10, 40], [4, 5]])
+    section = DpoSection.model_validate(options)
+    trained, told = dpo.loss(
+        sums[:, 0],
+        sums[:, 1],
+        section.beta,
+        section.nll_weight,
+        lengths[:, 0],
+        lengths[:, 1],
+        length_normalised=section.length_normalised,
+        margin=section.margin,
+        label_smoothing=section.label_smoothing,
+    )
+    found = dpo_watch.figures((sums, lengths), section)
+    assert found["loss"] == pytest.approx(trained.item(), abs=1e-5)
+    assert found["lead"] == pytest.approx(told["lead"], abs=1e-4)
 
 
 def test_training_prefers_the_chosen_and_leaves_the_tower(tiny_dir: Path) -> None:
@@ -192,7 +225,7 @@ def test_with_a_reference_the_first_loss_is_that_of_no_lead(bench: Bench) -> Non
     assert fit.curve[0]["preference_loss"] == pytest.approx(0.693147, abs=1e-5)
     free, _, _ = bench.train(nll_weight=0)
     assert abs(free.curve[0]["preference_loss"] - 0.693147) > 1e-3
-    assert fit.watch.points[0]["margin"] == 0.0
+    assert fit.watch.points[0]["lead"] == 0.0
 
 
 def test_log_probabilities_are_those_of_whole_documents(bench: Bench) -> None:
@@ -228,13 +261,13 @@ def test_pairs_that_cannot_be_trained_on_are_listed(tiny_dir: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_names_the_pairs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = dpo_training.loss
+    original = dpo_training.of_pairs
 
-    def broken(chosen: torch.Tensor, *others: object, **named: object) -> object:
-        value, figures = original(chosen, *others, **named)  # pyright: ignore[reportArgumentType]
+    def broken(*given: Any) -> tuple[torch.Tensor, dict[str, float]]:
+        value, figures = original(*given)
         return value * float("nan"), figures
 
-    monkeypatch.setattr(dpo_training, "loss", broken)
+    monkeypatch.setattr(dpo_training, "of_pairs", broken)
     with pytest.raises(training.Diverged, match=r"step 1: the loss is nan.*pairs of this batch: p\d+, p\d+"):
         bench.train()
 
@@ -242,12 +275,12 @@ def test_a_loss_that_is_no_number_names_the_pairs(bench: Bench, monkeypatch: pyt
 @pytest.fixture
 def falling(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that makes the chosen responses less likely."""
-    original = dpo_training.loss
+    original = dpo_training.of_pairs
 
-    def wrong(chosen: torch.Tensor, *others: object, **named: object) -> object:
-        return chosen.mean() * 0.1, original(chosen, *others, **named)[1]  # pyright: ignore[reportArgumentType]
+    def wrong(sums: torch.Tensor, *others: Any) -> tuple[torch.Tensor, dict[str, float]]:
+        return sums[:, 0].mean() * 0.1, original(sums, *others)[1]
 
-    monkeypatch.setattr(dpo_training, "loss", wrong)
+    monkeypatch.setattr(dpo_training, "of_pairs", wrong)
 
 
 @pytest.mark.usefixtures("falling")

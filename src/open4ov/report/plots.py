@@ -40,7 +40,7 @@ CURVES = {
     "pass_rate": "share of right responses",
     "length": "tokens a response",
     "accuracy": "share of pairs in the right order",
-    "margin": "margin chosen − rejected",
+    "lead": "lead of the chosen, nats",
 }
 """Keys of curve.json that are drawn, at most `PANELS` a stage, in this order."""
 PANELS = 3

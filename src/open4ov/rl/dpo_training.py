@@ -23,7 +23,7 @@ from open4ov.averaging import trained_weights
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
 from open4ov.rl import dpo_watch
-from open4ov.rl.dpo_loss import loss
+from open4ov.rl.dpo_loss import of_pairs
 from open4ov.rl.dpo_prompts import Prompts
 from open4ov.rl.dpo_scores import Scorer, parts
 from open4ov.rl.dpo_screen import Screened, screen
@@ -158,18 +158,7 @@ class _Loop:
         for part in parts(batch, self.tokens, section.part_tokens):
             sums, lengths = self.scorer([self.pairs[number] for number in part])
             before = None if self.reference is None else self.reference[part].to(sums.device)
-            own, figures = loss(
-                sums[:, 0],
-                sums[:, 1],
-                section.beta,
-                section.nll_weight,
-                lengths[:, 0],
-                lengths[:, 1],
-                reference=None if before is None else (before[:, 0], before[:, 1]),
-                length_normalised=section.length_normalised,
-                margin=section.margin,
-                label_smoothing=section.label_smoothing,
-            )
+            own, figures = of_pairs(sums, lengths, section, before)
             share = len(part) / len(batch)
             (own * share).backward()
             value += float(own.detach()) * share
@@ -192,7 +181,7 @@ class _Loop:
         pairs, tokens = [self.pairs[n] for n in self.held], [self.tokens[n] for n in self.held]
         scores = self.scorer.all(pairs, tokens, self.section.batch, self.section.part_tokens)
         before = None if self.reference is None else self.reference[self.held]
-        found = dpo_watch.figures(scores, self.section.beta, before)
+        found = dpo_watch.figures(scores, self.section, before)
         self.watch.see(step, found, lambda: trained_weights(self.model))
         return found
 

@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from open4ov.recipe_dpo import DpoSection
+from open4ov.rl.dpo_loss import of_pairs
 from open4ov.rl.dpo_scores import Scores
 from open4ov.sample import Sample, content_id
 
 
 class Watch:
     """What the measurements have shown. With `on_fall: stop` the weights of the best one are kept, to go back to: the
-    one with the lowest preference loss among those before the fall."""
+    one with the lowest loss among those before the fall."""
 
     def __init__(self, section: DpoSection) -> None:
         self.section = section
@@ -70,16 +70,15 @@ class Watch:
         return {"validation": told}
 
 
-def figures(scores: Scores, beta: float, reference: Tensor | None = None) -> dict[str, float]:
-    """Of held-out pairs: eq. 13's loss, how many are preferred rightly, the lead in nats (not times beta), and the
-    chosen response's log-probability a token (the mean over pairs). `reference` [B, 2]: as for `dpo_loss.loss`."""
+def figures(scores: Scores, section: DpoSection, reference: Tensor | None = None) -> dict[str, float]:
+    """Of held-out pairs: the loss that is trained, how many are preferred rightly, the lead as in the curve, and the
+    chosen response's log-probability a token (the mean over pairs). `reference` [B, 2]: as for `dpo_loss.of_pairs`."""
     sums, lengths = scores
-    chosen, rejected = (sums if reference is None else sums - reference).unbind(1)
-    lead = chosen - rejected
+    value, found = of_pairs(sums, lengths, section, reference)
     return {
-        "loss": round(float(-F.logsigmoid(beta * lead).mean()), 5),
-        "accuracy": round(float((lead > 0).float().mean()), 4),
-        "margin": round(float(lead.mean()), 4),
+        "loss": round(float(value), 5),
+        "accuracy": round(found["accuracy"], 4),
+        "lead": round(found["lead"], 4),
         "chosen_logp_a_token": round(float((sums[:, 0] / lengths[:, 0]).mean()), 5),
     }
 
