@@ -244,7 +244,7 @@ def test_pairs_that_cannot_be_trained_on_are_listed(tiny_dir: Path) -> None:
     def missing(name: str) -> Image.Image:
         if name == "i3":
             raise UserError("no such picture")
-        return picture(name)
+        return Image.new("RGB", (900, 2)) if name == "thin" else picture(name)
 
     pairs = [
         pair(1, "red", "blue"),
@@ -254,10 +254,18 @@ def test_pairs_that_cannot_be_trained_on_are_listed(tiny_dir: Path) -> None:
         pair(5, "  ", "blue"),
         pair(6, "red", "blue", asked="How many squares are there? " * 20),
         pair(7, "Red.", "red"),  # a matter of style, and a pair
+        pair(8, "red", "blue").model_copy(update={"images": []}),  # its prompt speaks of a picture that nobody gave
+        pair(9, "red", "blue").model_copy(update={"images": ["thin"]}),
     ]
     found = screen(pairs, Prompts(Processor.from_pretrained(tiny_dir), missing), 120)
     assert [one.id for one in found.pairs] == ["p1", "p7"]
-    assert found.listed == {"empty": ["p5"], "equal": ["p2"], "too_long": ["p4", "p6"], "picture_missing": ["p3"]}
+    assert found.listed == {
+        "empty": ["p5"],
+        "equal": ["p2"],
+        "too_long": ["p4", "p6"],
+        "picture_missing": ["p3"],
+        "not_encoded": ["p8", "p9"],
+    }
 
 
 def test_a_loss_that_is_no_number_names_the_pairs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,8 +296,25 @@ def test_a_fall_of_the_chosen_responses_is_told_once(bench: Bench) -> None:
     fit, _, said = bench.train(watch=0.05, validation={"pairs": 2, "every": 1})
     assert fit.watch.fallen > 0.05
     assert len(said) == 1
-    assert "nats a token less likely than at the start (dpo.watch: 0.05)" in said[0]
+    assert "nats a token below their start (dpo.watch: 0.05)" in said[0]
     assert len(fit.curve) == 8
+
+
+@pytest.mark.usefixtures("falling")
+@pytest.mark.parametrize("on_fall", ["warn", "stop"])
+def test_a_fall_before_a_kill_is_told_by_the_call_that_goes_on(bench: Bench, tmp_path: Path, on_fall: str) -> None:
+    """What a killed stage has noted is lost with it."""
+    options = {"watch": 0.05, "on_fall": on_fall, "checkpoint_every": 1, "validation": {"pairs": 2, "every": 1}}
+    whole, _, told = bench.train(**options)
+    fell = next(
+        n
+        for n, point in enumerate(whole.watch.points)
+        if whole.watch.points[0]["chosen_logp_a_token"] - point["chosen_logp_a_token"] > 0.05
+    )
+    bench.train(scratch=tmp_path, stop_after=fell + 1, **options)
+    again, _, said = bench.train(scratch=tmp_path, **options)
+    assert said == told
+    assert again.summary == whole.summary
 
 
 @pytest.mark.usefixtures("falling")

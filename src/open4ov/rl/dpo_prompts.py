@@ -7,12 +7,17 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from open4ov.errors import UserError
 from open4ov.model import Encoded, Processor
 from open4ov.model.processing import Visual, visuals
 from open4ov.sample import Sample
 
 KEPT = 2_000_000
 """Tokens of prompts that are kept (about 80 MB); those not used for longest go first"""
+
+
+class PictureMissing(UserError):
+    """A picture of a prompt is not there, or cannot be read."""
 
 
 class Prompts:
@@ -27,11 +32,11 @@ class Prompts:
         self._tokens = 0
 
     def __call__(self, pair: Sample) -> Encoded:
-        """Raises UserError as `Processor.encode` and `image` do."""
+        """Raises PictureMissing, and UserError as `Processor.encode` does."""
         key = (pair.id, tuple(pair.images), *(message.text for message in pair.messages[:-1]))
         found = self._kept.get(key)
         if found is None:
-            pictures = [self.image(sha) for sha in pair.images]
+            pictures = self._pictures(pair)
             found = self.processor.encode(pair.messages[:-1], pictures, generate=True, pixels=False)
             self._kept[key] = found
             self._tokens += len(found)
@@ -42,7 +47,7 @@ class Prompts:
 
     def seen(self, pair: Sample) -> list[Visual]:
         """The pictures and videos of a prompt, in the order in which they come."""
-        return visuals(pair.messages[:-1], [self.image(sha) for sha in pair.images])
+        return visuals(pair.messages[:-1], self._pictures(pair))
 
     def names(self, pair: Sample) -> list[str]:
         """What identifies the content of each of them; a video is its frames."""
@@ -52,3 +57,9 @@ class Prompts:
     def response(self, text: str) -> list[int]:
         """A response as it is trained on: its tokens and the one that ends it."""
         return [*self.processor.tokenize(text), self.processor.eos_id]
+
+    def _pictures(self, pair: Sample) -> list[Image.Image]:
+        try:
+            return [self.image(sha) for sha in pair.images]
+        except (UserError, OSError) as error:
+            raise PictureMissing(str(error)) from error

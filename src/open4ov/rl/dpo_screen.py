@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from open4ov.errors import UserError
-from open4ov.rl.dpo_prompts import Prompts
+from open4ov.rl.dpo_prompts import PictureMissing, Prompts
 from open4ov.sample import Sample
 
-FAULTS = ("empty", "equal", "too_long", "picture_missing")
-"""A response without text; two equal ones; longer than `longest`; a picture that is not there (or a
-prompt that cannot be encoded)"""
+FAULTS = {
+    "empty": "a response without text",
+    "equal": "two equal responses",
+    "too_long": "longer than dpo.max_tokens",
+    "picture_missing": "a picture is not in the store, or cannot be read",
+    "not_encoded": "the prompt cannot be encoded",
+}
+"""What can be wrong with a pair: its name in left_out.json, and how a user is told of it"""
 
 
 @dataclass
@@ -61,8 +66,10 @@ def screen(pairs: Sequence[Sample], prompts: Prompts, longest: int) -> Screened:
         if wrong is None:
             try:
                 prompt = len(prompts(pair))
-            except (UserError, OSError):
+            except PictureMissing:
                 wrong = "picture_missing"
+            except UserError:
+                wrong = "not_encoded"
             else:
                 lengths = [len(prompts.response(text)) for text in texts(pair)]
                 tokens = prompt + sum(lengths)

@@ -76,7 +76,15 @@ def train(
     loop.begin(scratch)
     if not loop.curve and loop.held:
         loop.measure(0)
-    total, warned = len(loop.batches), loop.watch.fell
+    total, told = len(loop.batches), False
+
+    def tell() -> None:
+        nonlocal told
+        if note and not told and loop.watch.first_fall is not None:
+            note(_told(loop.watch, section))
+            told = True
+
+    tell()  # of a fall before a kill: what was noted then is lost
     for step in range(len(loop.curve), total):
         if loop.watch.stopped:
             break
@@ -85,9 +93,7 @@ def train(
         last = step + 1 == total
         if loop.held and ((step + 1) % section.validation.every == 0 or last):
             point |= {f"val_{name}": value for name, value in loop.measure(step + 1).items()}
-            if note and loop.watch.fell and not warned:
-                note(_told(loop.watch, section))
-                warned = True
+            tell()
         loop.curve.append(point)
         if progress:
             progress(f"DPO, accuracy {point['accuracy']:.2f}", step + 1, total)
@@ -210,6 +216,6 @@ def _told(watch: dpo_watch.Watch, section: DpoSection) -> str:
         else "raise dpo.nll_weight, lower dpo.learning_rate or set dpo.on_fall: stop"
     )
     return (
-        f"the chosen responses are {watch.fallen:.2f} nats a token less likely than at the start (dpo.watch: "
+        f"the chosen responses fell {watch.first_fall:.2f} nats a token below their start (dpo.watch: "
         f"{section.watch:g}): {what}"
     )

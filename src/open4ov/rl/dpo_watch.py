@@ -31,14 +31,21 @@ class Watch:
     @property
     def fallen(self) -> float:
         """Nats a token by which the chosen responses are less likely than at the start; negative when more."""
-        if len(self.points) < 2:
-            return 0.0
-        return self.points[0]["chosen_logp_a_token"] - self.points[-1]["chosen_logp_a_token"]
+        return self._fallen(self.points[-1]) if self.points else 0.0
 
     @property
     def fell(self) -> bool:
         # what is no number has fallen, too
         return not self.fallen <= self.section.watch
+
+    @property
+    def first_fall(self) -> float | None:
+        """By how much at the first measurement that showed a fall; None where none did."""
+        falls = map(self._fallen, self.points)
+        return next((fallen for fallen in falls if not fallen <= self.section.watch), None)
+
+    def _fallen(self, point: Mapping[str, float]) -> float:
+        return self.points[0]["chosen_logp_a_token"] - point["chosen_logp_a_token"]
 
     @property
     def stopped(self) -> bool:
