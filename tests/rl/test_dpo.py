@@ -160,7 +160,7 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def train(self, pairs: list[Sample] = PAIRS, **options: object) -> tuple[Fit, dict[str, torch.Tensor], list[str]]:
+    def train(self, pairs: list[Sample] = PAIRS, **options: Any) -> tuple[Fit, dict[str, torch.Tensor], list[str]]:
         said: list[str] = []
         run = {name: options.pop(name) for name in ("scratch", "stop_after") if name in options}
         known = {

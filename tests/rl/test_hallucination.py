@@ -137,6 +137,22 @@ def test_a_model_that_refuses_already_needs_no_pair() -> None:
     assert made.counts["already_right"] >= 25
 
 
+def test_a_model_that_says_nothing_is_counted_apart() -> None:
+    for silence in ("", " \n"):
+        made = build(knows(blind=silence))
+        assert made.counts["said_nothing"] >= 25
+        assert "already_right" not in made.counts
+    seen = sample("c", "colour", "red", True)
+    assert complete(Draft("context", seen, [seen.messages[0]], ["c"], None, "5"), " ") == "said_nothing"
+
+
+def test_pairs_that_differ_in_the_rejected_response_are_two() -> None:
+    """Two made-up answers to one question make two pairs."""
+    seen = sample("c", "colour", "red", True)
+    drafts = [Draft("missing_image", seen, [user("colour?")], [], "There is no picture.", said) for said in ("a", "b")]
+    assert len({hallucination._pair(draft).id for draft in drafts}) == 2  # pyright: ignore[reportPrivateUsage]
+
+
 def test_a_right_answer_of_its_own_is_the_chosen_one() -> None:
     worked = sample("w", "reasoning", "7", True, "Let me look. So the final answer is \\boxed{7}")
     for kind in ("image_normal", "text_normal", "mismatch"):

@@ -38,8 +38,11 @@ def test_shares_by_kind_and_what_is_short() -> None:
     section = DpoSection(pairs=20, mix={"human": 0.3, "corrective": 0.4, "image_normal": 0.3}, preferences=["x"])
     found = pair_mix.choose(given, section, seed=0)
     assert found.counts == {"corrective": 3, "human": 6}
-    assert found.listed == {"of kind scored, which dpo.mix has no share for": ["s"]}
-    assert found.notes == ["dpo.mix: 3 pairs of kind corrective for a share of 8; there are no more"]
+    assert found.listed == {"no_share": ["s"]}
+    assert found.notes == [
+        "dpo.mix has no share for pairs of kind scored: 1 are left out",
+        "dpo.mix: 3 pairs of kind corrective for a share of 8; there are no more",
+    ]
     assert names(found) == names(pair_mix.choose(given[::-1], section, seed=0)), "the order of the files says nothing"
     assert names(found) != names(pair_mix.choose(given, section, seed=1))
 
@@ -58,26 +61,35 @@ def test_attributes_select_and_rank() -> None:
     assert names(found)[0] == "clear"
     assert set(names(found)) == {"clear", "polite", "torn"}
     assert {name: sorted(ids) for name, ids in found.listed.items()} == {
-        "without any attribute of dpo.attributes": ["other", "silent"],
-        "not better in what dpo.attributes wants": ["rude"],
+        "no_attribute": ["other", "silent"],
+        "not_better": ["rude"],
     }
     less = pair_mix.choose(given, section.model_copy(update={"attributes": {"length": -1.0}}), seed=0)
     assert names(less) == ["torn"], "a negative weight wants less of it"
-    assert [pair_mix.lead(v) for v in ("chosen", "rejected", "equal", {"chosen": 1.0, "rejected": 3.0})] == [
-        1,
-        -1,
-        0,
-        -1,
-    ]
+    said = ("chosen", "rejected", "equal", {"chosen": 1.0, "rejected": 3.0})
+    assert [pair_mix.lead(value, 4.0) for value in said] == [1, -1, 0, -0.5]
     with pytest.raises(ValueError, match="no attribute's value"):
         pair_mix.lead("better")
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 20.0])
+def test_the_clearest_come_first_on_any_scale(scale: float) -> None:
+    """Ratings from 1 to 5, from 0.01 to 0.05 and from 20 to 100 say the same."""
+    rated = {"a": (2, 1), "b": (5, 1), "c": (4, 1), "d": (4, 2), "e": (1, 3)}
+    given = [
+        pair(name, politeness={"chosen": scale * chosen, "rejected": scale * rejected}, length="chosen")
+        for name, (chosen, rejected) in rated.items()
+    ]
+    section = DpoSection(pairs=10, mix={"human": 1.0}, attributes={"politeness": 1.0, "length": 0.1})
+    assert names(pair_mix.choose(given, section, seed=0)) == ["b", "c", "d", "a"]
+    assert pair_mix.spreads(given) == {"politeness": pytest.approx(4 * scale)}
 
 
 def test_a_pair_that_is_there_twice_is_taken_once() -> None:
     twin = pair("a").model_copy(update={"id": "b"})
     found = pair_mix.choose([pair("a"), twin], DpoSection(pairs=5, mix={"human": 1.0}), seed=0)
     assert len(found.pairs) == 1
-    assert found.listed == {"there twice": ["b"]}
+    assert found.listed == {"there_twice": ["b"]}
 
 
 def test_the_summary_counts_attributes() -> None:

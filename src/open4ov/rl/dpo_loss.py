@@ -25,8 +25,8 @@ def loss(
     margin: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Mean of -log sigmoid(beta (log p(chosen) - log p(rejected))) (eq. 13), and figures to watch: `lead` is in nats, not
-    times beta, and a token where log-probabilities are.
+    """Mean of -log sigmoid(beta (log p(chosen) - log p(rejected))) (eq. 13), and figures to watch: `lead` is in
+    nats, not times beta, and a token where log-probabilities are.
 
     chosen_logp, rejected_logp [B]: summed log-probabilities of whole responses (nats); *_lengths [B]: their tokens.
 

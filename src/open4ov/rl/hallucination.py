@@ -33,8 +33,9 @@ from open4ov.recipe_dpo import ABLATED, MADE, MIX
 from open4ov.refusals import denies, refuses
 from open4ov.rl.answers import agrees
 from open4ov.rl.drafting import Draft, Maker
+from open4ov.rl.preferences import make_pair
 from open4ov.rollouts import Answers
-from open4ov.sample import Sample, assistant, content_id
+from open4ov.sample import Sample
 
 Progress = Callable[[str, int, int], None]
 Survives = Callable[[Sample, str], bool]
@@ -46,8 +47,9 @@ MAX_TOKENS = 64
 @dataclass
 class Made:
     """The pairs; `counts`: by kind, and `leakage`, `not_known` (the model cannot answer the question with its picture,
-    which is not what these pairs are to teach), `already_right` (the model needed no such pair), `cannot` (the
-    annotation does not say what a picture shows). `leaked`: ids of samples that language alone answers."""
+    which is not what these pairs are to teach), `already_right` (the model needed no such pair), `said_nothing`
+    (its answer is empty), `cannot` (the annotation does not say what a picture shows). `leaked`: ids of samples that
+    language alone answers."""
 
     pairs: list[Sample]
     counts: dict[str, int]
@@ -146,7 +148,9 @@ def complete(pair: Draft, own: str, survives: Survives = right_without_picture) 
         if not right:
             return "not_known"
         pair.chosen = own
-    if not pair.rejected or pair.rejected.strip() == (pair.chosen or "").strip():
+    if not (pair.rejected or "").strip():
+        return "said_nothing"
+    if (pair.rejected or "").strip() == (pair.chosen or "").strip():
         return "already_right"
     return None
 
@@ -185,14 +189,5 @@ class _Answering:
 def _pair(each: Draft) -> Sample:
     assert each.chosen is not None
     assert each.rejected is not None
-    about = {"pair_about": list(each.about)} if each.about else {}
-    return each.sample.model_copy(
-        update={
-            "id": content_id("pair", each.kind, [m.model_dump() for m in each.prompt], each.images, each.chosen),
-            "images": list(each.images),
-            "messages": [*each.prompt, assistant(each.chosen)],
-            "rejected": [assistant(each.rejected)],
-            "lineage": [*each.sample.lineage, each.sample.id],
-            "extra": {**each.sample.extra, "pair": each.kind, **about},
-        }
-    )
+    said, about = (each.chosen, each.rejected), list(each.about)
+    return make_pair(each.sample, *said, each.kind, prompt=each.prompt, images=each.images, pair_about=about)

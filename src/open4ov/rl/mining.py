@@ -1,10 +1,10 @@
-"""Preference pairs out of what is at hand: what reviewers have corrected, and the model's own responses, judged."""
+"""Preference pairs of the model's own responses, which a function of the recipe's judges (paper §4.1.2)."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from PIL import Image
 
@@ -12,25 +12,13 @@ from open4ov.engine import Request
 from open4ov.errors import UserError
 from open4ov.rl.draws import in_turn
 from open4ov.rl.hallucination import MAX_TOKENS, Progress
+from open4ov.rl.preferences import make_pair
 from open4ov.rollouts import Answers
-from open4ov.sample import Sample, assistant, content_id
+from open4ov.sample import Sample
 
 Score = Callable[[Sample, Sequence[str]], Sequence[float] | Mapping[str, Sequence[float]]]
 """A sample and responses to its question -> a score each, or attribute -> a score each; higher is better"""
 RESPONSES = 4
-
-
-def correction(sample: Sample) -> Sample | None:
-    """The pair of what a reviewer wrote and what stood there before (`open4ov review`); None where the response was not
-    corrected, or the question was."""
-    before = cast("dict[str, Any]", sample.extra.get("before_fix") or {})
-    rejected, asked = before.get("response"), before.get("question")
-    if [m.role for m in sample.messages[-2:]] != ["user", "assistant"] or not isinstance(rejected, str):
-        return None
-    question = next(m.text for m in sample.messages if m.role == "user")
-    if rejected.strip() == sample.messages[-1].text.strip() or (asked is not None and asked != question):
-        return None
-    return pair(sample, sample.messages[-1].text, rejected, "corrective")
 
 
 def mine(
@@ -87,21 +75,4 @@ def judged(sample: Sample, texts: Sequence[str], score: Score) -> Sample | None:
     if total[best] == total[worst]:
         return None
     told = {name: {"chosen": float(v[best]), "rejected": float(v[worst])} for name, v in scores.items()}
-    return pair(sample, texts[best], texts[worst], "mined", told)
-
-
-def pair(
-    sample: Sample, chosen: str, rejected: str, kind: str, attributes: dict[str, dict[str, float]] | None = None
-) -> Sample:
-    """A pair of two responses to a sample's prompt."""
-    prompt = sample.messages[:-1]
-    extra = {**sample.extra, "pair": kind, **({"attributes": attributes} if attributes else {})}
-    return sample.model_copy(
-        update={
-            "id": content_id("pair", kind, [m.model_dump() for m in prompt], sample.images, chosen, rejected),
-            "messages": [*prompt, assistant(chosen)],
-            "rejected": [assistant(rejected)],
-            "lineage": [*sample.lineage, sample.id],
-            "extra": extra,
-        }
-    )
+    return make_pair(sample, texts[best], texts[worst], "mined", attributes=told)

@@ -7,18 +7,58 @@ kind it is (`recipe_dpo.GIVEN`), `extra["attributes"]` what people said of it (`
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from open4ov.errors import UserError
 from open4ov.formats.convert import RECORD, SAMPLES, STORE, import_set, located
 from open4ov.recipe_dpo import GIVEN
 from open4ov.rl.dpo_screen import is_pair
-from open4ov.rl.mining import correction
-from open4ov.sample import Sample
+from open4ov.sample import Message, Sample, assistant, content_id
 from open4ov.store import ImageStore, iter_samples
 
 Note = Callable[[str], None]
+
+
+def make_pair(
+    sample: Sample,
+    chosen: str,
+    rejected: str,
+    kind: str,
+    *,
+    prompt: Sequence[Message] | None = None,
+    images: Sequence[str] | None = None,
+    **told: Any,
+) -> Sample:
+    """A pair of two responses to a sample's prompt, or to another `prompt` with `images` that is made of it. `told`
+    goes into `extra`, but for what is empty."""
+    prompt = list(sample.messages[:-1] if prompt is None else prompt)
+    images = list(sample.images if images is None else images)
+    extra = {**sample.extra, "pair": kind, **{name: value for name, value in told.items() if value}}
+    return sample.model_copy(
+        update={
+            "id": content_id("pair", kind, [m.model_dump() for m in prompt], images, chosen, rejected),
+            "images": images,
+            "messages": [*prompt, assistant(chosen)],
+            "rejected": [assistant(rejected)],
+            "lineage": [*sample.lineage, sample.id],
+            "extra": extra,
+        }
+    )
+
+
+def correction(sample: Sample) -> Sample | None:
+    """The pair of what a reviewer wrote and what stood there before (`open4ov review`); None where the response was not
+    corrected, or the question was."""
+    before = cast("dict[str, Any]", sample.extra.get("before_fix") or {})
+    rejected, asked = before.get("response"), before.get("question")
+    if [m.role for m in sample.messages[-2:]] != ["user", "assistant"] or not isinstance(rejected, str):
+        return None
+    question = next(m.text for m in sample.messages if m.role == "user")
+    if rejected.strip() == sample.messages[-1].text.strip() or (asked is not None and asked != question):
+        return None
+    return make_pair(sample, sample.messages[-1].text, rejected, "corrective")
 
 
 def read(
