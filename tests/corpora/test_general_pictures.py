@@ -53,6 +53,25 @@ def test_free_objects_lie_where_they_are_said_to() -> None:
             assert nearest_colour(inked(area, ground)) == thing["colour"], index
 
 
+@pytest.mark.parametrize("kind", ["grid", "free", "single"])
+def test_nothing_is_drawn_beside_the_boxes_of_objects(kind: str) -> None:
+    beside = 0
+    for seed in range(40):
+        rng = random.Random(seed)
+        scene = getattr(scenes, kind)(rng, "train")
+        picture = np.asarray(scenes.render(scene, rng))
+        free = np.ones(picture.shape[:2], dtype=bool)
+        for thing in scene["objects"]:
+            box = scenes.box(thing)
+            assert box is not None
+            left, top, right, bottom = (max(side, 0) for side in box)
+            free[top:bottom, left:right] = False
+        beside += int(free.sum())
+        assert len(np.unique(picture[free], axis=0)) <= 1
+    assert beside or kind == "single"
+    assert scenes.box({"name": "cat"}) is None
+
+
 def test_bars_are_as_high_as_their_values() -> None:
     checked = 0
     for index in range(80):

@@ -285,6 +285,9 @@ def test_hidden_evidence_leaves_no_pixel_of_it() -> None:
     assert cropped.size == (64, 32)
     assert (250, 0, 0) not in colours(cropped)
     assert (0, 0, 250) in colours(cropped)
+    framed = Image.new("RGB", (20, 60), (0, 200, 0))
+    framed.paste((9, 9, 9), (1, 0, 19, 60))
+    assert ablated.hidden(framed, [(1, 1, 19, 59)]).getpixel((10, 30)) == (0, 200, 0), "the border has four sides"
     across = [(0, 0, 96, 30)]
     painted = ablated.hidden(scene, across)
     assert painted.size == scene.size

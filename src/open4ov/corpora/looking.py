@@ -75,6 +75,11 @@ def label(thing: Thing, zh: bool) -> str:
     return (("数字" if digit else "字母") if zh else "digit " if digit else "letter ") + thing["name"]
 
 
+def called(thing: Thing, language: str) -> str | None:
+    """The label of an object of a scene; None for what is none of ours."""
+    return label(thing, language == "zh") if thing.get("type") in ("symbol", "character", "drawing") else None
+
+
 def naming(scene: Scene, rng: random.Random, language: str) -> list[QA]:
     """What the picture shows, or what has a certain colour or place; none where that is not clear."""
     zh = language == "zh"

@@ -108,6 +108,18 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
     return image
 
 
+def box(thing: dict[str, Any]) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom, in pixels, of what an object's picture lies in; None for what is no object of a
+    scene."""
+    if {"row", "col"} <= thing.keys():
+        x, y = (int(thing["col"]) - 1) * CELL, (int(thing["row"]) - 1) * CELL
+        return (x, y, x + CELL, y + CELL)
+    if {"x", "y", "pixels"} <= thing.keys():
+        half = -(-int(thing["pixels"]) * 3 // 4)  # a turned one is wider
+        return (thing["x"] - half, thing["y"] - half, thing["x"] + half, thing["y"] + half)
+    return None
+
+
 def _cell_mask(thing: dict[str, Any], rng: random.Random) -> Image.Image:
     large = thing["size"] == "large"
     if thing["type"] == "character":

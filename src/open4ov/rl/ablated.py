@@ -2,9 +2,9 @@
 cut away.
 
 What a picture shows is known from its annotation alone (`Sample.scene`): names of things (`names`, or `objects` with
-their `name`), and where they are (`box` of an object: left, top, right, bottom in pixels; the shipped corpora's own
-cells and middles). Where it does not say, nothing is made of it: nobody could tell that the question has lost its
-answer.
+their `name`), and where they are (`box` of an object: left, top, right, bottom in pixels). Objects of the shipped
+corpora have places and names of their own kind, which `corpora` reads. Where an annotation does not say, nothing is
+made of it: nobody could tell that the question has lost its answer.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ import numpy as np
 from PIL import Image
 
 from open4ov.answers import normalise
-from open4ov.corpora.looking import label
+from open4ov.corpora import looking, scenes
 from open4ov.sample import Sample
 
 Box = tuple[int, int, int, int]
-CELL = 32
-"""Side of a grid's cell in the shipped corpora, in pixels"""
 LEAST_LEFT = 0.3
 """Smallest share of the picture that a crop beside the evidence may be; below it the evidence is painted over"""
 GREYS = ((255, 255, 255), (0, 0, 0), (128, 128, 128), (220, 220, 220))
@@ -55,8 +53,8 @@ def things(sample: Sample) -> set[str]:
     scene = sample.scene or {}
     found: set[str] = set()
     if isinstance(names := scene.get("names"), dict):
-        told = cast("dict[str, object]", names).get(sample.language) or []
-        found |= {str(name) for name in (cast("list[object]", told) if isinstance(told, list) else [told])}
+        if told := cast("dict[str, object]", names).get(sample.language):
+            found |= {str(name) for name in (cast("list[object]", told) if isinstance(told, list) else [told])}
     for thing in _objects(scene):
         if name := _name(thing, sample.language):
             found.add(name)
@@ -105,8 +103,10 @@ def hidden(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     if max(best[2] - best[0], 0) * max(best[3] - best[1], 0) >= LEAST_LEFT * width * height:
         return picture.crop(best)
     painted = picture.copy()
-    edge = np.asarray(picture)[[0, -1]].reshape(-1, 3)
-    colour = tuple(int(level) for level in np.median(edge, axis=0))
+    levels = np.asarray(picture)
+    border = np.ones(levels.shape[:2], dtype=bool)
+    border[1:-1, 1:-1] = False
+    colour = tuple(int(level) for level in np.median(levels[border], axis=0))
     for box in boxes:
         painted.paste(colour, (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)))
     return painted
@@ -130,8 +130,8 @@ def _objects(scene: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _name(thing: dict[str, Any], language: str) -> str | None:
     """What a thing is called: in the shipped corpora by the name that their questions use."""
-    if thing.get("type") in ("symbol", "character", "drawing"):
-        return label(thing, language == "zh")
+    if (own := looking.called(thing, language)) is not None:
+        return own
     name = thing.get("name")
     if isinstance(name, dict):
         name = cast("dict[str, Any]", name).get(language)
@@ -143,10 +143,4 @@ def _box(thing: dict[str, Any]) -> Box | None:
     if isinstance(given, list) and len(cast("list[Any]", given)) == 4:
         left, top, right, bottom = (round(float(side)) for side in cast("list[float]", given))
         return (left, top, right, bottom)
-    if {"row", "col"} <= thing.keys():
-        x, y = (int(thing["col"]) - 1) * CELL, (int(thing["row"]) - 1) * CELL
-        return (x, y, x + CELL, y + CELL)
-    if {"x", "y", "pixels"} <= thing.keys():
-        half = -(-int(thing["pixels"]) * 3 // 4)  # a turned one is wider
-        return (thing["x"] - half, thing["y"] - half, thing["x"] + half, thing["y"] + half)
-    return None
+    return scenes.box(thing)
