@@ -41,7 +41,7 @@ def test_golden(case: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("case", TRL, ids=[f"{n} {case['kind']}" for n, case in enumerate(TRL)])
-def test_trl_agrees(case: dict[str, object]) -> None:
+def test_trl_agrees(case: dict[str, Any]) -> None:
     numbers = {name: row(value) for name, value in case.items() if isinstance(value, list)}
     reference = None
     if case["kind"] == "reference":
@@ -121,7 +121,7 @@ def test_training_prefers_the_chosen_and_leaves_the_tower(tiny_dir: Path) -> Non
     ]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     section = DpoSection(epochs=40, batch=2, learning_rate=2e-3, beta=0.5)
-    curve = dpo.fit(model, processor, pairs, lambda _: red, section, seed=0)
+    curve = train(model, processor, pairs, lambda _: red, section, seed=0).curve
     assert len(curve) == 40
     assert curve[0]["loss"] > 2 * curve[-1]["loss"]
     assert curve[-1]["accuracy"] == 1.0
@@ -133,7 +133,7 @@ def test_a_sample_without_a_rejected_response_is_refused(tiny_dir: Path) -> None
     model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
     sample = Sample(id="s1", source="t", task="t", messages=[user("?"), assistant("!")])
     with pytest.raises(ValueError, match="s1 is no preference pair"):
-        dpo.fit(model, processor, [sample], lambda _: Image.new("RGB", (32, 32)), DpoSection(), seed=0)
+        train(model, processor, [sample], lambda _: Image.new("RGB", (32, 32)), DpoSection(), seed=0)
 
 
 def pair(number: int, chosen: str, rejected: str, image: bool = True, asked: str = ASKED) -> Sample:
@@ -183,9 +183,7 @@ def bench(tiny_dir: Path) -> Bench:
 
 
 @pytest.mark.parametrize("options", [{}, {"reference": True, "on_fall": "stop", "watch": 50.0}])
-def test_an_interrupted_training_ends_with_the_same_bits(
-    bench: Bench, tmp_path: Path, options: dict[str, object]
-) -> None:
+def test_an_interrupted_training_ends_with_the_same_bits(bench: Bench, tmp_path: Path, options: dict[str, Any]) -> None:
     whole, weights, _ = bench.train(**options)
     first, _, _ = bench.train(scratch=tmp_path, stop_after=5, **options)
     assert len(first.curve) == 5
@@ -319,7 +317,7 @@ def test_a_fall_before_a_kill_is_told_by_the_call_that_goes_on(bench: Bench, tmp
 
 @pytest.mark.usefixtures("falling")
 def test_a_fall_ends_the_training_with_the_best_weights(bench: Bench, tiny_dir: Path) -> None:
-    options: dict[str, object] = {"watch": 0.05, "on_fall": "stop", "validation": {"pairs": 2, "every": 1}}
+    options: dict[str, Any] = {"watch": 0.05, "on_fall": "stop", "validation": {"pairs": 2, "every": 1}}
     fit, weights, said = bench.train(**options)
     assert fit.watch.stopped
     assert len(fit.curve) < 8

@@ -52,9 +52,9 @@ def things(sample: Sample) -> set[str]:
     """What the annotation says is in the picture, in the sample's language."""
     scene = sample.scene or {}
     found: set[str] = set()
-    if isinstance(names := scene.get("names"), dict):
-        if told := cast("dict[str, object]", names).get(sample.language):
-            found |= {str(name) for name in (cast("list[object]", told) if isinstance(told, list) else [told])}
+    names = scene.get("names")
+    if isinstance(names, dict) and (told := cast("dict[str, object]", names).get(sample.language)):
+        found |= {str(name) for name in (cast("list[object]", told) if isinstance(told, list) else [told])}
     for thing in _objects(scene):
         if name := _name(thing, sample.language):
             found.add(name)

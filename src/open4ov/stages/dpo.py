@@ -1,21 +1,140 @@
-"""The stage `dpo`: offline RL, its controls asked with the questions that stage 3 of SFT derives."""
+"""The stage `dpo` of a run: offline RL (paper §4.2.3, stage 2) on pairs of the RL model's own answers, and those of
+people. Controls are asked with the questions that stage 3 of SFT derives.
+
+It leaves model/, pairs.parquet (with what each is for in `extra["pair"]`), curve.json, train.jsonl, left_out.json (ids
+by reason) and summary.json: pairs by kind and attribute, leakage, the chosen responses' log-probability, and how many
+questions without their picture are refused before and after.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from open4ov.rl import dpo
+import torch
+
+from open4ov.engine import Engine
+from open4ov.functions import function
+from open4ov.model import Processor, Qwen3VL
+from open4ov.recipe_dpo import ABLATED, MADE
+from open4ov.rl import dpo_probe, hallucination, mining, pair_mix, preferences
+from open4ov.rl.dpo_screen import FAULTS
+from open4ov.rl.dpo_training import train
 from open4ov.sample import Sample
 from open4ov.sft.preference import pool
+from open4ov.store import read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
 
 def run(run: StageRun) -> None:
-    """The stage `dpo`."""
-    dpo.run(run, texts=texts)
+    """Makes the pairs and trains the RL model on them."""
+    section = run.recipe.dpo
+    torch.set_flush_denormal(True)
+    start = run.inputs["rl"] / "model"
+    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
+    pairs = _pairs(run, model, processor)
+    write_samples(run.out / "pairs.parquet", pairs.pairs)
+    fit = train(
+        model,
+        processor,
+        pairs.pairs,
+        run.images.get,
+        section,
+        run.seed,
+        run.progress,
+        run.log,
+        scratch=run.scratch,
+        note=run.note,
+    )
+    model.save_pretrained(run.out / "model")
+    processor.save_pretrained(run.out / "model")
+    left_out = {**pairs.listed, **{name: ids for name, ids in fit.listed.items() if ids}}
+    summary: dict[str, Any] = {
+        "pairs": len(pairs.pairs),
+        "counts": pairs.counts,
+        "attributes": pair_mix.attributes(pairs.pairs),
+        "left_out": {name: len(ids) for name, ids in left_out.items()},
+        **fit.summary,
+    }
+    if pairs.probe is not None:
+        after = pairs.probe.ask(Engine(model, processor), run.images.get)
+        summary["refusal"] = {"before": pairs.before, "after": after}
+    for name, ids in fit.listed.items():
+        if ids:
+            run.note(
+                f"{len(ids)} pairs left out: {FAULTS[name]} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+            )
+    write_json(run.out / "left_out.json", left_out)
+    write_json(run.out / "curve.json", fit.curve)
+    write_json(run.out / "summary.json", summary)
+
+
+@dataclass
+class _Pairs:
+    """All pairs of a stage. `counts`: by kind, and why drafts made none; `listed`: ids of what was left out."""
+
+    pairs: list[Sample]
+    counts: dict[str, int]
+    listed: dict[str, list[str]]
+    probe: dpo_probe.Probe | None = None
+    before: dict[str, Any] | None = None
+
+
+def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
+    section = run.recipe.dpo
+    if not section.pairs:
+        return _Pairs([], {}, {})
+    samples = [
+        sample
+        for name in ("samples.parquet", "general.parquet")
+        for sample in read_samples(run.inputs["data"] / name)
+        if sample.split == "train"
+    ]
+    engine = Engine(model, processor)
+    bare = texts(samples)
+    found = _Pairs([], {}, {})
+    if section.probe and any(section.mix.get(kind, 0) > 0 for kind in ABLATED):
+        found.probe, samples = dpo_probe.split(samples, bare, section.probe, run.seed)
+        asked = {sample.id for sample in found.probe.texts}
+        bare = [sample for sample in bare if sample.id not in asked]
+        found.before = found.probe.ask(engine, run.images.get)
+    counts: Counter[str] = Counter()
+    if any(section.mix.get(kind, 0) > 0 for kind in MADE):
+        made = hallucination.build(
+            samples,
+            section.pairs,
+            engine,
+            run.images.get,
+            run.seed,
+            run.progress,
+            put=run.images.put,
+            mix=section.mix,
+            texts=bare,
+        )
+        found.pairs += made.pairs
+        counts.update(made.counts)
+        if made.leaked:
+            found.listed["leakage"] = made.leaked
+    given: list[Sample] = []
+    for path in section.preferences:
+        given += preferences.read(path, images=run.images, note=run.note)
+    if section.mined is not None:
+        score = function(section.mined, "dpo.mined")
+        wanted = round(section.pairs * section.mix.get("mined", 0))
+        given += mining.mine(samples, wanted, engine, run.images.get, score, run.seed, run.progress)
+    if given:
+        chosen = pair_mix.choose(given, section, run.seed)
+        found.pairs += chosen.pairs
+        counts.update(chosen.counts)
+        found.listed |= chosen.listed
+        for line in chosen.notes:
+            run.note(line)
+    found.counts = dict(sorted(counts.items()))
+    return found
 
 
 def texts(samples: Sequence[Sample]) -> list[Sample]:
