@@ -61,5 +61,6 @@ def test_the_stage_is_made_anew_when_its_pairs_change(tmp_path: Path) -> None:
     file.write_text("{} ")
     assert keys.training("dpo")(recipe)[FILES] != first[FILES]
     file.write_text("{}")
-    slower = recipe.model_copy(update={"dpo": recipe.dpo.model_copy(update={"checkpoint_every": 7})})
-    assert keys.training("dpo")(slower) == first, "how often a checkpoint is written changes nothing"
+    told = {"checkpoint_every": 7, "tensorboard": True, "wandb": "project"}
+    other = recipe.model_copy(update={"dpo": recipe.dpo.model_copy(update=told)})
+    assert keys.training("dpo")(other) == first, "what is kept and told on the way changes nothing"

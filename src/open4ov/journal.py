@@ -7,6 +7,8 @@ folder when it is done. A resumed training goes on where its checkpoint stands: 
 of SFT:  step, loss, grad_norm, lr, tokens, targets (those to be predicted), val_loss where it was measured;
          seconds, tokens_per_second, mfu (see `sft/throughput.py`; absent when the device's peak is not known)
 of RL:   what `rl/figures.py` computes; seconds and tokens a second of rollout, reward, score and update
+of DPO:  the curve's figures; tokens of a step's prompts and responses, seconds without those of validation,
+         tokens_per_second
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from open4ov import assets
+from open4ov import assets, recipe_dpo
 from open4ov.changes import FILES
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -320,7 +320,7 @@ def _offline(recipe: Recipe, base: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"dpo.preferences: no such file or folder: {path}")
         files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     found = _there({"dpo.preferences": fingerprint(files) if files else ""})
-    return {"dpo": dpo.model_dump(mode="json", exclude={"checkpoint_every"}), **base, FILES: {**base[FILES], **found}}
+    return {"dpo": dpo.model_dump(mode="json", exclude=recipe_dpo.TOLD), **base, FILES: {**base[FILES], **found}}
 
 
 def ration(recipe: Recipe) -> dict[str, Any]:

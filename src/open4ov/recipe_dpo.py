@@ -83,7 +83,11 @@ class DpoSection(Section):
         default=False, description="DPO against the starting model, whose log-probabilities are computed once, before"
     )
     learning_rate: float = Field(default=5e-5, gt=0)
-    nll_weight: float = Field(default=0.1, ge=0, description="weight of the chosen response's negative log-likelihood")
+    nll_weight: float = Field(
+        default=0.1,
+        ge=0,
+        description="weight of the chosen response's negative log-likelihood, which keeps it likely; 0: eq. 13 alone",
+    )
     watch: float = Field(
         default=1.0, gt=0, description="nats a token that the chosen responses of validation may fall below their start"
     )
@@ -95,6 +99,16 @@ class DpoSection(Section):
         default=64, ge=0, description="held-out questions asked without their picture and with it, before and after"
     )
     checkpoint_every: int = Field(default=100, ge=1, description="steps")
+    tensorboard: bool = Field(default=False, description="event files beside train.jsonl (pip install tensorboard)")
+    wandb: str | None = Field(
+        default=None,
+        min_length=1,
+        description="project that steps are also logged to (pip install wandb); key and mode from wandb's environment",
+    )
+
+
+TOLD = {"checkpoint_every", "tensorboard", "wandb"}
+"""What is kept and told on the way: the model that a training ends with is the same."""
 
 
 def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,7 +164,7 @@ class Bench:
 
     def train(self, pairs: list[Sample] = PAIRS, **options: Any) -> tuple[Fit, dict[str, torch.Tensor], list[str]]:
         said: list[str] = []
-        run = {name: options.pop(name) for name in ("scratch", "stop_after") if name in options}
+        run = {name: options.pop(name) for name in ("scratch", "stop_after", "folder") if name in options}
         known = {
             "epochs": 2,
             "batch": 5,
@@ -192,6 +194,41 @@ def test_an_interrupted_training_ends_with_the_same_bits(bench: Bench, tmp_path:
     assert again.summary == whole.summary
     assert all(torch.equal(value, weights[name]) for name, value in resumed.items())
     assert (tmp_path / "step-6").exists()
+
+
+def test_the_journal_has_the_curve_and_the_pace_and_is_taken_up(bench: Bench, tmp_path: Path) -> None:
+    """Lines beyond the checkpoint are taken back, torn ones too; figures go to TensorBoard where that is asked for."""
+    folder = tmp_path / "journal"
+    bench.train(scratch=tmp_path, folder=folder, stop_after=5)
+    with (folder / "train.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    whole, _, _ = bench.train(scratch=tmp_path, folder=folder)
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    pace = {"tokens", "seconds", "tokens_per_second"}
+    assert [{name: line[name] for name in line if name not in pace} for line in lines] == whole.curve
+    assert all(pace <= line.keys() for line in lines)
+    assert not any(pace & point.keys() for point in whole.curve)
+    assert not (folder / "tensorboard").exists()
+
+
+def test_wandb_gets_every_figure_of_dpo(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[int, dict[str, Any]]] = []
+    module = ModuleType("wandb")
+    run = SimpleNamespace(log=lambda figures, step: logged.append((step, figures)), finish=lambda: None)
+    module.init, module.Settings = lambda **_: run, dict  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    fit, _, _ = bench.train(folder=tmp_path, wandb="project", epochs=1)
+    assert [step for step, _ in logged] == [point["step"] for point in fit.curve]
+    for (_, figures), point in zip(logged, fit.curve, strict=True):
+        assert figures.items() >= {f"train/{name}": value for name, value in point.items() if name != "step"}.items()
+
+
+def test_a_journal_that_cannot_be_kept_names_its_key(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"dpo\.wandb: .*pip install 'open4ov\[wandb\]'"):
+        bench.train(folder=tmp_path, wandb="project")
 
 
 def test_other_pairs_take_up_no_checkpoint(bench: Bench, tmp_path: Path) -> None:

@@ -142,6 +142,10 @@ def test_the_records_say_what_was_done(finished: Run) -> None:
         == sum(n for kind, n in counts.items() if kind in KINDS)
     )
     assert all(pair.rejected for pair in pairs)
+    lines = (finished.root / "dpo" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [
+        point["loss"] for point in finished.read("dpo", "curve.json")
+    ]
 
 
 def test_grading_computes_in_the_precision_of_the_training(

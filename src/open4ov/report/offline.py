@@ -5,7 +5,6 @@ The first pairs of each kind are shown, whatever they say: nobody picked them.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from open4ov.recipe_dpo import GIVEN, MADE
+from open4ov.report.gallery import data_uri
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, iter_samples
@@ -67,10 +67,9 @@ def cards(path: Path, images: ImageStore) -> list[PairCard]:
 
 def _card(kind: str, pair: Sample, images: ImageStore) -> PairCard:
     assert pair.rejected is not None
-    pictures = [base64.b64encode(images.path(sha).read_bytes()).decode() for sha in pair.images]
     return PairCard(
         kind=kind,
-        pictures=[f"data:image/png;base64,{picture}" for picture in pictures],
+        pictures=[data_uri(images.path(sha)) for sha in pair.images],
         earlier="\n".join(f"{message.role}: {message.text}" for message in pair.messages[:-2]),
         question=pair.messages[-2].text,
         chosen=pair.messages[-1].text,

@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from open4ov import checkpoints, memory, schedules, training
 from open4ov.averaging import trained_weights
+from open4ov.journal import Journal
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
+from open4ov.recipe_dpo import TOLD
 from open4ov.rl import dpo_watch
 from open4ov.rl.dpo_loss import of_pairs
 from open4ov.rl.dpo_prompts import Prompts
@@ -57,13 +60,16 @@ def train(
     *,
     scratch: Path | None = None,
     note: Callable[[str], None] | None = None,
+    folder: Path | None = None,
+    name: str = "dpo",
     stop_after: int | None = None,
 ) -> Fit:
     """Trains the model in place on the pairs, but for those that are kept apart to validate with.
 
     Every `checkpoint_every` steps the state is written to `scratch` (None: never); a later call with the same pairs and
-    options goes on from there and ends with the same weights, bit for bit. `stop_after`: return after that step, as if
-    killed there. `note` is told what a user should look at.
+    options goes on from there and ends with the same weights, bit for bit. `folder`: of the journal (None: there is
+    none), as of `name`. `stop_after`: return after that step, as if killed there. `note` is told what a user should
+    look at.
 
     Raises training.Diverged, which names the pairs, when a loss or a gradient is not finite (nothing has been changed
     by that step), and ValueError for a sample that is no pair.
@@ -85,24 +91,30 @@ def train(
             told = True
 
     tell()  # of a fall before a kill: what was noted then is lost
-    for step in range(len(loop.curve), total):
-        if loop.watch.stopped:
-            break
-        began = time.monotonic()
-        point = loop.step(step)
-        last = step + 1 == total
-        if loop.held and ((step + 1) % section.validation.every == 0 or last):
-            point |= {f"val_{name}": value for name, value in loop.measure(step + 1).items()}
-            tell()
-        loop.curve.append(point)
-        if progress:
-            progress(f"DPO, accuracy {point['accuracy']:.2f}", step + 1, total)
-        if log:
-            log({**point, "seconds": round(time.monotonic() - began, 2)})
-        if step + 1 == stop_after:
-            break
-        if scratch and (step + 1) % section.checkpoint_every == 0 and not last:
-            loop.save(scratch)
+    book = Journal(folder, section, len(loop.curve), name, loop.identity, "dpo") if folder and total else None
+    with closing(book) if book else nullcontext():
+        for step in range(len(loop.curve), total):
+            if loop.watch.stopped:
+                break
+            began = time.monotonic()
+            point = loop.step(step)
+            seconds = time.monotonic() - began
+            last = step + 1 == total
+            if loop.held and ((step + 1) % section.validation.every == 0 or last):
+                point |= {f"val_{name}": value for name, value in loop.measure(step + 1).items()}
+                tell()
+            loop.curve.append(point)
+            if progress:
+                progress(f"DPO, accuracy {point['accuracy']:.2f}", step + 1, total)
+            line = {**point, **loop.pace(step, seconds)}
+            if log:
+                log(line)
+            if book:
+                book.write(line)
+            if step + 1 == stop_after:
+                break
+            if scratch and (step + 1) % section.checkpoint_every == 0 and not last:
+                loop.save(scratch)
     if loop.watch.stopped:
         checkpoints.put(model, loop.watch.best_weights)
     held = [screened.pairs[number] for number in loop.held]
@@ -131,7 +143,7 @@ class _Loop:
     def identity(self) -> str:
         """What it is a training of."""
         said = [(p.id, p.messages[-1].text, [m.text for m in p.rejected or ()], p.images) for p in self.pairs]
-        read = self.section.model_dump(exclude={"checkpoint_every", "probe", "mix", "preferences"})
+        read = self.section.model_dump(exclude={*TOLD, "probe", "mix", "preferences"})
         return content_id("dpo", read, said, self.batches)
 
     def begin(self, scratch: Path | None) -> None:
@@ -181,6 +193,11 @@ class _Loop:
         memory.trim()
         figures = {name: round(figure, 5) for name, figure in totals.items()}
         return {"step": step + 1, "loss": round(value, 5), **figures, "grad_norm": round(norm, 4), "lr": rate}
+
+    def pace(self, step: int, seconds: float) -> dict[str, float]:
+        """Of a step that took so long: its tokens are those of prompts, pictures and both responses."""
+        tokens = sum(self.tokens[number] for number in self.batches[step])
+        return {"tokens": tokens, "seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds, 1)}
 
     def measure(self, step: int) -> dict[str, float]:
         """Of the pairs that are kept apart; `watch` sees it."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from open4ov import journal
 from open4ov.engine import Engine
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
@@ -49,6 +50,8 @@ def run(run: StageRun) -> None:
         run.log,
         scratch=run.scratch,
         note=run.note,
+        folder=run.scratch / "journal",
+        name=f"{run.recipe.name} {run.stage}",
     )
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
@@ -68,6 +71,7 @@ def run(run: StageRun) -> None:
             run.note(
                 f"{len(ids)} pairs left out: {FAULTS[name]} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
             )
+    journal.publish(run.scratch / "journal", run.out)
     write_json(run.out / "left_out.json", left_out)
     write_json(run.out / "curve.json", fit.curve)
     write_json(run.out / "summary.json", summary)
