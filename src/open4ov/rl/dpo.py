@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from open4ov import training
 from open4ov.engine import Engine
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
@@ -64,6 +65,7 @@ def run(
     torch.set_flush_denormal(True)
     start = run.inputs["rl"] / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
+    model.to(training.device(section.device, "dpo.device"))
     pairs = _pairs(run, model, processor, texts, survives)
     write_samples(run.out / "pairs.parquet", pairs.pairs)
     fit = train(
@@ -89,7 +91,8 @@ def run(
         **fit.summary,
     }
     if pairs.probe is not None:
-        after = pairs.probe.ask(Engine(model, processor), run.images.get)
+        half = training.autocast(section.precision, model.device)
+        after = pairs.probe.ask(Engine(model, processor, autocast=half), run.images.get)
         summary["refusal"] = {"before": pairs.before, "after": after}
     for name, ids in fit.listed.items():
         if ids:
@@ -136,7 +139,7 @@ def _pairs(
         for sample in read_samples(run.inputs["data"] / name)
         if sample.split == "train"
     ]
-    engine = Engine(model, processor)
+    engine = Engine(model, processor, autocast=training.autocast(section.precision, model.device))
     bare = list(texts(samples)) if texts else [sample for sample in samples if not sample.images]
     found = _Pairs([], {}, {})
     if section.probe and any(section.mix.get(kind, 0) > 0 for kind in ABLATED):
