@@ -37,10 +37,9 @@ class Loop:
         self.fed, self.phases = told["fed"], phases
         size, tokens = told["group"], told["response"]
         limits = {"max_tokens": tokens, "length_weight": 0.0, "rollout": {"stop_loops": False}}
-        options = {"group": size, "minibatches": told["minibatches"], "precision": told["precision"], **limits}
-        self.section = RlSection.model_validate(options)
+        options = {"group": size, "minibatches": told["minibatches"], "device": "cpu", "precision": told["precision"]}
+        self.section = RlSection.model_validate(options | limits)
         processor, self.model = Processor.from_pretrained(told["model"]), Qwen3VL.from_pretrained(told["model"])
-        self.model.to(training.device(self.section.device, "rl.device"))
         training.freeze_vision(self.model)
         self.optimizer, self.rate = training.adamw(self.model, told["rate"]), told["rate"]
         self.pictures = VisionCache(self.model, processor)
