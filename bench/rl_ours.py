@@ -37,12 +37,14 @@ class Loop:
         self.fed, self.phases = told["fed"], phases
         size, tokens = told["group"], told["response"]
         limits = {"max_tokens": tokens, "length_weight": 0.0, "rollout": {"stop_loops": False}}
-        self.section = RlSection.model_validate({"group": size, "minibatches": told["minibatches"], **limits})
+        options = {"group": size, "minibatches": told["minibatches"], "device": "cpu", "precision": told["precision"]}
+        self.section = RlSection.model_validate(options | limits)
         processor, self.model = Processor.from_pretrained(told["model"]), Qwen3VL.from_pretrained(told["model"])
         training.freeze_vision(self.model)
         self.optimizer, self.rate = training.adamw(self.model, told["rate"]), told["rate"]
         self.pictures = VisionCache(self.model, processor)
-        self.roller = roller.build(self.model, processor, self.section.rollout, self.pictures)
+        half = training.autocast(self.section.precision, self.model.device)
+        self.roller = roller.build(self.model, processor, self.section.rollout, self.pictures, autocast=half)
         self.updater = Updater(self.model, processor, self.pictures, self.section)
 
     def step(self, tasks: list[Task], given: list[list[int]], number: int) -> dict[str, Any]:
@@ -98,11 +100,10 @@ def main() -> None:
     tasks, given = read(Path(told["data"]))
     size, group = told["prompts"], told["group"]
     pace.begin()
-    with training.precision(told["precision"]):
-        for number in range(told["steps"]):
-            first = number * size % len(tasks)
-            rows = given[first * group : (first + size) * group]
-            pace.step(**loop.step(tasks[first : first + size], rows, number))
+    for number in range(told["steps"]):
+        first = number * size % len(tasks)
+        rows = given[first * group : (first + size) * group]
+        pace.step(**loop.step(tasks[first : first + size], rows, number))
     pace.end()
 
 

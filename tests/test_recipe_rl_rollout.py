@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from open4ov import keys
 from open4ov.errors import UserError
@@ -47,6 +48,13 @@ def told(tmp_path: Path, rl: str) -> str:
         ("{rollout: {backend: vllm, folder: w}}", "rl.rollout.folder: has no effect: rl.rollout.url is empty"),
         ("{rollout: {backend: vllm, kv_tokens: 1024}}", "rl.rollout.kv_tokens: has no effect"),
         ("{rollout: {ahead: true, offload: true}}", "neither can make room"),
+        ("{device: cpu, rollout: {offload: true}}", "rl.rollout.offload: makes room on a GPU, and rl.device is cpu"),
+        ("{device: cpu, rollout: {weights: fp8}}", "rl.rollout.weights: fp8 is computed on a GPU"),
+        ("{device: cuda, rollout: {weights: int8}}", "rl.rollout.weights: int8 is computed on the CPU"),
+        ("{device: cuda, rollout: {weights: fp8, offload: true}}", ""),
+        ("{rollout: {weights: fp8}}", ""),
+        ("{precision: fp16}", "rl.precision: expected 'auto', 'bf16' or 'fp32'"),
+        ("{grad_clip: 0}", "rl.grad_clip"),
         ("{steps: 0, rollout: {ahead: true}}", "rl.rollout: has no effect: rl.steps is 0"),
     ],
 )
@@ -64,3 +72,27 @@ def test_an_address_makes_no_stage_anew_and_another_loss_does(tmp_path: Path) ->
     assert plain == moved
     assert plain != config(load(path, ["rl.loss=dapo"]))
     assert plain != config(load(path, ["rl.rollout.tis_cap=3"]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, where these can be computed")
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("rl", "rl.rollout.offload=true", "rl.rollout.offload: makes room on a GPU, and there is no CUDA device here"),
+        ("rl", "rl.rollout.weights=fp8", "rl.rollout.weights: quantize: fp8 is computed on an NVIDIA GPU"),
+        ("rl", "rl.device=cuda", "rl.device: there is no CUDA device here"),
+        ("dpo", "dpo.device=cuda", "dpo.device: there is no CUDA device here"),
+    ],
+)
+def test_what_needs_a_gpu_is_told_before_anything_runs(tmp_path: Path, name: str, change: str, said: str) -> None:
+    """`rl.device: auto` finds none here."""
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\n")
+    with pytest.raises(UserError, match=said):
+        keys.training(name)(load(path, [change]))
+
+
+def test_the_leakage_screen_asks_in_the_precision_of_training(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\nrl: {leakage: {rollouts: 8}}\n")
+    assert keys.rl_pool(load(path)) != keys.rl_pool(load(path, ["rl.precision=bf16"]))

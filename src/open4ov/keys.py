@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from open4ov import assets, recipe_dpo
+from open4ov import assets, machine, recipe_dpo
 from open4ov.changes import FILES
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -205,10 +205,12 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
         base: dict[str, Any] = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
         if name == "rl":
             function(recipe.rl.reward, "rl.reward")
+            machine.online(recipe.rl)
             base[FILES] |= _there({"rl.embedder": _encoder(recipe)})
         elif name in SFT:
             function(recipe.sft.verifier, "sft.verifier")
         if name == "dpo":
+            machine.offline(recipe.dpo)
             return _offline(recipe, base)
         if name not in SFT:
             left_out = UNREAD if name == "rl" else None
@@ -238,7 +240,7 @@ def rl_pool(recipe: Recipe) -> dict[str, Any]:
         return {"rl": {"steps": 0}}
     function(rl.reward, "rl.reward")
     read = {"pool", "text_share", "reward", "steps", "prompts", "filter"}  # the last three: `selection.candidates`
-    screened = {"temperature", "max_tokens", "leakage"} if rl.leakage.rollouts else set[str]()
+    screened = {"temperature", "max_tokens", "leakage", "precision", "device"} if rl.leakage.rollouts else set[str]()
     found: dict[str, Any] = {"rl": rl.model_dump(mode="json", include=read | screened)}
     if screened:
         found["threads"] = recipe.threads

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from open4ov.errors import nearest
+from open4ov.recipe_compute import ComputeOptions
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
@@ -38,7 +39,7 @@ class DpoValidationSection(Section):
     every: int = Field(default=50, ge=1, description="steps between two measurements; the start and the end are too")
 
 
-class DpoSection(Section):
+class DpoSection(ComputeOptions):
     """Offline RL: reference-free DPO (paper §4.1.2, eq. 13)."""
 
     pairs: int = Field(default=1500, ge=0, description="pairs of all kinds together; 0: the model stays as it is")

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from open4ov.recipe_compute import ComputeOptions
 from open4ov.recipe_rl_encoder import SHIPPED, SHIPPED_THRESHOLD, DiversitySection, EncoderSection, Threshold
 from open4ov.recipe_rl_loop import TOLD, LoopOptions
 from open4ov.recipe_rl_loss import Kind
@@ -27,7 +28,7 @@ class RlFilterSection(Section):
     )
 
 
-class RlSection(LoopOptions):
+class RlSection(LoopOptions, ComputeOptions):
     """Online RL: GSPO with Pass@k, then diversity (paper §4)."""
 
     steps: int = Field(default=60, ge=0, description="rollout batches")

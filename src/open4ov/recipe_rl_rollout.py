@@ -83,6 +83,13 @@ def contradictions(rl: RlSection) -> Iterator[tuple[Loc, str]]:
         yield from _address(rollout)
     if rollout.backend == "vllm" and rl.temperature < COLDEST_OF_VLLM:
         yield ("rl", "temperature"), f"{rl.temperature} is taken as another by vLLM; use {COLDEST_OF_VLLM} or more"
+    if rl.device == "cpu":
+        if rollout.offload:
+            yield (*HERE, "offload"), "makes room on a GPU, and rl.device is cpu"
+        if rollout.backend == "own" and rollout.weights == "fp8":
+            yield (*HERE, "weights"), "fp8 is computed on a GPU, and rl.device is cpu; use int8"
+    if rl.device == "cuda" and rollout.backend == "own" and rollout.weights == "int8":
+        yield (*HERE, "weights"), "int8 is computed on the CPU, and rl.device is cuda; use fp8"
     if rollout.ahead and rollout.offload:
         yield (
             (*HERE, "offload"),

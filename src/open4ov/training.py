@@ -172,9 +172,13 @@ def kind(choice: str, device: torch.device | str = "cpu") -> Literal["bf16", "fp
     return "bf16" if fast else "fp32"
 
 
+def autocast(choice: str, device: torch.device | str = "cpu") -> torch.dtype | None:
+    """What an engine computes in to generate as `precision` trains; None: the weights' own type."""
+    return torch.bfloat16 if kind(choice, device) == "bf16" else None
+
+
 def precision(choice: str, device: torch.device | str = "cpu") -> AbstractContextManager[Any]:
     """`bf16`: matrix products on `device` in bfloat16 (weights, sums and the optimizer stay in float32); `fp32`: no
     change; `auto`: see `kind`."""
-    if kind(choice, device) == "fp32":
-        return nullcontext()
-    return torch.autocast(torch.device(device).type, torch.bfloat16)
+    half = autocast(choice, device)
+    return torch.autocast(torch.device(device).type, half) if half else nullcontext()

@@ -66,6 +66,24 @@ def test_impossible_tokens_have_the_cap_and_no_numbers_are_refused() -> None:
         importance.weights(torch.zeros(1), torch.zeros(1), 0)
 
 
+def test_what_is_far_apart_still_has_figures() -> None:
+    """A response of 200 tokens half a nat apart each, and one with an impossible token: no infinity in a journal."""
+    old, rollout = torch.full((201,), -1.0), torch.full((201,), -1.5)
+    rollout[200] = -torch.inf
+    told = importance.statistics(old, rollout, torch.tensor([0] * 200 + [1]), 2)
+    assert all(math.isfinite(value) for value in told.figures().values())
+    assert told.product == pytest.approx(math.exp(importance.FURTHEST))
+    assert told.gap == pytest.approx((200 * 0.5 + importance.FURTHEST) / 201)
+
+
+def test_parts_are_told_together_as_one() -> None:
+    old, rollout = torch.tensor([0.0, -0.3, -1.0, -2.0, -0.1]), torch.tensor([-1.0, -0.2, -1.5, -1.0, -0.4])
+    whole = importance.statistics(old, rollout, torch.tensor([0, 0, 1, 1, 2]), 3)
+    first = importance.statistics(old[:2], rollout[:2], torch.tensor([0, 0]), 1)
+    rest = importance.statistics(old[2:], rollout[2:], torch.tensor([0, 0, 1]), 2)
+    assert importance.together([first, rest], [1, 2], [2, 3]).figures() == pytest.approx(whole.figures(), abs=2e-6)
+
+
 @pytest.mark.parametrize(
     ("when", "exact", "expected"),
     [("auto", True, False), ("auto", False, True), ("never", False, False), ("always", True, True)],

@@ -46,7 +46,15 @@ def test_our_step_is_that_of_whole_documents(tiny_dir: Path, tmp_path: Path) -> 
     rl_work.make(tmp_path, processor, rl_work.Shape(40, 5, 3), 2, 4)
     tasks, responses = rl_work.read(tmp_path)
     responses = [[token % processor.eos_id for token in one] for one in responses]
-    told = {"model": str(tiny_dir), "rate": 0.0, "minibatches": 1, "group": 4, "response": 5, "fed": True}
+    told = {
+        "model": str(tiny_dir),
+        "rate": 0.0,
+        "minibatches": 1,
+        "group": 4,
+        "response": 5,
+        "fed": True,
+        "precision": "fp32",
+    }
     found = Loop(told, Phases()).step(tasks, responses, 0)
     model = Qwen3VL.from_pretrained(tiny_dir)
     model.vision.requires_grad_(False)

@@ -29,6 +29,13 @@ def test_the_rewarded_answer_becomes_likely(tiny_dir: Path) -> None:
         assert torch.equal(value, before[name]) is name.startswith("vision."), name
 
 
+def test_it_learns_within_gspos_own_bounds(tiny_dir: Path) -> None:
+    """3e-4 and 4e-4, which a step of this size leaves at once: they hold responses back, and the model learns."""
+    curve = train(tiny_dir, clip_low=None, clip_high=None, minibatches=4)[1].curve
+    assert sum(point["clip_low"] + point["clip_high"] for point in curve) > 0.1
+    assert curve[-1]["pass_rate"] > curve[0]["pass_rate"] + 0.2
+
+
 def test_a_tower_that_is_not_frozen_learns_too(tiny_dir: Path) -> None:
     before = Qwen3VL.from_pretrained(tiny_dir).state_dict()
     model, _ = train(tiny_dir, steps=2, reward="online:odd", freeze_vision=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -88,8 +89,54 @@ def test_parts_have_the_gradient_of_one_pass(
     assert max(sizes) <= max(limit, prompt + 5), "a single response with its prompt is never cut"
     found, same = parts.gradients(groups(), monkeypatch, shift)
     assert_close(found, expected)
-    for name in ("losses", "ratios", "clipped_low", "clipped_high", "entropies"):
+    for name in ("losses", "ratios", "least", "largest", "clipped_low", "clipped_high", "entropies", "norms", "replay"):
         assert getattr(same, name) == pytest.approx(getattr(update, name), abs=1e-5), name
+
+
+@pytest.mark.parametrize("limit", [16, 30])
+def test_figures_of_weights_do_not_depend_on_the_parts(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """One entry a mini-batch, each token and each response counted once, and a number even where the rollout held a
+    token for impossible."""
+    given = groups()
+    given[0].responses[3].log_probs[:] = [-math.inf, -30.0, -1.0, -9.0, 0.0]
+    whole, parts = Bench(tiny_dir), Bench(tiny_dir, max_update_tokens=limit)
+    whole.updater.weighed = parts.updater.weighed = True
+    expected, once = whole.gradients(given, monkeypatch)
+    found, cut = parts.gradients(given, monkeypatch)
+    assert_close(found, expected)
+    assert len(parts.updater.prepare(given).minibatches[0]) > 1
+    assert len(cut.importance) == len(once.importance) == 1
+    assert cut.importance[0] == pytest.approx(once.importance[0], rel=1e-4)
+    json.dumps(cut.figures(), allow_nan=False)
+
+
+def test_minibatches_in_parts_with_weights_have_the_gradient_of_the_whole(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With weights that stay as they are the gradients of two mini-batches sum up to twice that of one."""
+    one = Bench(tiny_dir)
+    one.updater.weighed = True
+    expected, _ = one.gradients(groups(), monkeypatch)
+    two = Bench(tiny_dir, max_update_tokens=16)
+    two.updater.weighed = True
+    two.updater.section = two.section.model_copy(update={"minibatches": 2})
+    batch = two.updater.prepare(groups())
+    assert min(len(parts) for parts in batch.minibatches) > 1
+    summed: dict[str, torch.Tensor] = {}
+
+    def step(model: Qwen3VL, *_: Any) -> float:
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                summed[name] = summed.get(name, torch.zeros_like(p)) + p.grad
+        model.zero_grad(set_to_none=True)
+        return 0.0
+
+    monkeypatch.setattr(training, "step", step)
+    update = two.updater.apply(batch, training.adamw(two.model, 1e-3), 1e-3)
+    assert len(update.importance) == 2
+    assert_close(summed, {name: 2 * value for name, value in expected.items()})
 
 
 def test_the_gradient_is_that_of_the_formula(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

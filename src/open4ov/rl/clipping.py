@@ -26,13 +26,15 @@ class Statistics:
     @torch.no_grad()
     def of(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Statistics:
         """ratio, advantage [U], U at least 1."""
-        return Statistics(
-            ratio=ratio.mean().item(),
-            ratio_min=ratio.min().item(),
-            ratio_max=ratio.max().item(),
-            clipped_low=((ratio < 1 - low) & (advantage < 0)).float().mean().item(),
-            clipped_high=((ratio > 1 + high) & (advantage > 0)).float().mean().item(),
+        figures = (
+            ratio.mean(),
+            ratio.min(),
+            ratio.max(),
+            ((ratio < 1 - low) & (advantage < 0)).float().mean(),
+            ((ratio > 1 + high) & (advantage > 0)).float().mean(),
         )
+        told = torch.stack([figure.double() for figure in figures]).cpu()  # one wait for the device
+        return Statistics(*map(float, told))
 
 
 def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:

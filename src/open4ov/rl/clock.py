@@ -6,20 +6,30 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import torch
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once `device` has done what it was given: a GPU works on after the call that gave it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
+
 
 class Clock:
     """`with clock("rollout"): ...` for each part of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device or torch.device("cpu")
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, part: str) -> Generator[None]:
-        began = time.monotonic()
+        began = now(self._device)
         try:
             yield
         finally:
-            self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - began
+            self._seconds[part] = self._seconds.get(part, 0.0) + now(self._device) - began
 
     def pace(self, tokens: int) -> dict[str, float]:
         """Seconds of each part and of all, and response tokens a second by each and by all."""

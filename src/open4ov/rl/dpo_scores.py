@@ -8,6 +8,7 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
+from open4ov import training
 from open4ov.engine import VisionCache
 from open4ov.model import Qwen3VL, VisionFeatures
 from open4ov.rl.dpo_prompts import Prompts
@@ -16,7 +17,7 @@ from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.sample import Sample
 
 Scores = tuple[Tensor, Tensor]
-"""Summed log-probabilities [B, 2] (nats; chosen, rejected) and tokens [B, 2]"""
+"""Summed log-probabilities [B, 2] (nats; chosen, rejected) and tokens [B, 2], on the model's device"""
 
 
 TOGETHER = 32
@@ -24,10 +25,11 @@ TOGETHER = 32
 
 
 class Scorer:
-    """A model with what pairs are encoded by. The pictures' features are kept: the tower is frozen."""
+    """A model with what pairs are encoded by. The pictures' features are kept: the tower is frozen. `precision`: what
+    both are computed in (`training.precision`)."""
 
-    def __init__(self, model: Qwen3VL, prompts: Prompts) -> None:
-        self.model, self.prompts = model, prompts
+    def __init__(self, model: Qwen3VL, prompts: Prompts, precision: str = "fp32") -> None:
+        self.model, self.prompts, self.precision = model, prompts, precision
         self.pictures = VisionCache(model, prompts.processor, watch=False)
         self._alone = True
 
@@ -50,12 +52,20 @@ class Scorer:
         groups = [[pair] for pair in pairs] if self._alone else [list(pairs)]
         features = [own for group in groups for own in self._features(group)]
         shared = SharedPrefix.build([*zip(map(self.prompts, pairs), features, strict=True)], responses)
-        logp, _ = log_probs(self.model, shared)
-        sums = logp.new_zeros(2 * len(pairs)).index_add(0, shared.response, logp)
-        return sums.view(-1, 2), torch.bincount(shared.response).view(-1, 2)
+        shared = shared.to(self.model.device)
+        with training.precision(self.precision, self.model.device):
+            logp, _ = log_probs(self.model, shared)
+        response = shared.response
+        sums = logp.new_zeros(2 * len(pairs)).index_add(0, response, logp)
+        lengths = response.new_zeros(2 * len(pairs)).index_add(0, response, torch.ones_like(response))
+        return sums.view(-1, 2), lengths.view(-1, 2)
 
     def _features(self, pairs: Sequence[Sample]) -> list[VisionFeatures | None]:
         """Of each pair's pictures; those that are not kept are encoded together. No file is opened for kept ones."""
+        with training.precision(self.precision, self.model.device):  # which also names what is kept
+            return self._found(pairs)
+
+    def _found(self, pairs: Sequence[Sample]) -> list[VisionFeatures | None]:
         grids = [[(f, r, c) for f, r, c in self.prompts(pair).grids.tolist()] for pair in pairs]
         names = [self.prompts.names(pair) for pair in pairs]
         flat = [*zip(chain(*grids), chain(*names), strict=True)]

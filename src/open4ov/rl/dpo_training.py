@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
 from open4ov.recipe_dpo import TOLD
 from open4ov.rl import dpo_watch
+from open4ov.rl.clock import now
 from open4ov.rl.dpo_loss import of_pairs
 from open4ov.rl.dpo_prompts import Prompts
 from open4ov.rl.dpo_scores import Scorer, parts
@@ -78,7 +78,7 @@ def train(
     model.eval()
     prompts = Prompts(processor, image)
     screened = screen(pairs, prompts, section.max_tokens)
-    loop = _Loop(model, Scorer(model, prompts), screened, section, seed)
+    loop = _Loop(model, Scorer(model, prompts, section.precision), screened, section, seed)
     loop.begin(scratch)
     if not loop.curve and loop.held:
         loop.measure(0)
@@ -96,9 +96,9 @@ def train(
         for step in range(len(loop.curve), total):
             if loop.watch.stopped:
                 break
-            began = time.monotonic()
+            began = now(model.device)
             point = loop.step(step)
-            seconds = time.monotonic() - began
+            seconds = now(model.device) - began
             last = step + 1 == total
             if loop.held and ((step + 1) % section.validation.every == 0 or last):
                 point |= {f"val_{name}": value for name, value in loop.measure(step + 1).items()}
@@ -143,7 +143,8 @@ class _Loop:
     def identity(self) -> str:
         """What it is a training of."""
         said = [(p.id, p.messages[-1].text, [m.text for m in p.rejected or ()], p.images) for p in self.pairs]
-        read = self.section.model_dump(exclude={*TOLD, "probe", "mix", "preferences"})
+        read = self.section.model_dump(exclude={*TOLD, "probe", "mix", "preferences", "device"})
+        read["precision"] = training.kind(self.section.precision, self.model.device)
         return content_id("dpo", read, said, self.batches)
 
     def begin(self, scratch: Path | None) -> None:
@@ -187,7 +188,7 @@ class _Loop:
             if not math.isfinite(value):
                 self.model.zero_grad(set_to_none=True)
                 raise training.Diverged(f"the loss is {value}: lower the learning rate ({rate:g})")
-            norm = training.step(self.model, self.optimizer, rate, grad_clip=1.0)
+            norm = training.step(self.model, self.optimizer, rate, section.grad_clip)
         except training.Diverged as error:
             raise training.Diverged(f"step {step + 1}: {error}, or look at {_named(self.pairs, batch)}") from None
         memory.trim()

@@ -15,6 +15,7 @@ Shapes: R tokens, B responses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,12 +25,15 @@ from torch import Tensor
 from open4ov.rl.clipping import lengths, sums
 
 CAP = 2.0
+FURTHEST = 20.0
+"""Nats that statistics look at: whoever is further apart counts as so far (a ratio of 5e8), so that they are numbers"""
 When = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """How far rollout and training policy were apart, plain numbers."""
+    """How far rollout and training policy were apart, plain numbers; log-ratios, of tokens and of responses, are cut at
+    `FURTHEST` nats."""
 
     weight: float  # mean of the truncated weights
     capped: float  # share of tokens whose ratio was above the cap
@@ -67,16 +71,33 @@ def weights(old_logp: Tensor, rollout_logp: Tensor, cap: float = CAP) -> Tensor:
 def statistics(old_logp: Tensor, rollout_logp: Tensor, response: Tensor, count: int, cap: float = CAP) -> Statistics:
     """old_logp, rollout_logp [R]; response [R]: 0 .. B-1; count: B. Raises ValueError as `weights`, and when a response
     has no token."""
-    gaps = _gaps(old_logp, rollout_logp)
+    gaps = _gaps(old_logp, rollout_logp).clamp(-FURTHEST, FURTHEST)
     ratios = gaps.exp()
     size = lengths(response, count, gaps)
     whole = sums(gaps, response, count)
+    figures = (
+        ratios.clamp(max=cap).mean(),
+        (ratios > cap).double().mean(),
+        whole.clamp(-FURTHEST, FURTHEST).exp().mean(),
+        (whole / size).exp().mean(),
+        gaps.abs().mean(),
+    )
+    told = torch.stack([figure.double() for figure in figures]).cpu()  # one wait for the device
+    return Statistics(*map(float, told))
+
+
+def together(parts: Sequence[Statistics], responses: Sequence[int], tokens: Sequence[int]) -> Statistics:
+    """The statistics of all parts as if they had been one, with so many responses and tokens each."""
+
+    def mean(values: Iterable[float], counts: Sequence[int]) -> float:
+        return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
+
     return Statistics(
-        weight=ratios.clamp(max=cap).mean().item(),
-        capped=(ratios > cap).double().mean().item(),
-        product=whole.exp().mean().item(),
-        geometric=(whole / size).exp().mean().item(),
-        gap=gaps.abs().mean().item(),
+        weight=mean((one.weight for one in parts), tokens),
+        capped=mean((one.capped for one in parts), tokens),
+        product=mean((one.product for one in parts), responses),
+        geometric=mean((one.geometric for one in parts), responses),
+        gap=mean((one.gap for one in parts), tokens),
     )
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from PIL import Image
 
+from open4ov import training
 from open4ov.engine import VisionCache
 from open4ov.engine.vision_cache import digests
 from open4ov.model import Pack, Processor, Qwen3VL, VisionFeatures, pack
@@ -53,23 +55,24 @@ class Replay:
     def add_gradients(self, model: Qwen3VL) -> float:
         """Backward pass of the next samples' mean cross-entropy times its weight; gives that mean."""
         names = self.cursor.take(self.count)
-        joined, features = self._packed([self.samples[name] for name in names])
-        loss = model.loss(joined, features)
+        with training.precision(self.section.precision, model.device):
+            joined, features = self._packed([self.samples[name] for name in names], model.device)
+            loss = model.loss(joined, features)
         (loss * self.section.replay.weight).backward()
         self.cursor.settle(names)
         return float(loss.detach())
 
-    def _packed(self, samples: Sequence[Sample]) -> tuple[Pack, VisionFeatures | None]:
+    def _packed(self, samples: Sequence[Sample], device: torch.device) -> tuple[Pack, VisionFeatures | None]:
         shown = [[self.image(sha) for sha in sample.images] for sample in samples]
         documents = [
             replace(self.processor.encode(sample.messages, images, pixels=False), name=f"sample {sample.id}")
             for sample, images in zip(samples, shown, strict=True)
         ]
-        joined = pack(documents)
+        joined = pack(documents).to(device)
         seen = [one for s, images in zip(samples, shown, strict=True) for one in visuals(s.messages, images)]
         if not seen:
             return joined, None
         if not self.section.freeze_vision:
-            return replace(joined, pixels=self.processor.pixels(seen)), None
+            return replace(joined, pixels=self.processor.pixels(seen, device)), None
         names = [name for s, images in zip(samples, shown, strict=True) for name in digests(s.messages, images)]
         return joined, VisionFeatures.cat(self.pictures.features(documents, seen, names))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import answers_symbolic, journal
+from open4ov import answers_symbolic, journal, training
 from open4ov.engine import Engine
 from open4ov.errors import UserError
 from open4ov.functions import function
@@ -39,11 +39,14 @@ def run(run: StageRun) -> None:
     torch.set_flush_denormal(True)
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
+    model.to(training.device(section.device, "rl.device"))
     tasks = read(run.inputs["rl_pool"], run.images)
     failures = Failures()
     filtered: dict[str, Any] = {}
     if section.steps and section.filter.rollouts:
-        selected = _selected(run, tasks, Engine(model, processor))
+        selected = _selected(
+            run, tasks, Engine(model, processor, autocast=training.autocast(section.precision, model.device))
+        )
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
     result = fit(

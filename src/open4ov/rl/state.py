@@ -81,7 +81,7 @@ class State:
             ratio=RatioEma(section.oversampling),
             failures=failures or Failures(),
             replay=Cursor([sample.id for sample in replayed], f"replay {seed}") if replayed else None,
-            identity=_identity(section, seed, pool, replayed),
+            identity=_identity(section, seed, pool, replayed, training.kind(section.precision, model.device)),
         )
 
     @property
@@ -175,6 +175,7 @@ def held_pictures(
     return VisionCache(model, processor, round(section.vision_cache_gib * 2**30), alone=alone)
 
 
-def _identity(section: RlSection, seed: int, pool: dict[str, Task], replayed: Sequence[Sample]) -> str:
-    """What it is a training of."""
-    return content_id("rl", section.model_dump(exclude=UNREAD), seed, list(pool), [sample.id for sample in replayed])
+def _identity(section: RlSection, seed: int, pool: dict[str, Task], replayed: Sequence[Sample], kind: str) -> str:
+    """What it is a training of. `kind`: what it is computed in (`training.kind`)."""
+    read = {**section.model_dump(exclude={**UNREAD, "device": True}), "precision": kind}
+    return content_id("rl", read, seed, list(pool), [sample.id for sample in replayed])

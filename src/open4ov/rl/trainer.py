@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open4ov import answers_symbolic, memory, schedules
+from open4ov import answers_symbolic, memory, schedules, training
 from open4ov.engine import Completion
 from open4ov.journal import Journal
 from open4ov.model import Processor, Qwen3VL
@@ -111,7 +111,8 @@ class _Online:
         self.images, self.checkpoints = images, checkpoints
         self.judge = judge
         self.pictures = held_pictures(model, processor, section, len(state.pool), bool(replayed))
-        rolling = roller.build(model, processor, section.rollout, self.pictures, version=state.version)
+        half = training.autocast(section.precision, model.device)
+        rolling = roller.build(model, processor, section.rollout, self.pictures, autocast=half, version=state.version)
         self.rollouts = Rollouts(rolling, state, section, seed)
         self.phases = Phases(rolling, state.optimizer, section.rollout.offload)
         weighed = importance.wanted(section.rollout.tis, rolling.exact and not section.rollout.ahead)
@@ -125,7 +126,7 @@ class _Online:
     def step(self) -> dict[str, Any]:
         """Roll out, reward, score, update. What that computed goes to the curve; it is given with how long it took."""
         state, section, step = self.state, self.section, self.state.done
-        clock = Clock()
+        clock = Clock(self.model.device)
         phase = schedule.phase(section, state.curve)
         if not self.pictures.alone:
             self.pictures.clear()

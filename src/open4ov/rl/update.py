@@ -1,9 +1,14 @@
 """The update of one step (paper §4.2.3, eq. 11-12): mini-batches of whole groups, each a step of the optimizer.
 
 Of a group the prompt is computed once, for the old log-probabilities as for the update (`prefix.py`); its pictures are
-not computed at all while the tower is frozen. Dead groups are left out of the computation, but count in the mean, where
-they add zero; so do responses without a token. What is more than `rl.max_update_tokens` is computed in parts whose
+not computed at all while the tower is frozen. What is more than `rl.max_update_tokens` is computed in parts whose
 gradients are added up: their sum is that of one pass.
+
+Dead groups are left out of the computation, but count in the mean of eq. 11, where they add zero; so do responses
+without a token. Under AdamW that is a weight among neighbouring steps, not a size: it divides by what gradients have
+been of late, so that a share of dead groups that stays the same changes no step at all, and one with fewer live groups
+than the steps before is smaller, as far as they are remembered. Where fewer groups are alive than `rl.minibatches`,
+the optimizer makes fewer steps. A batch with one live group in sixteen still makes one.
 
 Shapes: B responses and R response tokens of one part.
 """
@@ -12,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import fmean
@@ -32,7 +38,7 @@ from open4ov.rl.rollout import Group, encoded_prompts
 
 @dataclass
 class Part:
-    """What one pass computes: groups, or responses of a group that is too large for one pass."""
+    """What one pass computes: groups, or responses of a group that is too large for one pass. On the model's device."""
 
     shared: SharedPrefix
     advantages: Tensor
@@ -148,7 +154,7 @@ class Updater:
                 self._accumulate(parts, batch, seen)
                 if replay is not None:
                     seen.replay.append(self._checked(replay.add_gradients(self.model), "replayed samples' loss"))
-                seen.norms.append(training.step(self.model, optimizer, rate, grad_clip=1.0))
+                seen.norms.append(training.step(self.model, optimizer, rate, self.section.grad_clip))
             except training.Diverged as error:
                 raise Broken(error, names) from None
         return seen
@@ -158,20 +164,23 @@ class Updater:
         section, steps = self.section, len(batch.minibatches)
         units = [losses.mean_over(section.loss, part.responses, part.tokens) for part in parts]
         whole = losses.mean_over(section.loss, batch.responses, batch.tokens)
-        loss = entropy = 0.0
+        scaled: list[Tensor] = []
+        entropies: list[Tensor] = []
         statistics: list[losses.Statistics] = []
+        mismatch: list[importance.Statistics] = []
         for part, own in zip(parts, units, strict=True):
-            logp, entropies = self.score(part)
+            logp, entropy = self.score(part)
             old = logp.detach() if part.old_logp is None else part.old_logp
-            weights = self._weights(part, old, seen)
+            weights = self._weights(part, old, mismatch)
             value, found = losses.loss(section.loss, logp, old, part.shared.response, part.advantages, section, weights)
-            scaled = value * (own * steps / whole)
-            loss += self._checked(float(scaled.detach()), "loss")
-            scaled.backward()
-            entropy += float(entropies.sum())
+            value = value * (own * steps / whole)
+            value.backward()
+            scaled.append(value.detach())
+            entropies.append(entropy.sum())
             statistics.append(found)
-
+        loss = self._checked(sum(_numbers(scaled)), "loss")
         ratios = [part.responses if section.loss == "gspo" else part.tokens for part in parts]
+        responses, tokens = [part.responses for part in parts], [part.tokens for part in parts]
 
         def mean(values: Sequence[float]) -> float:
             return sum(value * count for value, count in zip(values, ratios, strict=True)) / sum(ratios)
@@ -182,15 +191,16 @@ class Updater:
         seen.largest.append(max(one.ratio_max for one in statistics))
         seen.clipped_low.append(mean([one.clipped_low for one in statistics]))
         seen.clipped_high.append(mean([one.clipped_high for one in statistics]))
-        seen.entropies.append(entropy / sum(part.tokens for part in parts))
+        seen.entropies.append(sum(_numbers(entropies)) / sum(tokens))
+        if mismatch:
+            seen.importance.append(importance.together(mismatch, responses, tokens).figures())
 
-    def _weights(self, part: Part, old: Tensor, seen: Update) -> Tensor | None:
-        """Of each token [R], where the rollouts are of another policy."""
+    def _weights(self, part: Part, old: Tensor, seen: list[importance.Statistics]) -> Tensor | None:
+        """Of each token [R], where the rollouts are of another policy; `seen` gets what was seen of them."""
         if not self.weighed:
             return None
         cap = self.section.rollout.tis_cap
-        told = importance.statistics(old, part.rollout_logp, part.shared.response, part.responses, cap)
-        seen.importance.append(told.figures())
+        seen.append(importance.statistics(old, part.rollout_logp, part.shared.response, part.responses, cap))
         return importance.weights(old, part.rollout_logp, cap)
 
     def _checked(self, value: float, what: str) -> float:
@@ -202,14 +212,19 @@ class Updater:
     def score(self, part: Part) -> tuple[Tensor, Tensor]:
         """log p of the part's response tokens [R] under the policy as it is, and the entropies [R]."""
         shared = part.shared
-        if part.pixels is not None:
-            shared = replace(shared, vision=self.model.encode_images(part.pixels, shared.pack.grids))
-        return log_probs(self.model, shared, self.section.temperature)
+        with self._precision():
+            if part.pixels is not None:
+                shared = replace(shared, vision=self.model.encode_images(part.pixels, shared.pack.grids))
+            return log_probs(self.model, shared, self.section.temperature)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return training.precision(self.section.precision, self.model.device)
 
     def _encoded(self, groups: Sequence[Group]) -> list[tuple[Encoded, VisionFeatures | None]]:
         tasks = [group.task for group in groups]
         if self.section.freeze_vision:
-            return encoded_prompts(self.processor, tasks, self.pictures)
+            with self._precision():  # which also names what is held
+                return encoded_prompts(self.processor, tasks, self.pictures)
         return [(self.processor.encode(t.prompt, t.images, generate=True, pixels=False), None) for t in tasks]
 
     def _parts(
@@ -245,15 +260,21 @@ class Updater:
         shared = SharedPrefix.build(
             [encoded[place] for place, _ in chosen], [[r.token_ids for r in own] for own in responses]
         )
+        device = self.model.device
         tasks = [groups[place].task for place, _ in chosen]
         seen = [] if self.section.freeze_vision else [one for t in tasks for one in visuals(t.prompt, t.images)]
         return Part(
-            shared,
-            torch.cat([groups[place].advantages[rows] for place, rows in chosen]),
-            torch.tensor([value for own in responses for r in own for value in r.log_probs]),
-            self.processor.pixels(seen, self.model.device) if seen else None,
+            shared.to(device),
+            torch.cat([groups[place].advantages[rows] for place, rows in chosen]).to(device),
+            torch.tensor([value for own in responses for r in own for value in r.log_probs]).to(device),
+            self.processor.pixels(seen, device) if seen else None,
             [task.sample.id for task in tasks],
         )
+
+
+def _numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """With one wait for the device."""
+    return torch.stack(list(scalars)).tolist()
 
 
 def _within(prompt: int, lengths: Sequence[int], limit: float) -> list[list[int]]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import journal
+from open4ov import journal, training
 from open4ov.engine import Engine
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
+from open4ov.recipe import DpoSection
 from open4ov.recipe_dpo import ABLATED, MADE
 from open4ov.rl import dpo_probe, hallucination, mining, pair_mix, preferences
 from open4ov.rl.dpo_screen import FAULTS
@@ -37,6 +38,7 @@ def run(run: StageRun) -> None:
     torch.set_flush_denormal(True)
     start = run.inputs["rl"] / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
+    model.to(training.device(section.device, "dpo.device"))
     pairs = _pairs(run, model, processor)
     write_samples(run.out / "pairs.parquet", pairs.pairs)
     fit = train(
@@ -64,7 +66,7 @@ def run(run: StageRun) -> None:
         **fit.summary,
     }
     if pairs.probe is not None:
-        after = pairs.probe.ask(Engine(model, processor), run.images.get)
+        after = pairs.probe.ask(_engine(model, processor, section), run.images.get)
         summary["refusal"] = {"before": pairs.before, "after": after}
     for name, ids in fit.listed.items():
         if ids:
@@ -98,7 +100,7 @@ def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
         for sample in read_samples(run.inputs["data"] / name)
         if sample.split == "train"
     ]
-    engine = Engine(model, processor)
+    engine = _engine(model, processor, section)
     bare = texts(samples)
     found = _Pairs([], {}, {})
     if section.probe and any(section.mix.get(kind, 0) > 0 for kind in ABLATED):
@@ -139,6 +141,10 @@ def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
             run.note(line)
     found.counts = dict(sorted(counts.items()))
     return found
+
+
+def _engine(model: Qwen3VL, processor: Processor, section: DpoSection) -> Engine:
+    return Engine(model, processor, autocast=training.autocast(section.precision, model.device))
 
 
 def texts(samples: Sequence[Sample]) -> list[Sample]:

@@ -200,12 +200,15 @@ def _decided(path: str | None) -> Callable[[Sample], tuple[Sample, bool] | None]
 
 def _screen(run: StageRun, book: Book) -> pool.Screen:
     """Asks the model that RL begins with, as it will be asked in training, but without the pictures."""
+    from open4ov import training
     from open4ov.engine import Engine
     from open4ov.model import Processor, Qwen3VL
 
     section = run.recipe.rl
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
-    engine = Engine(Qwen3VL.from_pretrained(start), Processor.from_pretrained(start))
+    network = Qwen3VL.from_pretrained(start).to(training.device(section.device, "rl.device"))
+    half = training.autocast(section.precision, network.device)
+    engine = Engine(network, Processor.from_pretrained(start), autocast=half)
     model, reward = digest(engine), function(section.reward, "rl.reward")
     sampling = Sampling(section.temperature, 1.0, section.max_tokens, "always", run.seed)
 
