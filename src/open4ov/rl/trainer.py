@@ -61,9 +61,10 @@ def fit(
 
     `failures` counts what was tried. `images` gives the pictures of `replayed` samples, and takes those of groups that
     are shown (None: none are). Every `checkpoint_every` steps the state goes to `checkpoints` (None: never); a later
-    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `thresholds`:
-    the folder that keeps what `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of
-    `name`. `stop_after`: return after that step, as if killed there.
+    call with the same tasks and options goes on from there and ends with the same weights, bit for bit (docs/rl.md,
+    "Resume", has the exceptions: vLLM, and answers without a verdict). `thresholds`: the folder that keeps what
+    `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of `name`. `stop_after`: return
+    after that step, as if killed there.
 
     Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
@@ -147,7 +148,8 @@ class _Online:
                 raise stops.diverged(broken.reason, step + 1, broken.names, self.checkpoints) from None
         if self.replay:
             state.replayed += self.replay.count * len(update.norms)
-        point = {"step": step + 1, "phase": phase, **figures.of_groups(self.groups, section), **update.figures()}
+        told = {**figures.of_groups(self.groups, section), "lag": self.rollouts.lag}
+        point = {"step": step + 1, "phase": phase, **told, **update.figures()}
         state.settle(self.groups, chosen, {**point, "lr": rate})
         if self.images is not None and step in (0, section.steps - 1):
             self._show(showing.shown(self.groups, step + 1, phase, self.images))
@@ -162,7 +164,7 @@ class _Online:
         if barren or (state.done % section.checkpoint_every == 0 and not ended):
             try:
                 self._save(self.rollouts.notes())
-            except RollerGone:  # while it generated ahead
+            except RollerGone:  # while it generated ahead: nobody has those responses
                 self._save(None)
                 raise
         if barren:
@@ -183,11 +185,11 @@ class _Online:
 
     def _rolled_out(self, step: int) -> tuple[list[Task], list[list[Completion]]]:
         """The step's tasks and the responses to each. Of the step nothing has changed yet: where the roller is gone,
-        the steps before are kept, and the same command goes on."""
+        the steps before are kept, with the responses if they are there, and the same command goes on."""
         try:
             return self.rollouts.next(step)
         except RollerGone:
-            self._save(None)
+            self._save(self.rollouts.kept())
             raise
 
     def _save(self, coming: dict[str, Any] | None) -> None:
