@@ -183,8 +183,8 @@ def test_a_roller_that_is_gone_leaves_the_steps_that_are_done(
 def test_a_roller_that_is_gone_ahead_of_the_update_leaves_them_too(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends in another thread, and is heard of when a checkpoint is to hold the responses, or they are asked for. Nobody
-    has them; the step begins anew, by the weights as they are."""
+    """It ends in another thread, and is heard of when a checkpoint is to hold the responses, or they are asked for.
+    Nobody has them; the step begins anew, by the weights as they are."""
     options = {**PLAIN, "rollout": {"ahead": True}}
     calls: list[int] = []
     generate = OwnRoller.generate

@@ -33,8 +33,8 @@ class Rollouts:
             self._ahead = Ahead(roller, self._requests, coming and coming["rollouts"])
 
     def next(self, step: int) -> tuple[list[Task], list[list[Completion]]]:
-        """Raises RollerGone; nothing of the step has changed then. Raises RuntimeError for responses by other weights than
-        those that the step is to have: the trained ones, or with `ahead` those of at most one update before."""
+        """Raises RollerGone; nothing of the step has changed then. Raises RuntimeError for responses by other weights
+        than those that the step is to have: the trained ones, or with `ahead` those of at most one update before."""
         self._tasks.pop(step - 1, None)  # settled by now
         if self._ahead is not None:
             responses = self._ahead.next(step)
@@ -52,7 +52,8 @@ class Rollouts:
         allowed = range(version - 1 if self._ahead is not None else version, version + 1)
         if not all(stamp in allowed for stamp in stamps):
             raise RuntimeError(
-                f"step {step + 1} of RL has responses by the weights of version {sorted(stamps)}; the policy's is {version}"
+                f"step {step + 1} of RL has responses by the weights of version {sorted(stamps)}; the policy's is "
+                f"{version}"
             )
         return version - min(stamps, default=version)
 
