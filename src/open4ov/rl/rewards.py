@@ -117,8 +117,8 @@ def combine(
 ) -> Tensor:
     """The advantages of one group, [N] float64, by the formula at the top of the file.
 
-    correct [N] in [0, 1] (`graded`); length_rewards [N] in [-1, 0] (`length_channel`). Exactly one of `pass_k`, the k of
-    Pass@k, which wants rewards of 0 and 1, and `diversity`, the scores Div [N] of eq. 7 in [0, 1] (`diversity_scores`).
+    correct [N] in [0, 1] (`graded`); length_rewards [N] in [-1, 0] (`length_channel`). Exactly one of `pass_k`, the k
+    of Pass@k, which wants rewards of 0 and 1, and `diversity`, the scores Div [N] of eq. 7 (`diversity_scores`).
 
     Raises ValueError for both or none of the two, shapes that differ, and values that are not finite or out of range.
     """

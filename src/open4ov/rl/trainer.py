@@ -60,11 +60,11 @@ def fit(
     """Trains the model in place: `section.prompts` tasks a step, each answered `section.group` times.
 
     `failures` counts what was tried. `images` gives the pictures of `replayed` samples, and takes those of groups that
-    are shown (None: none are). Every `checkpoint_every` steps the state goes to `checkpoints` (None: never); a later
-    call with the same tasks and options goes on from there and ends with the same weights, bit for bit (docs/rl.md,
-    "Resume", has the exceptions: vLLM, and answers without a verdict). `thresholds`: the folder that keeps what
-    `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of `name`. `stop_after`: return
-    after that step, as if killed there.
+    are shown (None: none are, and none can be replayed). Every `checkpoint_every` steps the state goes to `checkpoints`
+    (None: never); a later call with the same tasks and options goes on from there and ends with the same weights, bit
+    for bit (docs/rl.md, "Resume", has the exceptions: vLLM, and answers without a verdict). `thresholds`: the folder
+    that keeps what `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of `name`.
+    `stop_after`: return after that step, as if killed there.
 
     Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
@@ -118,8 +118,13 @@ class _Online:
         weighed = importance.wanted(section.rollout.tis, rolling.exact and not section.rollout.ahead)
         self.updater = Updater(model, processor, self.pictures, section, weighed)
         self.replay: Replay | None = None
-        if state.replay and images:
-            self.replay = Replay(replayed, images.get, processor, self.pictures, section, state.replay)
+        if state.replay:
+            if images is None:
+                raise ValueError("fit: `images` has the pictures of `replayed` samples, and is None")
+            behind = sum(point["updates"] for point in state.curve)
+            self.replay = Replay(
+                replayed, images.get, processor, self.pictures, section, state.replay, behind, state.replayed
+            )
         self.groups: list[Group] = []
         self.last: dict[str, Any] | None = None
 
@@ -147,14 +152,18 @@ class _Online:
             except Broken as broken:  # earlier mini-batches have changed the weights
                 raise stops.diverged(broken.reason, step + 1, broken.names, self.checkpoints) from None
         if self.replay:
-            state.replayed += self.replay.count * len(update.norms)
+            state.replayed = self.replay.used
         told = {**figures.of_groups(self.groups, section), "lag": self.rollouts.lag}
         point = {"step": step + 1, "phase": phase, **told, **update.figures()}
         state.settle(self.groups, chosen, {**point, "lr": rate})
         if self.images is not None and step in (0, section.steps - 1):
             self._show(showing.shown(self.groups, step + 1, phase, self.images))
         memory.trim()
-        return {**state.curve[-1], **clock.pace(sum(len(r.token_ids) for own in responses for r in own))}
+        rolled = sum(len(response.token_ids) for own in responses for response in own)
+        tokens = {"reward": rolled, "score": batch.computed(1), "update": batch.computed()}
+        if not section.rollout.ahead:  # else this is how long the step waited, not how long they took
+            tokens["rollout"] = rolled
+        return {**state.curve[-1], **clock.pace(tokens, rolled)}
 
     def keep(self) -> None:
         """Writes a checkpoint when its time has come. Raises UserError where `rl.no_live` ends the run."""
