@@ -127,8 +127,9 @@ def test_a_check_that_hangs_is_wrong_and_counted(fresh: answers_symbolic.Counts,
     for i in range(10):
         assert answers.same(f"x + {i} + 1", f"y + {i}") is False
     assert (fresh.checks, fresh.no_verdict, fresh.reason) == (10, 10, "no verdict in 0.1 s")
-    answers.same("x + 0 + 1", "y + 0")
+    assert answers.same("x + 0 + 1", "y + 0") is False
     assert fresh.checks == 10, "it is remembered"
+    assert fresh.no_verdict == 11, "and counted, each time that it decides something"
 
 
 def test_a_check_whose_process_dies_is_wrong_and_the_next_is_made(fresh: answers_symbolic.Counts) -> None:

@@ -64,8 +64,8 @@ def recipe(folder: Path, text: str = SMALL) -> Path:
         (SMALL + "sfft: {}\n", "r.yaml, line 4: sfft: unknown key 'sfft'; did you mean 'sft'?"),
         (SMALL + "rl: {steps: many}\n", 'r.yaml, line 4: rl.steps: expected integer, got "many" (text)'),
         (
-            SMALL + "rl: {pass_k_share: 0, pass_k: 2}\n",
-            "r.yaml, line 4: rl.pass_k: has no effect: rl.pass_k_share is 0",
+            SMALL + "rl: {length_weight: 0, length_max: 20}\n",
+            "r.yaml, line 4: rl.length_max: has no effect: rl.length_weight is 0",
         ),
         ("", "r.yaml: the file is empty"),
         ("name: [", "r.yaml, line 1, column 8: not valid YAML"),

@@ -1,7 +1,8 @@
 """Answers that are mathematics: equal by `math-verify`, in processes of their own with so many seconds for each.
 
 What could hang or crash never runs in the process that trains. A check that has not come to an end, or
-whose process died, has given no verdict: it counts as wrong, and is counted apart (`counts`). Verdicts are remembered.
+whose process died, has given no verdict: it counts as wrong, and is counted apart (`counts`). What came of a check is
+remembered, so that a form which hangs does so once; one without a verdict is counted each time that it is asked for.
 
 In a process that is itself a verifier's (`verifier_worker.py`), which has its seconds already, the check runs there.
 """
@@ -16,7 +17,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from open4ov import verifier_worker
-from open4ov.verifier import Verifier
+from open4ov.verifier import Verdict, Verifier
 
 SECONDS = 6.0
 """Wall-clock seconds of a check; its own processor time ends it after `answers_symbolic_rule.SECONDS` before."""
@@ -42,7 +43,8 @@ _ALLOWED = re.compile(r"[\x20-\x7eπθαβγδλμφωΩ∞√±×·÷≤≥≠�
 
 @dataclass
 class Counts:
-    """Symbolic checks so far: how many, and how many of them gave no verdict; `reason`: of the last of those."""
+    """Symbolic checks so far, and how many times an answer had no verdict, remembered ones included; `reason`: of the
+    last of those."""
 
     checks: int = 0
     no_verdict: int = 0
@@ -94,7 +96,7 @@ class _Checker:
         self._places = threading.BoundedSemaphore(WORKERS)
         self._idle: list[Verifier] = []
         self._process = os.getpid()
-        self._known: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 
     def check(self, given: str, reference: str) -> bool:
         if verifier_worker.timed():
@@ -105,7 +107,7 @@ class _Checker:
         with self._lock:
             if (known := self._known.get(key)) is not None:
                 self._known.move_to_end(key)
-                return known
+                return _counted(known)
         with self._places:
             verifier = self._taken()
             try:
@@ -114,13 +116,10 @@ class _Checker:
                 self._idle.append(verifier)
         with self._lock:
             counts.checks += 1
-            if verdict.right is None:
-                counts.no_verdict += 1
-                counts.reason = verdict.reason
-            self._known[key] = bool(verdict.right)
+            self._known[key] = verdict
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
-        return bool(verdict.right)
+            return _counted(verdict)
 
     def close(self) -> None:
         idle, self._idle = self._idle, []
@@ -134,6 +133,14 @@ class _Checker:
             if self._process != os.getpid():
                 self._process, self._idle = os.getpid(), []
             return self._idle.pop() if self._idle else Verifier(RULE, SECONDS, "symbolic answers", patient=True)
+
+
+def _counted(verdict: Verdict) -> bool:
+    """Whether it says right; called by who holds the lock."""
+    if verdict.right is None:
+        counts.no_verdict += 1
+        counts.reason = verdict.reason
+    return bool(verdict.right)
 
 
 _checker = _Checker()

@@ -3,6 +3,7 @@ told on the way."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
@@ -84,6 +85,8 @@ class Schedule(Protocol):
     def steps(self) -> int: ...
     @property
     def pass_k_share(self) -> float: ...
+    @property
+    def prompts(self) -> int: ...
 
 
 def contradictions(loop: LoopOptions, schedule: Schedule) -> Iterator[tuple[Loc, str]]:
@@ -96,6 +99,13 @@ def contradictions(loop: LoopOptions, schedule: Schedule) -> Iterator[tuple[Loc,
         )
     if loop.oversampling.enabled and loop.oversampling.cap == 1:
         yield ("rl", "oversampling", "cap"), "1 rolls out no more prompts than a step needs; use more than 1"
+    share, prompts = loop.replay.share, schedule.steps * schedule.prompts
+    if share and prompts * share / (1 - share) < 1 - 1e-9:
+        least = math.ceil(1000 / (1 + prompts)) / 1000
+        yield (
+            ("rl", "replay", "share"),
+            f"{share:g} beside the run's {prompts} prompts is not one sample; use {least:g} or more, or 0",
+        )
 
 
 def idle(loop: LoopOptions, schedule: Schedule) -> Iterator[tuple[Loc, str, Loc]]:

@@ -18,7 +18,8 @@ HERE: Loc = ("rl", "rollout")
 PACE = frozenset(
     {"url", "key_env", "folder", "served_folder", "timeout", "tries", "offload", "concurrency", "tolerance"}
 )
-"""Options that change nothing of what is generated: no stage is made anew for them"""
+"""Options that change nothing of what is asked for: no stage is made anew for them (vLLM rounds otherwise with another
+`concurrency`, but it gives no two runs the same bytes anyway)"""
 COLDEST_OF_VLLM = 0.01
 _OF_VLLM = ("concurrency", "folder", "key_env", "served_folder", "timeout", "tolerance", "tries", "url")
 _OF_OURS = ("kv_tokens", "offload")

@@ -155,8 +155,6 @@ def _idle_rl(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_rl_loop.idle(rl, rl)
     yield from recipe_rl_pool.idle(recipe)
     yield from recipe_rl_rollout.idle(rl)
-    if "pass_k" in rl.model_fields_set and rl.pass_k_share == 0:
-        yield ("rl", "pass_k"), "rl.pass_k_share is 0", ("rl", "pass_k_share")
     yield from recipe_rl_encoder.idle(rl)
     if rl.length_weight == 0:
         for field in sorted({"length_max", "length_soft"} & rl.model_fields_set):

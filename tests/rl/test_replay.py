@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,10 +35,39 @@ def samples(store: ImageStore) -> list[Sample]:
 
 
 def test_the_share_is_of_prompts_and_samples_together() -> None:
-    def count(**changes: object) -> int:
-        return replay.count(section(prompts=16, minibatches=4, **changes))
+    def each(share: float) -> float:
+        return replay.each(section(prompts=16, minibatches=4, replay={"share": share}))
 
-    assert [count(replay={"share": share}) for share in (0.0, 0.2, 0.5, 0.75)] == [0, 1, 4, 12]
+    assert [each(share) for share in (0.0, 0.2, 0.5, 0.75)] == pytest.approx([0, 1, 4, 12])
+
+
+@pytest.mark.parametrize(("share", "counts"), [(0.2, [1, 1, 1, 1]), (0.1, [0, 0, 1, 0]), (0.5, [4, 4, 4, 4])])
+def test_a_small_share_leaves_minibatches_out(tiny_dir: Path, tmp_path: Path, share: float, counts: list[int]) -> None:
+    """And a run that goes on knows whose turn it is."""
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    given = [sample for sample in replay.usable(samples(ImageStore(tmp_path))) if not sample.images]
+    given = [given[i % len(given)].model_copy(update={"id": f"r{i}"}) for i in range(9)]
+    options = section(prompts=16, minibatches=4, replay={"share": share})
+    order, used, found = Cursor([sample.id for sample in given], 0), 0, []
+    for done in range(4):
+        one = Replay(given, ImageStore(tmp_path).get, processor, VisionCache(model, processor), options, order,
+                     done, used)  # fmt: skip
+        assert (one.add_gradients(model) is None) is (counts[done] == 0)
+        found.append(one.used - used)
+        used = one.used
+    assert found == counts
+
+
+def test_a_training_whose_share_is_less_than_one_a_minibatch(tiny_dir: Path, tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    given: dict[str, Any] = {"images": store, "replayed": replay.usable(samples(store))}
+    options: dict[str, Any] = {"steps": 3, "reward": "online:odd", "replay": {"share": 0.1}}  # 2/9 a mini-batch
+    _, result = train(tiny_dir, arguments=given, **options)
+    assert sum(point["updates"] for point in result.curve) == 6
+    assert result.summary["replayed"] == 1
+    assert ["replay_loss" in point for point in result.curve] == [False, False, True]
+    with pytest.raises(ValueError, match="`images` has the pictures of `replayed` samples"):
+        train(tiny_dir, arguments={**given, "images": None}, **options)
 
 
 def test_the_gradient_is_that_of_the_weighed_cross_entropy(tiny_dir: Path, tmp_path: Path) -> None:
@@ -59,7 +89,7 @@ def test_the_gradient_is_that_of_the_weighed_cross_entropy(tiny_dir: Path, tmp_p
         if parameter.grad is not None:
             torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4)
     assert replayed.cursor.take(1) == ["s4"]
-    assert replayed.count == 4
+    assert replayed.used == 4
 
 
 def test_it_keeps_what_sft_taught(tiny_dir: Path, tmp_path: Path) -> None:

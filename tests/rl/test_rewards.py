@@ -77,7 +77,8 @@ SAMPLE = Sample(id="s7", source="t", task="reasoning", answer="7")
 def test_a_group_is_graded_and_what_degenerated_is_wrong_whatever_its_box_says() -> None:
     said = [Said("\\boxed{7}"), Said("7"), Said("\\boxed{7}", "repetition"), Said("\\boxed{7}", "garbled")]
     assert rewards.graded(rewards.exact, "r:exact", said, SAMPLE, binary=True).tolist() == [1, 0, 0, 0]
-    assert rewards.degenerate(said).tolist() == [False, False, True, True]
+    assert rewards.length_channel(said, torch.tensor([2, 10, 2, 2]), 8, 4).tolist() == [0, -1, -1, -1]
+    assert rewards.graded(lambda *_: True, "r", [Said(" \n")], SAMPLE).tolist() == [0]
     assert rewards.graded(lambda *_: True, "r", said[:1], SAMPLE, binary=True).tolist() == [1]
     assert rewards.graded(lambda *_: 0.25, "r", said[:1], SAMPLE).tolist() == [0.25]
     assert rewards.graded(lambda *_: torch.tensor(1.0), "r", said[:1], SAMPLE).tolist() == [1]
@@ -122,11 +123,10 @@ def test_what_combining_promises(drawn: tuple[list[int], list[float], list[float
     """Sums of zero, no gain for what degenerated, and length changes the order only where it exceeds the gap."""
     correct, lengths, diverse, lost, k, weight = drawn
     right = [bool(c) and not d for c, d in zip(correct, lost, strict=True)]
-    shared = {"length_weight": weight, "degenerate": torch.tensor(lost)}
-    c, lengths_, div = (torch.tensor(channel, dtype=torch.float64) for channel in (correct, lengths, diverse))
-    by_k = rewards.combine(c, lengths_, pass_k=k, **shared).tolist()  # pyright: ignore
-    by_diversity = rewards.combine(c, lengths_, diversity=div, **shared).tolist()  # pyright: ignore
-    known = [-1.0 if d else x for d, x in zip(lost, lengths, strict=True)]
+    known = [-1.0 if d else x for d, x in zip(lost, lengths, strict=True)]  # as `graded` and `length_channel` have it
+    c, lengths_, div = (torch.tensor(channel, dtype=torch.float64) for channel in (right, known, diverse))
+    by_k = rewards.combine(c, lengths_, pass_k=k, length_weight=weight).tolist()
+    by_diversity = rewards.combine(c, lengths_, diversity=div, length_weight=weight).tolist()
     for found in (by_k, by_diversity):
         assert sum(found) == pytest.approx(0, abs=1e-9)
         assert all(gain <= 1e-12 for gain, d in zip(found, lost, strict=True) if d)

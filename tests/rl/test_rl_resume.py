@@ -17,7 +17,7 @@ import pytest
 from online import RED, assert_same, train
 
 from open4ov import training
-from open4ov.engine import Completion, Request
+from open4ov.engine import Completion, Request, int8
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 from open4ov.rl import losses, trainer
@@ -26,6 +26,7 @@ from open4ov.rl.roller import OwnRoller, RollerGone
 from open4ov.sample import Sample, assistant, user
 from open4ov.store import ImageStore
 
+int8_here = pytest.mark.skipif(not int8.available(), reason="this PyTorch has no FBGEMM")
 PLAIN: dict[str, Any] = {"steps": 5, "reward": "online:odd", "checkpoint_every": 2, "learning_rate": 3e-3}
 EVERYTHING: dict[str, Any] = {
     **PLAIN,
@@ -38,6 +39,7 @@ EVERYTHING: dict[str, Any] = {
     "max_update_tokens": 64,
 }
 AHEAD: dict[str, Any] = {**EVERYTHING, "rollout": {"ahead": True}, "steps": 6}
+EIGHT_BITS: dict[str, Any] = {**EVERYTHING, "rollout": {"weights": "int8"}}
 
 
 def replayed(store: ImageStore) -> list[Sample]:
@@ -60,7 +62,11 @@ def outcome(result: trainer.Fit, given: dict[str, Any]) -> str:
     return json.dumps([result.curve, result.summary, result.shown, failed])
 
 
-@pytest.mark.parametrize("options", [PLAIN, EVERYTHING, AHEAD], ids=["plain", "everything", "ahead"])
+@pytest.mark.parametrize(
+    "options",
+    [PLAIN, EVERYTHING, AHEAD, pytest.param(EIGHT_BITS, marks=int8_here)],
+    ids=["plain", "everything", "ahead", "int8"],
+)
 def test_an_interrupted_training_ends_with_the_same_bits(
     tiny_dir: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -84,6 +90,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
         assert all(point["replay_loss"] > 0 for point in expected.curve if point["updates"])
     for point in expected.curve[1:]:
         assert ("tis_gap" in point) is ("rollout" in options and point["updates"] > 0)
+        assert point["lag"] == (options is AHEAD)
 
 
 KILLED = """
@@ -176,7 +183,8 @@ def test_a_roller_that_is_gone_leaves_the_steps_that_are_done(
 def test_a_roller_that_is_gone_ahead_of_the_update_leaves_them_too(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends in another thread, and is heard of when a checkpoint is to hold the responses, or they are asked for."""
+    """It ends in another thread, and is heard of when a checkpoint is to hold the responses, or they are asked for.
+    Nobody has them; the step begins anew, by the weights as they are."""
     options = {**PLAIN, "rollout": {"ahead": True}}
     calls: list[int] = []
     generate = OwnRoller.generate
@@ -194,7 +202,52 @@ def test_a_roller_that_is_gone_ahead_of_the_update_leaves_them_too(
         with pytest.raises(RollerGone, match="gone"):
             train(tiny_dir, arguments={"checkpoints": folder}, **{**options, "checkpoint_every": every})
         assert [path.name for path in folder.iterdir()] == ["step-2"]
-        assert len(train(tiny_dir, arguments={"checkpoints": folder}, **options)[1].curve) == 5
+        curve = train(tiny_dir, arguments={"checkpoints": folder}, **options)[1].curve
+        assert [point["lag"] for point in curve] == [0, 1, 0, 1, 1]
+
+
+def test_responses_that_were_there_when_the_roller_went_are_used(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not take new weights: the step's responses were generated before. The run that goes on has the same
+    bytes as one that nothing happened to, with a checkpoint of that step and without."""
+    update, versions = OwnRoller.update_weights, list[int]()
+
+    def gone(self: OwnRoller) -> int:
+        if self.weight_version == 1:
+            raise RollerGone("gone")
+        return update(self)
+
+    generate = OwnRoller.generate
+
+    def seen(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
+        versions.append(self.weight_version)
+        return generate(self, requests, *rest)
+
+    whole, expected = train(tiny_dir, **{**PLAIN, "rollout": {"ahead": True}})
+    assert [point["lag"] for point in expected.curve] == [0, 1, 1, 1, 1]
+    monkeypatch.setattr(OwnRoller, "generate", seen)
+    for every in (1, 100):
+        options = {**PLAIN, "rollout": {"ahead": True}, "checkpoint_every": every}
+        folder = tmp_path / str(every)
+        versions.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(OwnRoller, "update_weights", gone)
+            with pytest.raises(RollerGone, match="gone"):
+                train(tiny_dir, arguments={"checkpoints": folder}, **options)
+        assert [path.name for path in folder.iterdir()] == ["step-2"]
+        resumed, result = train(tiny_dir, arguments={"checkpoints": folder}, **options)
+        assert result.curve == expected.curve
+        assert_same(resumed, whole)
+        assert versions == [0, 0, 1, 2, 3], "none is generated twice"
+
+
+def test_a_roller_that_forgets_to_take_new_weights_is_found_out(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OwnRoller, "update_weights", lambda self: self.weight_version)
+    with pytest.raises(RuntimeError, match=r"step 3 of RL has responses by the weights of version \[0\]; .* is 2"):
+        train(tiny_dir, **{**PLAIN, "rollout": {"ahead": True}})
 
 
 def test_a_loss_that_is_no_number_names_step_and_tasks(
@@ -234,8 +287,9 @@ def test_responses_without_a_word_earn_nothing(tiny_dir: Path, monkeypatch: pyte
     """Not even from a reward that likes silence; the reward is not asked."""
 
     def silent(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
-        words = [Completion("7", [40, 2], [-1.0, -1.0], "stop", 0), Completion(" ", [2], [-1.0], "stop", 0),
-                 Completion("", [], [], "stop", 0)]  # fmt: skip
+        version = self.weight_version
+        words = [Completion("7", [40, 2], [-1.0, -1.0], "stop", version), Completion(" ", [2], [-1.0], "stop", version),
+                 Completion("", [], [], "stop", version)]  # fmt: skip
         return [[words[i % 3] for i in range(one.n)] for one in requests]
 
     monkeypatch.setattr(OwnRoller, "generate", silent)

@@ -66,6 +66,10 @@ def test_a_training_that_stalls_goes_on_with_diversity(tiny_dir: Path) -> None:
         ("{oversampling: {enabled: true, cap: 1}}", "rl.oversampling.cap: 1 rolls out no more"),
         ("{oversampling: {enabled: true, beta: 1}}", "rl.oversampling.beta: expected less than 1"),
         ("{replay: {weight: 1}}", "rl.replay.weight: has no effect: rl.replay.share is 0"),
+        (
+            "{steps: 2, prompts: 16, replay: {share: 0.02}}",
+            "rl.replay.share: 0.02 beside the run's 32 prompts is not one",
+        ),
         ("{replay: {share: 1}}", "rl.replay.share: expected less than 1"),
         ("{no_live: stop, no_live_steps: 3}", "rl.no_live_steps: has no effect: rl.no_live is stop"),
         (

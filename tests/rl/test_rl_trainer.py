@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from online import train
 
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
+from open4ov.recipe import load
 from open4ov.rl.tasks import from_corpora
 from open4ov.store import ImageStore
 
@@ -83,6 +85,34 @@ def test_figures_of_the_curve_are_those_of_the_journal(tiny_dir: Path, tmp_path:
         assert line["seconds"] == pytest.approx(sum(line[f"{part}_seconds"] for part in parts), abs=1e-3)
         tokens = line["length"] * 32
         assert line["rollout_tokens_per_second"] == pytest.approx(tokens / line["rollout_seconds"], rel=0.05)
+
+
+def test_speed_is_that_of_what_was_computed(tiny_dir: Path, tmp_path: Path) -> None:
+    """Dead groups and a first mini-batch that is not scored make no update or score faster, and a step that waited for
+    responses has no speed of generating them."""
+
+    def lines(name: str, **options: Any) -> list[dict[str, Any]]:
+        train(tiny_dir, arguments={"folder": tmp_path / name}, steps=2, **options)
+        return [json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()]
+
+    for line in lines("dead", reward="online:never"):
+        assert line["reward_tokens_per_second"] > line["score_tokens_per_second"] == 0
+        assert line["update_tokens_per_second"] == 0
+    for line in lines("single", reward="online:odd", minibatches=1):
+        assert line["updates"] == 1
+        assert line["update_tokens_per_second"] > line["score_tokens_per_second"] == 0
+    for line in lines("ahead", reward="online:odd", rollout={"ahead": True}):
+        assert "rollout_tokens_per_second" not in line
+        assert line["rollout_seconds"] > 0
+
+
+def test_k_of_pass_at_k_is_read_in_every_phase(tiny_dir: Path, tmp_path: Path) -> None:
+    """The curve has pass_at_k for it: to set it says something, with rl.pass_k_share at 0 too."""
+    (tmp_path / "r.yaml").write_text("name: t\nrl: {pass_k_share: 0, pass_k: 2}\n")
+    options = load(tmp_path / "r.yaml").rl
+    curve = train(tiny_dir, steps=1, reward="online:odd", pass_k_share=0, pass_k=options.pass_k)[1].curve
+    other = train(tiny_dir, steps=1, reward="online:odd", pass_k_share=0, pass_k=1)[1].curve
+    assert curve[0]["pass_at_k"] > other[0]["pass_at_k"]
 
 
 def test_tensorboard_gets_the_numbers(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ class Ahead:
     """Generates a step's responses during the update of the step before.
 
     `roller` needs weights of its own (`roller.build` with `ahead`): it is used by another thread while the trainer
-    changes its model. `state`: what `Ahead.state` gave in the run that this one goes on with. Raises ValueError for a
-    roller that generates with the trained model itself.
+    changes its model, and it has the weights that the first step begins with. `state`: what `Ahead.state` gave in the
+    run that this one goes on with. Raises ValueError for a roller that generates with the trained model itself.
     """
 
     exact = False
@@ -58,6 +58,8 @@ class Ahead:
             raise ValueError("generating ahead needs weights that the update does not change: build it with `ahead`")
         self.roller, self._requests = roller, requests
         self._coming = None if state is None else _restored(state)
+        self._newest = True
+        """Whether the roller has the weights as they are: it was built with them"""
 
     def __enter__(self) -> Ahead:
         return self
@@ -69,7 +71,8 @@ class Ahead:
         """The responses to the requests of `step`; those of the next one begin, by the weights as they are now.
 
         Steps come one after another. Raises what generating raised (RollerGone and the like), and ValueError for a step
-        that is not the one that was begun.
+        that is not the one that was begun. Where the roller could not take new weights, the responses are there still:
+        for another call, and in `state`.
         """
         if self._coming is None:
             self._coming = self._begun(step, self._requests(step) or [])
@@ -77,12 +80,11 @@ class Ahead:
         if coming.step != step:
             raise ValueError(f"step {coming.step} was generated ahead, not {step}")
         responses = _finished(coming)
-        self._coming = None
         after = self._requests(step + 1)
-        if after is not None:
-            if step:  # before the first update the weights are those that the roller was built with
-                self.roller.update_weights()
-            self._coming = self._begun(step + 1, after)
+        if after is not None and not self._newest:
+            self.roller.update_weights()
+        self._newest = False
+        self._coming = None if after is None else self._begun(step + 1, after)
         return responses
 
     def state(self) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -31,11 +31,13 @@ class Clock:
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + now(self._device) - began
 
-    def pace(self, tokens: int) -> dict[str, float]:
-        """Seconds of each part and of all, and response tokens a second by each and by all."""
+    def pace(self, tokens: Mapping[str, int], whole: int) -> dict[str, float]:
+        """Seconds of each part and of all; response tokens a second of each part in `tokens`, which has those that it
+        computed, and of all by the step's `whole`."""
         found: dict[str, float] = {}
-        parts = {f"{part}_": seconds for part, seconds in self._seconds.items()}
-        for part, seconds in {**parts, "": sum(parts.values())}.items():
-            found[f"{part}seconds"] = round(seconds, 4)
-            found[f"{part}tokens_per_second"] = round(tokens / max(seconds, 1e-9))
-        return found
+        for part, seconds in self._seconds.items():
+            found[f"{part}_seconds"] = round(seconds, 4)
+            if part in tokens:
+                found[f"{part}_tokens_per_second"] = round(tokens[part] / max(seconds, 1e-9))
+        seconds = sum(self._seconds.values())
+        return {**found, "seconds": round(seconds, 4), "tokens_per_second": round(whole / max(seconds, 1e-9))}

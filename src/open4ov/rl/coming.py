@@ -10,7 +10,7 @@ from typing import Any
 from open4ov.engine import Completion, Request
 from open4ov.recipe import RlSection
 from open4ov.rl.ahead import Ahead
-from open4ov.rl.roller import Roller
+from open4ov.rl.roller import Roller, RollerGone
 from open4ov.rl.rollout import requests
 from open4ov.rl.state import State
 from open4ov.rl.tasks import Task
@@ -23,6 +23,8 @@ class Rollouts:
         self.roller, self.state, self.section, self.seed = roller, state, section, seed
         self._tasks: dict[int, list[Task]] = {}
         self._stepped = False
+        self.lag = 0
+        """Updates that the policy has made since the weights that the last responses are by"""
         self._ahead: Ahead | None = None
         if section.rollout.ahead:
             coming = state.coming
@@ -31,7 +33,8 @@ class Rollouts:
             self._ahead = Ahead(roller, self._requests, coming and coming["rollouts"])
 
     def next(self, step: int) -> tuple[list[Task], list[list[Completion]]]:
-        """Raises RollerGone; nothing of the step has changed then."""
+        """Raises RollerGone; nothing of the step has changed then. Raises RuntimeError for responses by other weights
+        than those that the step is to have: the trained ones, or with `ahead` those of at most one update before."""
         self._tasks.pop(step - 1, None)  # settled by now
         if self._ahead is not None:
             responses = self._ahead.next(step)
@@ -40,7 +43,19 @@ class Rollouts:
                 self.roller.update_weights()
                 self._stepped = False
             responses = self.roller.generate(self._requests(step) or ())
+        self.lag = self._behind(step, responses)
         return self._tasks[step], responses
+
+    def _behind(self, step: int, responses: Sequence[Sequence[Completion]]) -> int:
+        version = self.state.version
+        stamps = {one.weight_version for group in responses for one in group}
+        allowed = range(version - 1 if self._ahead is not None else version, version + 1)
+        if not all(stamp in allowed for stamp in stamps):
+            raise RuntimeError(
+                f"step {step + 1} of RL has responses by the weights of version {sorted(stamps)}; the policy's is "
+                f"{version}"
+            )
+        return version - min(stamps, default=version)
 
     def stepped(self) -> None:
         """The weights are others now."""
@@ -52,6 +67,13 @@ class Rollouts:
         if rollouts is None:
             return None
         return {"tasks": [task.sample.id for task in self._tasks[rollouts["step"]]], "rollouts": rollouts}
+
+    def kept(self) -> dict[str, Any] | None:
+        """The same where it is there, after RollerGone: a step whose responses nobody finished is begun anew."""
+        try:
+            return self.notes()
+        except RollerGone:
+            return None
 
     def close(self) -> None:
         """Waits for what is under way, and ends who generates."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from open4ov.engine import Completion
 from open4ov.functions import function
@@ -17,7 +17,6 @@ from open4ov.rl import encoders, rewards
 from open4ov.rl.rollout import Group
 from open4ov.rl.schedule import Phase
 from open4ov.rl.tasks import Task
-from open4ov.sample import Sample
 
 
 class Judge:
@@ -37,15 +36,17 @@ class Judge:
     def groups(self, tasks: Sequence[Task], responses: Sequence[list[Completion]], phase: Phase) -> list[Group]:
         """Raises UserError, naming the reward, the sample and the value, for a reward that is no number from 0 to 1,
         and for one that Pass@k cannot use."""
-        return [self._group(task, own, phase) for task, own in zip(tasks, responses, strict=True)]
+        samples = [task.sample for task in tasks]
+        binary = phase == "pass_at_k"
+        correct = rewards.graded_groups(self._reward, self.section.reward, responses, samples, binary)
+        return [self._group(*one, phase) for one in zip(tasks, responses, correct, strict=True)]
 
-    def _group(self, task: Task, responses: list[Completion], phase: Phase) -> Group:
+    def _group(self, task: Task, responses: list[Completion], correct: Tensor, phase: Phase) -> Group:
         section, exploring = self.section, phase == "pass_at_k"
-        correct = rewards.graded(self._worded, section.reward, responses, task.sample, binary=exploring)
         lengths = torch.tensor([len(response.token_ids) for response in responses], dtype=torch.float64)
         length_rewards = torch.zeros_like(lengths)
         if section.length_weight:
-            length_rewards = rewards.length(lengths, section.length_max, section.length_soft)
+            length_rewards = rewards.length_channel(responses, lengths, section.length_max, section.length_soft)
         scores = None
         if not exploring:
             clusters = section.diversity.by == "clusters"
@@ -58,10 +59,5 @@ class Judge:
             pass_k=section.pass_k if exploring else None,
             diversity=scores,
             floor=section.diversity.floor,
-            degenerate=rewards.degenerate(responses),
         )
         return Group(task, responses, correct, lengths, length_rewards, advantages, scores)
-
-    def _worded(self, text: str, sample: Sample) -> Any:
-        """A response without a word earns nothing, whatever the reward would say."""
-        return self._reward(text, sample) if text.strip() else 0.0

@@ -66,14 +66,23 @@ def exact(response: str, sample: Sample) -> float:
 
 
 def graded(reward: Reward, name: str, responses: Sequence[Said], sample: Sample, binary: bool = False) -> Tensor:
-    """The correctness channel of a group, [N] float64 in [0, 1]; 0 for degenerate responses, which nobody is asked of.
+    """The correctness channel of one group, [N]; see `graded_groups`."""
+    return graded_groups(reward, name, [responses], [sample], binary)[0]
 
-    name: the reward as the recipe names it. binary: whether only 0 and 1 will do, as for Pass@k. Raises UserError for a
-    reward that raises, is no number, not finite or out of range; it names the function, the sample and the value.
+
+def graded_groups(
+    reward: Reward, name: str, groups: Sequence[Sequence[Said]], samples: Sequence[Sample], binary: bool = False
+) -> list[Tensor]:
+    """The correctness channel of each group, [N] float64 in [0, 1]; 0 for degenerate responses and for those without a
+    word, which nobody is asked of.
+
+    name: the reward as the recipe names it. binary: whether only 0 and 1 will do, as for Pass@k. Symbolic checks of all
+    groups run side by side. Raises UserError for a reward that raises, is no number, not finite or out of range; it
+    names the function, the sample and the value.
     """
 
-    def value(response: Said) -> float:
-        if response.finish_reason in DEGENERATE:
+    def value(response: Said, sample: Sample) -> float:
+        if response.finish_reason in DEGENERATE or not response.text.strip():
             return 0.0
         try:
             said = reward(response.text, sample)
@@ -82,15 +91,19 @@ def graded(reward: Reward, name: str, responses: Sequence[Said], sample: Sample,
             raise UserError(f"rl.reward {name!r} failed on a response to sample {sample.id}: {told}") from error
         return _in_range(said, name, sample, binary)
 
+    asked = [(response, sample) for group, sample in zip(groups, samples, strict=True) for response in group]
     if reward is exact and WORKERS > 1:  # symbolic checks side by side; who knows about threads in another's function
         with ThreadPoolExecutor(WORKERS) as threads:
-            return torch.tensor(list(threads.map(value, responses)), dtype=torch.float64)
-    return torch.tensor([value(response) for response in responses], dtype=torch.float64)
+            values = list(threads.map(value, *zip(*asked, strict=True))) if asked else []
+    else:
+        values = [value(*one) for one in asked]
+    return list(torch.tensor(values, dtype=torch.float64).split([len(group) for group in groups]))
 
 
-def degenerate(responses: Sequence[Said]) -> Tensor:
-    """Which responses the engine has stopped for looping or noise, [N] bool."""
-    return torch.tensor([response.finish_reason in DEGENERATE for response in responses], dtype=torch.bool)
+def length_channel(responses: Sequence[Said], lengths: Tensor, length_max: int, length_soft: int) -> Tensor:
+    """The length channel of a group, [N]: `length` of its lengths in tokens [N], and -1 for degenerate responses."""
+    lost = torch.tensor([response.finish_reason in DEGENERATE for response in responses], dtype=torch.bool)
+    return length(lengths, length_max, length_soft).masked_fill(lost, -1.0)
 
 
 def combine(
@@ -101,13 +114,11 @@ def combine(
     pass_k: int | None = None,
     diversity: Tensor | None = None,
     floor: float = 0.1,
-    degenerate: Tensor | None = None,
 ) -> Tensor:
     """The advantages of one group, [N] float64, by the formula at the top of the file.
 
-    correct [N] in [0, 1]; length_rewards [N] in [-1, 0] (`length`). Exactly one of `pass_k`, the k of Pass@k, which
-    wants rewards of 0 and 1, and `diversity`, the scores Div [N] of eq. 7 in [0, 1] (`diversity_scores`).
-    degenerate [N] bool: none where it is left out.
+    correct [N] in [0, 1] (`graded`); length_rewards [N] in [-1, 0] (`length_channel`). Exactly one of `pass_k`, the k
+    of Pass@k, which wants rewards of 0 and 1, and `diversity`, the scores Div [N] of eq. 7 (`diversity_scores`).
 
     Raises ValueError for both or none of the two, shapes that differ, and values that are not finite or out of range.
     """
@@ -122,8 +133,6 @@ def combine(
         if not bool(((values >= low) & (values <= high)).all()):
             raise ValueError(f"combine: {name} must lie in [{low:g}, {high:g}], got {values.tolist()}")
     c, lengths = correct.to(torch.float64), length_rewards.to(torch.float64)
-    if degenerate is not None:
-        c, lengths = c.masked_fill(degenerate, 0.0), lengths.masked_fill(degenerate, -1.0)
     if diversity is None:
         assert pass_k is not None
         main = advantage.pass_at_k(c, pass_k)

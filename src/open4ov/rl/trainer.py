@@ -60,10 +60,11 @@ def fit(
     """Trains the model in place: `section.prompts` tasks a step, each answered `section.group` times.
 
     `failures` counts what was tried. `images` gives the pictures of `replayed` samples, and takes those of groups that
-    are shown (None: none are). Every `checkpoint_every` steps the state goes to `checkpoints` (None: never); a later
-    call with the same tasks and options goes on from there and ends with the same weights, bit for bit. `thresholds`:
-    the folder that keeps what `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of
-    `name`. `stop_after`: return after that step, as if killed there.
+    are shown (None: none are, and none can be replayed). Every `checkpoint_every` steps the state goes to `checkpoints`
+    (None: never); a later call with the same tasks and options goes on from there and ends with the same weights, bit
+    for bit (docs/rl.md, "Resume", has the exceptions: vLLM, and answers without a verdict). `thresholds`: the folder
+    that keeps what `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of `name`.
+    `stop_after`: return after that step, as if killed there.
 
     Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
@@ -118,8 +119,13 @@ class _Online:
         weighed = importance.wanted(section.rollout.tis, rolling.exact and not section.rollout.ahead)
         self.updater = Updater(model, processor, self.pictures, section, weighed)
         self.replay: Replay | None = None
-        if state.replay and images:
-            self.replay = Replay(replayed, images.get, processor, self.pictures, section, state.replay)
+        if state.replay:
+            if images is None:
+                raise ValueError("fit: `images` has the pictures of `replayed` samples, and is None")
+            behind = sum(point["updates"] for point in state.curve)
+            self.replay = Replay(
+                replayed, images.get, processor, self.pictures, section, state.replay, behind, state.replayed
+            )
         self.groups: list[Group] = []
         self.last: dict[str, Any] | None = None
 
@@ -147,13 +153,18 @@ class _Online:
             except Broken as broken:  # earlier mini-batches have changed the weights
                 raise stops.diverged(broken.reason, step + 1, broken.names, self.checkpoints) from None
         if self.replay:
-            state.replayed += self.replay.count * len(update.norms)
-        point = {"step": step + 1, "phase": phase, **figures.of_groups(self.groups, section), **update.figures()}
+            state.replayed = self.replay.used
+        told = {**figures.of_groups(self.groups, section), "lag": self.rollouts.lag}
+        point = {"step": step + 1, "phase": phase, **told, **update.figures()}
         state.settle(self.groups, chosen, {**point, "lr": rate})
         if self.images is not None and step in (0, section.steps - 1):
             self._show(showing.shown(self.groups, step + 1, phase, self.images))
         memory.trim()
-        return {**state.curve[-1], **clock.pace(sum(len(r.token_ids) for own in responses for r in own))}
+        rolled = sum(len(response.token_ids) for own in responses for response in own)
+        tokens = {"reward": rolled, "score": batch.computed(1), "update": batch.computed()}
+        if not section.rollout.ahead:  # else this is how long the step waited, not how long they took
+            tokens["rollout"] = rolled
+        return {**state.curve[-1], **clock.pace(tokens, rolled)}
 
     def keep(self) -> None:
         """Writes a checkpoint when its time has come. Raises UserError where `rl.no_live` ends the run."""
@@ -163,7 +174,7 @@ class _Online:
         if barren or (state.done % section.checkpoint_every == 0 and not ended):
             try:
                 self._save(self.rollouts.notes())
-            except RollerGone:  # while it generated ahead
+            except RollerGone:  # while it generated ahead: nobody has those responses
                 self._save(None)
                 raise
         if barren:
@@ -184,11 +195,11 @@ class _Online:
 
     def _rolled_out(self, step: int) -> tuple[list[Task], list[list[Completion]]]:
         """The step's tasks and the responses to each. Of the step nothing has changed yet: where the roller is gone,
-        the steps before are kept, and the same command goes on."""
+        the steps before are kept, with the responses if they are there, and the same command goes on."""
         try:
             return self.rollouts.next(step)
         except RollerGone:
-            self._save(None)
+            self._save(self.rollouts.kept())
             raise
 
     def _save(self, coming: dict[str, Any] | None) -> None:

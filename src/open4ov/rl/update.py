@@ -70,6 +70,10 @@ class Batch:
     responses: int
     tokens: int
 
+    def computed(self, first: int = 0) -> int:
+        """Response tokens that are computed for the mini-batches from `first` on."""
+        return sum(part.tokens for parts in self.minibatches[first:] for part in parts)
+
 
 @dataclass
 class Update:
@@ -152,8 +156,8 @@ class Updater:
             names = [name for part in parts for name in part.names]
             try:
                 self._accumulate(parts, batch, seen)
-                if replay is not None:
-                    seen.replay.append(self._checked(replay.add_gradients(self.model), "replayed samples' loss"))
+                if replay is not None and (value := replay.add_gradients(self.model)) is not None:
+                    seen.replay.append(self._checked(value, "replayed samples' loss"))
                 seen.norms.append(training.step(self.model, optimizer, rate, self.section.grad_clip))
             except training.Diverged as error:
                 raise Broken(error, names) from None
