@@ -62,7 +62,7 @@ class Job:
             "batch": UPDATE[self.kind], "accumulation": 1, "grouped": True, "workers": 1,
         }  # fmt: skip
         if side == "ours":
-            shared |= {"pack_tokens": self.pack_tokens, "without": [], "compile": False}
+            shared |= {"pack_tokens": self.pack_tokens, "parts": 1, "without": [], "compile": False}
         else:
             shared |= {"rows": self.rows, "compile": "no"}
         file = self.folder / f"told-{number}.json"

@@ -3,7 +3,7 @@
     python -m bench.sft_ours SETTINGS
 
 SETTINGS is JSON: model, data, out (folders), epochs, pack_tokens, rate, precision, compile, threads, most (steps),
-first (only the first samples, in their order), and
+first (only the first samples, in their order), parts (packs that an update is computed in), and
 `without`: which savings to leave out, for the table of factors: `share` (each question of a picture has the picture by
 itself), `cache` (the frozen tower's features are computed at
 every step), `once` (a picture is read and resized at every step), `targets` (the head is applied to every position),
@@ -100,7 +100,9 @@ def main() -> None:
     pace = Pace()
     encoder = Measured(Processor.from_pretrained(told["model"]), store, told, pace)
     section = SftSection(
-        pack_tokens=told["pack_tokens"],
+        pack_tokens=told["pack_tokens"] // told["parts"],
+        accumulate=told["parts"],
+        embedding_eps=1e-8,  # the peer's
         precision=told["precision"],
         compile=told["compile"],
         weight_decay=0.01,
@@ -111,7 +113,8 @@ def main() -> None:
 
     def log(point: dict[str, Any]) -> None:
         nonlocal done
-        pace.step(loss=point["loss"], **encoder.counts[done])
+        own, encoder.counts[:] = encoder.counts[: told["parts"]], encoder.counts[told["parts"] :]
+        pace.step(loss=point["loss"], **{name: sum(one[name] for one in own) for name in own[0]})
         done += 1
 
     pace.begin()

@@ -32,6 +32,17 @@ def test_words_that_a_batch_does_not_use_stay_where_they_are(tiny_dir: Path, tie
     assert moved[8:].max() < 0.002
 
 
+def test_a_small_eps_moves_them_as_plain_adamw_does(tiny_dir: Path) -> None:
+    model = Qwen3VL.from_pretrained(tiny_dir)
+    words = model.text.embed.weight
+    before = words.detach().clone()
+    optimizer = training.adamw(model, learning_rate=1e-2, embedding_eps=1e-8)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-6)
+    optimizer.step()
+    assert torch.allclose((words.detach() - before).abs(), torch.full_like(words, 1e-2), rtol=0.05)
+
+
 def test_every_parameter_is_in_one_group_and_frozen_ones_in_none(tiny_dir: Path) -> None:
     model = Qwen3VL(tiny_config(Processor.from_pretrained(tiny_dir), tie=False))
     training.freeze_vision(model)

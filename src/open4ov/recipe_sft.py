@@ -167,6 +167,12 @@ class SftSection(Section):
         default="adamw", description="muon: Muon for the layers' matrices, AdamW for the rest"
     )
     weight_decay: float = Field(default=0.01, ge=0)
+    embedding_eps: float = Field(
+        default=1e-4,
+        gt=0,
+        description="AdamW's eps for embedding and head: large, so that words which no batch uses stay where they are; "
+        "1e-8 is AdamW's own",
+    )
     grad_clip: float = Field(default=1.0, gt=0)
     validation: ValidationSection = Field(default_factory=ValidationSection)
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")

@@ -62,11 +62,15 @@ Factors = Mapping[int, float]
 
 
 def adamw(
-    model: Trainable[Any, Any], learning_rate: float, weight_decay: float = 0.0, factors: Factors | None = None
+    model: Trainable[Any, Any],
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    factors: Factors | None = None,
+    embedding_eps: float = EMBEDDING_EPS,
 ) -> Optimizer:
     """AdamW over the parameters that are not frozen; matrices decay, those of experts too; embeddings, norms and biases
     do not."""
-    groups = _by_factor(_adamw_groups(model, weight_decay), factors)
+    groups = _by_factor(_adamw_groups(model, weight_decay, embedding_eps), factors)
     return Optimizer(torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True))
 
 
@@ -78,7 +82,13 @@ class Worded(Protocol):
     def word_parameters(self) -> list[Tensor]: ...
 
 
-def muon(model: Worded, learning_rate: float, weight_decay: float = 0.0, factors: Factors | None = None) -> Optimizer:
+def muon(
+    model: Worded,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    factors: Factors | None = None,
+    embedding_eps: float = EMBEDDING_EPS,
+) -> Optimizer:
     """Muon over the matrices of the layers, its steps scaled to AdamW's size; AdamW over the rest, as `adamw` has it:
     mergers and taps, embeddings, norms, biases, and experts, which lie in one tensor that Muon cannot take. It learns
     in fewer tokens than AdamW alone, for about a tenth more time a step at nano size. Frozen parameters are left
@@ -93,7 +103,7 @@ def muon(model: Worded, learning_rate: float, weight_decay: float = 0.0, factors
         )
     rest = [
         {**group, "params": [p for p in group["params"] if id(p) not in chosen]}
-        for group in _adamw_groups(model, weight_decay)
+        for group in _adamw_groups(model, weight_decay, embedding_eps)
     ]
     rest = _by_factor(rest, factors)
     if rest:
@@ -101,7 +111,7 @@ def muon(model: Worded, learning_rate: float, weight_decay: float = 0.0, factors
     return Optimizer(*parts)
 
 
-def _adamw_groups(model: Worded, weight_decay: float) -> list[dict[str, Any]]:
+def _adamw_groups(model: Worded, weight_decay: float, embedding_eps: float) -> list[dict[str, Any]]:
     """What is trained, by decay and eps."""
     matrices, experts, others = _split(model)
     words = model.word_parameters()
@@ -109,7 +119,7 @@ def _adamw_groups(model: Worded, weight_decay: float) -> list[dict[str, Any]]:
     return [
         {"params": [p for p in (*matrices, *experts) if id(p) not in known], "weight_decay": weight_decay},
         {"params": [p for p in others if id(p) not in known], "weight_decay": 0.0},
-        {"params": [p for p in words if p.requires_grad], "weight_decay": 0.0, "eps": EMBEDDING_EPS},
+        {"params": [p for p in words if p.requires_grad], "weight_decay": 0.0, "eps": embedding_eps},
     ]
 
 

@@ -246,6 +246,7 @@ def _named(broken: _Broken, carry: Carry, checkpoints: Path | None) -> training.
 _READ = {
     "accumulate",
     "ema",
+    "embedding_eps",
     "grad_clip",
     "lora_rank",
     "lr_decay",

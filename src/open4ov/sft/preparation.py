@@ -39,7 +39,7 @@ def parts(model: Trainable[Any, Any], section: SftSection, options: SftStage) ->
 def fresh(model: Trainable[Any, Any], section: SftSection, options: SftStage, factors: training.Factors) -> Carry:
     build = training.muon if section.optimizer == "muon" else training.adamw
     return Carry(
-        build(model, options.learning_rate, section.weight_decay, factors),
+        build(model, options.learning_rate, section.weight_decay, factors, section.embedding_eps),
         Average(model, section.ema) if section.ema else None,
         held_out.Watch(section.validation) if section.validation.every else None,
     )
