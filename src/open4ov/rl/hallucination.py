@@ -28,10 +28,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from open4ov.answers import agrees
 from open4ov.engine import Request
 from open4ov.recipe_dpo import ABLATED, MADE, MIX
 from open4ov.refusals import denies, refuses
-from open4ov.rl.answers import agrees
 from open4ov.rl.drafting import Draft, Maker
 from open4ov.rollouts import Answers
 from open4ov.sample import Sample, assistant, content_id

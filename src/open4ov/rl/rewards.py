@@ -33,16 +33,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from open4ov import answers
 from open4ov.answers_symbolic import WORKERS
+from open4ov.engine.degeneration import REASONS
 from open4ov.errors import UserError
-from open4ov.rl import advantage, answers
+from open4ov.rl import advantage
 from open4ov.sample import Sample
 
-DEGENERATE = ("repetition", "garbled")
-"""Finish reasons of responses that the engine has stopped for looping or noise"""
 _EMBEDDING = 4096  # buckets of the hashing encoder
 
 Reward = Callable[[str, Sample], float]
+"""RL's reward: (response, sample) -> how right it is, from 0 for wrong to 1"""
 
 
 class Said(Protocol):
@@ -73,7 +74,7 @@ def graded(reward: Reward, name: str, responses: Sequence[Said], sample: Sample,
     """
 
     def value(response: Said) -> float:
-        if response.finish_reason in DEGENERATE:
+        if response.finish_reason in REASONS:
             return 0.0
         try:
             said = reward(response.text, sample)
@@ -90,7 +91,7 @@ def graded(reward: Reward, name: str, responses: Sequence[Said], sample: Sample,
 
 def degenerate(responses: Sequence[Said]) -> Tensor:
     """Which responses the engine has stopped for looping or noise, [N] bool."""
-    return torch.tensor([response.finish_reason in DEGENERATE for response in responses], dtype=torch.bool)
+    return torch.tensor([response.finish_reason in REASONS for response in responses], dtype=torch.bool)
 
 
 def combine(
@@ -144,18 +145,7 @@ def length(lengths: Tensor | Sequence[int], length_max: int, length_soft: int) -
     return ((length_max - length_soft - tokens) / length_soft).clamp(-1, 0) + 0.0
 
 
-def diversity(
-    rewards: Tensor, embeddings: Tensor, threshold: float = 0.4, floor: float = 0.1, clusters: bool = False
-) -> Tensor:
-    """Diversity-weighted rewards of one group (eq. 8): r_i * Norm(Div_i).
-
-    rewards [N]; embeddings [N, D] with unit rows. Norm is DARLING's: the score of eq. 7 is already in [0, 1], and is
-    floored at `floor`, so that a right answer of a uniform group still earns something.
-    """
-    return rewards.to(torch.float64) * diversity_scores(embeddings, threshold, clusters).clamp(min=floor)
-
-
-def diversity_scores(embeddings: Tensor, threshold: float = 0.4, clusters: bool = False) -> Tensor:
+def diversity_scores(embeddings: Tensor, threshold: float, clusters: bool = False) -> Tensor:
     """Div of each of N responses (eq. 7): the mean distance to the N - 1 others; zeros for a single response.
 
     The distance is 1 if the cosine distance of two responses is over `threshold`, else 0 (the paper decides similarity

@@ -17,14 +17,12 @@ from typing import Any
 from open4ov.engine import Engine
 from open4ov.errors import UserError
 from open4ov.recipe import RlSection
+from open4ov.rl.rewards import Reward
 from open4ov.rl.tasks import Task
 from open4ov.rollout_book import Book, Cost
 from open4ov.rollouts import Sampling, digest, roll, unaskable
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
-
-Reward = Callable[[str, Sample], float]
-"""(response, sample) -> 0 or 1"""
 
 
 @dataclass(frozen=True)
