@@ -20,9 +20,11 @@ from open4ov import checkpoints, training
 from open4ov.checkpoints import Checkpoint
 from open4ov.engine import VisionCache
 from open4ov.errors import UserError
+from open4ov.functions import foreign
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
 from open4ov.recipe_rl import UNREAD
+from open4ov.rl import encoders
 from open4ov.rl.failed import Failures
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import Cursor, RatioEma
@@ -177,4 +179,7 @@ def held_pictures(
 
 def _identity(section: RlSection, seed: int, pool: dict[str, Task], replayed: Sequence[Sample]) -> str:
     """What it is a training of."""
-    return content_id("rl", section.model_dump(exclude=UNREAD), seed, list(pool), [sample.id for sample in replayed])
+    own = [foreign(section.reward, "rl.reward"), encoders.identity(section.embedder)]
+    return content_id(
+        "rl", section.model_dump(exclude=UNREAD), own, seed, list(pool), [sample.id for sample in replayed]
+    )
