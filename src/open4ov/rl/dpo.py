@@ -1,8 +1,8 @@
 """Offline RL (paper §4.2.3, stage 2): reference-free DPO on hallucination, brevity and preference pairs; vision frozen.
 
 A stage leaves model/, pairs.parquet (with what each is for in `extra["pair"]`), curve.json, left_out.json (ids by
-reason) and summary.json: pairs by kind and attribute, leakage, the chosen responses' log-probability, and how many
-questions without their picture are refused before and after.
+reason) and summary.json: pairs by kind and attribute, why drafts made none, the chosen responses' log-probability, and
+how many questions without their picture are refused before and after.
 
 Where things are: `hallucination.py` makes pairs of the run's samples, `preferences.py` reads those of people,
 `pair_mix.py` takes what the recipe wants of them, `dpo_training.py` trains.
@@ -26,7 +26,6 @@ from open4ov.recipe_dpo import ABLATED, MADE
 from open4ov.rl import dpo_probe, hallucination, mining, pair_mix, preferences
 from open4ov.rl.dpo_loss import loss
 from open4ov.rl.dpo_training import Curve, train
-from open4ov.rl.hallucination import Survives
 from open4ov.sample import Sample
 from open4ov.store import read_samples, write_json, write_samples
 
@@ -53,18 +52,16 @@ def fit(
 def run(
     run: StageRun,
     texts: Callable[[Sequence[Sample]], Sequence[Sample]] | None = None,
-    survives: Survives = hallucination.right_without_picture,
 ) -> None:
     """The stage `dpo`: pairs of the RL model's own answers, and those of people, and the training on them.
 
     texts: gives of the run's samples the questions without a picture that controls are made of; else those among them.
-    survives: the leakage screen's rule.
     """
     section = run.recipe.dpo
     torch.set_flush_denormal(True)
     start = run.inputs["rl"] / "model"
     model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    pairs = _pairs(run, model, processor, texts, survives)
+    pairs = _pairs(run, model, processor, texts)
     write_samples(run.out / "pairs.parquet", pairs.pairs)
     fit = train(
         model,
@@ -125,7 +122,6 @@ def _pairs(
     model: Qwen3VL,
     processor: Processor,
     texts: Callable[[Sequence[Sample]], Sequence[Sample]] | None,
-    survives: Survives,
 ) -> _Pairs:
     section = run.recipe.dpo
     if not section.pairs:
@@ -156,12 +152,11 @@ def _pairs(
             put=run.images.put,
             mix=section.mix,
             texts=bare,
-            survives=survives,
         )
         found.pairs += made.pairs
         counts.update(made.counts)
-        if made.leaked:
-            found.listed["leakage"] = made.leaked
+        if made.guessed:
+            found.listed["guessed_blind"] = made.guessed
     given: list[Sample] = []
     for path in section.preferences:
         given += preferences.read(path, images=run.images, note=run.note)
