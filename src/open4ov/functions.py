@@ -32,7 +32,8 @@ def digest(path: str, key: str) -> str:
     """
     found = inspect.unwrap(function(path, key))
     files: set[Path] = set()
-    for part in (found, type(found), importlib.import_module(path.partition(":")[0])):
+    parts: tuple[Any, ...] = (found, type(found), importlib.import_module(path.partition(":")[0]))
+    for part in parts:
         try:
             source = inspect.getsourcefile(part)
         except (TypeError, OSError):  # written in C, or an object that only can be called

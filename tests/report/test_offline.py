@@ -59,7 +59,7 @@ def test_pairs_and_refusals_are_on_the_page(finished: Any) -> None:
     assert "a &lt;good&gt; one" in html
     assert "<th>refused without the picture</th><td>8</td><td>0.0</td><td>87.5</td>" in html
     assert "refused though no picture is needed" not in html
-    assert "5 drafts (guessed_blind)" in html
+    assert "5 drafts (guessed blind)" in html
     assert "2 too long" in html
     assert "<th>politeness</th><td>2</td><td>1</td><td>1</td><td>0</td>" in html
     assert "-2.50 to" in html
