@@ -10,6 +10,7 @@ from PIL import Image
 
 from open4ov.admission.mastery import examine, sampling_of
 from open4ov.engine import Completion, Request
+from open4ov.errors import UserError
 from open4ov.recipe_mastery import MasterySection
 from open4ov.rl.rewards import exact
 from open4ov.rl.selection import mixed
@@ -97,5 +98,5 @@ def test_a_graded_reward_is_refused(tmp_path: Path) -> None:
     options = MasterySection(rollouts=2, samples=9)
     with Verifier("open4ov.answers:correct") as boxes:
         examine(samples()[:1], Scripted(), unseen, options, boxes, 0, Book(tmp_path), "m")
-    with pytest.raises(ValueError, match=r"0\.5 is neither right nor wrong"):
+    with pytest.raises(UserError, match=r"gave 0\.5 .*neither right nor wrong"):
         mixed(samples()[:1], Book(tmp_path), "m", sampling_of(options, 0), lambda response, sample: 0.5, 2)

@@ -67,14 +67,15 @@ def exact(response: str, sample: Sample) -> float:
 
 
 def graded(reward: Reward, name: str, responses: Sequence[Said], sample: Sample, binary: bool = False) -> Tensor:
-    """The correctness channel of a group, [N] float64 in [0, 1]; 0 for degenerate responses, which nobody is asked of.
+    """The correctness channel of a group, [N] float64 in [0, 1]; 0 for degenerate responses and for those
+    without a word, which nobody is asked of.
 
     name: the reward as the recipe names it. binary: whether only 0 and 1 will do, as for Pass@k. Raises UserError for a
     reward that raises, is no number, not finite or out of range; it names the function, the sample and the value.
     """
 
     def value(response: Said) -> float:
-        if response.finish_reason in REASONS:
+        if response.finish_reason in REASONS or not response.text.strip():
             return 0.0
         try:
             said = reward(response.text, sample)
