@@ -30,9 +30,9 @@ def digest(path: str, key: str) -> str:
 
     Raises UserError as `function` does.
     """
-    found = inspect.unwrap(function(path, key))
+    found: Any = inspect.unwrap(function(path, key))
     files: set[Path] = set()
-    parts: tuple[Any, ...] = (found, type(found), importlib.import_module(path.partition(":")[0]))
+    parts: tuple[Any, ...] = (found, found.__class__, importlib.import_module(path.partition(":")[0]))
     for part in parts:
         try:
             source = inspect.getsourcefile(part)
