@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from open4ov.cli_admit_mastery import mastery
 from open4ov.recipe import Recipe, UserError, load
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
@@ -40,6 +42,11 @@ def test_values_and_overrides_arrive(tmp_path: Path) -> None:
     assert (recipe.rl.steps, recipe.sft.ability.replay, recipe.dpo.beta) == (7, 0.25, 0.05)
     assert recipe.images.general == "x"
     assert recipe.rl.group == Recipe(name="a").rl.group
+
+
+def test_sft_and_admission_name_no_function_of_rl() -> None:
+    named = [Recipe(name="a").sft.verifier, inspect.signature(mastery).parameters["verifier"].default]
+    assert named == ["open4ov.answers:agrees"] * 2
 
 
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest(tmp_path: Path) -> None:

@@ -19,6 +19,39 @@ def loaded(tmp_path: Path, **dpo: Any) -> Recipe:
     return load(tmp_path / "r.yaml")
 
 
+@pytest.mark.parametrize(
+    ("option", "stages"),
+    [
+        ("rl.reward", {"rl": keys.training("rl"), "rl_pool": keys.rl_pool}),
+        ("sft.verifier", {"sft": keys.training("sft_ability"), "probe": keys.probe, "ration": keys.ration}),
+        ("dpo.mined", {"dpo": keys.training("dpo")}),
+        ("data.hygiene.burned_in", {"data": keys.data}),
+    ],
+)
+def test_another_text_of_a_users_function_makes_its_stages_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, stages: dict[str, Any]
+) -> None:
+    name = f"own_{option.replace('.', '_')}"
+    source = tmp_path / f"{name}.py"
+    source.write_text("def rule(*given):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))  # pyright: ignore[reportUnknownMemberType]
+    recipe = Recipe(name="r")
+    section = recipe
+    *path, last = option.split(".")
+    for part in path:
+        section = getattr(section, part)
+    shipped = {stage: config(recipe)[FILES] for stage, config in stages.items()}
+    setattr(section, last, f"{name}:rule")
+    before = {stage: config(recipe)[FILES] for stage, config in stages.items()}
+    source.write_text("def rule(*given):\n    return 0.5\n")
+    for stage, config in stages.items():
+        assert option not in shipped[stage], "what ships goes with the version"
+        assert config(recipe)[FILES][option] != before[stage][option]
+        source.write_text("def rule(*given):\n    return 1.0\n")
+        assert config(recipe)[FILES] == before[stage]
+        source.write_text("def rule(*given):\n    return 0.5\n")
+
+
 HUMAN = {"human": 0.5, "image_normal": 0.5}
 
 

@@ -46,7 +46,7 @@ def mastery(
     ] = False,
     verifier: Annotated[
         str, typer.Option(help="package.module:function (response, answer, aliases) -> bool")
-    ] = "open4ov.rl.answers:agrees",
+    ] = "open4ov.answers:agrees",
     verifier_seconds: Annotated[float, typer.Option(help="for one response; then there is no verdict")] = 10.0,
     weight: Annotated[
         list[str] | None,

@@ -9,7 +9,7 @@ that change nothing of a stage's output are left out. `FILES` maps an option to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from open4ov import assets, machine, recipe_dpo
 from open4ov.changes import FILES
 from open4ov.errors import UserError
-from open4ov.functions import function
+from open4ov.functions import foreign
 from open4ov.recipe import Recipe
 from open4ov.recipe_rl import UNREAD
 from open4ov.run_dir import fingerprint, hash_json
@@ -78,6 +78,12 @@ def data(recipe: Recipe) -> dict[str, Any]:
     return {"data": recipe.data.model_dump(mode="json", exclude=_PACE), FILES: _there(files)}
 
 
+def _functions(named: Mapping[str, str | None]) -> dict[str, str]:
+    """Digests of the user's own functions, by the option that names one: with another text a stage is made anew. Raises
+    UserError for a name that leads nowhere."""
+    return _there({key: foreign(path, key) for key, path in named.items() if path})
+
+
 def _there(files: dict[str, str]) -> dict[str, str]:
     return {key: digest for key, digest in files.items() if digest}
 
@@ -86,17 +92,15 @@ def _evaluation_files(recipe: Recipe) -> dict[str, str]:
     """A digest of the evaluation sets that data are kept clean of, and of the pictures that they name by path: one that
     is put where it was missing makes the data anew."""
     hygiene = recipe.data.hygiene
-    if hygiene.burned_in:
-        function(hygiene.burned_in, "data.hygiene.burned_in")
-    if hygiene.question_embedder:
-        function(hygiene.question_embedder, "data.hygiene.question_embedder")
     paths = [Path(name) for name in hygiene.decontaminate]
     for path in paths:
         if not path.is_file():
             raise UserError(f"data.hygiene.decontaminate: no such file: {path}")
+    own = {"burned_in": hygiene.burned_in, "question_embedder": hygiene.question_embedder}
+    found = _functions({f"data.hygiene.{key}": path for key, path in own.items()})
     if not paths:
-        return {}
-    found = {"data.hygiene.decontaminate": fingerprint(paths)}
+        return found
+    found["data.hygiene.decontaminate"] = fingerprint(paths)
     named = _pictures_of(paths, [Path(name) for name in hygiene.decontaminate_images])
     if named:
         there = fingerprint({file for _, file in named if file is not None})
@@ -113,9 +117,8 @@ def _pictures_of(paths: list[Path], folders: list[Path]) -> list[tuple[str, Path
 
 def assess(recipe: Recipe) -> dict[str, Any]:
     """The short training is stage 1's, with another number of tokens and nothing graded."""
-    function(recipe.sft.verifier, "sft.verifier")
     section = recipe.admission.assess
-    files = {"model": _base(recipe), SHIPPED: _corpora()}
+    files = {"model": _base(recipe), SHIPPED: _corpora(), **_verifier(recipe)}
     if section.probe:
         path = Path(section.probe)
         if not path.exists():
@@ -169,15 +172,18 @@ def sets(recipe: Recipe) -> dict[str, Any]:
 
 def probe(recipe: Recipe) -> dict[str, Any]:
     """Which questions are asked of the base, and what counts as right."""
-    function(recipe.sft.verifier, "sft.verifier")
     asked = {"ability": {"probe": recipe.sft.ability.probe}}
     asked |= recipe.sft.model_dump(mode="json", include={"verifier", "precision", "device"})
     return {
         "sft": asked,
         "admission": _patience(recipe),
         "threads": recipe.threads,
-        FILES: {"model": _base(recipe)},
+        FILES: {"model": _base(recipe), **_verifier(recipe)},
     }
+
+
+def _verifier(recipe: Recipe) -> dict[str, str]:
+    return _functions({"sft.verifier": recipe.sft.verifier})
 
 
 def _patience(recipe: Recipe) -> dict[str, Any]:
@@ -204,11 +210,11 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     def config(recipe: Recipe) -> dict[str, Any]:
         base: dict[str, Any] = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
         if name == "rl":
-            function(recipe.rl.reward, "rl.reward")
+            base[FILES] |= _functions({"rl.reward": recipe.rl.reward})
             machine.online(recipe.rl)
             base[FILES] |= _there({"rl.embedder": _encoder(recipe)})
         elif name in SFT:
-            function(recipe.sft.verifier, "sft.verifier")
+            base[FILES] |= _verifier(recipe)
         if name == "dpo":
             machine.offline(recipe.dpo)
             return _offline(recipe, base)
@@ -238,14 +244,15 @@ def rl_pool(recipe: Recipe) -> dict[str, Any]:
     rl = recipe.rl
     if not rl.steps:
         return {"rl": {"steps": 0}}
-    function(rl.reward, "rl.reward")
     read = {"pool", "text_share", "reward", "steps", "prompts", "filter"}  # the last three: `selection.candidates`
     screened = {"temperature", "max_tokens", "leakage", "precision", "device"} if rl.leakage.rollouts else set[str]()
     found: dict[str, Any] = {"rl": rl.model_dump(mode="json", include=read | screened)}
     if screened:
         found["threads"] = recipe.threads
+        found["rl"]["rollout"] = rl.rollout.model_dump(mode="json", include={"backend", "weights", "stop_loops"})
     kinds = {source.kind for source in rl.pool.sources}
     files = {SHIPPED: _corpora()} if "corpora" in kinds else {}
+    files |= _functions({"rl.reward": rl.reward})
     if kinds != {"corpora"}:
         files |= _evaluation_files(recipe)
     given: dict[str, str] = {}
@@ -313,27 +320,24 @@ def preference_set(recipe: Recipe) -> dict[str, Any]:
 def _offline(recipe: Recipe, base: dict[str, Any]) -> dict[str, Any]:
     """Offline RL: with the pairs that the recipe names by their files."""
     dpo = recipe.dpo
-    if dpo.mined:
-        function(dpo.mined, "dpo.mined")
     files: list[Path] = []
     for name in dpo.preferences:
         path = Path(name)
         if not path.exists():
             raise UserError(f"dpo.preferences: no such file or folder: {path}")
         files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    found = _there({"dpo.preferences": fingerprint(files) if files else ""})
+    found = _there({"dpo.preferences": fingerprint(files) if files else ""}) | _functions({"dpo.mined": dpo.mined})
     return {"dpo": dpo.model_dump(mode="json", exclude=recipe_dpo.TOLD), **base, FILES: {**base[FILES], **found}}
 
 
 def ration(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe the search for the ratio reads, beside the sets."""
-    function(recipe.sft.verifier, "sft.verifier")
     return {
         "admission": {"ration": recipe.admission.ration.model_dump(mode="json"), **_patience(recipe)},
         "sft": _short_training(recipe, "replay"),
         "evaluate": {"max_tokens": recipe.evaluate.max_tokens},
         "threads": recipe.threads,
-        FILES: {"model": _base(recipe)},
+        FILES: {"model": _base(recipe), **_verifier(recipe)},
     }
 
 

@@ -20,7 +20,7 @@ ROLE = "rl_pool"
 _NAMED: tuple[SourceKind, ...] = ("set", "documents")
 """Kinds that are folders"""
 _POOL: Loc = ("rl", "pool")
-_GIVEN = {"cloze", "answer_words", "near_questions", "queue", "decisions", "screened"}
+_GIVEN = {"cloze", "answer_words", "near_questions", "judged", "queue", "decisions", "screened"}
 """Options for what others have made"""
 
 
@@ -74,7 +74,9 @@ class PoolSection(Section):
         default=1.0, gt=0, le=1, description="Jaccard index of two questions about one image from which one goes"
     )
     judged: int = Field(
-        default=0, ge=0, description="samples of each source that a model judges (data.roles.rl_pool names it)"
+        default=0,
+        ge=0,
+        description="samples of each source but the corpora that a model judges (data.roles.rl_pool names it)",
     )
     queue: int = Field(
         default=20, ge=0, description="samples of each source but the corpora that are set out for screening by hand"

@@ -129,7 +129,7 @@ class SftSection(Section):
         default=1.0, ge=0, description="random part of the difficulty order; 0: strictly easy to hard"
     )
     verifier: str = Field(
-        default="open4ov.rl.answers:agrees", description="package.module:function (response, answer, aliases) -> bool"
+        default="open4ov.answers:agrees", description="package.module:function (response, answer, aliases) -> bool"
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="of matrix products; auto: bf16 where the device is fast in it, else fp32"

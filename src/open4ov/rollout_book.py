@@ -57,6 +57,16 @@ class Rollout:
     finish: str
 
     @property
+    def text(self) -> str:
+        """The response, as `Completion` calls it."""
+        return self.response
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended, as `Completion` calls it."""
+        return self.finish
+
+    @property
     def truncated(self) -> bool:
         """Whether it was cut off at the most tokens that it could have."""
         return self.finish == "length"

@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal, Protocol
 
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from open4ov.answers import agrees, boxed_prompt
+from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.request import Completion, Request
 from open4ov.errors import UserError
 from open4ov.rollout_book import Asking, Book, Cost, Rollout
@@ -50,11 +51,16 @@ class Sampling:
     max_tokens: int = 64
     boxed: Boxed = "auto"
     seed: int = 0
+    watch: Degeneration | None = None
+    """What is stopped as a loop or noise; nothing when None"""
 
     def asking(self, model: str, sample: Sample) -> Asking:
         """What the responses to a sample depend on. `boxed` shows in the prompt."""
-        told = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens, "seed": self.seed}
-        return Asking(model, content(question(sample, self.boxed), sample.images), {**told, "version": VERSION})
+        told: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
+        told |= {"seed": self.seed, "version": VERSION}
+        if self.watch is not None:
+            told["watch"] = asdict(self.watch)
+        return Asking(model, content(question(sample, self.boxed), sample.images), told)
 
 
 @dataclass
@@ -227,6 +233,7 @@ def _generated(
                 top_p=sampling.top_p,
                 n=job.count - job.found,
                 first=job.found,
+                degeneration=sampling.watch,
                 seed=random.Random(f"rollout {sampling.seed} {job.asking.prompt}").getrandbits(31),
             )
         )

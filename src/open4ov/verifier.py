@@ -6,8 +6,6 @@ that is no wrong answer. A hanging loop, in C too, is killed and the process beg
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import os
 import selectors
@@ -17,12 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from open4ov.errors import UserError
-from open4ov.functions import function
+from open4ov.functions import digest, function
 from open4ov.verifier_worker import truth
 
 Rule = Callable[[str, str, Sequence[str]], Any]
@@ -60,7 +57,7 @@ class Verifier:
         self.seconds, self.key, self._patient = seconds, key, patient
         self.name = rule if isinstance(rule, str) else ""
         self._function: Rule = function(rule, key) if isinstance(rule, str) else rule
-        self.identity = _identity(self.name, self._function) if self.name else None
+        self.identity = f"{rule} {digest(self.name, key)[:16]}" if self.name else None
         self._worker: subprocess.Popen[bytes] | None = None
         self._answers: IO[bytes] | None = None
         self._hangs = 0
@@ -158,16 +155,3 @@ class Verifier:
                     return {"ended": True, "reason": f"the verifier's process ended with code {code}"}
                 line += piece
         return json.loads(line)
-
-
-def _identity(name: str, found: Rule) -> str:
-    """The name, and a digest of the file that the function is written in, and of those beside it whose names begin with
-    its own (`answers.py`, `answers_units.py`): another text, another verifier."""
-    try:
-        source = inspect.getsourcefile(inspect.unwrap(found))
-        files = sorted(Path(source).parent.glob(f"{Path(source).stem}*.py")) if source else []
-        text = b"".join(file.read_bytes() for file in files)
-        digest = hashlib.sha256(text).hexdigest()[:16] if files else ""
-    except (TypeError, OSError):
-        digest = ""
-    return f"{name} {digest}"

@@ -65,11 +65,11 @@ def test_a_name_that_leads_nowhere_is_said_before_anything_is_asked() -> None:
 
 
 def test_the_default_verifier_says_what_it_says_here() -> None:
-    with Verifier("open4ov.rl.answers:agrees") as verifier:
+    with Verifier("open4ov.answers:agrees") as verifier:
         assert verifier.verdict("The answer is \\boxed{7}.", "seven").right is True
         assert verifier.verdict("方块", "圆", ["圆形"]).right is False
         assert verifier.identity is not None
-        assert verifier.identity.startswith("open4ov.rl.answers:agrees ")
+        assert verifier.identity.startswith("open4ov.answers:agrees ")
 
 
 def test_a_function_itself_is_called_here() -> None:

@@ -27,7 +27,7 @@ def pair(number: int, kind: str, image: str | None) -> Sample:
 
 SUMMARY: dict[str, Any] = {
     "pairs": 7,
-    "counts": {"image_normal": 4, "missing_image": 3, "leakage": 5},
+    "counts": {"image_normal": 4, "missing_image": 3, "guessed_blind": 5},
     "left_out": {"too_long": 2},
     "attributes": {"politeness": {"pairs": 2, "chosen": 1, "rejected": 1, "equal": 0}},
     "refusal": {
@@ -59,7 +59,7 @@ def test_pairs_and_refusals_are_on_the_page(finished: Any) -> None:
     assert "a &lt;good&gt; one" in html
     assert "<th>refused without the picture</th><td>8</td><td>0.0</td><td>87.5</td>" in html
     assert "refused though no picture is needed" not in html
-    assert "5 drafts (leakage)" in html
+    assert "5 drafts (guessed blind)" in html
     assert "2 too long" in html
     assert "<th>politeness</th><td>2</td><td>1</td><td>1</td><td>0</td>" in html
     assert "-2.50 to" in html

@@ -112,16 +112,22 @@ def test_a_single_response_teaches_nothing() -> None:
 def test_diversity_golden(case: dict[str, Any], clusters: bool) -> None:
     kinds = sorted(set(case["clusters"]))
     embeddings = torch.eye(len(kinds))[[kinds.index(c) for c in case["clusters"]]]
-    assert rewards.diversity_scores(embeddings, clusters=clusters).tolist() == pytest.approx(case["scores"], abs=1e-6)
-    weighted = rewards.diversity(torch.tensor(case["rewards"]), embeddings, clusters=clusters)
-    assert weighted.tolist() == pytest.approx(case["weighted"], abs=1e-6)
-    assert advantage.diversity(weighted).tolist() == pytest.approx(case["advantages"], abs=1e-6)
+    scores = rewards.diversity_scores(embeddings, 0.3, clusters=clusters)
+    assert scores.tolist() == pytest.approx(case["scores"], abs=1e-6)
+    right = torch.tensor(case["rewards"], dtype=torch.float64)
+    found = rewards.combine(right, torch.zeros_like(right), length_weight=0.0, diversity=scores)
+    assert found.tolist() == pytest.approx(case["advantages"], abs=1e-6)
+    weighted = torch.tensor(case["weighted"], dtype=torch.float64)
+    assert (found - found[0]).tolist() == pytest.approx((weighted - weighted[0]).tolist(), abs=1e-6)
 
 
 def test_a_uniform_right_group_earns_the_floor_and_is_dead() -> None:
-    weighted = rewards.diversity(torch.ones(4), torch.ones(4, 1))
-    assert weighted.tolist() == pytest.approx([0.1] * 4)
-    assert advantage.dead(advantage.diversity(weighted))
+    scores = rewards.diversity_scores(torch.ones(4, 1), 0.3)
+    right, none = torch.ones(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    assert advantage.dead(rewards.combine(right, none, length_weight=0.0, diversity=scores))
+    right[0] = 0.0
+    found = rewards.combine(right, none, length_weight=0.0, diversity=scores)
+    assert float(found[1] - found[0]) == pytest.approx(0.1), "a right answer of a uniform group earns the floor"
     assert advantage.dead(advantage.grpo(torch.full((7,), 0.1)))
 
 

@@ -119,16 +119,13 @@ def test_only_what_the_model_sees_is_asked_without_its_picture() -> None:
     assert made.counts["not_known"] > 0
 
 
-def test_what_language_alone_answers_is_leakage() -> None:
+def test_what_is_answered_rightly_without_its_picture_makes_no_pair() -> None:
     made = build(knows(blind="red"))
     assert [p for p in made.pairs if p.extra["pair"] == "missing_image" and p.answer == "red"] == []
-    assert made.counts["leakage"] > 5
-    assert len(made.leaked) == made.counts["leakage"]
-    assert all(name.startswith("c") for name in made.leaked)
-    never = build(knows(blind="red"), survives=lambda sample, answer: False)
-    assert "leakage" not in never.counts
-    always = build(knows(), survives=lambda sample, answer: True)
-    assert "missing_image" not in always.counts
+    assert made.counts["guessed_blind"] > 5
+    assert len(made.guessed) == made.counts["guessed_blind"]
+    assert all(name.startswith("c") for name in made.guessed)
+    assert "guessed_blind" not in build(knows()).counts
 
 
 def test_a_model_that_refuses_already_needs_no_pair() -> None:

@@ -162,6 +162,9 @@ class Parrot:
             found.append([completion(f"\\boxed{{{answer}}}") for _ in range(request.n)])
         return found
 
+    def close(self) -> None:
+        pass
+
 
 def completion(text: str) -> Completion:
     return Completion(text=text, token_ids=[1], finish_reason="stop", log_probs=[0.0], weight_version=0)
@@ -182,8 +185,7 @@ def test_leaks_are_kept_out_of_the_pool_and_others_take_their_place(
 ) -> None:
     """The real stage, its engine's answers replaced: it knows the answer to one question."""
     engine = Parrot({})
-    monkeypatch.setattr("open4ov.engine.Engine", lambda *_: engine)
-    monkeypatch.setattr(rl_pool, "digest", lambda _: "m")
+    monkeypatch.setattr("open4ov.rl.selection.asked", lambda *_: (engine, "m"))
 
     def pooled(out: str, known: dict[str, str]) -> tuple[list[Any], dict[str, Any], list[Sample]]:
         engine.known = known

@@ -10,6 +10,7 @@ from PIL import Image
 
 from open4ov.admission.mastery import examine, sampling_of
 from open4ov.engine import Completion, Request
+from open4ov.errors import UserError
 from open4ov.recipe_mastery import MasterySection
 from open4ov.rl.rewards import exact
 from open4ov.rl.selection import mixed
@@ -62,7 +63,7 @@ def names(found: Sequence[Sample]) -> list[str]:
 
 def test_the_filter_takes_what_grading_sampled(tmp_path: Path) -> None:
     engine, options = Scripted(), MasterySection(rollouts=4, samples=9)
-    with Verifier("open4ov.rl.answers:agrees") as graders:
+    with Verifier("open4ov.answers:agrees") as graders:
         graded = examine(samples(), engine, unseen, options, graders, 0, Book(tmp_path), "m").samples
     assert [s.mastery for s in graded] == ["mastered", "unmastered", "partial", "mastered", "unmastered"]
     asked = engine.asked
@@ -79,7 +80,7 @@ def test_the_filter_takes_what_grading_sampled(tmp_path: Path) -> None:
 
 def test_what_was_not_sampled_is_said_to_be_unknown(tmp_path: Path) -> None:
     options = MasterySection(rollouts=2, samples=9)
-    with Verifier("open4ov.rl.answers:correct") as boxes:
+    with Verifier("open4ov.answers:correct") as boxes:
         examine(samples()[:3], Scripted(), unseen, options, boxes, 0, Book(tmp_path), "m")
     few = mixed(samples(), Book(tmp_path), "m", sampling_of(options, 0), exact, 2)
     assert names(few.unknown) == ["unboxed", "cut"]
@@ -95,7 +96,7 @@ def test_what_was_not_sampled_is_said_to_be_unknown(tmp_path: Path) -> None:
 
 def test_a_graded_reward_is_refused(tmp_path: Path) -> None:
     options = MasterySection(rollouts=2, samples=9)
-    with Verifier("open4ov.rl.answers:correct") as boxes:
+    with Verifier("open4ov.answers:correct") as boxes:
         examine(samples()[:1], Scripted(), unseen, options, boxes, 0, Book(tmp_path), "m")
-    with pytest.raises(ValueError, match=r"0\.5 is neither right nor wrong"):
+    with pytest.raises(UserError, match=r"gave 0\.5 .*neither right nor wrong"):
         mixed(samples()[:1], Book(tmp_path), "m", sampling_of(options, 0), lambda response, sample: 0.5, 2)

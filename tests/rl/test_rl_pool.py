@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from open4ov.rl import checks, pool
 from open4ov.rl.admit import Admitted, Given, Judged, Tools, admit
 from open4ov.rl.answer_types import kind
 from open4ov.rl.rewards import exact
-from open4ov.rl.tasks import from_corpora, read, task
+from open4ov.rl.tasks import drawn, read, task
 from open4ov.sample import Label, Sample, assistant, user
 from open4ov.stages import rl_pool
 from open4ov.store import ImageError, ImageStore, read_samples, write_samples
@@ -235,8 +236,12 @@ def stage_run(root: Path, **rl: Any) -> StageRun:
 def test_the_default_is_what_the_corpora_drew_before(tmp_path: Path) -> None:
     run = stage_run(tmp_path, steps=4, prompts=10, filter={"rollouts": 4, "candidates": 1.5})
     rl_pool.run(run)
-    made, old = read(tmp_path / "out", run.images), from_corpora(60, 0.25, 0)
+    items = drawn(45, 15, 0)
+    random.Random("rl tasks 0").shuffle(items)
+    made, old = read(tmp_path / "out", run.images), [task(item.sample, item.images) for item in items]
     assert len(made) == 60
+    assert all(one.prompt[-1].text.count("\\boxed{}") == 1 for one in made)
+    assert all(one.sample.split == "train" for one in made)
     for one, before in zip(made, old, strict=True):
         assert (one.sample.id, one.prompt, one.sample.answer) == (before.sample.id, before.prompt, before.sample.answer)
         assert [i.tobytes() for i in one.images] == [i.tobytes() for i in before.images]
@@ -320,8 +325,7 @@ def test_a_small_pool_is_gone_through_again(tmp_path: Path) -> None:
     run.note = notes.append  # pyright: ignore[reportAttributeAccessIssue]
     rl_pool.run(run)
     made = read(tmp_path / "out", run.images)
-    assert len(made) == 18
-    assert [t.sample.id for t in made[8:16]] == [t.sample.id for t in made[:8]]
+    assert len(made) == len({t.sample.id for t in made}) == 8, "each once"
     assert any("8 tasks for 18 prompts: they are gone through several times" in line for line in notes)
     assert any("50.0% of the tasks have no picture (rl.text_share = 0.25)" in line for line in notes)
     with pytest.raises(UserError, match=r"8 tasks, fewer than the 9 of one step .*'exam' has 8 of 8"):
@@ -368,6 +372,16 @@ def test_what_is_set_out_is_screened_and_the_decisions_are_read_back(tmp_path: P
     assert screened == {"queue": 4, "waiting": 0, "decided": 4, "rejected": 1}
     with pytest.raises(RefusedError, match="1 of 4 samples screened by hand were rejected, more than"):
         rl_pool.run(stage_run(tmp_path, pool={**options, "decisions": str(looked.reviews)}))
+
+
+def test_nobody_is_paid_to_judge_what_our_own_generators_draw() -> None:
+    def judge(samples: Any) -> list[Judged]:
+        raise AssertionError("was asked")
+
+    own = Given(SourceSection(), [asked(f"Number {i}?", str(100 + i), f"s{i}") for i in range(9)], opens, drawn=True)
+    found = admit(own, PoolSection(judged=4), tools(judge=judge), 0, set())
+    assert len(found.samples) == 9
+    assert set(found.figures["judged"].values()) == {0}
 
 
 def test_the_catalog_judges_what_its_annotations_know(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from online import train
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 from open4ov.recipe import load
-from open4ov.rl.tasks import from_corpora
 from open4ov.store import ImageStore
 
 
@@ -149,11 +148,3 @@ def test_pass_at_k_refuses_other_rewards_and_missing_functions(tiny_dir: Path) -
         train(tiny_dir, reward="online:half", steps=1, pass_k_share=1.0)
     with pytest.raises(UserError, match=r"rl.reward.*nowhere"):
         train(tiny_dir, reward="online:nowhere")
-
-
-def test_tasks_of_the_corpora_ask_for_a_box_once() -> None:
-    made = from_corpora(10, 0.2, seed=0)
-    assert sum(not task.images for task in made) == 2
-    assert all(task.prompt[-1].text.count("\\boxed{}") == 1 for task in made)
-    assert all(task.sample.split == "train" for task in made)
-    assert [t.sample.id for t in from_corpora(10, 0.2, seed=0)] == [t.sample.id for t in made]

@@ -16,9 +16,11 @@ from open4ov.graph import StageRun
 from open4ov.model import Processor, Qwen3VL
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe, RlSection, load
-from open4ov.rl import selection, stage
+from open4ov.recipe_rl_rollout import RolloutSection
+from open4ov.rl import degenerate, selection, stage
+from open4ov.rl.roller import CopyRoller, OwnRoller
 from open4ov.rl.tasks import Task, task
-from open4ov.rollout_book import FOLDER, Book
+from open4ov.rollout_book import FOLDER, Book, Cost, Rollout
 from open4ov.rollouts import digest
 from open4ov.sample import Sample, assistant, user
 from open4ov.store import ImageStore, read_samples, write_json, write_samples
@@ -74,7 +76,7 @@ def test_only_what_is_now_right_now_wrong_is_trained_on(tmp_path: Path, tiny_dir
     given = tasks()
 
     def select() -> selection.Selected:
-        return selection.select(given, engine, chosen, rewarded, images, Book(tmp_path / "book"), 0)
+        return selection.select(given, engine, "m", chosen, rewarded, images, Book(tmp_path / "book"), 0)
 
     found = select()
     assert [one.sample.id for one in found.tasks] == ["mixed-0", "mixed-1", "mixed-2", "mixed-3"]
@@ -87,9 +89,11 @@ def test_only_what_is_now_right_now_wrong_is_trained_on(tmp_path: Path, tiny_dir
     assert (again.cost.rollouts, again.cost.found) == (0, 96), "they are in the book, under RL's own model and sampling"
     assert (again.figures, [t.sample for t in again.tasks]) == (found.figures, [t.sample for t in found.tasks])
     with pytest.raises(UserError, match=r"4 have right and wrong responses .*fewer than the 5 of one step"):
-        selection.select(given, engine, section(prompts=5), rewarded, images, Book(tmp_path / "book"), 0)
-    with pytest.raises(UserError, match=r"rl\.reward .*neither right nor wrong; set rl\.filter\.rollouts to 0"):
-        selection.select(given, engine, chosen, half, images, Book(tmp_path / "book"), 0)
+        selection.select(given, engine, "m", section(prompts=5), rewarded, images, Book(tmp_path / "book"), 0)
+    with pytest.raises(
+        UserError, match=r"rl\.reward .*gave 0\.5 .*neither right nor wrong; set rl\.filter\.rollouts to 0"
+    ):
+        selection.select(given, engine, "m", chosen, half, images, Book(tmp_path / "book"), 0)
 
 
 def test_the_candidates_share_what_text_and_pictures_are_asked_for(tmp_path: Path, tiny_dir: Path) -> None:
@@ -98,9 +102,9 @@ def test_the_candidates_share_what_text_and_pictures_are_asked_for(tmp_path: Pat
     images, book = ImageStore(tmp_path / "image-store"), Book()
 
     def texts(share: float) -> int:
-        return selection.select(given, engine, section(text_share=share, steps=2), rewarded, images, book, 0).figures[
-            "text"
-        ]
+        return selection.select(
+            given, engine, "m", section(text_share=share, steps=2), rewarded, images, book, 0
+        ).figures["text"]
 
     assert [texts(share) for share in (0.0, 0.25, 1.0)] == [0, 1, 4]
 
@@ -128,6 +132,35 @@ def test_the_stage_writes_what_is_never_right_for_stage_3(tmp_path: Path, tiny_d
     assert all(name.startswith("mixed") for name in trained)
     engine = Engine(Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir))
     assert Book(tmp_path / FOLDER).cost(digest(engine)).rollouts == 96, "in the run's book, by the model it begins with"
+
+
+def test_candidates_are_asked_by_whoever_generates_in_training(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    same, name = selection.asked(model, processor, section(rollout={"ahead": True}))
+    assert (type(same), name) == (OwnRoller, digest(Engine(model, processor))), "nothing is ahead of anything here"
+    eight, other = selection.asked(model, processor, section(rollout={"weights": "int8"}))
+    assert isinstance(eight, CopyRoller)
+    assert not eight.exact
+    assert other == f"{name} int8", "8 bits answer otherwise: kept apart in the book"
+    monkeypatch.setenv("OPEN4OV_VLLM_PYTHON", "nowhere")
+    with pytest.raises(UserError, match="nowhere: no interpreter with vLLM"):
+        selection.asked(model, processor, section(rollout={"backend": "vllm"}))
+
+
+def test_candidates_are_stopped_and_graded_as_in_training() -> None:
+    watched = selection.sampling_of(section(max_tokens=64), 0)
+    assert watched.watch is not None
+    assert watched.watch == degenerate.watch(RolloutSection(), 64)
+    free = selection.sampling_of(section(max_tokens=64, rollout={"stop_loops": False}), 0)
+    sample = tasks()[0].sample
+    assert free.watch is None
+    assert free.asking("m", sample).key != watched.asking("m", sample).key
+    said = [("stop", "yes"), ("repetition", "yes yes yes"), ("stop", "  "), ("length", "yes")]
+    book = Book()
+    group = [Rollout(i, text, 1, finish) for i, (finish, text) in enumerate(said)]
+    book.add([(free.asking("m", sample), group)], Cost())
+    found = selection.mixed([sample], book, "m", free, lambda response, sample: 1.0, 4)
+    assert found.rates == {sample.id: 0.5}, "a loop and a response without a word earn nothing"
 
 
 def test_options_that_do_nothing_are_refused(tmp_path: Path) -> None:

@@ -17,21 +17,21 @@ from open4ov.report.table import row_named
 
 COLOURS = ("#8a8f98", "#3b82c4", "#2a9d8f", "#b08900", "#d1603d", "#8e5bb5")
 """One a model, in the order of the run; readable on white and on near black."""
-_INK = "#010203"  # replaced by currentColor
+INK = "#010203"  # replaced by currentColor
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.18,
-    "grid.color": _INK,
+    "grid.color": INK,
     "legend.frameon": False,
 }
 CURVES = {
@@ -64,7 +64,7 @@ def trajectory(table: Mapping[str, Any], names: Sequence[str]) -> str:
         axes.set_ylabel("percent")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _svg(draw, 7.6, 3.2, "trajectory")
+    return svg_of(draw, 7.6, 3.2, "trajectory")
 
 
 def abilities(table: Mapping[str, Any]) -> str:
@@ -85,14 +85,14 @@ def abilities(table: Mapping[str, Any]) -> str:
             )
         for y, row in enumerate(rows):
             scores = [100 * cell["score"] for cell in row["cells"] if cell]
-            axes.plot([min(scores), max(scores)], [y, y], color=_INK, alpha=0.25, lw=1, zorder=2)
+            axes.plot([min(scores), max(scores)], [y, y], color=INK, alpha=0.25, lw=1, zorder=2)
         axes.set_yticks(range(len(rows)), [row["title"] for row in rows])
         axes.invert_yaxis()
         axes.set_xlim(-2, 102)
         axes.set_xlabel("percent")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _svg(draw, 7.6, 0.26 * len(rows) + 0.9, "abilities")
+    return svg_of(draw, 7.6, 0.26 * len(rows) + 0.9, "abilities")
 
 
 def lengths(results: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> str:
@@ -109,7 +109,7 @@ def lengths(results: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str])
         axes.set_ylabel("percent of responses")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _svg(draw, 7.6, 2.8, "lengths")
+    return svg_of(draw, 7.6, 2.8, "lengths")
 
 
 def curve(stage: str, points: Sequence[Mapping[str, Any]]) -> str:
@@ -127,7 +127,7 @@ def curve(stage: str, points: Sequence[Mapping[str, Any]]) -> str:
             axes.set_title(CURVES[key], fontsize=9)
             axes.set_xlabel("step")
 
-    return _svg(draw, 2.7 * len(keys), 2.1, f"curve {stage}", panels=len(keys))
+    return svg_of(draw, 2.7 * len(keys), 2.1, f"curve {stage}", panels=len(keys))
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
@@ -140,14 +140,14 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return out
 
 
-def _svg(draw: Callable[..., None], width: float, height: float, name: str, panels: int = 1) -> str:
+def svg_of(draw: Callable[..., None], width: float, height: float, name: str, panels: int = 1) -> str:
     with mpl.rc_context({**_STYLE, "svg.hashsalt": f"open4ov {name}"}):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(*figure.subplots(1, panels, squeeze=False)[0])
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     opening = rf'<svg viewBox="\1" role="img" aria-label="{name}">'
     return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', opening, svg, count=1)

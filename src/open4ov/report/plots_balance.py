@@ -2,7 +2,7 @@
 classes was chosen."""
 
 # matplotlib leaves its keyword arguments untyped:
-# pyright: reportUnknownMemberType=false, reportPrivateUsage=false
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from open4ov.report.plots import _INK, COLOURS, _svg
+from open4ov.report.plots import COLOURS, INK, svg_of
 
 BEFORE, AFTER = COLOURS[0], COLOURS[1]
 
@@ -25,7 +25,7 @@ def shares(axis: str, labels: Sequence[Mapping[str, Any]]) -> str:
                 axes.barh(place + offset, 100 * (row[key] or 0), height=0.36, color=colour, label=name)
             target = 100 * row["target_share"]
             axes.plot(
-                [target, target], [place - 0.42, place + 0.42], color=_INK, lw=1.4, label=None if place else "target"
+                [target, target], [place - 0.42, place + 0.42], color=INK, lw=1.4, label=None if place else "target"
             )
         axes.set_yticks(range(len(labels)), [row["label"] for row in labels])
         axes.invert_yaxis()
@@ -33,7 +33,7 @@ def shares(axis: str, labels: Sequence[Mapping[str, Any]]) -> str:
         axes.grid(visible=False, axis="y")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _svg(draw, 7.6, 0.34 * len(labels) + 0.9, f"shares {axis}")
+    return svg_of(draw, 7.6, 0.34 * len(labels) + 0.9, f"shares {axis}")
 
 
 def clusters(kind: str, found: Mapping[str, Any]) -> str:
@@ -45,14 +45,14 @@ def clusters(kind: str, found: Mapping[str, Any]) -> str:
             total = max(1, sum(row[key] for row in rows))
             heights = [100 * row[key] / total for row in rows]
             axes.bar([place + offset for place in range(len(rows))], heights, width=0.38, color=colour, label=key)
-        axes.axhline(100 / len(rows), color=_INK, lw=1, ls="--", label="equal")
+        axes.axhline(100 / len(rows), color=INK, lw=1, ls="--", label="equal")
         axes.set_xticks(range(len(rows)), [str(place + 1) for place in range(len(rows))])
         axes.set_xlabel("class")
         axes.set_ylabel("percent of samples")
         axes.grid(visible=False, axis="x")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _svg(draw, 7.6, 2.6, f"clusters {kind}")
+    return svg_of(draw, 7.6, 2.6, f"clusters {kind}")
 
 
 def criterion(kind: str, found: Mapping[str, Any]) -> str:
@@ -65,10 +65,10 @@ def criterion(kind: str, found: Mapping[str, Any]) -> str:
                 [p["classes"] for p in curve], [p[name] for p in curve], marker="o", ms=3, color=colour, label=name
             )
         chosen = next(p for p in curve if p["classes"] == found["classes"])
-        axes.plot([chosen["classes"]], [chosen[found["criterion"]]], marker="o", ms=11, mfc="none", color=_INK)
+        axes.plot([chosen["classes"]], [chosen[found["criterion"]]], marker="o", ms=11, mfc="none", color=INK)
         axes.set_xticks([p["classes"] for p in curve])
         axes.set_xlabel("classes")
         axes.set_ylabel("criterion")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _svg(draw, 7.6, 2.2, f"criterion {kind}")
+    return svg_of(draw, 7.6, 2.2, f"criterion {kind}")

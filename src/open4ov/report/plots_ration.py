@@ -1,7 +1,7 @@
 """The curves of a ratio search: what each candidate's score was after how many tokens, as inline SVG."""
 
 # matplotlib leaves its keyword arguments untyped:
-# pyright: reportUnknownMemberType=false, reportPrivateUsage=false
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from open4ov.report.plots import _INK, _svg
+from open4ov.report.plots import INK, svg_of
 
 TITLES = {"vertical": "vertical (new data)", "general": "general (stable version)", "value": "objective"}
 
@@ -25,9 +25,9 @@ def curves(record: Mapping[str, Any]) -> str:
         for axes, (key, title) in zip(panels, TITLES.items(), strict=True):
             factor = 1 if key == "value" else 100
             start = 0.0 if key == "value" else factor * record["base"][key]
-            axes.axhline(start, color=_INK, alpha=0.45, lw=1, ls="--")
+            axes.axhline(start, color=INK, alpha=0.45, lw=1, ls="--")
             if key == "general" and "margin" in record["objective"]:
-                axes.axhline(start - factor * record["objective"]["margin"], color=_INK, alpha=0.6, lw=1, ls=":")
+                axes.axhline(start - factor * record["objective"]["margin"], color=INK, alpha=0.6, lw=1, ls=":")
             for place, (one, shade) in enumerate(zip(candidates, shades, strict=True)):
                 chosen = place == record["chosen"]
                 x = [0, *(trial["tokens"] / 1000 for trial in one["trials"])]
@@ -46,4 +46,4 @@ def curves(record: Mapping[str, Any]) -> str:
             axes.set_ylabel("" if key == "value" else "percent")
         panels[-1].legend(title="ratio", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _svg(draw, 10.5, 3.2, "ratio search", panels=3)
+    return svg_of(draw, 10.5, 3.2, "ratio search", panels=3)

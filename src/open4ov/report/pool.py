@@ -1,7 +1,7 @@
 """What the report tells of RL's tasks: what they are made of (paper Fig. 5), and what of each source was kept out."""
 
 # matplotlib leaves its keyword arguments untyped:
-# pyright: reportUnknownMemberType=false, reportPrivateUsage=false
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from open4ov.report.plots import _INK, COLOURS, _svg
+from open4ov.report.plots import COLOURS, INK, svg_of
 from open4ov.run_dir import read_json
 
 ROWS = {
@@ -53,9 +53,9 @@ def distribution(by: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         axes.set_xlim(0, 100)
         axes.set_xlabel("percent of the tasks")
         axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", colors=_INK)
+        axes.tick_params(axis="y", colors=INK)
 
-    return _svg(draw, 7.6, 0.42 * len(rows) + 0.7, "pool")
+    return svg_of(draw, 7.6, 0.42 * len(rows) + 0.7, "pool")
 
 
 def _largest(parts: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:

@@ -19,7 +19,8 @@ from typing import Any
 from open4ov.recipe_rl_pool import PoolSection, SourceSection
 from open4ov.rl import checks, cloze
 from open4ov.rl.answer_types import kind
-from open4ov.rl.checks import Fault, Opens, Rule
+from open4ov.rl.checks import Fault, Opens
+from open4ov.rl.rewards import Reward
 from open4ov.sample import Sample, Step, content_id
 
 Sift = Callable[[list[Sample]], tuple[list[Sample], list[Sample]]]
@@ -43,7 +44,7 @@ class Judged:
 @dataclass(frozen=True)
 class Given:
     """A source as it is given. `opens`: of its pictures; `drawn`: by our own generators, which repeat themselves by
-    their nature and are disjoint from the evaluation's."""
+    their nature and are disjoint from the evaluation's: nobody is paid to judge what they draw, or set to screen it."""
 
     section: SourceSection
     samples: Iterable[Sample]
@@ -57,7 +58,7 @@ class Tools:
     evaluation sets; `judge`: of so many samples at once; `decided`: a sample as its reviewers want it, and whether it
     stays; None where nobody has decided about it."""
 
-    rule: Rule
+    rule: Reward
     duplicates: Sift
     clean: Sift
     judge: Callable[[Sequence[Sample]], list[Judged]] | None
@@ -112,7 +113,7 @@ def admit(given: Given, section: PoolSection, tools: Tools, seed: int, seen: set
     _once(looked, seen, given.drawn)
     if not given.drawn:
         rng.shuffle(looked.kept)
-    judged = _judge(looked, section, tools, rng)
+    judged = {} if given.drawn else _judge(looked, section, tools, rng)
     queue = [] if given.drawn else _queue(looked.kept, judged, section.queue, rng)
     decided, rejected = _screen(looked, given, section, tools)
     waiting = sum(tools.decided(sample) is None for sample in queue)

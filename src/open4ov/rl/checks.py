@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 from open4ov.answers import boxed, normalise, plainly, same
 from open4ov.rl.answer_types import COMPARED, VERIFIABLE, kind, spellings
+from open4ov.rl.rewards import Reward
 from open4ov.sample import Sample
-
-Rule = Callable[[str, Sample], float]
-"""RL's reward: (response, sample) -> how right it is, 0 for wrong"""
 
 Opens = Callable[[str], None]
 """Raises ValueError (`ImageError`) for a picture that cannot be had, by its digest"""
@@ -58,7 +56,7 @@ def settled(sample: Sample) -> Sample:
     return sample.model_copy(update={"answer": answer or None, "aliases": aliases})
 
 
-def fault(sample: Sample, rule: Rule, opens: Opens, answer_words: int) -> Fault | None:
+def fault(sample: Sample, rule: Reward, opens: Opens, answer_words: int) -> Fault | None:
     """What keeps a sample from being a task; None when nothing does. `answer_words`: most words of an answer."""
     return _asks(sample) or _answered(sample, rule, answer_words) or _shown(sample, opens)
 
@@ -102,7 +100,7 @@ def _asks(sample: Sample) -> Fault | None:
     return None
 
 
-def _answered(sample: Sample, rule: Rule, answer_words: int) -> Fault | None:
+def _answered(sample: Sample, rule: Reward, answer_words: int) -> Fault | None:
     answer = sample.answer or ""
     what = kind(answer, answer_words)
     if what == "empty":

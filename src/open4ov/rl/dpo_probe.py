@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from open4ov.answers import agrees
 from open4ov.engine import Request
 from open4ov.refusals import refuses
-from open4ov.rl.answers import agrees
 from open4ov.rl.draws import in_turn
 from open4ov.rl.hallucination import MAX_TOKENS
 from open4ov.rollouts import Answers

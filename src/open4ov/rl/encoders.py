@@ -10,8 +10,6 @@ The paper embeds by a DeBERTa-based encoder and leaves its threshold open. Here 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import json
 import re
 from collections import defaultdict
@@ -23,6 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from open4ov import functions
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.recipe_rl_encoder import EncoderSection
@@ -92,14 +91,12 @@ def identity(section: EncoderSection) -> str:
         from open4ov.rl.encoder_directory import files
 
         return fingerprint(files(Path(section.directory)))
-    name = section.name or ""
-    function(name, WHERE)
-    return "" if name.partition(".")[0] == "open4ov" else _source(name)
+    return functions.foreign(section.name or "", WHERE)
 
 
 def digest(section: EncoderSection) -> str:
     """16 hex digits of an encoder: its name or files, and its source."""
-    facts = [section.name, identity(section), "" if section.name is None else _source(section.name)]
+    facts = [section.name, identity(section), "" if section.name is None else functions.digest(section.name, WHERE)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -144,12 +141,6 @@ def _features(text: str) -> dict[str, float]:
         elif token != "=" and not token[0].isdigit() and token not in _STOP:
             found[f"word {token}"] += _WEIGHTS["word"]
     return {feature: weight**0.5 for feature, weight in found.items()}
-
-
-def _source(name: str) -> str:
-    module = name.partition(":")[0]
-    source = inspect.getsourcefile(importlib.import_module(module))
-    return fingerprint([Path(source)]) if source else ""
 
 
 def _unit(found: Any, count: int, named: str) -> Tensor:

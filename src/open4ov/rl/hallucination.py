@@ -13,8 +13,9 @@ Nothing but the picture tells which question is refused: what is asked without i
 same words, and only what the model can answer is asked at all. A question that it never gets right with the picture
 would else be learnt as one to refuse.
 
-Leakage: where the model's answer without the picture is right all the same, language alone gave it away. Such a sample
-is excluded, counted and named; `survives` decides.
+Where the model's one answer without the picture is right all the same, there is nothing made up to reject: the sample
+makes no pair, is counted (`guessed_blind`) and named. Whether language gave it away or it was a guess one answer does
+not tell; that is the leakage screen's question (`leakage.py`), which asks several times.
 
 Where the model's own greedy answer is right, it is the chosen one: pairs then move what must change and little else.
 """
@@ -28,37 +29,30 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from open4ov.answers import agrees
 from open4ov.engine import Request
 from open4ov.recipe_dpo import ABLATED, MADE, MIX
 from open4ov.refusals import denies, refuses
-from open4ov.rl.answers import agrees
 from open4ov.rl.drafting import Draft, Maker
 from open4ov.rl.preferences import make_pair
 from open4ov.rollouts import Answers
 from open4ov.sample import Sample
 
 Progress = Callable[[str, int, int], None]
-Survives = Callable[[Sample, str], bool]
-"""A sample, and what the model answered without its picture -> whether it is consistent with the reference"""
 KINDS = MADE
 MAX_TOKENS = 64
 
 
 @dataclass
 class Made:
-    """The pairs; `counts`: by kind, and `leakage`, `not_known` (the model cannot answer the question with its picture,
-    which is not what these pairs are to teach), `already_right` (the model needed no such pair), `said_nothing`
-    (its answer is empty), `cannot` (the annotation does not say what a picture shows). `leaked`: ids of samples that
-    language alone answers."""
+    """The pairs; `counts`: by kind, and `guessed_blind` (the answer without the picture is right), `not_known` (the
+    model cannot answer the question with its picture, which is not what these pairs are to teach), `already_right` (the
+    model needed no such pair), `said_nothing` (its answer is empty), `cannot` (the annotation does not say what a
+    picture shows). `guessed`: ids of samples that were answered rightly without their picture."""
 
     pairs: list[Sample]
     counts: dict[str, int]
-    leaked: list[str]
-
-
-def right_without_picture(sample: Sample, answer: str) -> bool:
-    """The leakage screen's rule unless the run has another: the answer is right."""
-    return sample.answer is not None and agrees(answer, sample.answer, sample.aliases)
+    guessed: list[str]
 
 
 def build(
@@ -72,7 +66,6 @@ def build(
     put: Callable[[Image.Image], str] | None = None,
     mix: Mapping[str, float] = MIX,
     texts: Sequence[Sample] | None = None,
-    survives: Survives = right_without_picture,
 ) -> Made:
     """About `count` pairs of single-question samples with references.
 
@@ -87,14 +80,14 @@ def build(
     answer = _Answering(engine, get, seed, progress)
     counts: Counter[str] = Counter()
     found: dict[str, Sample] = {}
-    leaked: dict[str, None] = {}
+    guessed: dict[str, None] = {}
     wanted = maker.wanted("image_normal")
     known: list[Sample] = []
     controls: list[Sample] = []
     # first what the model sees rightly: the other kinds are made of these
     for drafts in maker.normal(known):
         for each, own in answer(drafts):
-            verdict = complete(each, own, survives)
+            verdict = complete(each, own)
             if verdict == "not_known":
                 counts[verdict] += 1
             elif verdict is None:
@@ -104,7 +97,7 @@ def build(
         found[pair.id] = pair
     bare_known: list[Draft] = []
     for each, own in answer(maker.bare_drafts()):
-        verdict = complete(each, own, survives)
+        verdict = complete(each, own)
         if verdict is None:
             bare_known.append(each)
         else:
@@ -117,9 +110,9 @@ def build(
     drafts += others
     counts["cannot"] += cannot
     for each, own in answer(drafts):
-        verdict = complete(each, own, survives)
-        if verdict == "leakage":
-            leaked[each.sample.id] = None
+        verdict = complete(each, own)
+        if verdict == "guessed_blind":
+            guessed[each.sample.id] = None
         if verdict:
             counts[verdict] += 1
         else:
@@ -127,10 +120,10 @@ def build(
             found.setdefault(pair.id, pair)
     kinds = Counter(str(pair.extra["pair"]) for pair in found.values())
     told = {name: number for name, number in (counts + kinds).items() if number}
-    return Made(list(found.values()), dict(sorted(told.items())), list(leaked))
+    return Made(list(found.values()), dict(sorted(told.items())), list(guessed))
 
 
-def complete(pair: Draft, own: str, survives: Survives = right_without_picture) -> str | None:
+def complete(pair: Draft, own: str) -> str | None:
     """Fills a draft from the model's own answer; gives the reason when it makes no pair."""
     answer, reference = pair.sample.answer, pair.sample.messages[-1].text
     assert answer is not None
@@ -138,8 +131,8 @@ def complete(pair: Draft, own: str, survives: Survives = right_without_picture) 
     if pair.kind in ABLATED:
         if refuses(own) if pair.kind == "missing_image" else refuses(own) or denies(own):
             return "already_right"
-        if survives(pair.sample, own):
-            return "leakage"
+        if right:
+            return "guessed_blind"
         pair.rejected = own
     elif pair.kind == "context":
         pair.chosen = own if right else reference

@@ -25,13 +25,10 @@ from typing import Any
 from PIL import Image
 
 from open4ov.answers import boxed, normalise
+from open4ov.rl.rewards import Reward
 from open4ov.rollout_book import Book, Cost
 from open4ov.rollouts import Answers, Sampling, roll
 from open4ov.sample import Sample
-
-Rule = Callable[[str, Sample], float]
-"""(response, sample) -> 1 for a right one, 0 for a wrong one. What is known counts, in a box or not: `answers.agrees`,
-or RL's reward where that holds more for right"""
 
 LEAST, LEVEL = 0.5, 0.05
 HEAP = 2048
@@ -82,11 +79,14 @@ def tail(right: int, responses: int, chance: float) -> float:
 def screen(
     samples: Sequence[Sample],
     said: Mapping[str, Sequence[str]],
-    rule: Rule,
+    rule: Reward,
     least: float = LEAST,
     level: float = LEVEL,
 ) -> dict[str, Blind]:
     """For each sample with blind responses (`said[sample.id]`) what came of them.
+
+    `rule`: what it holds for more than 0 is right. What is known counts, in a box or not: `answers.agrees`, or RL's
+    reward where that holds more for right.
 
     Tasks are told apart by name and language. A question that is the only one of its language cannot be told from a
     guess: it does not survive, and is not `decidable`.

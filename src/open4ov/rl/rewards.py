@@ -33,16 +33,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from open4ov import answers
 from open4ov.answers_symbolic import WORKERS
+from open4ov.engine.degeneration import REASONS
 from open4ov.errors import UserError
-from open4ov.rl import advantage, answers
+from open4ov.rl import advantage
 from open4ov.sample import Sample
 
-DEGENERATE = ("repetition", "garbled")
-"""Finish reasons of responses that the engine has stopped for looping or noise"""
 _EMBEDDING = 4096  # buckets of the hashing encoder
 
 Reward = Callable[[str, Sample], float]
+"""RL's reward: (response, sample) -> how right it is, from 0 for wrong to 1"""
 
 
 class Said(Protocol):
@@ -82,7 +83,7 @@ def graded_groups(
     """
 
     def value(response: Said, sample: Sample) -> float:
-        if response.finish_reason in DEGENERATE or not response.text.strip():
+        if response.finish_reason in REASONS or not response.text.strip():
             return 0.0
         try:
             said = reward(response.text, sample)
@@ -102,7 +103,7 @@ def graded_groups(
 
 def length_channel(responses: Sequence[Said], lengths: Tensor, length_max: int, length_soft: int) -> Tensor:
     """The length channel of a group, [N]: `length` of its lengths in tokens [N], and -1 for degenerate responses."""
-    lost = torch.tensor([response.finish_reason in DEGENERATE for response in responses], dtype=torch.bool)
+    lost = torch.tensor([response.finish_reason in REASONS for response in responses], dtype=torch.bool)
     return length(lengths, length_max, length_soft).masked_fill(lost, -1.0)
 
 
@@ -153,18 +154,7 @@ def length(lengths: Tensor | Sequence[int], length_max: int, length_soft: int) -
     return ((length_max - length_soft - tokens) / length_soft).clamp(-1, 0) + 0.0
 
 
-def diversity(
-    rewards: Tensor, embeddings: Tensor, threshold: float = 0.4, floor: float = 0.1, clusters: bool = False
-) -> Tensor:
-    """Diversity-weighted rewards of one group (eq. 8): r_i * Norm(Div_i).
-
-    rewards [N]; embeddings [N, D] with unit rows. Norm is DARLING's: the score of eq. 7 is already in [0, 1], and is
-    floored at `floor`, so that a right answer of a uniform group still earns something.
-    """
-    return rewards.to(torch.float64) * diversity_scores(embeddings, threshold, clusters).clamp(min=floor)
-
-
-def diversity_scores(embeddings: Tensor, threshold: float = 0.4, clusters: bool = False) -> Tensor:
+def diversity_scores(embeddings: Tensor, threshold: float, clusters: bool = False) -> Tensor:
     """Div of each of N responses (eq. 7): the mean distance to the N - 1 others; zeros for a single response.
 
     The distance is 1 if the cosine distance of two responses is over `threshold`, else 0 (the paper decides similarity

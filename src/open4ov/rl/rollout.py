@@ -26,7 +26,7 @@ from open4ov.rl.tasks import Task
 class Group:
     """One prompt with its N responses and what they earned, channel by channel. All tensors [N] float64.
 
-    `diversity`: Norm(Div) of eq. 8, where the phase asks for it. Where the channels become `advantages` is
+    `diversity`: Div of eq. 7, where the phase asks for it. Where the channels become `advantages` is
     `judging.py`.
     """
 

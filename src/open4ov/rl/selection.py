@@ -2,29 +2,30 @@
 answers rightly (paper §4.1.1: "we apply rejection sampling to exclude trivially all-correct or all-incorrect training
 examples").
 
-The model that RL begins with answers each candidate as it will in training: the same prompt, temperature and longest
-response. The responses go into the run's book (`rollout_book.py`) under the model's digest, where grading writes too:
-what is there is not asked for again, not by a stage that was killed either. RL's own reward judges the responses,
-whatever grading's verifier has said of them.
+The model that RL begins with answers each candidate as it will in training: the same prompt, temperature, longest
+response and end of loops, by whoever `rl.rollout` says. The responses go into the run's book (`rollout_book.py`) under
+the model's digest: what is there is not asked for again, not by a stage that was killed either. RL's own reward judges
+them as in training (`rewards.graded`), whatever grading's verifier has said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
-from open4ov.engine import Engine
 from open4ov.errors import UserError
+from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
+from open4ov.rl import degenerate, roller
+from open4ov.rl.rewards import Reward, graded
+from open4ov.rl.roller import Roller
 from open4ov.rl.tasks import Task
 from open4ov.rollout_book import Book, Cost
-from open4ov.rollouts import Sampling, digest, roll, unaskable
+from open4ov.rollouts import Answers, Sampling, digest, roll, unaskable
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
-
-Reward = Callable[[str, Sample], float]
-"""(response, sample) -> 0 or 1"""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,28 @@ def candidates(section: RlSection) -> int:
     return round(wanted * section.filter.candidates) if section.filter.rollouts else wanted
 
 
+def sampling_of(section: RlSection, seed: int) -> Sampling:
+    """How responses are drawn in training, for those who ask the model before it."""
+    watched = degenerate.watch(section.rollout, section.max_tokens)
+    return Sampling(section.temperature, 1.0, section.max_tokens, "always", seed, watched)
+
+
+def asked(model: Qwen3VL, processor: Processor, section: RlSection) -> tuple[Roller, str]:
+    """Whoever generates in training, before it (nothing is ahead of anything there), and what its responses are kept
+    under: the model's digest, and who computes with it where that is not our engine with the very weights."""
+    half = training.autocast(section.precision, model.device)
+    found = roller.build(model, processor, section.rollout.model_copy(update={"ahead": False}), autocast=half)
+    engine = getattr(found, "engine", None)
+    dtype = engine.dtype if section.rollout.weights == "same" and engine else model.text.embed.weight.dtype
+    name = digest(SimpleNamespace(model=model, processor=processor, dtype=dtype))
+    kinds = [kind for kind in (section.rollout.backend, section.rollout.weights) if kind not in ("own", "same")]
+    return found, " ".join([name, *kinds])
+
+
 def select(
     tasks: Sequence[Task],
-    engine: Engine,
+    engine: Answers,
+    model: str,
     section: RlSection,
     reward: Reward,
     images: ImageStore,
@@ -57,18 +77,15 @@ def select(
     """At most `steps` × `prompts` tasks of the candidates, `text_share` of them without a picture as far as there are
     such. Where fewer remain, training goes through them several times (`sampling.Cursor`).
 
-    `images`: takes pictures that no store has named yet. Raises UserError when fewer remain than one step has, and for
+    `engine`: whoever generates in training; `model`: what its responses are kept under (`asked`). `images`: takes
+    pictures that no store has named yet. Raises UserError when fewer remain than one step has, and for
     a reward that is not 0 or 1.
     """
     named = {task.sample.id: _named(task, images) for task in tasks}
     samples = [task.sample for task in named.values()]
-    model, rollouts = digest(engine), section.filter.rollouts
-    sampling = Sampling(section.temperature, 1.0, section.max_tokens, "always", seed)
+    rollouts, sampling = section.filter.rollouts, sampling_of(section, seed)
     rolled = roll(samples, dict.fromkeys(named, rollouts), engine, images.get, model, sampling, book, _told(progress))
-    try:
-        found = mixed(samples, book, model, sampling, reward, rollouts)
-    except ValueError as error:
-        raise UserError(f"rl.reward {section.reward!r}: {error}; set rl.filter.rollouts to 0") from error
+    found = mixed(samples, book, model, sampling, reward, rollouts, section.reward)
     wanted = section.steps * section.prompts
     kept = _shared([named[sample.id] for sample in found.kept], wanted, section.text_share)
     if len(kept) < section.prompts:
@@ -135,12 +152,19 @@ class Mixed:
 
 
 def mixed(
-    samples: Sequence[Sample], book: Book, model: str, sampling: Sampling, reward: Reward, rollouts: int
+    samples: Sequence[Sample],
+    book: Book,
+    model: str,
+    sampling: Sampling,
+    reward: Reward,
+    rollouts: int,
+    name: str = "rl.reward",
 ) -> Mixed:
     """Sorts samples by their first `rollouts` responses in the book; nothing is sampled, and what is missing is said.
 
     `model`: the digest under which they were sampled (`rollouts.digest`); `sampling`: as they were. A response that was
-    cut off is judged like any other, since RL rewards it so. Raises ValueError for a reward that is not 0 or 1.
+    cut off is judged like any other, since RL rewards it so, and a loop or an empty one as wrong. Raises UserError for
+    a reward (`name`: as the recipe calls it) that is not 0 or 1.
     """
     found = Mixed([], [], [], [], {})
     for sample in samples:
@@ -148,9 +172,12 @@ def mixed(
         if len(group) < rollouts:
             found.unknown.append(sample)
             continue
-        rewards = [reward(one.response, sample) for one in group]
-        if strange := next((one for one in rewards if one not in (0, 1)), None):
-            raise ValueError(f"a reward of {strange:g} is neither right nor wrong")
-        found.rates[sample.id] = sum(rewards) / rollouts
-        (found.all_right if all(rewards) else found.kept if any(rewards) else found.all_wrong).append(sample)
+        right = [float(one) for one in graded(reward, name, group, sample)]
+        if strange := next((one for one in right if one not in (0, 1)), None):
+            raise UserError(
+                f"rl.reward {name!r} gave {strange:g} for a response to sample {sample.id}, which is neither right nor "
+                "wrong; set rl.filter.rollouts to 0"
+            )
+        found.rates[sample.id] = sum(right) / rollouts
+        (found.all_right if all(right) else found.kept if any(right) else found.all_wrong).append(sample)
     return found

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import answers_symbolic, journal, training
-from open4ov.engine import Engine
+from open4ov import answers_symbolic, journal
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
@@ -44,9 +43,7 @@ def run(run: StageRun) -> None:
     failures = Failures()
     filtered: dict[str, Any] = {}
     if section.steps and section.filter.rollouts:
-        selected = _selected(
-            run, tasks, Engine(model, processor, autocast=training.autocast(section.precision, model.device))
-        )
+        selected = _selected(run, tasks, model, processor)
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
     result = fit(
@@ -78,11 +75,12 @@ def run(run: StageRun) -> None:
     write_json(run.out / "summary.json", {**result.summary, "failed": len(failed), **filtered})
 
 
-def _selected(run: StageRun, tasks: Sequence[Task], engine: Engine) -> selection.Selected:
+def _selected(run: StageRun, tasks: Sequence[Task], model: Qwen3VL, processor: Processor) -> selection.Selected:
     section = run.recipe.rl
-    with closing(Book(run.images.root.parent / FOLDER)) as book:
-        reward = function(section.reward, "rl.reward")
-        found = selection.select(tasks, engine, section, reward, run.images, book, run.seed, run.progress)
+    reward = function(section.reward, "rl.reward")
+    engine, name = selection.asked(model, processor, section)
+    with closing(engine), closing(Book(run.images.root.parent / FOLDER)) as book:
+        found = selection.select(tasks, engine, name, section, reward, run.images, book, run.seed, run.progress)
     told, wanted = found.figures, section.steps * section.prompts
     run.log({"filter": {**told, "cost": found.cost.figures()}})
     if told["used"] < wanted:

@@ -20,9 +20,11 @@ from open4ov import checkpoints, training
 from open4ov.checkpoints import Checkpoint
 from open4ov.engine import VisionCache
 from open4ov.errors import UserError
+from open4ov.functions import foreign
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
 from open4ov.recipe_rl import UNREAD
+from open4ov.rl import encoders
 from open4ov.rl.failed import Failures
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import Cursor, RatioEma
@@ -178,4 +180,5 @@ def held_pictures(
 def _identity(section: RlSection, seed: int, pool: dict[str, Task], replayed: Sequence[Sample], kind: str) -> str:
     """What it is a training of. `kind`: what it is computed in (`training.kind`)."""
     read = {**section.model_dump(exclude={**UNREAD, "device": True}), "precision": kind}
-    return content_id("rl", read, seed, list(pool), [sample.id for sample in replayed])
+    own = [foreign(section.reward, "rl.reward"), encoders.identity(section.embedder)]
+    return content_id("rl", read, own, seed, list(pool), [sample.id for sample in replayed])

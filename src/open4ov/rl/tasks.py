@@ -7,11 +7,9 @@ for a letter of a list; what other sources ask in that way `cloze.py` has opened
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,14 +61,13 @@ def task(sample: Sample, images: Sequence[Image.Image]) -> Task:
 
 
 def read(folder: Path, images: ImageStore) -> list[Task]:
-    """The tasks of a finished stage `rl_pool`, in the order in which they are trained on, as many as RL asks for: a
-    smaller pool is gone through again, in the same order.
+    """The tasks of a finished stage `rl_pool`, each once, in the order in which they are first trained on. How a pool
+    that is smaller than a training is gone through again is the trainer's matter (`sampling.Cursor`).
 
     Raises UserError for a folder that holds no pool, and for a pool with a sample that cannot be rewarded.
     """
     file = folder / "pool.parquet"
-    figures = read_json(folder / "pool.json")
-    if figures is None or not isinstance(figures.get("wanted"), int):
+    if read_json(folder / "pool.json") is None:
         raise UserError(
             f"{folder}: has no pool.json of the stage rl_pool; delete the folder, and the run makes it anew"
         )
@@ -83,20 +80,11 @@ def read(folder: Path, images: ImageStore) -> list[Task]:
             raise UserError(f"{file}: {error} (and {folder}, which names it)") from None
 
     try:
-        found: list[Task] = [Stored(sample, _prompt(sample), picture) for sample in read_samples(file)]
+        return [Stored(sample, _prompt(sample), picture) for sample in read_samples(file)]
     except ValueError as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file}: {error}; delete {folder}, and the run makes it anew") from None
-    return list(islice(cycle(found), figures["wanted"]))
-
-
-def from_corpora(count: int, text_share: float, seed: int) -> list[Task]:
-    """`count` tasks of the training split of the general corpora, shuffled; a share `text_share` has no image."""
-    text = round(count * text_share)
-    made = [task(item.sample, item.images) for item in drawn(count - text, text, seed)]
-    random.Random(f"rl tasks {seed}").shuffle(made)
-    return made
 
 
 def drawn(pictured: int, text: int, seed: int) -> list[Item]:

@@ -2,7 +2,7 @@
 people. Controls are asked with the questions that stage 3 of SFT derives.
 
 It leaves model/, pairs.parquet (with what each is for in `extra["pair"]`), curve.json, train.jsonl, left_out.json (ids
-by reason) and summary.json: pairs by kind and attribute, leakage, the chosen responses' log-probability, and how many
+by reason) and summary.json: pairs by kind and attribute, why drafts made none, the chosen responses' log-probability, and how many
 questions without their picture are refused before and after.
 """
 
@@ -123,8 +123,8 @@ def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
         )
         found.pairs += made.pairs
         counts.update(made.counts)
-        if made.leaked:
-            found.listed["leakage"] = made.leaked
+        if made.guessed:
+            found.listed["guessed_blind"] = made.guessed
     given: list[Sample] = []
     for path in section.preferences:
         given += preferences.read(path, images=run.images, note=run.note)

@@ -25,7 +25,6 @@ from open4ov.review import apply, decisions
 from open4ov.rl import leakage, pool, selection, tasks
 from open4ov.rl.admit import Given, Judged, Sift, Tools
 from open4ov.rollout_book import FOLDER, Book
-from open4ov.rollouts import Sampling, digest
 from open4ov.sample import Sample
 from open4ov.sft import sets
 from open4ov.store import ImageStore, read_samples
@@ -201,26 +200,27 @@ def _decided(path: str | None) -> Callable[[Sample], tuple[Sample, bool] | None]
 def _screen(run: StageRun, book: Book) -> pool.Screen:
     """Asks the model that RL begins with, as it will be asked in training, but without the pictures."""
     from open4ov import training
-    from open4ov.engine import Engine
     from open4ov.model import Processor, Qwen3VL
 
     section = run.recipe.rl
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
-    network = Qwen3VL.from_pretrained(start).to(training.device(section.device, "rl.device"))
-    half = training.autocast(section.precision, network.device)
-    engine = Engine(network, Processor.from_pretrained(start), autocast=half)
-    model, reward = digest(engine), function(section.reward, "rl.reward")
-    sampling = Sampling(section.temperature, 1.0, section.max_tokens, "always", run.seed)
+    reward, sampling = function(section.reward, "rl.reward"), selection.sampling_of(section, run.seed)
 
     def rule(response: str, sample: Sample) -> float:
-        """What is known counts, in a box or not."""
+        """What is known counts, in a box or not; a response without a word says nothing."""
+        if not response.strip():
+            return 0.0
         return float(reward(response, sample) > 0 or agrees(response, sample.answer or "", sample.aliases))
 
     def screen(samples: Sequence[Sample]) -> Mapping[str, leakage.Blind]:
         def tell(done: int, total: int) -> None:
             run.progress("asking without the pictures", done, total)
 
-        said, cost = leakage.ask(samples, engine, model, sampling, book, section.leakage.rollouts, tell)
+        network = Qwen3VL.from_pretrained(start).to(training.device(section.device, "rl.device"))
+        processor = Processor.from_pretrained(start)
+        engine, model = selection.asked(network, processor, section)
+        with closing(engine):
+            said, cost = leakage.ask(samples, engine, model, sampling, book, section.leakage.rollouts, tell)
         run.log({"leakage": {"asked": len(samples), "cost": cost.figures()}})
         return leakage.screen(samples, said, rule, section.leakage.least, section.leakage.level)
 
