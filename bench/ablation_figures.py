@@ -1,7 +1,8 @@
 """Figures of a run that no evaluation has, and their differences paired by seed.
 
-Of RL's curve: entropy, dead groups, pass rate, length. Of the answers: false refusals, the share of questions with a
-picture, or without one where none is needed, that were answered by saying that there is no picture.
+Of RL's curve: entropy, dead groups, pass rate, length. Of the answers: what the responses that were sampled have
+bought, in right answers about reasoning; false refusals, the share of questions with a picture, or without one where
+none is needed, that were answered by saying that there is no picture.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from open4ov.refusals import refuses
 
 ASKED = {suite for group in GROUPS.values() for suite in group.of} | {"reasoning_greedy", "mismatch", "context"}
 """Suites whose questions have all that they need"""
+BEFORE = "sft_preference"
+"""The model that RL begins with"""
 TAIL = 0.2
 """Share of the steps, the last ones, over which figures of the curve are means"""
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -26,16 +29,20 @@ STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365
 
 FIGURES: dict[str, str] = {
     "entropy": "entropy of the last fifth of the steps, nats",
-    "dead": "share of groups that taught nothing, all steps",
+    "dead": "share of groups that taught nothing, of all that were rolled out",
+    "dead_trained": "share of groups that taught nothing, of those trained on",
     "pass_rate": "share of right rollouts in the last fifth of the steps",
     "length": "tokens of a rollout in the last fifth of the steps",
     "rollouts": "responses sampled in all",
+    "per_thousand": "share of right answers (reasoning) for every thousand of them",
+    "gain_per_thousand": "what that share has gained by RL for every thousand of them",
     "false_refusals": "share of answerable questions answered by saying that there is no picture",
 }
 
 
 def of_run(run: Path, model: str) -> dict[str, float]:
-    """The figures of one run that there are. Raises FileNotFoundError when RL or the evaluation is missing."""
+    """The figures of one run that there are. Raises FileNotFoundError when RL or the evaluation is missing, KeyError
+    for a run whose RL is of a version that does not tell them."""
     curve: list[dict[str, Any]] = json.loads((run / "rl" / "curve.json").read_text())
     summary: dict[str, Any] = json.loads((run / "rl" / "summary.json").read_text())
     found: dict[str, float] = {}
@@ -45,11 +52,25 @@ def of_run(run: Path, model: str) -> dict[str, float]:
         if values:
             found[name] = statistics.fmean(values)
     if curve:
-        found["dead"] = statistics.fmean(point["dead"] for point in curve)
-    rolled = [point["rollouts"] for point in curve if "rollouts" in point]  # where more is rolled out than trained on
-    found["rollouts"] = float(sum(rolled)) if rolled else float(summary.get("responses", 0))
-    found["false_refusals"] = false_refusals(read_answers(run / f"evaluate_{model}" / "answers.parquet"))
+        for name in ("dead", "dead_trained"):
+            found[name] = statistics.fmean(point[name] for point in curve)
+    found["rollouts"] = float(summary["responses"])
+    said = read_answers(run / f"evaluate_{model}" / "answers.parquet")
+    after, thousands = accuracy(said), summary["responses"] / 1000
+    if after is not None and thousands:
+        found["per_thousand"] = after / thousands
+        before = run / f"evaluate_{BEFORE}" / "answers.parquet"
+        began = accuracy(read_answers(before)) if before.exists() else None
+        if began is not None:
+            found["gain_per_thousand"] = (after - began) / thousands
+    found["false_refusals"] = false_refusals(said)
     return found
+
+
+def accuracy(answers: Sequence[Answer]) -> float | None:
+    """Share of right responses to questions of the suite `reasoning`, which is what RL trains; None without any."""
+    right = [one for each in answers if each.suite == "reasoning" for one in each.right]
+    return statistics.fmean(right) if right else None
 
 
 def false_refusals(answers: Sequence[Answer]) -> float:

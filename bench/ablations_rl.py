@@ -42,10 +42,10 @@ START = (
 )
 """What all arms of a seed have in common"""
 ROLLED = (*START, "rl_pool", "rl", "evaluate_rl")
-_OF_SETS = ("rl.pool.queue=0", "rl.text_share=0")
-"""Of arms that train on multiple choice about pictures (`ablation_choices.py`)"""
 SETS = "{sets}"
-"""Stands in an override for the folder with these sets"""
+"""Stands in an override for the folder with the set of multiple choice (`ablation_choices.py`)"""
+_CHOICES = (f"rl.pool.sources=[{{kind: set, path: {SETS}}}]", "rl.pool.queue=0", "rl.text_share=0")
+"""Trains on multiple choice about pictures, and on nothing else"""
 _PLAIN = ("rl.length_weight=0",)
 """Without the length channel, where the weights of the others are compared"""
 
@@ -60,7 +60,7 @@ ARMS: dict[str, Arm] = {
     "pass_1": _arm("rl.pass_k=1", "rl.pass_k_share=1"),
     "pass_4": _arm("rl.pass_k=4", "rl.pass_k_share=1"),
     "diverse": _arm("rl.pass_k_share=0", *_PLAIN),
-    "uniform": _arm("rl.pass_k=1", "rl.pass_k_share=1", *_PLAIN),
+    "uniform": _arm("rl.pass_k_share=0", "rl.diversity.floor=1", *_PLAIN),  # max(Div, 1) = 1
     "any_length": _arm(*_PLAIN),
     "int8_tis": _arm("rl.rollout.weights=int8", "rl.rollout.tis=always"),
     "int8": _arm("rl.rollout.weights=int8", "rl.rollout.tis=never"),
@@ -70,8 +70,8 @@ ARMS: dict[str, Arm] = {
     "screened": _arm("rl.leakage.rollouts=8"),
     "no_text": _arm("rl.text_share=0"),
     "filtered": _arm("rl.filter.rollouts=4"),
-    "cloze": _arm("rl.pool.sources=[{kind: set, path: {sets}/usual}]", *_OF_SETS),
-    "letters": _arm("rl.pool.sources=[{kind: set, path: {sets}/letters}]", *_OF_SETS),
+    "cloze": _arm(*_CHOICES, "rl.pool.cloze=true"),
+    "letters": _arm(*_CHOICES, "rl.pool.cloze=false"),
 }
 _REASONING = ("reasoning", "reasoning_pass_k", "diversity", "length", "reasoning_greedy")
 _KEPT = ("general", "vertical", "text")
@@ -81,7 +81,7 @@ ABLATIONS: dict[str, list[Ablation]] = {
         Ablation("Pass@4, then diversity, against Pass@1 only", "recipe", "pass_1"),
         Ablation("Pass@4 throughout against Pass@1 only", "pass_4", "pass_1"),
     ],
-    "diversity": [Ablation("weighted by diversity against plain Pass@1, no length reward", "diverse", "uniform")],
+    "diversity": [Ablation("eq. 9 weighted by diversity against unweighted, no length reward", "diverse", "uniform")],
     "length": [Ablation("length reward against none", "recipe", "any_length")],
     "tis": [
         Ablation("INT8 rollouts with TIS against rollouts by the weights themselves", "int8_tis", "recipe"),
@@ -122,7 +122,7 @@ def unknown(names: Sequence[str], extra: Sequence[str]) -> dict[str, str]:
 
 
 def told_to(name: str, sets: Path) -> list[str]:
-    """The overrides of an arm, with the folder of the sets of multiple choice."""
+    """The overrides of an arm, with the folder of the set of multiple choice."""
     return [one.replace(SETS, str(sets)) for one in ARMS[name].overrides]
 
 

@@ -8,6 +8,9 @@ log-probabilities beforehand for data with pictures, and its CPOTrainer reads te
 DPOTrainer as it is, with its reference, and the same with the reference's log-probabilities put to zero by hand, which
 is the loss without a reference at no cost for one. The second one's loss, gradient norm and log-probabilities must be
 ours. Every answer has the same number of tokens; the prompt is 4 times as long as an answer, and as long as one.
+
+Our side is the stage's own training. It encodes all pictures before its first step: a step's share of that is part of
+the step's seconds, and is told apart. TRL encodes them within its steps.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ PAIRS = {"nano": 8, "60M": 4}
 """Pairs of a step"""
 STEPS = {"nano": 4, "60M": 3}
 """Timed steps, after one that warms up"""
+PHASES = ("look", "step")
+"""What a step's seconds are made of; `look`: its share of our pass over all pictures"""
 SIDES = {
     "ours": {},
     "with its reference": {"reference": True},
@@ -84,7 +89,7 @@ def tune(job: Job) -> dict[str, Figures]:
 
     def tried(name: str) -> None:
         worker = start(job, "with its reference", steps=2, **told_by(job, name))
-        found[name] = Figures(phases=("step",))
+        found[name] = Figures(phases=PHASES)
         worker.block(1)
         found[name].add(worker.block(1), job.options.clock)
         worker.close()
@@ -100,7 +105,7 @@ def tune(job: Job) -> dict[str, Figures]:
 def race(job: Job, setting: str) -> dict[str, Figures]:
     """All three train, in turns of one step."""
     workers = {side: start(job, side, **({} if side == "ours" else told_by(job, setting))) for side in SIDES}
-    figures = {side: Figures(phases=("step",)) for side in workers}
+    figures = {side: Figures(phases=PHASES) for side in workers}
     for number in range(steps(job) + 1):
         for side, worker in workers.items():
             report = worker.block(1)
@@ -145,7 +150,7 @@ def markdown(
         "",
         f"| a step ({setting}) | seconds | times ours (range over steps) | peak memory, MiB |",
         "|---|---|---|---|",
-        f"| ours | {ours.whole:.2f} | | {ours.peak / 2**20:.0f} |",
+        f"| ours | {ours.whole:.2f} ({ours.of('look'):.2f} of it pictures) | | {ours.peak / 2**20:.0f} |",
     ]
     operations = counted(job)
     after = []

@@ -335,6 +335,23 @@ def test_the_shipped_recipes_load_and_name_roles_that_there_are(path: Path) -> N
         assert "sft_ability" not in pipeline.graph(baseline).stages
 
 
+def test_the_recipe_of_a_large_model_trains_by_rl_on_imported_sets() -> None:
+    """All of RL is on, nothing of it is drawn by the shipped corpora, and what belongs together fits."""
+    chosen = recipe.load(RECIPES[0].parent / "qwen3-vl-8b.yaml")
+    rl, dpo = chosen.rl, chosen.dpo
+    assert {"rl_pool", "rl", "dpo", "evaluate_dpo"} <= set(pipeline.graph(chosen).stages)
+    assert rl.steps > 0
+    assert dpo.pairs > 0
+    assert "corpora" not in {source.kind for source in rl.pool.sources}
+    assert sum(source.most or 0 for source in rl.pool.sources) > rl.steps * rl.prompts
+    assert rl.rollout.backend == "vllm"
+    assert rl.rollout.concurrency >= rl.prompts
+    assert rl.max_update_tokens is not None
+    assert rl.max_update_tokens > rl.max_tokens
+    assert dpo.preferences
+    assert dpo.mix["human"] > 0
+
+
 # ---------------------------------------------------------------------------------------------- kill -9
 
 

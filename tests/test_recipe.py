@@ -190,7 +190,6 @@ def test_contradictions(tmp_path: Path, text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("rl: {pass_k: 4, pass_k_share: 0}", "rl.pass_k"),
         ("data: {languages: [en], language_per_image: true}", "data.language_per_image"),
         ("rl: {diversity_threshold: 0.3, pass_k_share: 1}", "rl.diversity_threshold"),
         ("rl: {length_max: 40, length_weight: 0}", "rl.length_max"),

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from online import group, train
+from online import group, section, tasks, train
 
 from open4ov.errors import UserError
+from open4ov.model import Qwen3VL
 from open4ov.recipe_rl_loop import OversamplingSection
 from open4ov.rl.sampling import Cursor, RatioEma, most_even
+from open4ov.rl.state import State
 
 
 def test_golden_vector_of_the_moving_average() -> None:
@@ -137,6 +139,17 @@ def test_a_training_that_oversamples_counts_what_it_did_not_use(tiny_dir: Path) 
     assert summary["rolled"] == sum(point["rolled"] for point in curve)
     assert summary["unused"] == sum(point["unused"] for point in curve)
     assert summary["responses"] == 8 * summary["rolled"]
+
+
+def test_what_oversampling_is_for_is_in_the_curve(tiny_dir: Path) -> None:
+    """The dead share of the groups trained on: of five groups three are dead, of the three that are trained on one."""
+    options = section(prompts=3, oversampling={"enabled": True})
+    state = State.begin(Qwen3VL.from_pretrained(tiny_dir), tasks(6), options, 0, None, [])
+    rights = ("1111", "1100", "0000", "1000", "1111")
+    groups = [group(f"t{i}", right, dead=len(set(right)) == 1) for i, right in enumerate(rights)]
+    state.settle(groups, most_even(groups, 3), {"dead": 0.6})
+    (point,) = state.curve
+    assert (point["rolled"], point["unused"], point["dead_trained"]) == (5, 2, 0.3333)
 
 
 def test_a_pool_must_have_a_step_s_tasks(tiny_dir: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import dpo, rl, rl_work
+from bench import dpo, dpo_ours, rl, rl_work
 from bench.rl_job import Job, alike
 from bench.rl_ours import Loop
 from bench.rl_pace import Phases
@@ -73,6 +73,46 @@ def test_our_step_is_that_of_whole_documents(tiny_dir: Path, tmp_path: Path) -> 
     assert found["loss"][0] == pytest.approx(0.0, abs=1e-6)
     assert found["response"] == 40
     assert set(found["phases"]) == {"rollout", "score", "update"}
+
+
+class Steps:
+    """Keeps what is told of each step."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+
+    def step(self, **figures: Any) -> None:
+        self.reports.append(figures)
+
+
+def test_our_dpo_is_the_stage_s_training_and_counts_its_pictures(tiny_dir: Path, tmp_path: Path) -> None:
+    """Loss, gradient norm and log-probability of the first update, by a document for each answer; the pass that encodes
+    the pictures is a phase of every step."""
+    processor, model = Processor.from_pretrained(tiny_dir), Qwen3VL.from_pretrained(tiny_dir)
+    rl_work.make_pairs(tmp_path, processor, rl_work.Shape(40, 8, 3), 4)
+    told = {"model": str(tiny_dir), "data": str(tmp_path), "pairs": 2, "beta": 0.5, "rate": 1e-4, "precision": "fp32"}
+    pace = Steps()
+    reports = pace.reports
+    dpo_ours.run({**told, "steps": 2}, pace)
+    assert [one["tokens"] for one in reports] == [4 * 8] * 2
+    assert all(set(one["phases"]) == {"look", "step"} for one in reports)
+    assert reports[0]["phases"]["look"] == reports[1]["phases"]["look"]
+    reports.clear()
+    dpo_ours.run({**told, "steps": 1}, pace)
+    model.vision.requires_grad_(False)
+    prompts = [processor.encode(t.prompt, t.images, generate=True) for t in rl_work.read(tmp_path)[0][:2]]
+    answers = [
+        [*processor.tokenize(text), processor.eos_id] for pair in rl_work.read_pairs(tmp_path)[:2] for text in pair
+    ]
+    whole = pack([extended(prompts[i // 2], answers[i]) for i in range(4)])
+    sums = model.log_probs(whole)[0][whole.targets].view(4, 8).sum(1)
+    loss = -torch.nn.functional.logsigmoid(0.5 * (sums[::2] - sums[1::2])).mean()
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    (first,) = reports
+    assert first["loss"] == pytest.approx(loss.item(), abs=2e-5)
+    assert first["norm"] == pytest.approx(float(norm), rel=1e-3)
+    assert first["logp"] == pytest.approx(sums.mean().item(), rel=1e-5)
 
 
 def test_phases_are_timed_apart() -> None:

@@ -105,7 +105,7 @@ def _pairs(
         found.append(pair if pair.extra.get("pair") in GIVEN else _of_kind(pair, "human"))
     if not found:
         raise UserError(
-            f"{path}: none of {others} samples is a preference pair; see docs/rl.md for the formats that hold them"
+            f"{path}: none of {others} samples is a preference pair; see docs/dpo.md for the formats that hold them"
         )
     if others and note:
         note(f"{path.name}: {others} samples are no preference pairs, and are left out")

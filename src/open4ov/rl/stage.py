@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import answers_symbolic, journal
+from open4ov import answers_symbolic, journal, training
 from open4ov.errors import UserError
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL

@@ -107,7 +107,12 @@ class State:
         )
         dead = fmean(group.dead for group in groups)
         self.version += 1
-        told = {"rolled": len(groups), "unused": len(unused), "oversampling": round(self.ratio.value, 4)}
+        told = {
+            "rolled": len(groups),
+            "unused": len(unused),
+            "dead_trained": round(fmean(group.dead for group in chosen), 4),
+            "oversampling": round(self.ratio.value, 4),
+        }
         self.curve.append({**point, **told, "weight_version": self.version})
         self.ratio.see(dead)
         self.failures.see(groups)

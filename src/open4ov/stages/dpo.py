@@ -2,8 +2,8 @@
 people. Controls are asked with the questions that stage 3 of SFT derives.
 
 It leaves model/, pairs.parquet (with what each is for in `extra["pair"]`), curve.json, train.jsonl, left_out.json (ids
-by reason) and summary.json: pairs by kind and attribute, why drafts made none, the chosen responses' log-probability, and how many
-questions without their picture are refused before and after.
+by reason) and summary.json: pairs by kind and attribute, why drafts made none, the chosen responses' log-probability,
+and how many questions without their picture are refused before and after.
 """
 
 from __future__ import annotations
