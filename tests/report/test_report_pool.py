@@ -31,3 +31,12 @@ def test_a_run_without_rl_has_no_such_part(tmp_path: Path) -> None:
     assert pool({}) is None
     (tmp_path / "pool.json").write_text('{"wanted": 0, "tasks": 0}')
     assert pool({"rl_pool": tmp_path}) is None
+
+
+def test_a_pool_without_a_leakage_screen_has_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "pool.json").write_text(
+        '{"wanted": 4, "tasks": 4, "by": {"source": {"corpora": {"count": 4, "share": 1}}}}'
+    )
+    found = pool({"rl_pool": tmp_path})
+    assert found is not None
+    assert found["leakage"] is None  # the template is strict about names

@@ -33,7 +33,7 @@ def pool(inputs: Mapping[str, Path]) -> dict[str, Any] | None:
     if not figures or not figures.get("tasks"):
         return None
     rows = [(ROWS[name], parts) for name, parts in figures["by"].items() if name in ROWS]
-    return {**figures, "rows": rows, "drawing": Markup(distribution(figures["by"]))}
+    return {"leakage": None, **figures, "rows": rows, "drawing": Markup(distribution(figures["by"]))}
 
 
 def distribution(by: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
