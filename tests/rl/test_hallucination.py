@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from made_up import WORKED, Oracle, knows, picture, pool, sample
+from made_up_pairs import WORKED, Oracle, knows, picture, pool, sample
 from PIL import Image
 
 from open4ov.recipe_dpo import ABLATED, MADE, MIX

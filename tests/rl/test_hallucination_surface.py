@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from made_up import Oracle, picture, sample
+from made_up_pairs import Oracle, picture, sample
 
 from open4ov.answers import INSTRUCTION
 from open4ov.recipe_dpo import ABLATED
