@@ -136,10 +136,6 @@ class VLLM(Wired):
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self._folder / "checkpoint"
-
     def _reload(self) -> None:
         self._call({"op": "reload", "path": str(self._checkpoint)})
 

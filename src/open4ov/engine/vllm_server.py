@@ -120,10 +120,6 @@ class VLLMServer(Wired):
         """Ends the connections; the server stays, with the weights it has."""
         self._client.close()
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self._folder / "checkpoint"
-
     def _reload(self) -> None:
         self._loads += 1
         self._label = f"open4ov-{self._name}-{self._loads}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -66,15 +67,17 @@ class Gone(RuntimeError):
     """vLLM does not answer any more."""
 
 
-class Wired:
+class Wired(ABC):
     """`model` and `processor` answered for by vLLM; subclasses bring `_answers` (ask), `_reload` (new weights) and
-    `_checkpoint` (where these are written).
+    `_folder` (where these are written).
 
     `max_length`: tokens that a prompt and its response may have together (None: the model's positions); `images`: most
     pictures of a request; `dtype`: what vLLM computes in (None: as the model); `tolerance`: see `vllm_sync.check`
     (None: by dtype). `model` stays the caller's: weights that change in place are taken over before the next requests,
     as `Engine` does.
     """
+
+    _folder: Path
 
     def __init__(
         self,
@@ -101,8 +104,10 @@ class Wired:
 
     @property
     def _checkpoint(self) -> Path:
-        raise NotImplementedError
+        """Where new weights are handed over."""
+        return self._folder / "checkpoint"
 
+    @abstractmethod
     def _answers(
         self,
         requests: Sequence[Request],
@@ -112,11 +117,10 @@ class Wired:
     ) -> list[list[dict[str, Any]]]:
         """vLLM's answers to each request: for each of its completions the prompt's tokens as vLLM has read them
         (`prompt`), `tokens`, `log_probs`, `top`, `prompt_log_probs` and `finish_reason`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _reload(self) -> None:
         """Makes vLLM read `_checkpoint`, and forget what it has computed."""
-        raise NotImplementedError
 
     def update_weights(self, state: Mapping[str, Tensor] | None = None) -> int:
         """Take over a state dict (None: the model was changed in place); returns the new weight version.
