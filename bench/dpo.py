@@ -15,20 +15,14 @@ the step's seconds, and is told apart. TRL encodes them within its steps.
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import rl_work
-from bench.measure import machine, write
+from bench.rl_contest import Contest, First, head, hold, plain
 from bench.rl_job import Job, alike, asked
 from bench.rl_report import Counted, Figures
-from bench.sft import environment
 from bench.sft_pace import Worker
 from open4ov.model.flops import count, shared_prefix
 
@@ -56,10 +50,10 @@ def start(job: Job, side: str, **told: Any) -> Worker:
     return job.start("dpo", "peer", shared | {"parts": 1, "compile": False} | SIDES[side] | told)
 
 
-def first_step(job: Job) -> dict[str, dict[str, float]]:
+def first_step(job: Job) -> First:
     """Loss, gradient norm and mean log-probability of an answer. Raises AssertionError when ours are not those of the
     peer without a reference, or a reference that is the model itself has another loss than log 2."""
-    found: dict[str, dict[str, float]] = {}
+    found: First = {}
     for side in SIDES:
         worker = start(job, side, steps=1)
         found[side] = worker.block(1)["steps"][0]
@@ -78,42 +72,14 @@ PARTS = {"all pairs at once": 1, "in two parts": 2, "a pair at a time": 0}
 """The peer's settings: in how many forward passes it takes the pairs of a step (0: one each)"""
 
 
-def told_by(job: Job, name: str) -> dict[str, Any]:
-    plain, _, compiled = name.partition("; ")
-    return {"parts": PARTS[plain] or PAIRS[job.kind], "compile": bool(compiled)}
+def told_by(job: Job, setting: str) -> dict[str, Any]:
+    """What a setting of `PARTS`, compiled perhaps, is to the peer."""
+    name, compiled = plain(setting)
+    return {"parts": PARTS[name] or PAIRS[job.kind], "compile": compiled}
 
 
-def tune(job: Job) -> dict[str, Figures]:
-    """A step of the peer with its reference in each setting."""
-    found: dict[str, Figures] = {}
-
-    def tried(name: str) -> None:
-        worker = start(job, "with its reference", steps=2, **told_by(job, name))
-        found[name] = Figures(phases=PHASES)
-        worker.block(1)
-        found[name].add(worker.block(1), job.options.clock)
-        worker.close()
-        print(f"  TRL, {name}: {found[name].whole:.1f} s", file=sys.stderr)
-
-    for name in PARTS:
-        tried(name)
-    if job.options.compile:
-        tried(f"{min(found, key=lambda name: found[name].whole)}; compiled")
-    return found
-
-
-def race(job: Job, setting: str) -> dict[str, Figures]:
-    """All three train, in turns of one step."""
-    workers = {side: start(job, side, **({} if side == "ours" else told_by(job, setting))) for side in SIDES}
-    figures = {side: Figures(phases=PHASES) for side in workers}
-    for number in range(steps(job) + 1):
-        for side, worker in workers.items():
-            report = worker.block(1)
-            if number:  # the first warms up
-                figures[side].add(report, job.options.clock)
-    for worker in workers.values():
-        worker.close()
-    return figures
+def sides(job: Job, setting: str) -> dict[str, Worker]:
+    return {side: start(job, side, **({} if side == "ours" else told_by(job, setting))) for side in SIDES}
 
 
 def counted(job: Job) -> dict[str, Counted]:
@@ -133,9 +99,7 @@ def counted(job: Job) -> dict[str, Counted]:
     }
 
 
-def markdown(
-    job: Job, first: dict[str, dict[str, float]], tuned: dict[str, Figures], setting: str, found: dict[str, Figures]
-) -> str:
+def markdown(job: Job, first: First, tuned: Mapping[str, Figures], setting: str, found: Mapping[str, Figures]) -> str:
     ours, shape = found["ours"], job.shape
     told = {side: f"loss {f['loss']:.5f}, norm {f['norm']:.5f}, logp {f['logp']:.3f}" for side, f in first.items()}
     lines = [
@@ -167,40 +131,22 @@ def markdown(
 
 
 def main() -> None:
-    options = asked(__doc__)
-    python = environment(options.venv)
-    torch.set_num_threads(options.threads)
-    text = (
-        f"# DPO against TRL\n\n{machine()}- TRL 1.16.0, DPOTrainer; {options.threads} thread each; {options.clock} "
-        "seconds\n"
+    contest = Contest(
+        name="dpo",
+        title=head("DPO against TRL", "TRL 1.16.0, DPOTrainer"),
+        settings=tuple(PARTS),
+        phases=PHASES,
+        prepare=lambda job: rl_work.make_pairs(
+            job.folder, job.processor, job.shape, (steps(job) + 1) * PAIRS[job.kind]
+        ),
+        first=first_step,
+        try_out=lambda job, setting: start(job, "with its reference", steps=2, **told_by(job, setting)),
+        sides=sides,
+        steps=steps,
+        told=markdown,
+        operations=lambda job: {side: asdict(one) for side, one in counted(job).items()},
     )
-    kept: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        for kind in options.only:
-            setting, tuned = next(iter(PARTS)), dict[str, Figures]()
-            for ratio in options.ratios:
-                job = Job.prepare(kind, ratio, Path(name) / f"{kind}-{ratio}", python, options)
-                rl_work.make_pairs(job.folder, job.processor, job.shape, (steps(job) + 1) * PAIRS[kind])
-                first = first_step(job)
-                print(f"{kind}, {ratio} x: first step {first}", file=sys.stderr)
-                shown = {}
-                if not tuned and not options.quick:  # once for a model, at its first length
-                    shown = tuned = tune(job)
-                    setting = min(tuned, key=lambda one: tuned[one].whole)
-                found = race(job, setting)
-                part = markdown(job, first, shown, setting, found)
-                print(part, flush=True)
-                text += part
-                kept[f"{kind} {ratio}"] = {
-                    "first": first,
-                    "setting": setting,
-                    "tuned": {key: asdict(value) for key, value in shown.items()},
-                    "operations": {side: asdict(one) for side, one in counted(job).items()},
-                    **{side: asdict(figures) for side, figures in found.items()},
-                }
-    path = write("dpo", text)
-    path.with_suffix(".json").write_text(json.dumps(kept, indent=1))
-    print(path)
+    hold(contest, asked(__doc__))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Our reference-free DPO as a worker of `python -m bench.dpo`: the stage's own training (`rl/dpo_training.py`).
+"""Our reference-free DPO as a worker of `python -m bench.dpo`: the stage's own training (`rl/preference/training.py`).
 
     python -m bench.dpo_ours SETTINGS
 
@@ -22,9 +22,9 @@ from bench.sft_pace import Pace
 from open4ov import memory
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
-from open4ov.rl.dpo_prompts import Prompts
-from open4ov.rl.dpo_scores import Scorer
-from open4ov.rl.dpo_training import train
+from open4ov.rl.preference.prompts import Prompts
+from open4ov.rl.preference.scores import Scorer
+from open4ov.rl.preference.training import train
 from open4ov.sample import Sample, assistant
 
 

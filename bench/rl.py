@@ -16,20 +16,13 @@ one update on the same responses, loss, gradient norm and mean log-probability: 
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import rl_work
-from bench.measure import machine, write
+from bench.rl_contest import Contest, First, head, hold, plain
 from bench.rl_job import Job, alike, asked
-from bench.rl_report import Counted, Figures, markdown
-from bench.sft import environment
+from bench.rl_report import PHASES, Counted, markdown
 from bench.sft_pace import Worker
 from open4ov.model.flops import count, shared_prefix
 
@@ -55,10 +48,10 @@ def start(job: Job, side: str, **told: Any) -> Worker:
     return job.start("rl", side, shared | told)
 
 
-def first_update(job: Job) -> dict[str, dict[str, float]]:
+def first_update(job: Job) -> First:
     """Loss, gradient norm and mean log-probability of one update on the same responses, of all prompts of a step at
     once. Raises AssertionError when the sides differ."""
-    found: dict[str, dict[str, float]] = {}
+    found: First = {}
     for side in ("ours", "peer"):
         worker = start(job, side, fed=True, steps=1, minibatches=1)
         step = worker.block(1)["steps"][0]
@@ -76,44 +69,10 @@ PARTS = {"an update's responses at once": 1, "in two parts": 2, "in four parts":
 """The peer's settings: in how many forward passes it takes the responses of an update"""
 
 
-def told_by(name: str) -> dict[str, Any]:
-    """The settings behind a name of `PARTS`, with "; compiled" behind it perhaps."""
-    plain, _, compiled = name.partition("; ")
-    return {"parts": PARTS[plain], "compile": bool(compiled)}
-
-
-def tune(job: Job) -> dict[str, Figures]:
-    """A step of the peer in each setting, on given responses: score and update are what the settings change."""
-    found: dict[str, Figures] = {}
-
-    def tried(name: str) -> None:
-        worker, found[name] = start(job, "peer", fed=True, steps=2, **told_by(name)), Figures()
-        worker.block(1)
-        found[name].add(worker.block(1), job.options.clock)
-        worker.close()
-        print(f"  TRL, {name}: {found[name].whole:.1f} s", file=sys.stderr)
-
-    for name in PARTS:
-        tried(name)
-    if job.options.compile:
-        tried(f"{min(found, key=lambda name: found[name].whole)}; compiled")
-    return found
-
-
-def race(job: Job, setting: str) -> dict[str, Figures]:
-    """Both train, in turns of one step: a rollout batch with its mini-batches."""
-    sides = {"ours": start(job, "ours"), "peer": start(job, "peer", **told_by(setting))}
-    figures = {side: Figures() for side in sides}
-    for number in range(steps(job) + 1):
-        for side, worker in sides.items():
-            report = worker.block(1)
-            if number:  # the first warms up
-                figures[side].add(report, job.options.clock)
-            else:
-                figures[side].peak = report["peak"]
-    for worker in sides.values():
-        worker.close()
-    return figures
+def peer(job: Job, setting: str, **told: Any) -> Worker:
+    """TRL with a setting of `PARTS`, compiled perhaps."""
+    name, compiled = plain(setting)
+    return start(job, "peer", parts=PARTS[name], compile=compiled, **told)
 
 
 def counted(job: Job) -> Counted:
@@ -131,43 +90,29 @@ def counted(job: Job) -> Counted:
 
 
 def main() -> None:
-    options = asked(__doc__)
-    python = environment(options.venv)
-    torch.set_num_threads(options.threads)
-    text = (
-        f"# Online RL against TRL\n\n{machine()}- TRL 1.16.0, GRPOTrainer as GSPO; {options.threads} thread each; "
-        f"{options.clock} seconds\n"
+    contest = Contest(
+        name="rl",
+        title=head("Online RL against TRL", "TRL 1.16.0, GRPOTrainer as GSPO"),
+        settings=tuple(PARTS),
+        phases=PHASES,
+        prepare=lambda job: rl_work.make(
+            job.folder, job.processor, job.shape, (steps(job) + 1) * PROMPTS[job.kind], GROUP
+        ),
+        first=first_update,
+        # on given responses: score and update are what the settings change
+        try_out=lambda job, setting: peer(job, setting, fed=True, steps=2),
+        # a step is a rollout batch with its mini-batches
+        sides=lambda job, setting: {"ours": start(job, "ours"), "peer": peer(job, setting)},
+        steps=steps,
+        told=lambda job, first, shown, setting, found: markdown(
+            _title(job, first), shown, setting, found, counted(job)
+        ),
+        operations=lambda job: asdict(counted(job)),
     )
-    kept: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        for kind in options.only:
-            setting, tuned = next(iter(PARTS)), dict[str, Figures]()
-            for ratio in options.ratios:
-                job = Job.prepare(kind, ratio, Path(name) / f"{kind}-{ratio}", python, options)
-                rl_work.make(job.folder, job.processor, job.shape, (steps(job) + 1) * PROMPTS[kind], GROUP)
-                first = first_update(job)
-                print(f"{kind}, {ratio} x: first update {first}", file=sys.stderr)
-                shown = {}
-                if not tuned and not options.quick:  # once for a model, at its first length
-                    shown = tuned = tune(job)
-                    setting = min(tuned, key=lambda one: tuned[one].whole)
-                found, operations = race(job, setting), counted(job)
-                part = markdown(_title(job, first), shown, setting, found, operations)
-                print(part, flush=True)
-                text += part
-                kept[f"{kind} {ratio}"] = {
-                    "first": first,
-                    "setting": setting,
-                    "tuned": {key: asdict(value) for key, value in shown.items()},
-                    "operations": asdict(operations),
-                    **{side: asdict(figures) for side, figures in found.items()},
-                }
-    path = write("rl", text)
-    path.with_suffix(".json").write_text(json.dumps(kept, indent=1))
-    print(path)
+    hold(contest, asked(__doc__))
 
 
-def _title(job: Job, first: dict[str, dict[str, float]]) -> str:
+def _title(job: Job, first: First) -> str:
     ours, peer, shape = first["ours"], first["peer"], job.shape
     return (
         f"\n## {job.kind}, {job.precision}: prompt {shape.prompt} tokens ({shape.side**2} of them picture), response "

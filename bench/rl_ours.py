@@ -3,7 +3,7 @@
     python -m bench.rl_ours SETTINGS
 
 SETTINGS is JSON: model, data, out (folders), steps, prompts (a step), minibatches, group, response (tokens), rate,
-precision, threads, `fed` (the responses of work.json are taken, none is sampled). The roller and the updater are the
+precision, threads, `fed` (the responses of work.json are taken, none is sampled). The generator and the updater are the
 trainer's own (`rl/trainer.py`); lengths and rewards are set instead of earned.
 """
 
@@ -24,7 +24,8 @@ from open4ov import memory, training
 from open4ov.engine import Completion, VisionCache
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import advantage, roller, rollout
+from open4ov.rl import advantage, rollout
+from open4ov.rl.generation import generator
 from open4ov.rl.rollout import Group
 from open4ov.rl.tasks import Task
 from open4ov.rl.update import Batch, Updater
@@ -44,7 +45,7 @@ class Loop:
         self.optimizer, self.rate = training.adamw(self.model, told["rate"]), told["rate"]
         self.pictures = VisionCache(self.model, processor)
         half = training.autocast(self.section.precision, self.model.device)
-        self.roller = roller.build(self.model, processor, self.section.rollout, self.pictures, autocast=half)
+        self.generator = generator.build(self.model, processor, self.section.rollout, self.pictures, autocast=half)
         self.updater = Updater(self.model, processor, self.pictures, self.section)
 
     def step(self, tasks: list[Task], given: list[list[int]], number: int) -> dict[str, Any]:
@@ -57,7 +58,7 @@ class Loop:
         scored = self._scored(batch) if self.fed else {}
         self.phases.begin("update")
         seen = self.updater.apply(batch, self.optimizer, self.rate)
-        self.roller.update_weights()
+        self.generator.update_weights()
         memory.trim()
         tokens = sum(len(response.token_ids) for own in responses for response in own)
         spent = self.phases.take()
@@ -67,7 +68,7 @@ class Loop:
 
     def _sampled(self, tasks: list[Task], number: int) -> list[list[Completion]]:
         requests = rollout.requests(tasks, self.section, number, 0)
-        return self.roller.generate([replace(request, ignore_eos=True) for request in requests])
+        return self.generator.generate([replace(request, ignore_eos=True) for request in requests])
 
     def _given(self, given: list[list[int]]) -> list[list[Completion]]:
         made = [Completion("", tokens, [0.0] * len(tokens), "length", 0) for tokens in given]

@@ -5,7 +5,7 @@
     python -m bench.streaming --only counter    milliseconds of the calls that workers make to the one book and cache
 
 Everything but the model and the pictures is real: recipe, prompts, labels, topics, fine matching, question checks,
-votes, verification, Parquet. The provider is in this process and answers at once (`open4ov.mllm.estimate.made_up`, the
+votes, verification, Parquet. The provider is in this process and answers at once (`open4ov.mllm.guessing.made_up`, the
 answers of the dry run: every judge agrees). The images are records without pixels, as none of these steps reads pixels
 by itself: decoding, hashing and encoding of pictures for an endpoint are not in these figures. Each size runs in a
 process of its own; peak is its resident memory at most (VmHWM), the start is after imports and before the first image.
@@ -31,7 +31,7 @@ from open4ov.data import chunk_steps
 from open4ov.data.construct import build, estimate
 from open4ov.data.task import Task
 from open4ov.mllm import Asker, Request
-from open4ov.mllm.estimate import made_up
+from open4ov.mllm.guessing import made_up
 from open4ov.recipe import BudgetSection, DataSection, ProviderSection
 from open4ov.sample import Sample, content_id
 from open4ov.store import ImageStore, write_samples

@@ -20,10 +20,12 @@ torch.set_num_threads(1)  # the models of tests are so small that a second threa
 
 
 @pytest.fixture(autouse=True)
-def _denormal_numbers() -> Iterator[None]:
-    """Trainings flush denormal numbers to zero for the whole process, and hypothesis refuses to work then."""
+def _settings_of_the_process() -> Iterator[None]:
+    """A run sets threads and flushes denormal numbers to zero for the whole process; no test inherits it."""
     yield
-    torch.set_flush_denormal(False)
+    torch.set_flush_denormal(False)  # hypothesis refuses to work otherwise
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -123,6 +123,7 @@ def other_rule(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     answers_symbolic.close()
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_is_wrong_and_counted(fresh: answers_symbolic.Counts, other_rule: None) -> None:
     for i in range(10):
         assert answers.same(f"x + {i} + 1", f"y + {i}") is False
@@ -132,6 +133,7 @@ def test_a_check_that_hangs_is_wrong_and_counted(fresh: answers_symbolic.Counts,
     assert fresh.no_verdict == 11, "and counted, each time that it decides something"
 
 
+@pytest.mark.slow
 def test_a_check_whose_process_dies_is_wrong_and_the_next_is_made(fresh: answers_symbolic.Counts) -> None:
     assert answers.same("p + q", "q + p")
     worker = answers_symbolic._checker._idle[0]._worker  # pyright: ignore
@@ -149,6 +151,7 @@ def test_what_cannot_be_read_is_wrong_and_only_a_reference_is_counted(fresh: ans
     assert "cannot be read" in fresh.reason
 
 
+@pytest.mark.slow
 def test_threads_are_served_side_by_side_and_rightly(
     fresh: answers_symbolic.Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +183,7 @@ def test_words_start_no_process() -> None:
     assert said.stdout.split() == ["0", "False"]
 
 
+@pytest.mark.slow
 def test_in_a_verifiers_process_the_check_needs_no_other() -> None:
     with Verifier("open4ov.answers:correct", 60) as verifier:
         assert verifier.verdict(r"\boxed{(x+1)^2}", "x^2+2x+1").right is True

@@ -41,6 +41,7 @@ def fails(inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fa
     return lambda message, *arguments: refusal(inside(*arguments), message)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_ends_likewise(tmp_path: Path) -> None:
     recipe(tmp_path, SMALL + "sfft: {}\n")
     told = refusal(open4ov("run", "r.yaml", "--out", "out", cwd=tmp_path), "r.yaml, line 4: sfft: unknown key 'sfft'")

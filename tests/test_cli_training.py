@@ -32,9 +32,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, Path, str | Non
         config: Callable[[Recipe], dict[str, Any]] = lambda recipe: {"rl": recipe.rl.model_dump(mode="json")}  # noqa: E731
         return Graph([Stage(name, names[:place], config, work) for place, name in enumerate(names)])
 
-    def run(recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None) -> object:
+    def run(recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None, retry: bool = False) -> object:
         calls.append((recipe, root, until))
-        return real(recipe, root, reporter, until, stages=small())
+        return real(recipe, root, reporter, until, stages=small(), retry=retry)
 
     monkeypatch.setattr(pipeline, "run", run)
     return calls

@@ -320,7 +320,7 @@ def test_an_option_of_a_later_stage_leaves_the_earlier_ones_as_they_are() -> Non
     assert [name for name in first if first[name] != changed[name]] == ["sft_ability"]
 
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = sorted(path for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml") if path.stem != "claims")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -344,8 +344,7 @@ def test_the_recipe_of_a_large_model_trains_by_rl_on_imported_sets() -> None:
     assert dpo.pairs > 0
     assert "corpora" not in {source.kind for source in rl.pool.sources}
     assert sum(source.most or 0 for source in rl.pool.sources) > rl.steps * rl.prompts
-    assert rl.rollout.backend == "vllm"
-    assert rl.rollout.concurrency >= rl.prompts
+    assert rl.rollout.backend == "own"  # on the GPUs that train
     assert rl.max_update_tokens is not None
     assert rl.max_update_tokens > rl.max_tokens
     assert dpo.preferences

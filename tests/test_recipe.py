@@ -27,7 +27,10 @@ def faults(folder: Path, text: str, *overrides: str) -> list[str]:
     return [line.replace(f"{folder}/", "") for line in str(caught.value).splitlines()]
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.name)
+RECIPES = sorted(path for path in SHIPPED.glob("*.yaml") if path.stem != "claims")  # which is no recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_the_shipped_recipes_load(path: Path) -> None:
     assert load(path).name == path.stem
 

@@ -67,6 +67,7 @@ HUMAN = {"human": 0.5, "image_normal": 0.5}
         ({"mined": "a:b"}, "dpo.mined: has no effect"),
         ({"attributes": {"length": 1}}, "dpo.attributes: has no effect"),
         ({"mix": {"brevity": 1.0}, "probe": 8}, "dpo.probe: has no effect"),
+        ({"mix": {"brevity": 1.0}, "wordings": 3}, "dpo.wordings: has no effect"),
         ({"validation": {"pairs": 0}, "watch": 2.0}, "dpo.watch: has no effect: dpo.validation.pairs is 0"),
         ({"validation": {"pairs": 0, "every": 5}}, "dpo.validation.every: has no effect"),
         ({"pairs": 0, "beta": 0.2}, "dpo.beta: has no effect: dpo.pairs is 0"),

@@ -13,7 +13,7 @@ from open4ov.errors import UserError
 from open4ov.recipe import Recipe, load
 from open4ov.recipe_rl_encoder import SHIPPED, SHIPPED_THRESHOLD
 
-NGRAMS = "open4ov.rl.rewards:ngram_embedding"
+NGRAMS = "open4ov.rl.distance.encoders:ngram_embedding"
 
 
 def recipe(tmp_path: Path, rl: str) -> Recipe:

@@ -263,6 +263,24 @@ def test_put_and_get_by_content(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("*.png"))) == 2
 
 
+def test_a_picture_put_again_is_written_again_when_it_has_gone_or_was_cut_short(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    picture = Image.new("RGB", (5, 4), (9, 8, 7))
+    sha = store.put(picture)
+    whole = store.path(sha).read_bytes()
+    store.path(sha).unlink()
+    assert store.put(picture) == sha
+    assert store.path(sha).read_bytes() == whole
+    store.path(sha).write_bytes(whole[:10])
+    assert store.put(picture.copy()) == sha
+    assert store.path(sha).read_bytes() == whole
+    picture.putpixel((0, 0), (0, 0, 0))  # the same object shows something else now
+    assert store.put(picture) != sha
+    assert store.put(picture.resize((4, 5))) == store.put(
+        Image.frombytes("RGB", (4, 5), picture.resize((4, 5)).tobytes())
+    )
+
+
 def test_the_store_refuses_other_modes_missing_and_changed_images(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     with pytest.raises(ValueError, match="holds RGB images, not RGBA"):

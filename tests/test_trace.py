@@ -112,6 +112,7 @@ def open4ov(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_in_out_and_trace_on_the_command_line(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (5, 5, 5)).save(tmp_path / "a.png")
     row = {"image": "a.png", "conversations": [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": "!"}]}

@@ -40,3 +40,13 @@ def _proc(file: str, key: str) -> str | None:
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
+
+
+def in_words(command: str) -> str:
+    """The command that measured something, and machine, versions and commit, as lines of Markdown."""
+    machine, versions = _machine(), _versions()
+    cpu, cores, memory = machine["cpu"], machine["cores"], machine["memory"] or "memory unknown"
+    told = ", ".join(f"{name} {versions[name]}" for name in ("python", "open4ov", "torch"))
+    return (
+        f"- command: `{command}`\n- machine: {cpu}, {cores} cores, {memory}; {told}\n- commit: {commit() or 'none'}\n"
+    )

@@ -63,7 +63,7 @@ def save(folder: Path, model: nn.Module, optimizer: Optimizer, checkpoint: Check
         save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / "state.safetensors")
         (temporary / "curve.json").write_text(json.dumps(record))
         for path in (temporary / "state.safetensors", temporary / "curve.json", temporary):
-            _sync(path)
+            sync(path)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_disk_full(error):
@@ -71,7 +71,7 @@ def save(folder: Path, model: nn.Module, optimizer: Optimizer, checkpoint: Check
         raise
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
-    _sync(folder)
+    sync(folder)
     for old in folder.glob("step-*"):
         if old != final:
             shutil.rmtree(old)
@@ -80,10 +80,15 @@ def save(folder: Path, model: nn.Module, optimizer: Optimizer, checkpoint: Check
 def load(folder: Path, model: nn.Module, optimizer: Optimizer, belongs: Callable[[str], bool]) -> Checkpoint | None:
     """Puts the newest checkpoint whose identity `belongs` here into model and optimizer; None when there is none.
 
-    Raises UserError for one that cannot be read: it was whole when it was written.
+    A training that was on many processes goes on in one. Raises UserError for a checkpoint that cannot be read: it was
+    whole when it was written.
     """
     for done in _steps(folder):
         path = folder / f"step-{done}"
+        if (path / "manifest.json").exists():  # of many processes
+            from open4ov.parallel import checkpoint  # brings much in
+
+            return checkpoint.load(folder, model, optimizer, belongs)
         try:
             record = json.loads((path / "curve.json").read_text())
             if not belongs(record["identity"]):
@@ -137,7 +142,7 @@ def _full(folder: Path, done: int) -> UserError:
     )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flushes a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

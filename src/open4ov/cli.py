@@ -12,18 +12,34 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from open4ov import cli_admission, cli_build, cli_labels, cli_versions
+from open4ov import (
+    cli_ablate,
+    cli_admission,
+    cli_build,
+    cli_eval,
+    cli_labels,
+    cli_loop,
+    cli_plan,
+    cli_report,
+    cli_versions,
+    cli_versus,
+)
 from open4ov import cli_documents as documents
 from open4ov import cli_formats as formats
+from open4ov import cli_release as release
 from open4ov import cli_review as review
 from open4ov import cli_serving as serving
 from open4ov import cli_training as training
 from open4ov.cli_serving import model_dir
 from open4ov.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from open4ov.progress import Reporter
+    from open4ov.recipe import Recipe
 
 app = typer.Typer(
     help="Make a multimodal LLM an expert of a vertical domain without losing its general ability.",
@@ -44,8 +60,14 @@ app.add_typer(nano, name="nano")
 app.add_typer(data, name="data")
 app.add_typer(serving.app)
 app.add_typer(training.app)
+app.add_typer(cli_plan.app)
+app.add_typer(cli_eval.app)
+app.add_typer(release.app)
+app.add_typer(cli_versus.app)
+app.add_typer(cli_ablate.app)
 app.add_typer(cli_admission.app, name="admit")
 app.add_typer(cli_labels.app, name="labels")
+app.add_typer(cli_report.app, name="report")
 
 
 @app.command()
@@ -57,38 +79,52 @@ def run(
     json_: Annotated[bool, typer.Option("--json", help="events as JSON lines on stdout")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="only say what the endpoints would be asked, and what that would cost")
+        bool,
+        typer.Option(
+            "--dry-run", help="change nothing; say what would be done, what is missing, and what endpoints would cost"
+        ),
     ] = False,
     retry_unanswered: Annotated[
         bool, typer.Option("--retry-unanswered", help="ask again what got no answer in a finished stage")
     ] = False,
+    iterations: Annotated[
+        int | None, typer.Option(metavar="N", help="rounds, each planned by what the one before it was weak in")
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar="KIND", help="of the rounds: adaptive (the default), or fixed as a control")
+    ] = None,
 ) -> None:
-    """Run a recipe, from images to the report."""
-    from open4ov import pipeline
+    """Run a recipe, from images to the report; under torchrun on several processes."""
+    from open4ov import together
+    from open4ov.loop.result import last_round
     from open4ov.progress import JsonLines, Quiet, Terminal
     from open4ov.recipe import load
 
     if json_ and quiet:
         raise UserError("--json and --quiet contradict each other; give one of them")
     reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
+    chosen = load(recipe, set_ or ())
+    kind = cli_loop.kind_of(iterations, plan, until, chosen)
     if dry_run:
         if retry_unanswered:
             raise UserError("--retry-unanswered has no effect with --dry-run, which sends nothing; give one of them")
-        if until is not None:
-            raise UserError("--until has no effect with --dry-run, which estimates the stage data; give one of them")
-        from open4ov.mllm.estimate import to_text
-
-        chosen = load(recipe, set_ or ())
-        found = pipeline.estimate(chosen, out, reporter)
-        print(json.dumps({"event": "estimate", **found}, ensure_ascii=False) if json_ else to_text(found, chosen.data))
+        if kind and iterations is not None:
+            cli_loop.dry_run(chosen, out, iterations, kind, json_)
+        else:
+            _dry_run(chosen, out, reporter, until, json_)
         return
     try:
-        pipeline.run(load(recipe, set_ or ()), out, reporter, until, retry=retry_unanswered)
+        if kind and iterations is not None:
+            speaks = cli_loop.go(chosen, out, iterations, kind, reporter, retry_unanswered)
+        else:
+            speaks = together.run(chosen, out, reporter, until, retry=retry_unanswered)
     except KeyboardInterrupt:
         print(f"open4ov: stopped; the same command goes on from here ({out})", file=sys.stderr)
         raise
-    if until is None and not (json_ or quiet):
-        _show_result(out)
+    if speaks and until is None and not (json_ or quiet):
+        _show_result(last_round(out))
+        if kind:
+            cli_loop.show(out)
 
 
 @app.command()
@@ -143,8 +179,10 @@ def ask(
 @app.command()
 def table(run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory with a report")]) -> None:
     """Print the evaluation table of a run."""
+    from open4ov.loop.result import last_round
     from open4ov.report.table import to_text
 
+    run_dir = last_round(run_dir)
     path = run_dir / "report" / "table.json"
     if not path.is_file():
         raise UserError(
@@ -155,7 +193,10 @@ def table(run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a run dir
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="finished runs of one recipe, of several seeds")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="finished runs of one recipe (of rounds: the last), of several seeds"),
+    ],
     other: Annotated[
         list[Path] | None, typer.Option("--against", metavar="DIR", help="a run to subtract; once for each seed")
     ] = None,
@@ -167,15 +208,22 @@ def compare(
     """Pool runs of several seeds into one table (Markdown).
 
     With --model and --with, the paired differences between two models of these runs; with --against, from those of
-    other runs.
+    other runs. With the folders of two evaluations (open4ov eval), the differences between these.
     """
+    from open4ov.evaluate import paired
+
+    if any(paired.is_evaluation(folder) for folder in (*runs, *(other or ()))):
+        _compare_evaluations(runs, other or [], bool(model or other_model))
+        return
     from open4ov.evaluate.compare import against, pooled
+    from open4ov.loop.result import last_round
     from open4ov.pipeline import MODELS
     from open4ov.report.table import build, difference_lines, to_markdown
 
+    runs, other = [last_round(folder) for folder in runs], [last_round(folder) for folder in other or ()]
     if not other and bool(model) != bool(other_model):
         raise UserError("--model and --with name two models to compare; give both, or --against DIR too")
-    paired = bool(other or model)
+    subtracted = bool(other or model)
     model, other_model = model or "sft_preference", other_model or "sft_knowledge"
     for key, name in (("--model", model), ("--with", other_model)):
         if name not in ("base", *MODELS):
@@ -185,9 +233,20 @@ def compare(
         raise UserError(f"{runs[0]}: nothing has been evaluated yet; run its recipe as far as evaluate_base")
     table = build(results)
     print(to_markdown(table))
-    if paired:
+    if subtracted:
         print(f"\n{model} of these minus {other_model} of {'those' if other else 'these'}, paired:\n")
         print(difference_lines(table, against(runs, model, other or runs, other_model, table["confidence"])))
+
+
+def _compare_evaluations(first: list[Path], second: list[Path], models: bool) -> None:
+    from open4ov.evaluate import paired
+
+    folders = [*first, *second]
+    if len(folders) != 2:
+        raise UserError("give two evaluations' folders to compare: open4ov compare DIR DIR (or DIR --against DIR)")
+    if models:
+        raise UserError("--model and --with have no effect between evaluations, which are of one model each")
+    print(paired.to_text(paired.compare(*folders)))
 
 
 @nano.command("train")
@@ -236,6 +295,22 @@ def _every_ten_seconds() -> Callable[[dict[str, float]], None]:
             print("  ".join(f"{name} {value:.6g}" for name, value in figures.items()), file=sys.stderr, flush=True)
 
     return tell
+
+
+def _dry_run(recipe: Recipe, out: Path, reporter: Reporter, until: str | None, json_: bool) -> None:
+    """Prints what a run would do and lack, and what data construction would ask, where all for that is there."""
+    from open4ov import dry_run, pipeline
+    from open4ov.mllm.estimate import to_text
+
+    found = dry_run.look(recipe, out, until)
+    print(json.dumps({"event": "dry_run", **found.data()}, ensure_ascii=False) if json_ else found.text(), flush=True)
+    states = {step.stage: step.status for step in found.steps}
+    if states.get("data") != "to make" or states.get("images") == "blocked" or not dry_run.asks(recipe):
+        return
+    asked = pipeline.estimate(recipe, out, reporter)
+    print(
+        json.dumps({"event": "estimate", **asked}, ensure_ascii=False) if json_ else "\n" + to_text(asked, recipe.data)
+    )
 
 
 def _show_result(root: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from open4ov.data.topics import Topic
     from open4ov.recipe_balance import BalanceSection
+    from open4ov.recipe_labels import LabelsSection
 
 
 def balance(
@@ -38,6 +40,7 @@ def balance(
 
     Scarce labels go into feedback.yaml, which data construction reads (data.feedback).
     """
+    from open4ov.progress import Quiet, Terminal
     from open4ov.report.balance_page import verdict
     from open4ov.run_dir import beside
     from open4ov.stages.balance import balanced
@@ -46,11 +49,10 @@ def balance(
     section, labels, seed = _options(recipe, set_ or ())
     given = _read(data)
 
-    def tell(step: str, done: int, total: int) -> None:
-        if not (quiet or json_) and sys.stderr.isatty():
-            print(f"\r{step} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    with beside(out) as folder:
+    reporter = Quiet() if quiet or json_ else Terminal()
+    reporter.started("balance", 1, 1)
+    with beside(out) as folder, closing(reporter):
+        tell = partial(reporter.progress, "balance")
         found = balanced(given.samples, section, folder, given.picture, seed, labels, given.topics, tell)
         write_samples(folder / "samples.parquet", given.placed(found.samples, ImageStore(folder / "image-store")))
     figures = found.figures
@@ -100,7 +102,7 @@ class _Given:
         return found
 
 
-def _options(recipe: Path | None, overrides: Sequence[str]) -> tuple[BalanceSection, str | None, int]:
+def _options(recipe: Path | None, overrides: Sequence[str]) -> tuple[BalanceSection, str | LabelsSection | None, int]:
     """The section, the label tree's file, and the seed."""
     from open4ov.recipe import load
     from open4ov.recipe_balance import BalanceSection

@@ -1,4 +1,4 @@
-"""The commands that serve: `serve`, `stage`, `route` and `vllm-plan`; parse, call, print."""
+"""The commands that serve: `serve`, `rollout`, `stage`, `route` and `vllm-plan`; parse, call, print."""
 
 from __future__ import annotations
 
@@ -127,6 +127,73 @@ def serve(
 
 
 @app.command()
+def rollout(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="a run directory (its last model), or a model's folder")],
+    folder: Annotated[
+        list[Path],
+        typer.Option(metavar="FOLDER", help="the trainer's rl.rollout.folder; weights are read from it only"),
+    ],
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    api_key_env: Annotated[
+        str, typer.Option(help="the environment variable that holds the keys, separated by commas")
+    ] = "OPEN4OV_API_KEYS",
+    max_batch: Annotated[int, typer.Option(min=1, help="responses under way together")] = 128,
+    kv_tokens: Annotated[int, typer.Option(min=256, help="tokens whose keys and values are held")] = 32768,
+    queue: Annotated[int, typer.Option(min=1, help="requests under way or waiting; more are turned away")] = 1024,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a CUDA card where there is one")
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], typer.Option(help="as rl.precision: what it computes in")
+    ] = "auto",
+    quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="on SIGTERM: time for requests under way")] = 60.0,
+) -> None:
+    """Generate rollouts for a training elsewhere (rl.rollout.backend: served), by weights that it writes to FOLDER.
+
+    Whoever has a key can change the weights that this server answers by.
+    """
+    keys = _keys(api_key_env, host)
+    for one in folder:
+        if not one.is_dir():
+            raise UserError(
+                f"--folder {one}: there is no such folder; make it, or name the one that the trainer writes to"
+            )
+    directory = model_dir(model)
+
+    from open4ov.engine.serving.bound import bound, url
+
+    listener = bound(host, port)  # before a model is loaded for nothing
+
+    from open4ov import training
+    from open4ov.engine import Engine
+    from open4ov.engine.quantize import load
+    from open4ov.engine.rollouts.app import create_app
+    from open4ov.engine.service import Service
+    from open4ov.engine.serving.listen import server
+    from open4ov.model import Processor
+
+    place = training.device(device, "--device")
+    loaded = load(directory, quantize)
+    if quantize is None:
+        loaded.to(place)
+    half = training.autocast(precision, loaded.device)
+    if half is not None and quantize is None:
+        loaded.requires_grad_(True)  # only of such weights autocast keeps what it has cast
+    engine = Engine(loaded, Processor.from_pretrained(directory), max_batch, kv_tokens, autocast=half, watch=False)
+    service = Service(engine, queue)
+    try:
+        running = server(create_app(service, folder, keys, quantize), host, port, drain_seconds)
+        running.said = (
+            f"open4ov: rollouts at {url(listener).removesuffix('/v1')} ({'with' if keys else 'without'} keys)"
+        )
+        running.run([listener])
+    finally:
+        service.stop()
+
+
+@app.command()
 def stage(
     kind: Annotated[Literal["encode", "prefill"], typer.Argument(help="what it does for the servers that ask it")],
     model: Annotated[Path, typer.Argument(metavar="DIR", help="the model that the servers have")],
@@ -216,8 +283,10 @@ def route(
 def model_dir(path: Path) -> Path:
     """The folder of the model to ask: the last finished one of a run, a model's own, or a shipped one by name."""
     from open4ov.assets import base_dir
+    from open4ov.loop.result import last_round
     from open4ov.pipeline import finished_model
 
+    path = last_round(path)
     if (path / "run.json").exists():
         folder = finished_model(path)
         if folder is None:

@@ -59,12 +59,12 @@ def _check(json_: bool, quiet: bool) -> None:
 
 def _train(recipe: Path, out: Path, stage: str, set_: list[str] | None, json_: bool, quiet: bool) -> None:
     """Brings the run up to that stage and prints where its model lies."""
-    from open4ov import pipeline
+    from open4ov import together
     from open4ov.progress import JsonLines, Quiet, Terminal
     from open4ov.recipe import load
 
     _check(json_, quiet)
     reporter = JsonLines() if json_ else Quiet() if quiet else Terminal()
-    pipeline.run(load(recipe, set_ or ()), out, reporter, stage)
-    if not json_:
+    speaks = together.run(load(recipe, set_ or ()), out, reporter, stage)
+    if speaks and not json_:
         print(out / stage / "model")

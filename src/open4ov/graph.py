@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
@@ -21,6 +21,9 @@ from open4ov.progress import Reporter
 from open4ov.recipe import Recipe
 from open4ov.run_dir import Place, disk_full, hash_json, read_json
 from open4ov.store import ImageStore, is_disk_full, sweep
+
+if TYPE_CHECKING:
+    from open4ov.parallel.crew import Crew
 
 VERSION = metadata.version("open4ov")
 
@@ -41,6 +44,8 @@ class StageRun:
     seed: int
     stage: str
     _reporter: Reporter = field(repr=False)
+    crew: Crew | None = field(default=None, repr=False)
+    """The other processes of the run, where there are some (`together.py`)"""
 
     def progress(self, description: str, done: float, total: float) -> None:
         """Says how far the stage is; cheap enough to call at every step."""
@@ -105,7 +110,13 @@ class Graph:
         return [stage for stage in self.stages.values() if stage.name in wanted]
 
     def run(
-        self, recipe: Recipe, root: Path, reporter: Reporter, until: str | None = None, retry: bool = False
+        self,
+        recipe: Recipe,
+        root: Path,
+        reporter: Reporter,
+        until: str | None = None,
+        retry: bool = False,
+        crew: Crew | None = None,
     ) -> list[Outcome]:
         """Brings the stages up to date in the run directory `root`, which must exist and be locked by the caller.
 
@@ -119,6 +130,21 @@ class Graph:
         for stage in self._stale(stages, recipe, root):
             if stage.check:
                 stage.check(recipe)
+        try:
+            return self._bring(stages, recipe, root, images, reporter, retry, crew)
+        finally:
+            gc.unfreeze()
+
+    def _bring(
+        self,
+        stages: Sequence[Stage],
+        recipe: Recipe,
+        root: Path,
+        images: ImageStore,
+        reporter: Reporter,
+        retry: bool,
+        crew: Crew | None,
+    ) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for position, stage in enumerate(stages, 1):
             place = Place(root, stage.name)
@@ -154,10 +180,12 @@ class Graph:
                 seed=recipe.seed,
                 stage=stage.name,
                 _reporter=reporter,
+                crew=crew,
             )
             start = time.perf_counter()
             _reset_peak()
             seed_everything(recipe)
+            gc.freeze()  # what is there, modules above all, is not looked through for cycles again and again
             try:
                 stage.run(run)
                 seconds, peak = time.perf_counter() - start, _peak_bytes()
@@ -179,16 +207,37 @@ class Graph:
             outcomes.append(Outcome(stage.name, "done", seconds))
         return outcomes
 
+    def finished(self, stages: Sequence[Stage], recipe: Recipe, root: Path) -> set[str]:
+        """Those whose folders in `root` are as the recipe and their inputs' folders have them. Changes nothing."""
+        found: set[str] = set()
+        for stage in stages:
+            if not found.issuperset(stage.inputs):
+                continue
+            if Place(root, stage.name).intact(self.key(stage, recipe, root)):
+                found.add(stage.name)
+        return found
+
+    def key(self, stage: Stage, recipe: Recipe, root: Path) -> str:
+        """The key under which a stage is finished in `root`, where all that it is made from must be."""
+        return hash_json(_facts(stage, recipe, {name: Place(root, name).lineage() for name in stage.inputs}))
+
+    def identities(self, stages: Sequence[Stage], recipe: Recipe) -> dict[str, str]:
+        """Stage -> what it will be made of and how, said before anything is there: two recipes whose stage has the same
+        identity make the same of it. `stages`: as `needed` has them."""
+        found: dict[str, str] = {}
+        for stage in stages:
+            made_from = {name: {"key": found[name], "digest": ""} for name in stage.inputs}
+            found[stage.name] = hash_json(_facts(stage, recipe, made_from))
+        return found
+
     def _stale(self, stages: Sequence[Stage], recipe: Recipe, root: Path) -> list[Stage]:
         """Those that are not as the recipe has them, and those that are made from such."""
         stale: dict[str, Stage] = {}
         for stage in stages:
             place = Place(root, stage.name)
             place.recover()
-            if not stale.keys() & set(stage.inputs):
-                made_from = {name: Place(root, name).lineage() for name in stage.inputs}
-                if place.intact(hash_json(_facts(stage, recipe, made_from))):
-                    continue
+            if not stale.keys() & set(stage.inputs) and place.intact(self.key(stage, recipe, root)):
+                continue
             stale[stage.name] = stage
         return list(stale.values())
 

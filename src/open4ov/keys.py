@@ -4,21 +4,20 @@ A stage is made anew when this changes (`graph.py`). What cannot be read, or a f
 before any stage runs.
 
 A config is shaped as the recipe is, so that what has changed can be told by its place there (`changes.py`); options
-that change nothing of a stage's output are left out. `FILES` maps an option to the digest of the files that it names.
+that change nothing of a stage's output are left out: so is all of `parallel`, which spreads the same computation over
+processes, and whose results differ by rounding only. `FILES` maps an option to the digest of the files that it names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from open4ov import assets, machine, recipe_dpo
+from open4ov import key_files, machine, recipe_dpo
 from open4ov.changes import FILES
 from open4ov.errors import UserError
-from open4ov.functions import foreign
-from open4ov.recipe import Recipe
+from open4ov.recipe import LabelsSection, Recipe
 from open4ov.recipe_rl import UNREAD
 from open4ov.run_dir import fingerprint, hash_json
 
@@ -35,32 +34,22 @@ def images(recipe: Recipe) -> dict[str, Any]:
         if not name.startswith("corpus:") and not Path(name).is_dir():
             raise UserError(f"images.{key}: {name} is not a folder; name a folder of images, or corpus:{corpus}")
     named = {"images.vertical": section.vertical, "images.general": section.general}
-    folders = {key: _folder(Path(name)) for key, name in named.items() if not name.startswith("corpus:")}
-    return {"images": section.model_dump(mode="json"), FILES: {**folders, SHIPPED: _corpora()}}
-
-
-@cache
-def _corpora() -> str:
-    """A digest of the shipped corpora: pictures, fonts, words and the in-car knowledge."""
-    from open4ov.corpora import in_car
-
-    knowledge = Path(in_car.__file__).parent
-    files = [path for path in (Path(assets.__file__).parent / "corpora").rglob("*") if path.is_file()]
-    return fingerprint([*files, *knowledge.glob("*.yaml")])
-
-
-def _folder(folder: Path) -> str:
-    """A digest of a folder of images and annotations: samples name their files by where these lie below it."""
-    return fingerprint((path for path in folder.rglob("*") if path.is_file()), folder)
+    folders = {key: key_files.folder(Path(name)) for key, name in named.items() if not name.startswith("corpus:")}
+    unread = {"title"} if section.questions else {"title", "questions"}
+    return {"images": section.model_dump(mode="json", exclude=unread), FILES: {**folders, SHIPPED: key_files.corpora()}}
 
 
 def data(recipe: Recipe) -> dict[str, Any]:
     from open4ov.mllm.embedders import identity
 
     embedder = identity(recipe.data.embedder)
-    labels = Path(recipe.data.labels) if recipe.data.labels else None
+    labels = _label_file(recipe)
     if labels and not labels.is_file():
         raise UserError(f"data.labels: no such file: {labels}")
+    if recipe.data.labels and not labels:
+        from open4ov.data.labels import load
+
+        load(recipe.data.labels)  # what it adds may not fit the tree
     feedback = Path(recipe.data.feedback) if recipe.data.feedback else None
     if feedback and not feedback.is_file():
         raise UserError(f"data.feedback: no such file: {feedback}")
@@ -68,57 +57,26 @@ def data(recipe: Recipe) -> dict[str, Any]:
         "data.labels": fingerprint([labels]) if labels else "",
         "data.feedback": fingerprint([feedback]) if feedback else "",
         "data.embedder": embedder,
-        **_evaluation_files(recipe),
+        **key_files.evaluation_sets(recipe),
         **{
-            f"data.providers.{name}.model": _model(one.model)
+            f"data.providers.{name}.model": key_files.model(one.model)
             for name, one in recipe.data.providers.items()
             if one.kind == "engine" and one.model
         },
     }
-    return {"data": recipe.data.model_dump(mode="json", exclude=_PACE), FILES: _there(files)}
+    unread = _PACE if recipe.data.admit_all else {**_PACE, "admit_all": True}  # as sets before there was a choice
+    return {"data": recipe.data.model_dump(mode="json", exclude=unread), FILES: key_files.there(files)}
 
 
-def _functions(named: Mapping[str, str | None]) -> dict[str, str]:
-    """Digests of the user's own functions, by the option that names one: with another text a stage is made anew. Raises
-    UserError for a name that leads nowhere."""
-    return _there({key: foreign(path, key) for key, path in named.items() if path})
-
-
-def _there(files: dict[str, str]) -> dict[str, str]:
-    return {key: digest for key, digest in files.items() if digest}
-
-
-def _evaluation_files(recipe: Recipe) -> dict[str, str]:
-    """A digest of the evaluation sets that data are kept clean of, and of the pictures that they name by path: one that
-    is put where it was missing makes the data anew."""
-    hygiene = recipe.data.hygiene
-    paths = [Path(name) for name in hygiene.decontaminate]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"data.hygiene.decontaminate: no such file: {path}")
-    own = {"burned_in": hygiene.burned_in, "question_embedder": hygiene.question_embedder}
-    found = _functions({f"data.hygiene.{key}": path for key, path in own.items()})
-    if not paths:
-        return found
-    found["data.hygiene.decontaminate"] = fingerprint(paths)
-    named = _pictures_of(paths, [Path(name) for name in hygiene.decontaminate_images])
-    if named:
-        there = fingerprint({file for _, file in named if file is not None})
-        missing = sorted({name for name, file in named if file is None})
-        found["data.hygiene.decontaminate_images"] = hash_json([there, missing])
-    return found
-
-
-def _pictures_of(paths: list[Path], folders: list[Path]) -> list[tuple[str, Path | None]]:
-    from open4ov.data import evaluation_tsv
-
-    return [item for path in paths for item in evaluation_tsv.named(path, folders).items()]
+def _label_file(recipe: Recipe) -> Path | None:
+    labels = recipe.data.labels
+    return Path(labels) if isinstance(labels, str) and labels else None
 
 
 def assess(recipe: Recipe) -> dict[str, Any]:
     """The short training is stage 1's, with another number of tokens and nothing graded."""
     section = recipe.admission.assess
-    files = {"model": _base(recipe), SHIPPED: _corpora(), **_verifier(recipe)}
+    files = {"model": key_files.base(recipe), SHIPPED: key_files.corpora(), **_verifier(recipe)}
     if section.probe:
         path = Path(section.probe)
         if not path.exists():
@@ -157,9 +115,11 @@ _PACE: dict[str, Any] = {
 
 def sets(recipe: Recipe) -> dict[str, Any]:
     """Which pictures are kept apart, the label tree that samples are held against, and the shares of its labels."""
-    labels = Path(recipe.data.labels) if recipe.data.labels else None
+    labels = _label_file(recipe)
     found: dict[str, Any] = {"sft": {"held_out": recipe.sft.held_out}}
     files = {"data.labels": fingerprint([labels]) if labels else ""}
+    if isinstance(recipe.data.labels, LabelsSection):
+        found["data"] = {"labels": recipe.data.labels.model_dump(mode="json")}
     balance = recipe.admission.balance
     if balance.samples:
         from open4ov.mllm.embedders import identity
@@ -167,7 +127,7 @@ def sets(recipe: Recipe) -> dict[str, Any]:
         pace = {"embedder": {"batch": True, "endpoint": _ASKING | {"batch"}}}
         found["admission"] = {"balance": balance.model_dump(mode="json", exclude=pace)}
         files["admission.balance.embedder"] = identity(balance.embedder) if balance.max_clusters else ""
-    return {**found, FILES: _there(files)}
+    return {**found, FILES: key_files.there(files)}
 
 
 def probe(recipe: Recipe) -> dict[str, Any]:
@@ -178,12 +138,12 @@ def probe(recipe: Recipe) -> dict[str, Any]:
         "sft": asked,
         "admission": _patience(recipe),
         "threads": recipe.threads,
-        FILES: {"model": _base(recipe), **_verifier(recipe)},
+        FILES: {"model": key_files.base(recipe), **_verifier(recipe)},
     }
 
 
 def _verifier(recipe: Recipe) -> dict[str, str]:
-    return _functions({"sft.verifier": recipe.sft.verifier})
+    return key_files.functions({"sft.verifier": recipe.sft.verifier})
 
 
 def _patience(recipe: Recipe) -> dict[str, Any]:
@@ -208,11 +168,11 @@ def training(name: str) -> Callable[[Recipe], dict[str, Any]]:
     """
 
     def config(recipe: Recipe) -> dict[str, Any]:
-        base: dict[str, Any] = {"threads": recipe.threads, FILES: {"model": _base(recipe)}}
+        base: dict[str, Any] = {"threads": recipe.threads, FILES: {"model": key_files.base(recipe)}}
         if name == "rl":
-            base[FILES] |= _functions({"rl.reward": recipe.rl.reward})
+            base[FILES] |= key_files.functions({"rl.reward": recipe.rl.reward})
             machine.online(recipe.rl)
-            base[FILES] |= _there({"rl.embedder": _encoder(recipe)})
+            base[FILES] |= key_files.there({"rl.embedder": _encoder(recipe)})
         elif name in SFT:
             base[FILES] |= _verifier(recipe)
         if name == "dpo":
@@ -251,10 +211,10 @@ def rl_pool(recipe: Recipe) -> dict[str, Any]:
         found["threads"] = recipe.threads
         found["rl"]["rollout"] = rl.rollout.model_dump(mode="json", include={"backend", "weights", "stop_loops"})
     kinds = {source.kind for source in rl.pool.sources}
-    files = {SHIPPED: _corpora()} if "corpora" in kinds else {}
-    files |= _functions({"rl.reward": rl.reward})
+    files = {SHIPPED: key_files.corpora()} if "corpora" in kinds else {}
+    files |= key_files.functions({"rl.reward": rl.reward})
     if kinds != {"corpora"}:
-        files |= _evaluation_files(recipe)
+        files |= key_files.evaluation_sets(recipe)
     given: dict[str, str] = {}
     for source in rl.pool.sources:
         if source.path:
@@ -273,12 +233,12 @@ def rl_pool(recipe: Recipe) -> dict[str, Any]:
         name = recipe.data.roles["rl_pool"]
         provider = recipe.data.providers[name].model_dump(mode="json", exclude=_ASKING | {"cache_as"})
         found["data"] = {"roles": {"rl_pool": name}, "providers": {name: provider}}
-    return {**found, FILES: _there(files)}
+    return {**found, FILES: key_files.there(files)}
 
 
 def _encoder(recipe: Recipe) -> str:
     """A digest of the encoder's files; "" for a function of this package."""
-    from open4ov.rl.encoders import identity
+    from open4ov.rl.distance.encoders import identity
 
     return identity(recipe.rl.embedder)
 
@@ -306,7 +266,7 @@ def preference_set(recipe: Recipe) -> dict[str, Any]:
         made.setdefault(stage, {})["pack_tokens"] = own
     else:
         made["pack_tokens"] = sft.pack_tokens
-    found: dict[str, Any] = {"sft": made, FILES: {"model": _base(recipe)}}
+    found: dict[str, Any] = {"sft": made, FILES: {"model": key_files.base(recipe)}}
     if sft.preference_set.hard:
         from open4ov.sft.preference.hard import file_of
 
@@ -326,7 +286,8 @@ def _offline(recipe: Recipe, base: dict[str, Any]) -> dict[str, Any]:
         if not path.exists():
             raise UserError(f"dpo.preferences: no such file or folder: {path}")
         files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    found = _there({"dpo.preferences": fingerprint(files) if files else ""}) | _functions({"dpo.mined": dpo.mined})
+    found = key_files.there({"dpo.preferences": fingerprint(files) if files else ""})
+    found |= key_files.functions({"dpo.mined": dpo.mined})
     return {"dpo": dpo.model_dump(mode="json", exclude=recipe_dpo.TOLD), **base, FILES: {**base[FILES], **found}}
 
 
@@ -337,20 +298,21 @@ def ration(recipe: Recipe) -> dict[str, Any]:
         "sft": _short_training(recipe, "replay"),
         "evaluate": {"max_tokens": recipe.evaluate.max_tokens},
         "threads": recipe.threads,
-        FILES: {"model": _base(recipe), **_verifier(recipe)},
+        FILES: {"model": key_files.base(recipe), **_verifier(recipe)},
     }
 
 
 def evaluation(recipe: Recipe) -> dict[str, Any]:
-    files = {"model": _base(recipe), SHIPPED: _corpora()}
-    return {"evaluate": recipe.evaluate.model_dump(mode="json"), "threads": recipe.threads, FILES: files}
+    files = {"model": key_files.base(recipe), SHIPPED: key_files.corpora()}
+    files |= key_files.functions({"evaluate.equivalence": recipe.evaluate.equivalence})
+    machine.evaluation(recipe.evaluate)
+    unread = {"min_items", "weights"} if recipe.evaluate.weights == "same" else {"min_items"}  # as before the choice
+    found = {"evaluate": recipe.evaluate.model_dump(mode="json", exclude=unread), "threads": recipe.threads}
+    if recipe.images.own:  # with another vertical another set is asked
+        found["images"] = {"title": recipe.images.called}
+    return {**found, FILES: files}
 
 
-def _base(recipe: Recipe) -> str:
-    return _model(recipe.model)
-
-
-def _model(name: str) -> str:
-    """A digest of a model's files."""
-    folder = assets.base_dir(name)
-    return fingerprint(path for path in folder.iterdir() if path.is_file())
+def held_out(recipe: Recipe) -> dict[str, Any]:
+    """Which are asked is decided by the data; here only when there are too few."""
+    return {"evaluate": {"min_items": recipe.evaluate.min_items}}

@@ -4,7 +4,7 @@ only a card can do anything with."""
 from __future__ import annotations
 
 from open4ov.errors import UserError
-from open4ov.recipe import DpoSection, RlSection
+from open4ov.recipe import DpoSection, EvaluateSection, RlSection
 
 
 def online(section: RlSection) -> None:
@@ -35,3 +35,16 @@ def offline(section: DpoSection) -> None:
         from open4ov import training
 
         training.device(section.device, "dpo.device")
+
+
+def evaluation(section: EvaluateSection) -> None:
+    """Raises UserError, naming the key, where models could not answer here. They are asked on the CPU."""
+    if section.weights != "same":
+        import torch
+
+        from open4ov.engine.quantize import check_machine
+
+        try:
+            check_machine(section.weights, torch.device("cpu"))
+        except UserError as error:
+            raise UserError(f"evaluate.weights: {error}") from None

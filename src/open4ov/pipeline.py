@@ -15,7 +15,8 @@ from collections.abc import Callable
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 from open4ov import keys
 from open4ov.about import about
@@ -27,10 +28,16 @@ from open4ov.recipe import Recipe
 from open4ov.run_dir import disk_full, locked, read_json
 from open4ov.store import is_disk_full, write_json
 
-__all__ = ["Graph", "Outcome", "Stage", "StageRun", "finished_model", "graph", "run"]
+if TYPE_CHECKING:
+    from open4ov.parallel.crew import Crew
+
+__all__ = ["Graph", "Outcome", "Stage", "StageRun", "claim", "finished_model", "graph", "run"]
 
 MODELS = (*SFT, "rl", "dpo")
 """The stages that leave a `model/`, in the order in which each goes on from the one before."""
+
+BEFORE = {".lock", "image-store", "plan.json", "plan.md", "feedback.yaml"}
+"""What may lie in a run directory before its run begins: a loop puts the plan of a round there (`loop/rounds.py`)"""
 
 
 def graph(recipe: Recipe) -> Graph:
@@ -46,6 +53,10 @@ def graph(recipe: Recipe) -> Graph:
             _ready,
         ),
     ]
+    held_out: tuple[str, ...] = ()
+    if recipe.images.own and recipe.data.hygiene.test:  # before any training: too few questions are found at once
+        stages.append(Stage("held_out", ("data",), keys.held_out, _call("open4ov.evaluate.held_out:run")))
+        held_out = ("held_out",)
     assessed = ("assess",) if recipe.admission.assess.tokens else ()
     if assessed:
         stages.append(Stage("assess", ("images", "data"), keys.assess, _call("open4ov.stages.assess:run")))
@@ -80,7 +91,7 @@ def graph(recipe: Recipe) -> Graph:
         before = (name,)
     earlier: tuple[str, ...] = ()
     for name in ("base", *models):  # an evaluation reads the earlier ones, for the differences from them
-        made_from = earlier if name == "base" else (name, *earlier)
+        made_from = (*held_out, *(() if name == "base" else (name,)), *earlier)
         work = _call("open4ov.evaluate.suites:run", name)
         stages.append(Stage(f"evaluate_{name}", made_from, keys.evaluation, work))
         earlier = (*earlier, f"evaluate_{name}")
@@ -123,26 +134,27 @@ def run(
     until: str | None = None,
     stages: Graph | None = None,
     retry: bool = False,
+    crew: Crew | None = None,
 ) -> list[Outcome]:
     """Brings the run directory `root` up to date with the recipe, as far as the stage `until`.
 
     Raises UserError when the directory belongs to another recipe or to a running process, holds something else, cannot
     be written, or the disk is full. `stages` replaces the standard graph. `retry`: finished stages that have questions
-    without an answer, which may come now, are made anew.
+    without an answer, which may come now, are made anew. `crew`: the other processes of the run.
     """
     chosen = stages or graph(recipe)
     for stage in chosen.needed(until):  # a misspelt name, or a base model that is not there, before anything is written
         stage.config(recipe)
     try:
         try:
-            _claim(recipe, root)
+            claim(recipe, root)
         except OSError as error:
             if is_disk_full(error):
                 raise
             raise _unwritable(root, error) from None
         with locked(root):
             write_json(root / "run.json", about(recipe))
-            return chosen.run(recipe, root, reporter, until, retry)
+            return chosen.run(recipe, root, reporter, until, retry, crew)
     except OSError as error:
         if is_disk_full(error):
             raise disk_full(root, "at the start of the run") from error
@@ -154,13 +166,19 @@ def run(
 
 
 def estimate(recipe: Recipe, root: Path, reporter: Reporter) -> dict[str, Any]:
-    """What data construction would ask of endpoints: brings the stage `images` up to date, and sends nothing."""
+    """What data construction would ask of endpoints. Sends nothing, and changes nothing in `root`: where its images are
+    not as the recipe has them, they are collected in a temporary folder."""
     from open4ov.data.construct import estimate
     from open4ov.store import ImageStore, read_samples
 
-    run(recipe, root, reporter, until="images")
-    images = read_samples(root / "images" / "samples.parquet")
-    return estimate(images, recipe.data, ImageStore(root / "image-store"), recipe.seed, root)
+    chosen = graph(recipe)
+    with TemporaryDirectory(prefix="open4ov-") as elsewhere:
+        place = root
+        if "images" not in chosen.finished(chosen.needed("images"), recipe, root):
+            place = Path(elsewhere) / "run"
+            run(recipe, place, reporter, until="images")
+        images = read_samples(place / "images" / "samples.parquet")
+        return estimate(images, recipe.data, ImageStore(place / "image-store"), recipe.seed, root)
 
 
 def _unwritable(root: Path, error: OSError) -> UserError:
@@ -175,8 +193,8 @@ def finished_model(root: Path) -> Path | None:
     return None
 
 
-def _claim(recipe: Recipe, root: Path) -> None:
-    """Makes the run directory, or refuses one that holds something else."""
+def claim(recipe: Recipe, root: Path) -> None:
+    """Makes the run directory. Raises UserError for one that holds something else, or another recipe's run."""
     root.mkdir(parents=True, exist_ok=True)
     record = root / "run.json"
     if record.exists():
@@ -189,7 +207,9 @@ def _claim(recipe: Recipe, root: Path) -> None:
                 f"{root}: holds a run of the recipe '{name}', and this recipe is '{recipe.name}'; give another --out"
             )
         return
-    foreign = [path.name for path in root.iterdir() if path.name != ".lock" and not path.name.startswith(".part-")]
+    if (root / "loop.json").exists():
+        raise UserError(f"{root}: holds rounds (loop.json); give --iterations, or another --out")
+    foreign = [path.name for path in root.iterdir() if path.name not in BEFORE and not path.name.startswith(".part-")]
     if foreign:
         raise UserError(f"{root}: no run directory, yet not empty (holds {min(foreign)}); give a new or empty --out")
 
@@ -211,11 +231,12 @@ def _unanswered(folder: Path) -> str:
 
 
 def _ready(recipe: Recipe) -> None:
-    from open4ov.data import density, labels, wishes
+    from open4ov.data import annotation_questions, density, labels, wishes
     from open4ov.mllm import ready
 
     tree = labels.load(recipe.data.labels)
     density.check_scenarios(recipe.data, tree)
+    annotation_questions.check_tasks(recipe.images.questions, recipe.data, tree)
     if recipe.data.feedback:
         wishes.read(recipe.data.feedback, tree)
     ready.check(recipe.data)
@@ -224,4 +245,4 @@ def _ready(recipe: Recipe) -> None:
 def _trainer(name: str) -> Callable[[StageRun], None]:
     if name in SFT:
         return _call("open4ov.stages.sft:run", name.removeprefix("sft_"))
-    return _call("open4ov.stages.dpo:run" if name == "dpo" else "open4ov.rl.stage:run")
+    return _call("open4ov.stages.dpo:run" if name == "dpo" else "open4ov.stages.rl:run")

@@ -5,22 +5,24 @@ One YAML file is one run. Unknown keys, wrong types and options without effect a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
-from open4ov import recipe_rules, yaml_file
-from open4ov.errors import UserError, nearest
+from open4ov import recipe_rules, typed_yaml, yaml_file
+from open4ov.errors import UserError
 from open4ov.recipe_admission import AdmissionSection
 from open4ov.recipe_dpo import DpoSection
 from open4ov.recipe_embedder import DEFAULT, EmbedderSection
 from open4ov.recipe_executor import ExecutorSection
 from open4ov.recipe_hygiene import HygieneSection
+from open4ov.recipe_images import ImagesSection
+from open4ov.recipe_labels import LabelsSection
+from open4ov.recipe_loop import LoopSection
+from open4ov.recipe_parallel import ParallelSection
 from open4ov.recipe_providers import BudgetSection, PriceSection, ProviderSection
 from open4ov.recipe_rl import RlSection
 from open4ov.recipe_section import Section
@@ -30,6 +32,9 @@ from open4ov.yaml_file import Loc, dotted
 __all__ = [
     "BudgetSection",
     "DpoSection",
+    "ImagesSection",
+    "LabelsSection",
+    "ParallelSection",
     "PriceSection",
     "ProviderSection",
     "Recipe",
@@ -42,31 +47,12 @@ __all__ = [
 ]
 
 
-class ImagesSection(Section):
-    """Where the pictures come from (paper §3.1)."""
-
-    vertical: str = Field(
-        default="corpus:in_car",
-        min_length=1,
-        description="`corpus:NAME` or a folder of images (with NAME.json annotations)",
-    )
-    per_symbol: int = Field(
-        default=12, ge=1, description="renderings of each vertical symbol, when a corpus draws them"
-    )
-    general: str = Field(
-        default="corpus:general", min_length=1, description="`corpus:general`, or a folder, for the SFT-Ability set"
-    )
-    general_count: int = Field(default=4000, ge=0, description="how many general pictures, or questions without one")
-    general_questions: int = Field(default=1, ge=1, description="most questions about a picture that a corpus draws")
-    max_pixels: int = Field(
-        default=40_000_000, ge=1, le=170_000_000, description="larger images are refused and listed"
-    )
-
-
 class DataSection(Section):
     """Data construction (paper §2)."""
 
-    labels: str | None = Field(default=None, description="YAML label tree; the shipped one when empty")
+    labels: str | LabelsSection | None = Field(
+        default=None, description="YAML label tree; or labels to add to the shipped one; the shipped one when empty"
+    )
     feedback: str | None = Field(
         default=None,
         min_length=1,
@@ -127,22 +113,42 @@ class DataSection(Section):
     inject_defects: float = Field(
         default=0.0, ge=0, le=1, description="share of wrong samples added to measure the judges"
     )
+    admit_all: bool = Field(
+        default=False,
+        description="every sample stays, known defects too, whatever judges and verification say: to compare with",
+    )
     hygiene: HygieneSection = Field(default_factory=HygieneSection)
     executor: ExecutorSection = Field(default_factory=ExecutorSection)
     chunk: int = Field(default=2048, ge=1, description="images that are worked on, and held in memory, together")
+
+
+EQUIVALENCE = "open4ov.evaluate.diversity:equivalent"
 
 
 class EvaluateSection(Section):
     """What every model is asked (paper §6)."""
 
     items: int = Field(default=300, ge=1, description="items a suite")
+    min_items: int = Field(
+        default=20,
+        ge=1,
+        description="fewest held-out questions about your own pictures, by language; fewer: error",
+    )
     samples: int = Field(default=8, ge=1, description="responses an item for pass@k and diversity")
     sampled_items: int = Field(default=300, ge=1, description="items of the sampled suites (pass@k)")
     max_tokens: int = Field(default=64, ge=1, description="longest response, tokens")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="of matrix products while answering; auto: bf16 where the device is fast in it"
     )
+    weights: Literal["same", "int8"] = Field(
+        default="same",
+        description="of the models that answer: as they were trained, or an 8-bit copy of the decoder's (paper §5.2)",
+    )
     confidence: float = Field(default=0.95, gt=0, lt=1, description="level of the intervals")
+    equivalence: str = Field(
+        default=EQUIVALENCE,
+        description="package.module:function (two responses -> whether they say the same), for distinct and utility",
+    )
 
 
 class Recipe(Section):
@@ -153,7 +159,13 @@ class Recipe(Section):
         default="nano", description="`nano` (the shipped base) or a Hugging Face directory of a Qwen3-VL"
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
-    threads: int | None = Field(default=None, ge=1, le=1024, description="torch threads; all cores when empty")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="torch threads; all cores when empty; with two to four, work that falls into parts (drawing, data "
+        "construction without endpoints, evaluation) is done in as many processes of one thread each",
+    )
     images: ImagesSection = Field(default_factory=ImagesSection)
     data: DataSection = Field(default_factory=DataSection)
     admission: AdmissionSection = Field(default_factory=AdmissionSection)
@@ -161,6 +173,8 @@ class Recipe(Section):
     rl: RlSection = Field(default_factory=RlSection)
     dpo: DpoSection = Field(default_factory=DpoSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    loop: LoopSection = Field(default_factory=LoopSection)
+    parallel: ParallelSection = Field(default_factory=ParallelSection)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -181,15 +195,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
                 return f"{path}, line {lines[loc[:depth]]}: {dotted(loc)}"
         return f"{path}: {dotted(loc)}" if loc else str(path)
 
-    unknown = [
-        f"{where(loc)}: unknown key '{loc[-1]}'{nearest(str(loc[-1]), known)}" for loc, known in _unknown(data, Recipe)
-    ]
-    if unknown:
-        raise UserError("\n".join(unknown))
-    try:  # through JSON: strict about types, yet a list may fill a tuple
-        recipe = Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
-    except ValidationError as error:
-        raise UserError("\n".join(f"{where(item['loc'])}: {_reason(dict(item))}" for item in error.errors())) from None
+    recipe = typed_yaml.parse(data, Recipe, where)
     faults = [f"{where(loc)}: {message}" for loc, message in recipe_rules.contradictions(recipe)]
     for loc, reason, switch in recipe_rules.idle(recipe):
         if switch not in overridden or loc in overridden:
@@ -221,51 +227,3 @@ def _override(data: dict[str, Any], text: str) -> Loc:
         target = cast("dict[str, Any]", below)
     target[parts[-1]] = parsed
     return tuple(parts)
-
-
-def _unknown(data: object, shape: Any, loc: Loc = ()) -> Iterable[tuple[Loc, list[str]]]:
-    """The keys no model knows: (place, the known keys there)."""
-    if isinstance(data, list) and get_origin(shape) is list:
-        for place, one in enumerate(cast("list[object]", data)):
-            yield from _unknown(one, get_args(shape)[0], (*loc, place))
-    if not isinstance(data, dict):
-        return
-    entries = cast("dict[str, object]", data)
-    if get_origin(shape) is dict:
-        for key, value in entries.items():
-            yield from _unknown(value, get_args(shape)[1], (*loc, key))
-    elif get_origin(shape) is UnionType:  # a section or nothing
-        for one in get_args(shape):
-            yield from _unknown(cast("object", data), one, loc)
-    elif isinstance(shape, type) and issubclass(shape, BaseModel):
-        for key, value in entries.items():
-            if key not in shape.model_fields:
-                yield (*loc, key), list(shape.model_fields)
-            else:
-                yield from _unknown(value, shape.model_fields[key].annotation, (*loc, key))
-
-
-def _reason(error: dict[str, Any]) -> str:
-    if error["type"] == "missing":
-        return "is missing; add it"
-    got: object = error["input"]
-    kind = (
-        "nothing"
-        if got is None
-        else f"{json.dumps(got, ensure_ascii=False)} ({_KINDS.get(type(got), type(got).__name__)})"
-    )
-    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ").removeprefix("an ")
-    message = message.replace("dictionary", "mapping (`key: value` lines)").replace(
-        "object", "mapping (`key: value` lines)"
-    )
-    return f"expected {message}, got {kind}"
-
-
-_KINDS: dict[type, str] = {
-    bool: "true/false",
-    int: "whole number",
-    float: "number",
-    str: "text",
-    list: "list",
-    dict: "mapping",
-}

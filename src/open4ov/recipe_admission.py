@@ -40,5 +40,5 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
     yield from recipe_balance.idle(recipe.admission.balance)
     yield from recipe_mastery.idle(recipe)
-    yield from recipe_ration.idle(recipe.admission.ration)
+    yield from recipe_ration.idle(recipe)
     yield from recipe_assess.idle(recipe)

@@ -27,7 +27,7 @@ MIX = {
 MADE = (*MIX, "blank_image", "unrelated_image", "hidden_evidence")
 """The kinds of pairs that are made of the run's own samples (`rl/hallucination.py`)."""
 GIVEN = ("human", "corrective", "scored", "mined")
-"""The kinds of pairs that people or judges have chosen (`rl/preferences.py`)."""
+"""The kinds of pairs that people or judges have chosen (`rl/preference/human.py`)."""
 ABLATED = ("missing_image", "blank_image", "unrelated_image", "hidden_evidence")
 """Those whose picture is taken away or does not show what is asked: right is to say so."""
 
@@ -46,6 +46,12 @@ class DpoSection(ComputeOptions):
     mix: dict[str, float] = Field(
         default_factory=lambda: dict(MIX),
         description="kind -> share of the pairs; a kind that is not named is not used; they sum to 1",
+    )
+    wordings: int | None = Field(
+        default=None,
+        ge=1,
+        description="how many wordings of a refusal are used; a small model soon learns a few, and garbles many; "
+        "empty: all, forty for a missing picture",
     )
     preferences: list[str] = Field(
         default_factory=list,
@@ -146,6 +152,8 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
         yield ("dpo", "mined"), "no share of dpo.mix is for mined pairs", mix
     if dpo.attributes and not wanted & set(GIVEN):
         yield ("dpo", "attributes"), "no share of dpo.mix is for pairs that have attributes", mix
+    if dpo.wordings is not None and not wanted & {*ABLATED, "image_normal", "text_normal", "mismatch"}:
+        yield ("dpo", "wordings"), "no share of dpo.mix is for pairs with a refusal", mix
     if dpo.probe and "probe" in written and not wanted & set(ABLATED):
         yield ("dpo", "probe"), "no share of dpo.mix is for pairs without what they are asked about", mix
     if dpo.validation.pairs == 0:

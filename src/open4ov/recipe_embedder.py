@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from open4ov import recipe_encoder
+from open4ov.recipe_encoder import EncoderOptions
 from open4ov.recipe_providers import ImageRule, address_fault
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 SHIPPED = "open4ov"
 DEFAULT = "open4ov.mllm.embedding:embed_texts"
 KINDS = ("name", "directory", "endpoint")
+FORMS = (SHIPPED, "package.module:function", "directory: PATH", "endpoint: {base_url, model}")
 
 
 class EndpointSection(Section):
@@ -44,7 +47,7 @@ class EndpointSection(Section):
     image_tokens: ImageRule | int = Field(default="patch32", description="tokens of an image, as of a provider")
 
 
-class EmbedderSection(Section):
+class EmbedderSection(EncoderOptions):
     """Exactly one of `name`, `directory` and `endpoint`."""
 
     name: str | None = Field(
@@ -54,12 +57,6 @@ class EmbedderSection(Section):
         default=None, min_length=1, description="folder of a sentence-transformers model; needs the extra `embed`"
     )
     endpoint: EndpointSection | None = Field(default=None, description="an OpenAI-compatible /v1/embeddings")
-    batch: int = Field(default=32, ge=1, le=4096, description="directory: texts or images embedded at once")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
@@ -81,19 +78,7 @@ class EmbedderSection(Section):
 def contradictions(data: DataSection) -> Iterator[tuple[Loc, str]]:
     """Values of `data.embedder` that cannot hold together."""
     embedder, here = data.embedder, ("data", "embedder")
-    given = [kind for kind in KINDS if getattr(embedder, kind) is not None]
-    if len(given) != 1:
-        told = f"has {' and '.join(given)}" if given else "names none"
-        yield (
-            here,
-            (f"{told}; give one: {SHIPPED}, package.module:function, directory: PATH or endpoint: {{base_url, model}}"),
-        )
-    if embedder.name is not None and embedder.name != SHIPPED and ":" not in embedder.name:
-        yield (
-            here,
-            f"'{embedder.name}' is neither {SHIPPED} nor package.module:function; a model's folder is "
-            "written as `directory: PATH`",
-        )
+    yield from recipe_encoder.contradictions(embedder, here, FORMS, KINDS, SHIPPED)
     if (endpoint := embedder.endpoint) is not None:
         there: Loc = (*here, "endpoint")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", endpoint.api_key_env):
@@ -145,8 +130,7 @@ def _ranks(data: DataSection, name: str) -> Iterator[tuple[Loc, str]]:
 def idle(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run: (place, reason, the option that makes it so)."""
     embedder, here = data.embedder, ("data", "embedder")
-    if embedder.directory is None and "batch" in embedder.model_fields_set:
-        yield (*here, "batch"), "data.embedder names no directory", (*here, "directory")
+    yield from recipe_encoder.idle(embedder, here)
     if (endpoint := embedder.endpoint) is not None and not endpoint.images:
         for field in sorted({"image_form", "image_tokens"} & endpoint.model_fields_set):
             yield (*here, "endpoint", field), "images is false, so none is sent", (*here, "endpoint", "images")

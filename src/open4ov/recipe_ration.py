@@ -88,12 +88,11 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     if ration.tokens < pack:
         key = "sft.knowledge.pack_tokens" if recipe.sft.knowledge.pack_tokens else "sft.pack_tokens"
         yield (*HERE, "tokens"), f"{ration.tokens} is less than one pack ({key} = {pack})"
-    if "replay" in recipe.sft.knowledge.model_fields_set:
-        yield ("sft", "knowledge", "replay"), "admission.ration finds it (1 - ratio); remove it, or admission.ration"
 
 
-def idle(ration: RationSection) -> Iterator[tuple[Loc, str, Loc]]:
+def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that nothing reads in this run."""
+    ration = recipe.admission.ration
     written = ration.model_fields_set
     if not ration.on:
         for field in sorted(written - {"ratios", "trials"}):
@@ -102,6 +101,9 @@ def idle(ration: RationSection) -> Iterator[tuple[Loc, str, Loc]]:
     if ration.ratios:
         for field in sorted(written & {"lowest", "highest"}):
             yield (*HERE, field), "admission.ration.ratios says what is tried", (*HERE, "ratios")
+    if "replay" in recipe.sft.knowledge.model_fields_set:
+        switch = (*HERE, "ratios" if ration.ratios else "trials")
+        yield ("sft", "knowledge", "replay"), "admission.ration finds it (1 - ratio)", switch
     unread = {"margin", "penalty"} if ration.objective == "weighted" else {"weight"}
     for field in sorted(written & unread):
         yield (*HERE, field), f"admission.ration.objective is {ration.objective}", (*HERE, "objective")

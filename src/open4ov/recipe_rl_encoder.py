@@ -10,36 +10,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from open4ov import recipe_encoder
+from open4ov.recipe_encoder import EncoderOptions
 from open4ov.recipe_section import Section
 from open4ov.yaml_file import Loc
 
 if TYPE_CHECKING:
     from open4ov.recipe import RlSection
 
-SHIPPED = "open4ov.rl.encoders:steps"
+SHIPPED = "open4ov.rl.distance.encoders:steps"
 SHIPPED_THRESHOLD = 0.47
 """That of the shipped encoder, by its calibration (a test repeats it)"""
 
+FORMS = ("package.module:function", "directory: PATH")
 Threshold = Annotated[float, Field(ge=0, le=2)] | Literal["auto"]
 
 
-class EncoderSection(Section):
+class EncoderSection(EncoderOptions):
     """Exactly one of `name` and `directory`."""
 
-    name: str | None = Field(default=None, description="package.module:function (texts -> unit rows [n, D])")
     directory: str | None = Field(
         default=None,
         min_length=1,
         description="folder of a sentence-transformers model (extra `embed`) or of a Hugging Face encoder (extra `hf`)",
     )
-    batch: int = Field(default=32, ge=1, le=4096, description="directory: texts embedded at once")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
@@ -65,13 +61,11 @@ class DiversitySection(Section):
 def contradictions(rl: RlSection) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""
     encoder, here = rl.embedder, ("rl", "embedder")
-    if (encoder.name is None) == (encoder.directory is None):
-        told = "names none" if encoder.name is None else "has name and directory"
-        yield here, f"{told}; give one: package.module:function, or directory: PATH"
-    elif encoder.name is not None and ":" not in encoder.name:
-        yield here, f"'{encoder.name}' is no package.module:function; a model's folder is written as `directory: PATH`"
-    elif (
-        encoder.name != SHIPPED
+    wrong = list(recipe_encoder.contradictions(encoder, here, FORMS, ("name", "directory")))
+    yield from wrong
+    if (
+        not wrong
+        and encoder.name != SHIPPED
         and "diversity_threshold" not in rl.model_fields_set
         and (rl.pass_k_share < 1 or rl.plateau.steps)
     ):
@@ -89,8 +83,8 @@ def idle(rl: RlSection) -> Iterator[tuple[Loc, str, Loc]]:
     if not _diverse(rl):
         for field in sorted({"diversity", "diversity_threshold", "embedder"} & rl.model_fields_set):
             yield ("rl", field), "rl.pass_k_share is 1, which leaves no step to diversity", ("rl", "pass_k_share")
-    elif rl.embedder.directory is None and "batch" in rl.embedder.model_fields_set:
-        yield ("rl", "embedder", "batch"), "rl.embedder names no directory", ("rl", "embedder", "directory")
+    else:
+        yield from recipe_encoder.idle(rl.embedder, ("rl", "embedder"))
 
 
 def _diverse(rl: RlSection) -> bool:

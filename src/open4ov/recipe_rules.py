@@ -16,6 +16,8 @@ from open4ov import (
     recipe_embedder,
     recipe_executor,
     recipe_hygiene,
+    recipe_images,
+    recipe_parallel,
     recipe_preference,
     recipe_providers,
     recipe_rl,
@@ -32,7 +34,7 @@ from open4ov.yaml_file import Loc
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from open4ov.recipe import DataSection, ImagesSection, Recipe
+    from open4ov.recipe import DataSection, Recipe
 
 DENSITY_DIMENSIONS = ("subjects", "space", "ocr", "knowledge")
 
@@ -40,11 +42,13 @@ DENSITY_DIMENSIONS = ("subjects", "space", "ocr", "knowledge")
 def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together, wherever they come from."""
     yield from _data(recipe.data)
+    yield from recipe_images.contradictions(recipe.images)
     rl = recipe.rl
     yield from recipe_sft.contradictions(recipe.sft)
     yield from recipe_admission.contradictions(recipe)
     yield from recipe_blend.contradictions(recipe)
     yield from recipe_dpo.contradictions(recipe)
+    yield from recipe_parallel.contradictions(recipe)
     if rl.steps == 0:
         return
     yield from recipe_rl.contradictions(rl.filter)
@@ -68,7 +72,8 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     """Options that were written but that nothing reads in this run: (place, reason, the option that makes it so)."""
-    yield from _idle_images(recipe.images)
+    yield from recipe_images.idle(recipe.images)
+    yield from _idle_own(recipe)
     yield from recipe_providers.idle(recipe.data)
     yield from recipe_embedder.idle(recipe.data)
     yield from _idle_data(recipe.data)
@@ -79,6 +84,7 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     yield from recipe_admission.idle(recipe)
     yield from _idle_rl(recipe)
     yield from recipe_dpo.idle(recipe)
+    yield from recipe_parallel.idle(recipe)
 
 
 def _data(data: DataSection) -> Iterator[tuple[Loc, str]]:
@@ -111,22 +117,17 @@ def _written(section: BaseModel, loc: Loc, switch: str, reason: str) -> Iterator
         yield (*loc, field), reason, (*loc, switch)
 
 
-def _idle_images(images: ImagesSection) -> Iterator[tuple[Loc, str, Loc]]:
-    written = images.model_fields_set
-    folders = [name for name in ("vertical", "general") if not getattr(images, name).startswith("corpus:")]
-    if "per_symbol" in written and "vertical" in folders:
-        yield ("images", "per_symbol"), "images.vertical is a folder, which draws nothing", ("images", "vertical")
-    if "general_questions" in written and "general" in folders:
+def _idle_own(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
+    if "min_items" not in recipe.evaluate.model_fields_set:
+        return
+    if not recipe.images.own:
         yield (
-            ("images", "general_questions"),
-            "images.general is a folder with its own questions",
-            ("images", "general"),
+            ("evaluate", "min_items"),
+            "images.vertical is a corpus, which draws its own",
+            ("images", "vertical"),
         )
-    if "max_pixels" in written and not folders:
-        yield ("images", "max_pixels"), "both image sources are corpora, which open no files", ("images", "vertical")
-    for name in sorted({"general", "general_questions"} & written):
-        if images.general_count == 0:
-            yield ("images", name), "images.general_count is 0", ("images", "general_count")
+    elif not recipe.data.hygiene.test:
+        yield ("evaluate", "min_items"), "data.hygiene.test is 0, so nothing is held out", ("data", "hygiene", "test")
 
 
 def _idle_data(data: DataSection) -> Iterator[tuple[Loc, str, Loc]]:

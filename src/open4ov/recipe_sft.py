@@ -235,11 +235,17 @@ def contradictions(sft: SftSection) -> Iterator[tuple[Loc, str]]:
         yield ("sft", "compile"), "sft.recompute and sft.recompute_vision do not go with compiled blocks; choose one"
 
 
+def stages_of(sft: SftSection) -> list[SftStage]:
+    """The options of the stages that there are."""
+    names = STAGES[:1] if sft.schedule in ONE_STAGE else STAGES
+    return [getattr(sft, name) for name in names]
+
+
 def idle(sft: SftSection) -> Iterator[tuple[Loc, str, Loc]]:
     """A baseline is one stage: it takes tokens of all three (random_mix also replay and turns), and the other options
     of `knowledge` alone."""
     names = STAGES[:1] if sft.schedule in ONE_STAGE else STAGES
-    stages: list[SftStage] = [getattr(sft, name) for name in names]
+    stages = stages_of(sft)
     for name, stage in zip(names, stages, strict=True):
         yield from _idle_parts(sft, name, stage)
     still = sft.lora_rank > 0 or all("vision" in stage.frozen for stage in stages)

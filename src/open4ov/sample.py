@@ -167,6 +167,11 @@ def assistant(text: str) -> Message:
     return Message(role="assistant", content=[Part(type="text", text=text)])
 
 
+def without_images(message: Message) -> Message:
+    """The message with its text parts only."""
+    return message.model_copy(update={"content": [part for part in message.content if part.type == "text"]})
+
+
 def mastery_of(rate: float | None) -> Mastery | None:
     """mastered: always right; unmastered: never; partial: in between; None: not graded (paper §3.2.2)."""
     if rate is None:

@@ -1,6 +1,7 @@
 """Where samples and images lie: Parquet files of `Sample`s, and PNG files named by the SHA-256 of their bytes.
 
-Everything is written beside its place and renamed into it, so a reader never meets half a file.
+Everything is written as `writing.py` does it, whose functions are to be had here as well: a reader never meets half a
+file.
 """
 
 # pyarrow carries no types:
@@ -8,16 +9,14 @@ Everything is written beside its place and renamed into it, so a reader never me
 # pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
-import errno
+import gc
 import hashlib
 import io
 import json
-import os
-import re
-import shutil
+from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,22 @@ from pydantic import ValidationError
 from open4ov.errors import UserError
 from open4ov.images import MAX_PIXELS, ImageError, open_image
 from open4ov.sample import Sample
+from open4ov.writing import (
+    TEMPORARY,
+    UNFINISHED,
+    atomic,
+    check_finished,
+    is_disk_full,
+    link,
+    sweep,
+    unfinished,
+    write_json,
+)
 
 __all__ = [
     "MAX_PIXELS",
+    "TEMPORARY",
+    "UNFINISHED",
     "ImageError",
     "ImageStore",
     "Seen",
@@ -43,86 +55,19 @@ __all__ = [
     "iter_records",
     "iter_samples",
     "join_samples",
+    "link",
     "open_image",
     "read_samples",
+    "sweep",
     "unfinished",
     "write_json",
     "write_samples",
 ]
 
-TEMPORARY = ".part-"
-"""How the names of half-written files begin."""
-
-UNFINISHED = ".unfinished"
-"""A file in a folder that is being made by more than one rename."""
-
-_ordinals = count()  # two threads may write the same image at once
-
 _BATCH = 256
+_NAMED = 64  # pictures whose names a store remembers
 _RECENT = 2**15
 _ROWS = 2048  # of one Parquet row group; bounds memory, and fixed so that the bytes are
-
-
-@contextmanager
-def atomic(path: Path) -> Generator[Path]:
-    """A temporary path in the same folder, renamed to `path` if the block ends well and removed if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{next(_ordinals)}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def link(source: Path, target: Path) -> None:
-    """Puts a file that never changes at a second place, whole or not at all: as a hard link where the file system can,
-    so that it takes no room twice, else as a copy. What is there already stays."""
-    if target.exists():
-        return
-    with atomic(target) as temporary:
-        try:
-            os.link(source.resolve(), temporary)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, temporary)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes a value as JSON that people can read, whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def sweep(root: Path) -> None:
-    """Removes what killed writers left half-written below `root`. Only while nobody else writes there."""
-    for path in root.rglob(f"{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def unfinished(folder: Path) -> Generator[None]:
-    """Marks a folder as half made while the block runs, and for good when it ends badly or the process is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / UNFINISHED).touch()
-    yield
-    (folder / UNFINISHED).unlink(missing_ok=True)
-
-
-def check_finished(folder: Path) -> None:
-    """Raises UserError for a folder that is half made: what is in it may be a part, or old and new together."""
-    if (folder / UNFINISHED).exists():
-        raise UserError(f"{folder}: is not finished; give the command that makes it again, and it goes on")
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an exception, or what caused it, says that no more can be written (disk, quota or file-size limit)."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return True
-        if re.search(r"No space left on device|os error 2[78]\)|disk is full|Disk quota exceeded", str(error)):
-            return True  # Rust (safetensors) and SQLite say it in words only
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class ImageStore:
@@ -130,6 +75,9 @@ class ImageStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._named: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        """By the digest of their pixels, the name and length of the latest pictures: questions about one come together,
+        and compressing it anew would cost as much as drawing it"""
 
     def path(self, sha: str) -> Path:
         """Where the image lies, whether or not it is there."""
@@ -139,15 +87,22 @@ class ImageStore:
         """Stores the image (any mode is refused but RGB: `open_image` converts) and gives its SHA-256."""
         if image.mode != "RGB":
             raise ValueError(f"the image store holds RGB images, not {image.mode}; open files with open_image")
+        pixels = image.tobytes()
+        known = hashlib.sha256(f"{image.size}".encode() + pixels).hexdigest()
+        if (named := self._named.get(known)) and _size(self.path(named[0])) == named[1]:
+            return named[0]
         buffer = io.BytesIO()
-        plain = Image.frombytes("RGB", image.size, image.tobytes())  # without metadata: equal pixels, equal bytes
+        plain = Image.frombytes("RGB", image.size, pixels)  # without metadata: equal pixels, equal bytes
         plain.save(buffer, format="PNG", compress_level=6)
         data = buffer.getvalue()
         sha = hashlib.sha256(data).hexdigest()
         path = self.path(sha)
-        if not path.exists() or path.stat().st_size != len(data):
+        if _size(path) != len(data):
             with atomic(path) as temporary:
                 temporary.write_bytes(data)
+        self._named[known] = sha, len(data)
+        if len(self._named) > _NAMED:
+            self._named.popitem(last=False)
         return sha
 
     def png(self, sha: str) -> bytes:
@@ -168,6 +123,14 @@ class ImageStore:
         """The RGB image. Raises ImageError when it is not there or its bytes have changed."""
         with Image.open(io.BytesIO(self.png(sha))) as image:
             return image.convert("RGB")
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None when it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 _SCHEMA = pa.schema(
@@ -209,11 +172,25 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> int:
     return written
 
 
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """No search for cycles while many objects are made that have none: it would look through all of them again and
+    again, for two thirds of the time that reading takes."""
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            gc.enable()
+
+
 def read_samples(path: Path) -> list[Sample]:
     """The samples of a Parquet file, in order. Raises UserError when it is missing, damaged or of something else."""
     try:
         records = pq.read_table(path, columns=["record"]).column("record").to_pylist()
-        return [Sample.model_validate_json(record) for record in records]
+        with _uncollected():
+            return [Sample.model_validate_json(record) for record in records]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError, KeyError, ValidationError) as error:

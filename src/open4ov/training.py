@@ -7,7 +7,7 @@ sft and rl build on this and on nothing of each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from open4ov.errors import UserError
 from open4ov.model import Trainable
+from open4ov.training_pass import Spread
 
 
 def freeze_vision(model: Trainable[Any, Any]) -> None:
@@ -92,7 +93,9 @@ def muon(
     """Muon over the matrices of the layers, its steps scaled to AdamW's size; AdamW over the rest, as `adamw` has it:
     mergers and taps, embeddings, norms, biases, and experts, which lie in one tensor that Muon cannot take. It learns
     in fewer tokens than AdamW alone, for about a tenth more time a step at nano size. Frozen parameters are left
-    out."""
+    out. Raises UserError for a model on several processes: it works on whole matrices, which none of them has."""
+    if isinstance(model, Spread):
+        raise UserError("sft.optimizer: muon is for one process; use adamw on several")
     matrices, _, _ = _split(model, "merger", "taps")  # wide: they would be most of Muon's cost
     chosen = {id(p) for p in matrices}
     parts: list[torch.optim.Optimizer] = []
@@ -155,7 +158,10 @@ def step(model: nn.Module, optimizer: Optimizer, learning_rate: float, grad_clip
     Raises Diverged when the gradient is not finite: nothing has been changed then, and the gradients are cleared.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
+    if isinstance(model, Spread):
+        norm = model.clip(parameters, grad_clip)
+    else:
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
     if not math.isfinite(norm):
         model.zero_grad(set_to_none=True)
         raise Diverged(f"the gradient's norm is {norm}: lower the learning rate ({learning_rate:g})")
@@ -171,6 +177,13 @@ def device(choice: str, key: str) -> torch.device:
     if choice == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{key}: there is no CUDA device here; set it to auto or cpu")
     return torch.device("cuda" if choice == "cuda" or (choice == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def same_card() -> Callable[[], None]:
+    """For a thread that is about to be started: what it calls first, to use the CUDA card that this one uses. (Its own
+    would be the first of the machine, whichever process it is of.)"""
+    card = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    return lambda: None if card is None else torch.cuda.set_device(card)
 
 
 def kind(choice: str, device: torch.device | str = "cpu") -> Literal["bf16", "fp32"]:

@@ -22,7 +22,17 @@ from open4ov.errors import UserError
 from open4ov.formats.card import Card
 from open4ov.run_dir import beside, read_json
 from open4ov.sample import Sample
-from open4ov.store import ImageStore, Seen, atomic, is_disk_full, iter_samples, link, write_json, write_samples
+from open4ov.store import (
+    ImageStore,
+    Seen,
+    atomic,
+    is_disk_full,
+    iter_samples,
+    link,
+    read_samples,
+    write_json,
+    write_samples,
+)
 
 SAMPLES, RECORD, CARD, STORE = "samples.parquet", "version.json", "README.md", "image-store"
 
@@ -205,7 +215,7 @@ def check(folder: Path) -> Version:
 def samples(folder: Path) -> list[Sample]:
     """The samples of a version. Raises UserError when they are not the ones that its record was made of."""
     check(folder)
-    return list(iter_samples(folder / SAMPLES))
+    return read_samples(folder / SAMPLES)
 
 
 class Stored:

@@ -55,6 +55,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_trains_asks_and_writes(recipe: Path, data: Path, tmp_path: Path, tiny_dir: Path) -> None:
     """A random model learns nothing in one step: the vertical stays at none right, which 20 questions can tell."""
     out = tmp_path / "out"
@@ -90,6 +91,7 @@ def test_the_command_tells_what_is_missing(recipe: Path, data: Path, tmp_path: P
     assert "--general is missing" in refused("--set", f"images.general={tmp_path}")
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_rejected_data_unless_told_otherwise(recipe: Path, data: Path, tmp_path: Path) -> None:
     def stage(chosen: Recipe, name: str) -> StageRun:
         out, scratch = tmp_path / name, tmp_path / "scratch"  # one: the second finds training and answers there

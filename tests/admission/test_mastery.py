@@ -157,6 +157,7 @@ def test_cut_off_responses_are_wrong_and_said() -> None:
     assert "50% cut off" in mastery_report.table(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["raise", "hang", "die", "maybe"])
 def test_a_response_without_a_verdict_is_no_wrong_answer(fault: str) -> None:
     """The verifier fails on some responses; what it said of the others counts, and the sample is named."""

@@ -135,6 +135,7 @@ def searched(folder: Path, section: RationSection) -> tuple[dict[str, object], l
     return ration.record(section, batches, tried, found), pieces
 
 
+@pytest.mark.slow
 def test_a_search_and_its_page(tmp_path: Path) -> None:
     section = RationSection(ratios=[0.0, 0.1, 0.3, 0.5, 0.9], tokens=1000, rungs=3)
     record, pieces = searched(tmp_path / "journal", section)

@@ -84,6 +84,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return record
 
 
+@pytest.mark.slow
 def test_from_versions_to_the_next_one(
     tmp_path: Path, tiny_dir: Path, fits: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +174,7 @@ def test_the_command_refuses_what_does_not_go_together(
     assert "is damaged" in refused("--anyway")
 
 
+@pytest.mark.slow
 def test_trials_train_and_ask_as_stage_one_does(
     tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,11 +42,14 @@ def test_faults_name_their_place(tmp_path: Path, ration: str, message: str) -> N
         load(tmp_path, f"admission: {{ration: {ration}}}")
 
 
-def test_replay_and_ration_contradict_each_other(tmp_path: Path) -> None:
+def test_nothing_reads_replay_beside_ration_and_a_file_is_not_blamed_for_it(tmp_path: Path) -> None:
     text = "admission: {ration: {trials: 3}}\nsft: {knowledge: {replay: 0.3}}"
-    with pytest.raises(UserError, match=r"line 3: sft.knowledge.replay: admission.ration finds it"):
+    with pytest.raises(UserError, match=r"line 3: sft.knowledge.replay: has no effect: admission.ration finds it"):
         load(tmp_path, text)
-    load(tmp_path, text, "admission.ration.trials=0")  # switched off
+    load(tmp_path, text, "admission.ration.trials=0")
+    load(tmp_path, "sft: {knowledge: {replay: 0.3}}", "admission.ration.trials=3")
+    with pytest.raises(UserError, match=r"--set sft.knowledge.replay: has no effect"):
+        load(tmp_path, "seed: 1", "sft.knowledge.replay=0.3", "admission.ration.trials=3")
 
 
 def test_the_graph_has_the_stage_when_it_is_on(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def test_what_comes_of_each(odd: Verifier, response: str, verdict: Verdict) -> N
     assert odd.verdict("seven", "seven").right is True, "and it goes on"
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_between_two_responses_is_begun_anew(odd: Verifier) -> None:
     assert odd.verdict("seven", "seven").right is True
     worker = odd._worker  # pyright: ignore[reportPrivateUsage]
@@ -51,6 +52,7 @@ def test_a_process_that_was_killed_between_two_responses_is_begun_anew(odd: Veri
     assert odd.verdict("seven", "seven").right is True
 
 
+@pytest.mark.slow
 def test_one_that_always_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HANGS_IN_A_ROW", 2)
     with Verifier("odd_verifiers:hangs", 0.1, "sft.verifier") as verifier:

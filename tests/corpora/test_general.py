@@ -145,6 +145,7 @@ def test_no_symbol_looks_like_a_tell_tale() -> None:
         assert closest < 0.9, (symbol.id, icons.names()[int((table @ ink(canvas.crop(canvas.getbbox()))).argmax())])
 
 
+@pytest.mark.slow
 def test_nothing_of_a_vertical_is_drawn_or_said() -> None:
     kept_out = in_car.excluded()
     icons_out = {*kept_out["automotive"], *kept_out["medical"]}

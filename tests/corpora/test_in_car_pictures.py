@@ -47,6 +47,7 @@ def test_symbols_are_visually_apart(kind: str) -> None:
             assert pixels >= 2, (one.id, other.id, pixels)
 
 
+@pytest.mark.slow
 def test_nothing_drawn_in_pretraining_comes_near_a_symbol() -> None:
     """Perceptual hash: whatever the general corpora draw is over 32 of 512 bits from every symbol."""
     boards = []

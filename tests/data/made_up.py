@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from open4ov.mllm.ask import Asker, Request
-from open4ov.mllm.estimate import made_up
+from open4ov.mllm.guessing import made_up
 from open4ov.recipe import DataSection
 
 

@@ -64,6 +64,7 @@ def nothing_is_empty(samples: list[Sample]) -> None:
         assert all(vote.reason for vote in sample.votes)
 
 
+@pytest.mark.slow
 def test_each_fault_of_an_endpoint_costs_one_image_and_is_listed(tmp_path: Path) -> None:
     """Every second picture meets a fault of its own when its density is asked."""
     names = sorted(FAULTS.keys() - CONTENT)
@@ -231,6 +232,7 @@ def test_images_are_named_once_and_must_be_there(tmp_path: Path) -> None:
         build(tmp_path, "http://127.0.0.1:9/v1", tmp_path / "run", "--set", "images.vertical=x")
 
 
+@pytest.mark.slow
 def test_the_command_from_a_shell(tmp_path: Path) -> None:
     """As the documentation writes it, with a folder whose name YAML would read otherwise."""
     images = pictures(tmp_path / "yes: [no", 1)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from open4ov import keys
 from open4ov.corpora import in_car
 from open4ov.data import defects, labels, topics
 from open4ov.data.construct import Result, construct, make
@@ -90,6 +91,26 @@ def test_no_defect_reaches_the_samples_even_when_nobody_objects(
     assert all("defect" not in sample.extra for sample in blind.samples)
     assert {blind.report["defects"][kind]["share"] for kind in defects.KINDS} == {0.0}  # missed, and said so
     assert len(blind.rejected) == blind.report["counts"]["defects"]
+
+
+def test_all_are_let_in_where_a_recipe_compares_with_that(images: list[Sample], store: ImageStore) -> None:
+    """As many samples as were made and spoilt; what was said of them stays with them."""
+    screened, everything = (
+        make(images[:40], DataSection(inject_defects=0.5, admit_all=admit_all), store) for admit_all in (False, True)
+    )
+    assert everything.rejected == []
+    counts = everything.report["counts"]
+    assert len(everything.samples) == counts["made"] + counts["defects"]
+    assert {one.id for one in everything.samples} == {one.id for one in (*screened.samples, *screened.rejected)}
+    spoilt = [one for one in everything.samples if "defect" in one.extra]
+    assert len(spoilt) == counts["defects"] > 20
+    assert any(vote.score == 0 for one in spoilt for vote in one.votes)
+
+
+def test_sets_from_before_the_choice_keep_their_keys() -> None:
+    one, other = (Recipe(name="x", data=DataSection(admit_all=admit_all)) for admit_all in (False, True))
+    assert "admit_all" not in keys.data(one)["data"]
+    assert keys.data(other)["data"]["admit_all"] is True
 
 
 def test_kept_samples_carry_all_that_was_found_out(result: Result, images: list[Sample]) -> None:

@@ -39,6 +39,7 @@ def photographs() -> list[tuple[str, Image.Image]]:
     return [(f"part {n}", whole.crop((x, y, x + half[0], y + half[1]))) for n, (x, y) in enumerate(corners)]
 
 
+@pytest.mark.slow
 def test_planted_pictures_are_found_and_others_are_not() -> None:
     everything = [(name, drawing(name)) for name in clipart.names()[::7]] + photographs()
     outcome = measure(everything[::2], everything[1::2])

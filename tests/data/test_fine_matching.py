@@ -82,6 +82,7 @@ def endpoint_section(url: str, **more: Any) -> DataSection:
     return DataSection(embedder=EmbedderSection(endpoint=told), budget=BudgetSection(money=1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeing", [True, False])
 def test_a_dry_run_counts_an_embeddings_endpoint_and_sends_nothing(
     images: list[Sample], store: ImageStore, seeing: bool

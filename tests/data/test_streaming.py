@@ -60,17 +60,19 @@ def built(task: Task, out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in NAMES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"hygiene": HYGIENE}], ids=["plain", "hygiene"])
-def test_the_size_of_a_chunk_changes_nothing(
-    options: dict[str, Any], images: list[Sample], store: ImageStore, tmp_path: Path
+def test_neither_the_size_of_a_chunk_nor_how_many_run_at_once_changes_anything(
+    options: dict[str, Any], images: list[Sample], store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "images.parquet"
     write_samples(source, images)
     found: list[dict[str, bytes]] = []
-    for size in (1000, 7):
+    for size, at_once in ((1000, 1), (7, 1), (7, 3)):
+        monkeypatch.setattr("open4ov.side_by_side.places", lambda at_once=at_once: at_once)
         section = DataSection(inject_defects=0.4, density_evidence=9, chunk=size, total_pairs=80, **options)
-        task = Task(section, source, store.root, tmp_path / f"work-{size}", 5)
-        found.append(built(task, tmp_path / f"out-{size}"))
+        task = Task(section, source, store.root, tmp_path / f"work-{size}-{at_once}", 5)
+        found.append(built(task, tmp_path / f"out-{size}-{at_once}"))
     report = json.loads(found[0]["report.json"])
     assert report["counts"]["defects"] > 20
     assert sum(int(budget) * count for budget, count in report["density"]["budgets"].items()) == 80

@@ -66,6 +66,7 @@ def test_more_of_an_ability_gives_more_of_it_and_as_many_of_the_rest(
     assert rest[1] == pytest.approx(rest[0], rel=0.15)
 
 
+@pytest.mark.slow
 def test_at_an_equal_total_more_of_one_domain_is_less_of_another(
     images: list[Sample], store: ImageStore, tmp_path: Path
 ) -> None:

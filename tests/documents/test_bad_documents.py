@@ -34,6 +34,7 @@ def good(path: Path) -> Path:
     return save(path, [sheet])
 
 
+@pytest.mark.slow
 def test_each_bad_document_says_why_and_the_good_one_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

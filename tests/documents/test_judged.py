@@ -137,6 +137,7 @@ def test_only_questions_that_need_their_picture_stay(tmp_path: Path) -> None:
     assert report["counts"]["kept"] == len(samples) == 9
 
 
+@pytest.mark.slow
 def test_a_command_taken_up_again_keeps_what_was_asked_and_spent(tmp_path: Path) -> None:
     """The endpoint ends in the middle of the second document; the first is finished and not asked about again."""
     folder = tmp_path / "in"
@@ -303,6 +304,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads(result.output)["kept"] == 4
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -246,6 +246,7 @@ def test_texts_of_ten_megabytes(server: Running) -> None:
         refused(server, json.dumps(body, ensure_ascii=False).encode(), "messages")
 
 
+@pytest.mark.slow
 def test_long_conversations_of_texts_that_are_not_too_long(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty texts within the limit of one are refused before any of them is tokenized."""
     tokenized: list[int] = []

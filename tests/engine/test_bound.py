@@ -20,6 +20,7 @@ def command(*words: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["serve", "route", "stage"])
 def test_a_port_in_use_is_told_of(tiny_dir: Path, kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

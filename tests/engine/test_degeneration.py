@@ -139,7 +139,7 @@ def test_what_a_grammar_dictates_is_left_out() -> None:
     assert reason(rows[: 4 * 60], [token == 48 for token in rows[: 4 * 60]]) is None
 
 
-@pytest.mark.parametrize("item", [{"const": 0}, {"const": "油压"}])
+@pytest.mark.parametrize("item", [{"const": 0}, pytest.param({"const": "油压"}, marks=pytest.mark.slow)])
 def test_eighty_items_that_a_schema_dictates_come_whole(tiny_dir: Path, item: dict[str, object]) -> None:
     engine = Engine(Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir), kv_tokens=1 << 16)
     grammars = Grammars(engine.processor, engine.model.config.text.vocab_size)

@@ -158,6 +158,7 @@ def test_a_key_may_have_so_many_requests_under_way(tiny_dir: Path) -> None:
 
 
 def test_what_requests_hold_together_has_a_limit(server: Running) -> None:
+    wait(lambda: free(server), 60)
     gate: Gate = server.app.state.gate
     gate.room.limit = 100_000
     large = json.dumps({"model": "tiny", "messages": ONE, "user": "x" * 100_000}).encode()

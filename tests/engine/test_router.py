@@ -389,6 +389,7 @@ def test_nobody_waits_for_a_node_that_hangs(begun: bool) -> None:
         router.close()
 
 
+@pytest.mark.slow
 def test_a_node_that_goes_on_with_its_stream_is_not_given_up() -> None:
     """Its health checks hang until it is out; what it has begun comes whole all the same."""
     go, said_all = threading.Event(), [str(n) for n in range(40)]

@@ -26,7 +26,7 @@ from open4ov.engine.sequence import Prompt
 from open4ov.engine.server import create_app
 from open4ov.engine.service import Service
 from open4ov.engine.serving import listen
-from open4ov.model import Processor, Qwen3VL
+from open4ov.model import Encoded, Processor, Qwen3VL
 from open4ov.sample import user
 
 KEY = "test-key"
@@ -389,11 +389,11 @@ def test_a_conversation_that_takes_long_to_read_holds_up_nobody(
 ) -> None:
     prompt, go_on, threads = Engine.prompt, threading.Event(), set[str]()
 
-    def slow(engine: Engine, request: Request) -> Prompt:
+    def slow(engine: Engine, request: Request, document: Encoded | None = None) -> Prompt:
         threads.add(threading.current_thread().name)
         if request.messages[-1].text == "long":
             assert go_on.wait(60)
-        return prompt(engine, request)
+        return prompt(engine, request, document)
 
     monkeypatch.setattr(Engine, "prompt", slow)
     with ThreadPoolExecutor(1) as pool:

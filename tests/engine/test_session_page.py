@@ -54,6 +54,7 @@ def test_the_page_is_closed_and_labelled() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_picture_and_typed_words_are_answered_as_one_shot(tiny_dir: Path, browser: Browser, tmp_path: Path) -> None:

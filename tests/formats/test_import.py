@@ -293,6 +293,7 @@ def most_blocks(root: Path, rows: int, format: str) -> int:
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["messages", "parquet", "webdataset"])
 def test_memory_does_not_grow_with_the_set(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row groups of 32, so that a small set has many: five times the rows, the same objects alive."""

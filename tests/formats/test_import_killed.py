@@ -150,6 +150,7 @@ def test_a_killed_export_leaves_nothing_in_its_place(source: Path, tmp_path: Pat
     assert all(name.endswith(".lock") for name in left), "what was left is gone"
 
 
+@pytest.mark.slow
 def test_killed_documents_are_no_set_and_go_on(tmp_path: Path) -> None:
     book = tmp_path / "book"
     (book / "images").mkdir(parents=True)

@@ -199,6 +199,7 @@ print(asker.report()["roles"]["judge_1"]["kept"])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_sends_no_question_that_was_answered(tmp_path: Path) -> None:
     """A real server counts, the client is killed in the middle, twice."""
     asked: Counter[str] = Counter()

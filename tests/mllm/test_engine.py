@@ -44,6 +44,7 @@ def test_the_answer_fits_whatever_the_weights_say(provider: EngineProvider) -> N
     assert found["score"] in (0, 1)
 
 
+@pytest.mark.slow
 def test_many_at_once_are_the_same_as_one_by_one(provider: EngineProvider) -> None:
     asker = Asker(DataSection(), {"default": provider})
     requests = [request(shade) for shade in range(0, 200, 20)]

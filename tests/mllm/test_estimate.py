@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from open4ov.cli import app
 from open4ov.data import construct
 from open4ov.errors import UserError
-from open4ov.mllm import ROLES, Asker, Prompt, Request, estimate
+from open4ov.mllm import ROLES, Asker, Prompt, Request, estimate, guessing
 from open4ov.mllm.answers import Density, Judgement, Pairs, Ranking, Topics, Verification
 from open4ov.mllm.showing import encode
 from open4ov.recipe import DataSection, PriceSection, ProviderSection
@@ -58,12 +58,13 @@ def test_made_up_answers_fit_their_schemas() -> None:
             "topics": [{"path": "p"}], "budget": 3, "languages": ["en", "zh"], "limit": 4, "domain": axis,
             "ability": axis, "labels": {"domain": names, "ability": names},
         }  # fmt: skip
-        answer = estimate.made_up(Request(role, Prompt(role, values), (picture,), schema))  # type: ignore[arg-type]
+        answer = guessing.made_up(Request(role, Prompt(role, values), (picture,), schema))  # type: ignore[arg-type]
         assert schema.model_validate(answer)
     with pytest.raises(UserError, match="no estimate"):
-        estimate.made_up(Request("else", Prompt("judge", {}), (), Judgement))
+        guessing.made_up(Request("else", Prompt("judge", {}), (), Judgement))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [False, True])
 def test_it_counts_what_a_run_with_these_answers_sends(
     most: bool, images: tuple[ImageStore, list[Sample]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -72,9 +73,9 @@ def test_it_counts_what_a_run_with_these_answers_sends(
     monkeypatch.setenv("TEST_KEY", "a-secret-of-this-test")
     store, samples = images
     given: dict[str, str] = {}
-    answer = estimate.Guesser.answer
+    answer = guessing.Guesser.answer
 
-    def record(self: estimate.Guesser, request: Request) -> dict[str, Any]:
+    def record(self: guessing.Guesser, request: Request) -> dict[str, Any]:
         found = answer(self, request)
         shown = [encode(picture, ProviderSection()).url for picture in request.images]
         if self.most == most:
@@ -85,7 +86,7 @@ def test_it_counts_what_a_run_with_these_answers_sends(
         *shown, text = body["messages"][0]["content"]
         return Raw(completion(given["".join([*(one["image_url"]["url"] for one in shown), text["text"]])]))
 
-    monkeypatch.setattr(estimate.Guesser, "answer", record)
+    monkeypatch.setattr(guessing.Guesser, "answer", record)
     with endpoint(reply) as server:
         chosen = section(server.url)
         found = construct.estimate(samples, chosen, store, 0)
@@ -124,6 +125,7 @@ def test_it_counts_what_a_run_with_these_answers_sends(
     assert set(report["roles"]) == set(ROLES)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_not_asked_again(
     images: tuple[ImageStore, list[Sample]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +134,7 @@ def test_what_is_kept_is_not_asked_again(
     monkeypatch.setenv("TEST_KEY", "a-secret-of-this-test")
     store, samples = images
     given: dict[str, str] = {}
-    make_up = estimate.made_up
+    make_up = guessing.made_up
 
     def record(request: Request, density: float) -> dict[str, Any]:
         found = make_up(request, density)
@@ -145,7 +147,7 @@ def test_what_is_kept_is_not_asked_again(
         *shown, text = body["messages"][0]["content"]
         return Raw(completion(given["".join([*(one["image_url"]["url"] for one in shown), text["text"]])], (900, 20)))
 
-    monkeypatch.setattr(estimate, "made_up", record)
+    monkeypatch.setattr(guessing, "made_up", record)
     with endpoint(reply) as server:
         small, large = section(server.url, budget={"tokens": 40_000}), section(server.url, budget={"tokens": 10**8})
         first = construct.estimate(samples, small, store, 0, tmp_path)
@@ -173,6 +175,7 @@ def test_what_is_kept_is_not_asked_again(
         assert last["total"]["kept"] == len(server.bodies)
 
 
+@pytest.mark.slow
 def test_the_table_names_its_rules_and_the_budget_that_is_too_small(images: tuple[ImageStore, list[Sample]]) -> None:
     store, samples = images
     chosen = section("http://127.0.0.1:9/v1", budget={"tokens": 100})
@@ -203,10 +206,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "judge_3" in told
     assert "judge_1, judge_2, judge_3 ask one model" in told  # before anything is paid
     assert "Topics are asked once" in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
-        ".work", "image-store", "images",
-    ]  # fmt: skip
+    assert "UNSET_KEY is not set" in told
+    assert not (tmp_path / "out").exists()
     event = json.loads(run("--json").output.splitlines()[-1])
     assert event["event"] == "estimate"
     assert {line["role"] for line in event["lines"]} == set(ROLES)
-    assert "--until has no effect" in str(run("--until", "data").exception)
+    assert "judge_3" not in run("--quiet", "--until", "images").output
+    assert "no such stage" in str(run("--until", "dta").exception)

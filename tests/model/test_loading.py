@@ -144,6 +144,7 @@ def test_experts_with_adapters_alone_are_not_saved(tiny_dir: Path, tmp_path: Pat
         save(model, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure the peak of memory")
 def test_peak_memory_is_the_model_and_a_shard(tiny_dir: Path, tmp_path: Path) -> None:
     config = tiny_config(Processor.from_pretrained(tiny_dir))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracle import conversations
+from packs import shared_pack
 from tiny import moe_config
 from torch import Tensor
 
@@ -103,6 +104,19 @@ def test_shared_prefixes_recompute_too(tiny_dir: Path) -> None:
         found.append(model.text.layers[0].attention.q.weight.grad.clone())
     assert kept[0] > 2 * kept[1]
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_packs_with_a_shared_beginning_recompute_with_experts(tiny_dir: Path) -> None:
+    """What their routing adds up is weighed by how many documents a token stands in."""
+    processor = Processor.from_pretrained(tiny_dir)
+    model, found = Qwen3VL(moe_config(processor, router_aux_loss_coef=0.5), seed=1), []
+    for mode in ("none", "op", "full"):
+        recompute.apply(model, language=mode)
+        found.append(gradients(model, shared_pack(processor)))
+    for loss, own in found[1:]:
+        assert torch.equal(loss, found[0][0])
+        for name, gradient in own.items():
+            torch.testing.assert_close(gradient, found[0][1][name], msg=name)
 
 
 @pytest.mark.parametrize("left_out", [("mm", "addmm"), ("bmm",), ("_grouped_mm",)])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from open4ov.report import page
 from open4ov.report.offline import offline
+from open4ov.report.pictures import Pictures
 from open4ov.sample import Sample, assistant, user
 from open4ov.store import write_samples
 
@@ -67,5 +68,5 @@ def test_pairs_and_refusals_are_on_the_page(finished: Any) -> None:
 
 def test_a_run_without_pairs_says_nothing(finished: Any) -> None:
     run = finished
-    assert offline(run.inputs, run.images) is None
-    assert offline({}, run.images) is None
+    assert offline(run.inputs, Pictures(run.images)) is None
+    assert offline({}, Pictures(run.images)) is None

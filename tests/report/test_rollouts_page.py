@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from open4ov.report import page, rollouts
+from open4ov.report.pictures import Pictures
 
 
 def group(pictures: list[str], **changes: object) -> dict[str, Any]:
@@ -32,7 +33,8 @@ def test_prompts_pictures_responses_and_advantages(finished: Any) -> None:
     assert "Step 1, Pass@k" in html
     assert "Step 24, diversity-weighted Pass@1" in html
     assert html.count("How &lt;b&gt;many&lt;/b&gt;?") == 3
-    assert html.count('alt="picture of the prompt"') == 1
+    sampled = html[html.index("What online RL sampled") : html.index("What SFT was trained on")]
+    assert sampled.count('alt="picture of the question"') == 1
     assert "&lt;i&gt;7&lt;/i&gt;" in html
     assert "<i>7</i>" not in html
     assert html.count("✓ advantage +1.25, 3 tokens<") == 3
@@ -42,7 +44,7 @@ def test_prompts_pictures_responses_and_advantages(finished: Any) -> None:
 
 
 def test_a_run_without_them_has_no_such_part(finished: Any) -> None:
-    assert rollouts.steps(finished.inputs, finished.images) == []
-    assert rollouts.steps({}, finished.images) == []
+    assert rollouts.steps(finished.inputs, Pictures(finished.images)) == []
+    assert rollouts.steps({}, Pictures(finished.images)) == []
     page.run(finished)
     assert "What online RL sampled" not in (finished.out / "report.html").read_text()

@@ -17,7 +17,8 @@ def test_the_sets_and_the_measured_blend_are_told(reported: Path) -> None:
     assert "reading &lt;b&gt;<small>ran out: gone through 4 times</small>" in html
     assert "<td>+30.0</td><td>+25.0<small>+10.0 to +40.0</small></td>" in html
     assert "<td>75.0 %</td><td>90,000</td>" in html
-    assert html.index("reading &lt;b&gt;") < html.index("<th>colour</th>")
+    blend = html[html.index('<table id="blend">') :]
+    assert blend.index("reading &lt;b&gt;") < blend.index("<th>colour</th>")
 
 
 def test_a_fixed_blend_has_tokens_only_and_a_run_without_stage_2_no_table(finished: Any) -> None:

@@ -35,7 +35,7 @@ def flat(rows: list[list[float]]) -> Tensor:
     return torch.tensor([value for row in rows for value in row], dtype=torch.float64)
 
 
-def ours(case: dict[str, Any]) -> tuple[Tensor, Tensor, losses.Statistics]:
+def ours(case: dict[str, Any]) -> tuple[Tensor, Tensor, losses.RatioStatistics]:
     logp = flat(case["logp"]).requires_grad_()
     response = torch.tensor([i for i, row in enumerate(case["logp"]) for _ in row])
     weights = None if case["weights"] is None else flat(case["weights"])

@@ -16,11 +16,13 @@ from open4ov.graph import StageRun
 from open4ov.model import Processor, Qwen3VL, pack
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
-from open4ov.rl import replay, stage
+from open4ov.rl import replay
 from open4ov.rl.replay import Replay
 from open4ov.rl.sampling import Cursor
 from open4ov.sample import Sample, assistant, user
+from open4ov.stages import rl
 from open4ov.store import ImageStore, write_json, write_samples
+from open4ov.training_pass import accumulate
 
 
 def samples(store: ImageStore) -> list[Sample]:
@@ -32,6 +34,12 @@ def samples(store: ImageStore) -> list[Sample]:
     ]  # fmt: skip
     unanswered = made[0].model_copy(update={"id": "u", "messages": made[0].messages[:1]})
     return [*made, made[0].model_copy(update={"id": "v", "split": "val"}), unanswered]
+
+
+def added(one: Replay, model: Qwen3VL) -> float | None:
+    """A mini-batch's turn; the loss of its samples, where there are some."""
+    coming = one.coming(model)
+    return None if coming is None else one.took(model, float(accumulate(model, [coming])[0]))
 
 
 def test_the_share_is_of_prompts_and_samples_together() -> None:
@@ -52,7 +60,7 @@ def test_a_small_share_leaves_minibatches_out(tiny_dir: Path, tmp_path: Path, sh
     for done in range(4):
         one = Replay(given, ImageStore(tmp_path).get, processor, VisionCache(model, processor), options, order,
                      done, used)  # fmt: skip
-        assert (one.add_gradients(model) is None) is (counts[done] == 0)
+        assert (added(one, model) is None) is (counts[done] == 0)
         found.append(one.used - used)
         used = one.used
     assert found == counts
@@ -79,7 +87,7 @@ def test_the_gradient_is_that_of_the_weighed_cross_entropy(tiny_dir: Path, tmp_p
     order = Cursor([sample.id for sample in given], 0)
     replayed = Replay(given, store.get, processor, VisionCache(model, processor, alone=True), options, order)
     model.vision.requires_grad_(False)
-    value = replayed.add_gradients(model)
+    value = added(replayed, model)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     loss = model.loss(pack([processor.encode(s.messages, [store.get(n) for n in s.images]) for s in given[:4]]))
@@ -92,6 +100,7 @@ def test_the_gradient_is_that_of_the_weighed_cross_entropy(tiny_dir: Path, tmp_p
     assert replayed.used == 4
 
 
+@pytest.mark.slow
 def test_it_keeps_what_sft_taught(tiny_dir: Path, tmp_path: Path) -> None:
     """Steps that reward digits make other text unlikely; with replay it is not."""
     store, processor = ImageStore(tmp_path), Processor.from_pretrained(tiny_dir)
@@ -124,7 +133,7 @@ def test_a_stage_replays_the_general_set(tiny_dir: Path, tmp_path: Path) -> None
             (tmp_path / folder).mkdir()
         run = StageRun(Recipe(name="t", rl=options), tmp_path / name, tmp_path / f"{name}.scratch", inputs, store, 0,
                        "rl", Quiet())  # fmt: skip
-        stage.run(run)
+        rl.run(run)
         return tmp_path / name
 
     write_samples(tmp_path / "data" / "general.parquet", samples(store))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from open4ov.errors import UserError
 from open4ov.rl import advantage, rewards
+from open4ov.rl.distance import encoders
 from open4ov.sample import Sample
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rl.json").read_text())
@@ -38,7 +39,7 @@ def test_exact_wants_the_box() -> None:
 
 
 def similar(a: str, b: str) -> bool:
-    rows = rewards.ngram_embedding([a, b])
+    rows = encoders.ngram_embedding([a, b])
     return rewards.diversity_scores(rows, 0.4).tolist() == [0.0, 0.0]
 
 
@@ -174,5 +175,5 @@ def test_combining_refuses_what_is_no_channel(changes: dict[str, object], told: 
 
 
 def test_embeddings_are_unit_rows() -> None:
-    rows = rewards.ngram_embedding(["one two", "", "红灯", "..."])
+    rows = encoders.ngram_embedding(["one two", "", "红灯", "..."])
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(4, dtype=torch.float64))

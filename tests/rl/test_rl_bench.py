@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import dpo, dpo_ours, rl, rl_work
+from bench import dpo, dpo_ours, rl, rl_contest, rl_work
 from bench.rl_job import Job, alike
 from bench.rl_ours import Loop
 from bench.rl_pace import Phases
@@ -184,3 +184,54 @@ def test_other_work_is_found() -> None:
         alike("norm", 1.01, 1.0, "fp32")
     with pytest.raises(AssertionError):
         alike("norm", math.nan, 1.0, "fp32")
+
+
+class Turns:
+    """Workers whose steps take as long as they are told to; `turns` has the order in which they came."""
+
+    def __init__(self, turns: list[str], name: str, seconds: list[float]) -> None:
+        self.turns, self.name, self.seconds = turns, name, iter(seconds)
+
+    def block(self, steps: int) -> dict[str, Any]:
+        self.turns.append(self.name)
+        return {"steps": [{"phases": {"step": [next(self.seconds), 0.0]}}], "peak": 7 if self.name == "ours" else 9}
+
+    def close(self) -> None:
+        self.turns.append(f"{self.name} closed")
+
+
+def test_settings_are_tried_and_the_sides_take_turns(tmp_path: Path) -> None:
+    turns: list[str] = []
+    took = {"slow": [1.0, 4.0], "fast": [9.0, 2.0], "fast; compiled": [30.0, 1.0]}
+    contest = rl_contest.Contest(
+        name="none",
+        title="",
+        settings=("slow", "fast"),
+        phases=("step",),
+        prepare=lambda job: None,
+        first=lambda job: {},
+        try_out=lambda job, setting: Turns(turns, setting, took[setting]),  # pyright: ignore
+        sides=lambda job, setting: {
+            "ours": Turns(turns, "ours", [8.0, 1.0, 2.0]),
+            "peer": Turns(turns, setting, [9.0, 3.0, 5.0]),
+        },  # pyright: ignore
+        steps=lambda job: 2,
+        told=lambda *_: "",
+        operations=lambda job: None,
+    )
+    here = job("nano", "4", tmp_path)
+    here.options = Namespace(clock="wall", compile=True)
+    tuned = rl_contest.tune(contest, here)
+    assert {name: one.seconds for name, one in tuned.items()} == {
+        "slow": {"step": [4.0]},
+        "fast": {"step": [2.0]},
+        "fast; compiled": {"step": [1.0]},
+    }, "the first step warms up, and the faster one is compiled"
+    assert [rl_contest.plain(name) for name in ("fast", "fast; compiled")] == [("fast", False), ("fast", True)]
+    turns.clear()
+    found = rl_contest.race(contest, here, "fast")
+    assert turns == ["ours", "fast"] * 3 + ["ours closed", "fast closed"]
+    assert {side: (one.seconds["step"], one.peak) for side, one in found.items()} == {
+        "ours": ([1.0, 2.0], 7),
+        "peer": ([3.0, 5.0], 9),
+    }

@@ -16,16 +16,18 @@ from torch import Tensor
 
 from open4ov import training
 from open4ov.engine import VisionCache
+from open4ov.journal import Clock
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
-from open4ov.rl import dpo_scores, dpo_training
-from open4ov.rl.clock import Clock
-from open4ov.rl.dpo_prompts import Prompts
-from open4ov.rl.dpo_scores import Scorer
+from open4ov.rl.preference import scores
+from open4ov.rl.preference import training as offline
+from open4ov.rl.preference.prompts import Prompts
+from open4ov.rl.preference.scores import Scorer
 from open4ov.rl.replay import Replay
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import Cursor
 from open4ov.sample import Sample, assistant, user
+from open4ov.training_pass import accumulate
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -88,7 +90,7 @@ def test_scores_of_pairs_are_where_the_model_is(tiny_dir: Path, monkeypatch: pyt
         value = torch.zeros(len(shared.response), device="meta")
         return value, value
 
-    monkeypatch.setattr(dpo_scores, "log_probs", log_probs)
+    monkeypatch.setattr(scores, "log_probs", log_probs)
     sums, lengths = Scorer(model, Prompts(processor, lambda _: RED))(pairs())
     assert (sums.device.type, lengths.device.type) == ("meta", "meta")
 
@@ -109,7 +111,7 @@ def test_replayed_pictures_go_where_the_model_is(tiny_dir: Path, monkeypatch: py
 
     monkeypatch.setattr(model, "loss", loss)
     with pytest.raises(StopIteration):
-        replay.add_gradients(model)
+        accumulate(model, [whole for whole in [replay.coming(model)] if whole])
     assert {x.device.type for x in seen.values()} == {"meta"}
     assert len(seen["pixels"]) == 16
 
@@ -153,7 +155,7 @@ def test_online_rl_computes_all_of_it_in_the_precision(
 def test_offline_rl_computes_all_of_it_in_the_precision(tiny_dir: Path, autocasts: dict[str, set[bool]]) -> None:
     model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
     options = DpoSection(precision="bf16", batch=2, reference=True)
-    dpo_training.train(model, processor, pairs(picture=True), lambda _: RED, options, 0)
+    offline.train(model, processor, pairs(picture=True), lambda _: RED, options, 0)
     assert autocasts == {
         "trainer encode_images": {True},
         "trainer hidden_states": {True},
@@ -191,7 +193,7 @@ def test_gradients_are_clipped_as_the_recipe_says(tiny_dir: Path, monkeypatch: p
     monkeypatch.setattr(training, "step", step)
     train(tiny_dir, steps=1, grad_clip=0.25, reward="online:odd", max_tokens=3)
     model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
-    dpo_training.train(model, processor, pairs(), lambda _: RED, DpoSection(grad_clip=0.5), 0)
+    offline.train(model, processor, pairs(), lambda _: RED, DpoSection(grad_clip=0.5), 0)
     assert set(clips) == {0.25, 0.5}
 
 
@@ -246,5 +248,5 @@ def test_trainings_run_on_a_card(tiny_dir: Path, tmp_path: Path, changes: dict[s
     assert len(result.curve) == 3
     processor = Processor.from_pretrained(tiny_dir)
     options = DpoSection(precision="bf16", batch=2, reference=True, checkpoint_every=1)
-    fit = dpo_training.train(model, processor, pairs(picture=True), lambda _: RED, options, 0, scratch=tmp_path / "dpo")
+    fit = offline.train(model, processor, pairs(picture=True), lambda _: RED, options, 0, scratch=tmp_path / "dpo")
     assert len(fit.curve) == 2

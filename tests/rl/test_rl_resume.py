@@ -22,7 +22,7 @@ from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 from open4ov.rl import losses, trainer
 from open4ov.rl.failed import Failures
-from open4ov.rl.roller import OwnRoller, RollerGone
+from open4ov.rl.generation.generator import GeneratorGone, OwnGenerator
 from open4ov.sample import Sample, assistant, user
 from open4ov.store import ImageStore
 
@@ -62,6 +62,7 @@ def outcome(result: trainer.Fit, given: dict[str, Any]) -> str:
     return json.dumps([result.curve, result.summary, result.shown, failed])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [PLAIN, EVERYTHING, AHEAD, pytest.param(EIGHT_BITS, marks=int8_here)],
@@ -105,6 +106,7 @@ train(tiny, pool=7, arguments=arguments, steps=steps, reward="online:odd", check
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(tiny_dir: Path, tmp_path: Path) -> None:
     """Killed at once after a checkpoint, and gone on with in this process."""
     options = {**PLAIN, "steps": 40, "checkpoint_every": 1}
@@ -157,19 +159,19 @@ def test_no_live_group_goes_on_for_a_while_and_stops_then(tiny_dir: Path, tmp_pa
     assert len(train(tiny_dir, **{**options, "steps": 3})[1].curve) == 3, "the last step is over anyway"
 
 
-def test_a_roller_that_is_gone_leaves_the_steps_that_are_done(
+def test_a_generator_that_is_gone_leaves_the_steps_that_are_done(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the midst of the fourth step, of which nothing is kept; the same command goes on."""
     options = {**PLAIN, "checkpoint_every": 100}
-    generate = OwnRoller.generate
+    generate = OwnGenerator.generate
 
-    def gone(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
+    def gone(self: OwnGenerator, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
         if self.weight_version == 3:
-            raise RollerGone("http://localhost:1/v1: does not answer; start it again and give the same command")
+            raise GeneratorGone("http://localhost:1/v1: does not answer; start it again and give the same command")
         return generate(self, requests, *rest)
 
-    monkeypatch.setattr(OwnRoller, "generate", gone)
+    monkeypatch.setattr(OwnGenerator, "generate", gone)
     with pytest.raises(UserError, match="does not answer"):
         train(tiny_dir, arguments={"checkpoints": tmp_path}, **options)
     monkeypatch.undo()
@@ -180,60 +182,60 @@ def test_a_roller_that_is_gone_leaves_the_steps_that_are_done(
     assert_same(resumed, whole)
 
 
-def test_a_roller_that_is_gone_ahead_of_the_update_leaves_them_too(
+def test_a_generator_that_is_gone_ahead_of_the_update_leaves_them_too(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends in another thread, and is heard of when a checkpoint is to hold the responses, or they are asked for.
     Nobody has them; the step begins anew, by the weights as they are."""
     options = {**PLAIN, "rollout": {"ahead": True}}
     calls: list[int] = []
-    generate = OwnRoller.generate
+    generate = OwnGenerator.generate
 
-    def gone(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
+    def gone(self: OwnGenerator, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
         calls.append(1)
         if len(calls) == 3:
-            raise RollerGone("gone")
+            raise GeneratorGone("gone")
         return generate(self, requests, *rest)
 
-    monkeypatch.setattr(OwnRoller, "generate", gone)
+    monkeypatch.setattr(OwnGenerator, "generate", gone)
     for every in (2, 100):
         calls.clear()
         folder = tmp_path / str(every)
-        with pytest.raises(RollerGone, match="gone"):
+        with pytest.raises(GeneratorGone, match="gone"):
             train(tiny_dir, arguments={"checkpoints": folder}, **{**options, "checkpoint_every": every})
         assert [path.name for path in folder.iterdir()] == ["step-2"]
         curve = train(tiny_dir, arguments={"checkpoints": folder}, **options)[1].curve
         assert [point["lag"] for point in curve] == [0, 1, 0, 1, 1]
 
 
-def test_responses_that_were_there_when_the_roller_went_are_used(
+def test_responses_that_were_there_when_the_generator_went_are_used(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could not take new weights: the step's responses were generated before. The run that goes on has the same
     bytes as one that nothing happened to, with a checkpoint of that step and without."""
-    update, versions = OwnRoller.update_weights, list[int]()
+    update, versions = OwnGenerator.update_weights, list[int]()
 
-    def gone(self: OwnRoller) -> int:
+    def gone(self: OwnGenerator) -> int:
         if self.weight_version == 1:
-            raise RollerGone("gone")
+            raise GeneratorGone("gone")
         return update(self)
 
-    generate = OwnRoller.generate
+    generate = OwnGenerator.generate
 
-    def seen(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
+    def seen(self: OwnGenerator, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
         versions.append(self.weight_version)
         return generate(self, requests, *rest)
 
     whole, expected = train(tiny_dir, **{**PLAIN, "rollout": {"ahead": True}})
     assert [point["lag"] for point in expected.curve] == [0, 1, 1, 1, 1]
-    monkeypatch.setattr(OwnRoller, "generate", seen)
+    monkeypatch.setattr(OwnGenerator, "generate", seen)
     for every in (1, 100):
         options = {**PLAIN, "rollout": {"ahead": True}, "checkpoint_every": every}
         folder = tmp_path / str(every)
         versions.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(OwnRoller, "update_weights", gone)
-            with pytest.raises(RollerGone, match="gone"):
+            patch.setattr(OwnGenerator, "update_weights", gone)
+            with pytest.raises(GeneratorGone, match="gone"):
                 train(tiny_dir, arguments={"checkpoints": folder}, **options)
         assert [path.name for path in folder.iterdir()] == ["step-2"]
         resumed, result = train(tiny_dir, arguments={"checkpoints": folder}, **options)
@@ -242,10 +244,10 @@ def test_responses_that_were_there_when_the_roller_went_are_used(
         assert versions == [0, 0, 1, 2, 3], "none is generated twice"
 
 
-def test_a_roller_that_forgets_to_take_new_weights_is_found_out(
+def test_a_generator_that_forgets_to_take_new_weights_is_found_out(
     tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OwnRoller, "update_weights", lambda self: self.weight_version)
+    monkeypatch.setattr(OwnGenerator, "update_weights", lambda self: self.weight_version)
     with pytest.raises(RuntimeError, match=r"step 3 of RL has responses by the weights of version \[0\]; .* is 2"):
         train(tiny_dir, **{**PLAIN, "rollout": {"ahead": True}})
 
@@ -286,13 +288,13 @@ def test_a_reward_that_is_none_is_named(tiny_dir: Path, monkeypatch: pytest.Monk
 def test_responses_without_a_word_earn_nothing(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even from a reward that likes silence; the reward is not asked."""
 
-    def silent(self: OwnRoller, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
+    def silent(self: OwnGenerator, requests: Sequence[Request], *rest: Any) -> list[list[Completion]]:
         version = self.weight_version
         words = [Completion("7", [40, 2], [-1.0, -1.0], "stop", version), Completion(" ", [2], [-1.0], "stop", version),
                  Completion("", [], [], "stop", version)]  # fmt: skip
         return [[words[i % 3] for i in range(one.n)] for one in requests]
 
-    monkeypatch.setattr(OwnRoller, "generate", silent)
+    monkeypatch.setattr(OwnGenerator, "generate", silent)
     import online
 
     monkeypatch.setattr(online, "unanswerable", lambda response, sample: 1.0 if response.strip() else math.nan)

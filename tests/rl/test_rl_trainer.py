@@ -30,6 +30,7 @@ def test_the_rewarded_answer_becomes_likely(tiny_dir: Path) -> None:
         assert torch.equal(value, before[name]) is name.startswith("vision."), name
 
 
+@pytest.mark.slow
 def test_it_learns_within_gspos_own_bounds(tiny_dir: Path) -> None:
     """3e-4 and 4e-4, which a step of this size leaves at once: they hold responses back, and the model learns."""
     curve = train(tiny_dir, clip_low=None, clip_high=None, minibatches=4)[1].curve
@@ -44,6 +45,7 @@ def test_a_tower_that_is_not_frozen_learns_too(tiny_dir: Path) -> None:
     assert {"vision.patch.weight", "text.norm.weight"} <= changed
 
 
+@pytest.mark.slow
 def test_the_length_reward_alone_shortens_responses(tiny_dir: Path) -> None:
     limits = {"max_tokens": 40, "length_max": 40, "length_soft": 39, "length_weight": 1.0}
     curve = train(tiny_dir, **limits, reward="online:never", steps=15)[1].curve

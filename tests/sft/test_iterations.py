@@ -81,6 +81,7 @@ def test_each_iteration_is_graded_and_drawn_anew(tiny_dir: Path, tmp_path: Path)
     assert rates[-1] < 0.2 * max(rates)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_the_second_iteration_it_ends_the_same(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_the_epochs_of_a_blend_are_those_of_the_stage(tiny_dir: Path, tmp_path: 
     assert len(run.read("sft_ability", "summary.json")["iterations"]) == 3
 
 
+@pytest.mark.slow
 def test_real_rollouts_grade_a_model_under_way_with_adapters(tiny_dir: Path, tmp_path: Path) -> None:
     """The engine reads the weights as they are, adapters included; the first grading is of a model without them."""
     options = {**OPTIONS, "lora_rank": 2, "knowledge": {"tokens": 1600, "iterations": 2}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,16 @@ def test_errors_of_the_background_thread_arrive() -> None:
     assert list(prefetch(range(20), depth=2)) == list(range(20))
 
 
+def test_the_background_thread_uses_the_card_of_who_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = list[tuple[int, str]]()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda card: used.append((card, threading.current_thread().name)))
+    assert list(prefetch(range(2))) == [0, 1]
+    assert used == [(3, "prefetch")]
+
+
+@pytest.mark.slow
 def test_grades_come_from_rollouts_and_are_shared_by_topic(
     tiny_dir: Path, samples: tuple[list[Sample], ImageStore]
 ) -> None:

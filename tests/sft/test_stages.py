@@ -18,12 +18,11 @@ from open4ov.graph import StageRun
 from open4ov.model import Processor, Qwen3VL, lora
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
-from open4ov.rl import stage as rl
 from open4ov.rl.hallucination import KINDS
 from open4ov.sft import curriculum, deficit, planning, pupil, sets, short
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.fit import fit
-from open4ov.stages import dpo, rl_pool
+from open4ov.stages import dpo, rl, rl_pool
 from open4ov.stages import sets as sets_stage
 from open4ov.stages import sft as sft_stage
 from open4ov.store import ImageStore, read_samples, write_samples

@@ -97,6 +97,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", EVERYTHING.values(), ids=EVERYTHING)
 def test_an_interrupted_training_ends_with_the_same_bits(
     bench: Bench, samples: list[Sample], tmp_path: Path, options: dict[str, Any]

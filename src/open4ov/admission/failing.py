@@ -216,6 +216,12 @@ def _cut(place: Place, level: Sequence[int]) -> Place:
     return domain, ability, topic, task
 
 
+def placer(batch: Sequence[Sample]) -> Callable[[Sample], Place]:
+    """Gives a question its place, as `groups` does: by its own labels, or by those of samples about the same
+    subject."""
+    return _Lent(batch).place
+
+
 class _Lent:
     """The place of a sample by its own labels, or by those of the new data's samples about the same subject."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from open4ov.corpora import arithmetic, charts, icons, instruction, looking, pairs, reasoning, scenes, text
+from open4ov.corpora import arithmetic, charts, icons, instruction, looking, pairs, placing, reasoning, scenes, text
 from open4ov.corpora.describe import REQUESTS, describe
 from open4ov.corpora.item import QA, TASKS, Item, Scene
 from open4ov.corpora.splits import SPLITS, split_of
@@ -67,7 +67,7 @@ def questions(scene: Scene, rng: random.Random, language: str = "en") -> list[QA
     if scene["kind"] == "pair":
         return pairs.comparing(scene, rng) if language == "en" else []
     found: list[QA] = []
-    for ask in (looking.naming, looking.colour, looking.counting, looking.reading, looking.position, looking.charts):
+    for ask in (looking.naming, looking.colour, looking.counting, looking.reading, placing.position, looking.charts):
         found += ask(scene, rng, language)
     return found + reasoning.reasoning(scene, rng, language)
 

@@ -34,7 +34,7 @@ from open4ov.data.task import FALLEN, Matched, Skipped, Tools, skip
 from open4ov.mllm import costs, provenance
 from open4ov.mllm.took import Account
 from open4ov.sample import Axis, Sample, Step
-from open4ov.store import iter_samples, write_samples
+from open4ov.store import iter_samples, read_samples, write_samples
 
 CAME = "came"
 """The part of a chunk that holds conversations which came whole"""
@@ -84,10 +84,11 @@ def match_(tools: Tools, number: int, gone: Sequence[int] = ()) -> None:
     skipped: Skipped = {}
     out = set(gone)
     images = [image for at, image in enumerate(cleaned(tools, number)) if at not in out]
+    named = match.named(tree)
     requests = [
-        conversations.rank(image, tools.pictures(image), tree, note(image))
+        conversations.rank(image, tools.pictures(image), tree, note(image), named)
         if image.messages
-        else match.request(tools.picture(image), tree, note(image))
+        else match.request(tools.picture(image), tree, note(image), named)
         for image in images
     ]
     ranked = tools.answers("matching labels", "unranked", images, requests, skipped)
@@ -160,7 +161,7 @@ def write(
     tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section = tools.section
     skipped: Skipped = {}
-    ready = list(iter_samples(tools.work.path("match", number)))
+    ready = read_samples(tools.work.path("match", number))
     rows = tools.work.rows("match", number)
     for image, budget in zip(ready, budgets or (), strict=budgets is not None):
         image.budget = budget
@@ -240,23 +241,24 @@ def write(
 
 
 def judge_(tools: Tools, number: int) -> None:
-    """Of clean samples and of known defects alike; of the latter none stays."""
+    """Of clean samples and of known defects alike; of the latter none stays, unless all are let in (`admit_all`)."""
     tools.work.clear("judge", number)
     tools.asker.account = Account()  # equal questions of a chunk are paid for once
     section, asker, tree = tools.section, tools.asker, tools.tree
-    samples = list(iter_samples(tools.work.path("write", number)))
+    samples = read_samples(tools.work.path("write", number))
     if (whole := tools.work.path("write", number, CAME)).exists():
         samples += iter_samples(whole)
     judge.vote(asker, samples, tree, tools.pictures, tools.tell("judging"))
     through = [sample for sample in samples if judge.kept(sample.votes, section.quorum)]
     verify.verify(asker, through, tree, tools.pictures, tools.tell("verifying"))
-    for sample in samples:
+    for sample in () if section.admit_all else samples:
         if not judge.kept(sample.votes, section.quorum):
             sample.extra["rejected_by"] = "judges"
         elif not verify.passed(sample):
             sample.extra["rejected_by"] = "verification"
-    good = [s for s in samples if "rejected_by" not in s.extra and "defect" not in s.extra]
-    bad = [s for s in samples if "rejected_by" in s.extra or "defect" in s.extra]
+    out = set[str]() if section.admit_all else {"rejected_by", "defect"}
+    good = [sample for sample in samples if not out & sample.extra.keys()]
+    bad = [sample for sample in samples if out & sample.extra.keys()]
     provenance.settle(samples, asker.place)
     write_samples(tools.work.path("judge", number, "good"), good)
     write_samples(tools.work.path("judge", number, "bad"), bad)

@@ -14,14 +14,14 @@ from open4ov.data.wishes import POOL
 from open4ov.mllm.embedders import Embedder
 from open4ov.mllm.took import Account
 from open4ov.sample import Sample
-from open4ov.store import iter_samples
+from open4ov.store import read_samples
 
 
 def fine(tools: Tools, number: int) -> None:
     """The topics of images that are ready, by what is wished; the rows hold their numbers and scores."""
     tools.work.clear("fine", number)
     tools.asker.account = Account()
-    wishes, ready = tools.wishes, list(iter_samples(tools.work.path("match", number)))
+    wishes, ready = tools.wishes, read_samples(tools.work.path("match", number))
     assert wishes is not None, "without wishes fine matching needs no step of its own"
     rows = tools.work.rows("match", number)
     images = [(image, kept, text) for image, (kept, text) in zip(ready, rows, strict=True)]

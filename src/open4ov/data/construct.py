@@ -24,7 +24,8 @@ from open4ov.data.images import CORPUS, collect_images
 from open4ov.data.task import Task, Tools
 from open4ov.errors import RefusedError
 from open4ov.mllm.ask import Asker
-from open4ov.mllm.estimate import figures, guessed_embedder, guessers
+from open4ov.mllm.estimate import figures
+from open4ov.mllm.guessing import guessed_embedder, guessers
 from open4ov.recipe import DataSection
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
@@ -65,6 +66,7 @@ def construct(run: StageRun) -> None:
     if not told["counts"]["kept"]:
         raise RefusedError(
             f"data: none of the {count_samples(source)} images gave a sample. {report.reasons(told)} "
+            f"{judge.unmet_quorum(section, run.recipe.images.own)}"
             "See docs/data.md for what each provider can answer, and `open4ov data view` for votes and reasons",
             final=not told["unanswered"]["passing"],
         )

@@ -38,9 +38,11 @@ def whole(sample: Sample) -> bool:
     return bool(roles) and not (len(sample.images) == 1 and roles in (["user"], ["user", "assistant"]))
 
 
-def rank(sample: Sample, pictures: Sequence[Picture], tree: LabelTree, annotation: str) -> Request:
-    """Asks for a conversation's ranking of all L1 labels."""
-    values = {"labels": match.named(tree), "annotation": annotation, **_shown(sample)}
+def rank(
+    sample: Sample, pictures: Sequence[Picture], tree: LabelTree, annotation: str, labels: match.Named | None = None
+) -> Request:
+    """Asks for a conversation's ranking of all L1 labels. `labels`: as for `match.request`."""
+    values = {"labels": match.named(tree) if labels is None else labels, "annotation": annotation, **_shown(sample)}
     prompt = Prompt(TEMPLATES["rank"], values)
     return Request("rank", prompt, pictures, Ranking, lambda answer: match.objection(answer, tree))
 

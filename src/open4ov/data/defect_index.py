@@ -20,6 +20,7 @@ from open4ov.data.topics import Topic
 from open4ov.sample import Sample
 
 _GROUPS = 32  # of traits held in memory
+_TRAITS = 2**15  # held in memory beside: most groups share theirs with others
 _ROWS = 4096
 _TABLES = """
 CREATE TABLE traits (number INTEGER PRIMARY KEY, id TEXT, question INTEGER, content INTEGER, images INTEGER,
@@ -52,12 +53,13 @@ class Index:
         for column in ("question", "content"):
             self._database.execute(f"CREATE INDEX by_{column} ON traits ({column}, number)")
         self._groups: OrderedDict[tuple[object, ...], list[Trait]] = OrderedDict()
+        self._traits: OrderedDict[int, Trait] = OrderedDict()
 
     def __len__(self) -> int:
         return self._size
 
     def at(self, number: int) -> Trait:
-        return _trait(self._database.execute("SELECT * FROM traits WHERE number = ?", (number,)).fetchone())
+        return self._trait(self._database.execute("SELECT * FROM traits WHERE number = ?", (number,)).fetchone())
 
     def alike(self, trait: Trait) -> Sequence[Trait]:
         return self._group("question = ?", trait.question)
@@ -72,10 +74,18 @@ class Index:
         held = self._groups.pop((alike, *key), None)
         if held is None:
             query = f"SELECT * FROM traits WHERE {alike} ORDER BY number LIMIT ?"
-            held = [_trait(row) for row in self._database.execute(query, (*key, MOST_ALIKE))]
+            held = [self._trait(row) for row in self._database.execute(query, (*key, MOST_ALIKE))]
         self._groups[alike, *key] = held
         if len(self._groups) > _GROUPS:
             self._groups.popitem(last=False)
+        return held
+
+    def _trait(self, row: tuple[Any, ...]) -> Trait:
+        held = self._traits.get(row[0])
+        if held is None:
+            held = self._traits[row[0]] = _trait(row)
+            if len(self._traits) > _TRAITS:
+                self._traits.popitem(last=False)
         return held
 
     def inject(self, topics: Sequence[Topic], rate: float, seed: int, records: Iterable[str]) -> Iterator[Sample]:

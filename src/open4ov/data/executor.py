@@ -1,4 +1,4 @@
-"""Who does the steps of data construction on its chunks (`data.executor`): this process, or Ray's workers.
+"""Who does the steps of data construction on its chunks (`data.executor`): this machine, or Ray's workers.
 
 An executor is given a step's chunks and returns when all are done; what they made lies in the working folder, so
 neither the order in which they were done nor who did them shows.
@@ -6,10 +6,14 @@ neither the order in which they were done nor who did them shows.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol
 
+from open4ov import side_by_side
 from open4ov.data.chunk_steps import STEPS
 from open4ov.data.hygiene import Tell
 from open4ov.data.task import Tools
@@ -31,18 +35,33 @@ class Executor(Protocol):
 
 
 class Local:
-    """One chunk after the other in this process."""
+    """On this machine: one chunk after the other; where nobody but the catalog is asked, which remembers nothing that
+    later steps need, several side by side in processes forked for the step."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
 
     def run(self, step: str, chunks: Sequence[Chunk], tell: Tell) -> None:
-        total, first = sum(chunk.size for chunk in chunks), 0
-        for chunk in chunks:
-            if not self._tools.work.done(step, chunk.number):
-                self._tools.tell = within(tell, first, chunk.size, total)
+        total, starts = sum(chunk.size for chunk in chunks), [0, *accumulate(chunk.size for chunk in chunks)]
+        left = [
+            (chunk, first)
+            for chunk, first in zip(chunks, starts, strict=False)
+            if not self._tools.work.done(step, chunk.number)
+        ]
+        here = os.getpid()
+
+        def piece(part: Sequence[tuple[Chunk, int]]) -> None:
+            for chunk, first in part:
+                told = within(tell, first, chunk.size, total)
+                self._tools.tell = told if os.getpid() == here else _nobody
                 STEPS[step](self._tools, chunk.number, **chunk.told)
-            first += chunk.size
+
+        count = min(len(left), side_by_side.places()) if self._tools.asker.offline else 1
+        side_by_side.run([partial(piece, left[number::count]) for number in range(count)])
+
+
+def _nobody(step: str) -> None:
+    """Hears of no step: the screen is another process's."""
 
 
 def within(tell: Tell, first: int, size: int, total: int) -> Tell:

@@ -36,8 +36,9 @@ def _rank(tools: Tools, number: int, samples: Sequence[Sample]) -> None:
     tools.asker.account = Account()
     tree = tools.tree
     asked = [sample for sample in samples if wants(sample)]
+    named = match.named(tree)
     requests = [
-        conversations.rank(sample, tools.pictures(sample), tree, synthesize.annotation(sample.scene))
+        conversations.rank(sample, tools.pictures(sample), tree, synthesize.annotation(sample.scene), named)
         for sample in asked
     ]
     skipped: Skipped = {}

@@ -8,7 +8,9 @@ anybody) lies in `extra["fields"]`. Files that cannot be used are skipped, count
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,11 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 from PIL import Image
 from pydantic import ValidationError
 
-from open4ov import corpora
+from open4ov import corpora, side_by_side
 from open4ov.annotation import texts
 from open4ov.corpora import TASKS, in_car
 from open4ov.corpora.generate import CHINESE_TASKS
-from open4ov.data import imported, metadata
+from open4ov.data import annotation_questions, imported, metadata
 from open4ov.errors import UserError
 from open4ov.formats import dicom
 from open4ov.formats.folder import AnnotationError, annotation, listed
@@ -35,14 +37,14 @@ if TYPE_CHECKING:
 CORPUS = "corpus:"
 ENGLISH_WEIGHT = 3  # of a general task in English, to 1 for the same in Chinese
 Skipped = list[dict[str, str]]
+Tell = Callable[[str, int, int], None]
 
 
 def collect_images(run: StageRun) -> None:
     """Writes samples.parquet (the vertical: an image each, no messages), general.parquet and skipped.json."""
-    section, seed = run.recipe.images, run.recipe.seed
+    section = run.recipe.images
     skipped: Skipped = []
-    vertical = list(_vertical(section, run.images, seed, skipped, run))
-    general = list(_general(section, run.images, seed, skipped, run))
+    vertical, general = _drawn(section, run, skipped)
     write_samples(run.out / "samples.parquet", vertical)
     write_samples(run.out / "general.parquet", general)
     write_json(run.out / "skipped.json", skipped)
@@ -57,25 +59,43 @@ def collect_images(run: StageRun) -> None:
         run.note(f"{len(skipped)} left out, all listed in images/skipped.json: {some}{'; ...' if skipped[3:] else ''}")
 
 
-def _vertical(
-    section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, run: StageRun
-) -> Iterator[Sample]:
+def _drawn(section: ImagesSection, run: StageRun, skipped: Skipped) -> tuple[list[Sample], list[Sample]]:
+    """The vertical and the general set. What the corpora draw, which takes as long for both, is drawn side by side."""
+    seed, here = run.recipe.seed, os.getpid()
+
+    def tell(description: str, done: int, total: int) -> None:
+        if os.getpid() == here:  # the screen is this process's
+            run.progress(description, done, total)
+
+    def vertical(own: Skipped) -> tuple[list[Sample], Skipped]:
+        return list(_vertical(section, run.images, seed, own, tell)), own
+
+    def general(own: Skipped) -> tuple[list[Sample], Skipped]:
+        return list(_general(section, run.images, seed, own, tell)), own
+
+    pieces = [partial(vertical, Skipped()), partial(general, Skipped())]
+    both = section.vertical.startswith(CORPUS) and section.general.startswith(CORPUS)
+    (first, left_out), (second, also) = side_by_side.run(pieces) if both else [piece() for piece in pieces]
+    skipped += [*left_out, *also]
+    return first, second
+
+
+def _vertical(section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, tell: Tell) -> Iterator[Sample]:
     if not section.vertical.startswith(CORPUS):
         path = Path(section.vertical)
-        if imported.is_set(path):
-            yield from imported.vertical(path, store, skipped)
-        else:
-            yield from folder(path, section.max_pixels, store, skipped)
+        known = imported.is_set(path)
+        found = imported.vertical(path, store, skipped) if known else folder(path, section.max_pixels, store, skipped)
+        yield from annotation_questions.asked(found, section.questions, skipped)
         return
     if section.vertical != "corpus:in_car":
         raise UserError(f"images.vertical: no corpus {section.vertical!r}; use corpus:in_car, or a folder of images")
     total = section.per_symbol * len(in_car.load())
     for done, item in enumerate(in_car.pictures("train", section.per_symbol, seed), start=1):
         yield item.store(store)
-        run.progress("drawing the vertical", done, total)
+        tell("drawing the vertical", done, total)
 
 
-def _general(section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, run: StageRun) -> Iterator[Sample]:
+def _general(section: ImagesSection, store: ImageStore, seed: int, skipped: Skipped, tell: Tell) -> Iterator[Sample]:
     """Items with messages: drawn for all general tasks in turn, or the `qa` of a folder's annotations."""
     if section.general_count == 0:
         return
@@ -104,7 +124,7 @@ def _general(section: ImagesSection, store: ImageStore, seed: int, skipped: Skip
         done += item.images is not pictures
         pictures = item.images
         yield item.store(store)
-        run.progress("drawing the general set", done, section.general_count)
+        tell("drawing the general set", done, section.general_count)
 
 
 def shares(total: int, weights: list[int]) -> list[int]:

@@ -84,6 +84,19 @@ def warning(section: DataSection) -> str | None:
     )
 
 
+def unmet_quorum(section: DataSection, own: bool) -> str:
+    """What to say where nothing was kept because the catalog judges a folder of the user's `own`; else nothing."""
+    named = [section.roles.get(judge) or section.roles.get("default") or "default" for judge in JUDGES[1:]]
+    abstain = [name for name in named if (one := section.providers.get(name)) and one.kind == "catalog"]
+    if not own or len(JUDGES) - len(abstain) >= section.quorum:
+        return ""
+    return (
+        "Of a folder's pictures the catalog knows the annotation alone, so that one of its judges votes and the others "
+        f"abstain: {section.quorum} votes (data.quorum) cannot be had. Set data.quorum to 1, or name models as judges "
+        "(data.providers, data.roles). "
+    )
+
+
 def triplet(sample: Sample, tree: LabelTree) -> dict[str, Any]:
     """What a judge is told beside the image. Language and tags are for the catalog; the template shows the rest."""
     return {

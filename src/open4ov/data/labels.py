@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from open4ov import yaml_file
 from open4ov.data import labels_flat
 from open4ov.errors import UserError
+from open4ov.recipe_labels import LabelsSection
 from open4ov.sample import Axis, Label, content_id
 
 OTHERS = "Others"
@@ -118,11 +121,22 @@ class LabelTree(BaseModel):
                             yield domain, domain2, ability, ability2
 
 
-def load(path: str | Path | None = None) -> LabelTree:
-    """The tree at `path`, or the shipped one. Raises `LabelError`, listing every fault found."""
-    where = str(path) if path else "labels.yaml"
+def load(path: str | Path | LabelsSection | None = None) -> LabelTree:
+    """The tree at `path`, the shipped one, or that with what a recipe adds. Raises `LabelError` with every fault."""
+    if isinstance(path, LabelsSection):
+        from open4ov.data.labels_added import extended
+
+        return extended(_shipped(), path)
+    return _read(Path(path), str(path)) if path else _shipped()
+
+
+@cache
+def _shipped() -> LabelTree:
+    return _read(resources.files("open4ov.data") / "labels.yaml", "labels.yaml")
+
+
+def _read(file: Traversable, where: str) -> LabelTree:
     try:
-        file = Path(path) if path else resources.files("open4ov.data") / "labels.yaml"
         raw = yaml_file.parse(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"data.labels: cannot read {where}: {error}") from None

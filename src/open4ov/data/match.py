@@ -21,14 +21,18 @@ from open4ov.mllm.answers import Ranking
 from open4ov.mllm.ask import Picture, Prompt, Request
 from open4ov.sample import Axis
 
+Named = dict[str, list[dict[str, Any]]]
+"""Axis → the L1 labels to rank, as `named` lays them out"""
 
-def request(picture: Picture, tree: LabelTree, annotation: str) -> Request:
-    """Asks for a picture's ranking of all L1 labels, *Others* among them, on both axes."""
-    prompt = Prompt("rank", {"labels": named(tree), "annotation": annotation})
+
+def request(picture: Picture, tree: LabelTree, annotation: str, labels: Named | None = None) -> Request:
+    """Asks for a picture's ranking of all L1 labels, *Others* among them, on both axes. `labels`: `named(tree)`, where
+    it is at hand: laid out once for many pictures."""
+    prompt = Prompt("rank", {"labels": named(tree) if labels is None else labels, "annotation": annotation})
     return Request("rank", prompt, (picture,), Ranking, lambda answer: objection(answer, tree))
 
 
-def named(tree: LabelTree) -> dict[str, list[dict[str, Any]]]:
+def named(tree: LabelTree) -> Named:
     """Axis → the L1 labels to rank, as `_entry` has them."""
     return {axis: [_entry(l1) for l1 in tree.axis(axis)] for axis in AXES}
 

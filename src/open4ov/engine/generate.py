@@ -29,7 +29,7 @@ from open4ov.engine.text import TextStream, cut_at_stop
 from open4ov.engine.vision_cache import VisionCache, digests, salted
 from open4ov.engine.watch import Watch
 from open4ov.errors import UserError
-from open4ov.model import Pack, Processor, Qwen3VL, attention
+from open4ov.model import Encoded, Pack, Processor, Qwen3VL, attention
 
 Progress = Callable[[int, int], None]
 
@@ -102,9 +102,12 @@ class Engine:
         model's positions, or beyond all blocks. What `request.ahead` computes is held until `abort`."""
         return self.begin(self.prompt(request))
 
-    def prompt(self, request: Request) -> Prompt:
-        """A request's conversation as this engine reads it; any thread may ask. Raises UserError as `add` does."""
-        document = self.processor.encode(request.messages, request.images, generate=True, pixels=False)
+    def prompt(self, request: Request, document: Encoded | None = None) -> Prompt:
+        """A request's conversation as this engine reads it; any thread may ask. `document`: the same as it was read
+        already (`Processor.encode_tokens`); of the messages only the places of pictures count then. Raises UserError
+        as `add` does."""
+        if document is None:
+            document = self.processor.encode(request.messages, request.images, generate=True, pixels=False)
         self._check(request, len(document))
         if request.grammar is not None and request.grammar.processor is not self.processor:
             raise ValueError("the grammar is of another processor than the engine's")
@@ -168,7 +171,7 @@ class Engine:
         fresh = [chunk for chunk in planned if not chunk.sequence.computed]
         continued = [chunk for chunk in planned if chunk.sequence.computed]
         kernel = attention.chosen(self.model.text)
-        with self._precision():
+        with self.precision():
             memory = StepMemory(self._store, self._rows, bool(decoded), fresh, continued, kernel)
             ordered = [*(Chunk(one, 1) for one in self._rows.sequences), *fresh, *continued]
             packed, vision = self._inputs.pack(ordered, decoded)
@@ -185,8 +188,12 @@ class Engine:
             self._sample(sampled, logits)
         return sampled + self.scheduler.take_ready()
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Completion]]:
-        """The completions of each request, in order. `progress(done, total)` counts completions."""
+    def generate(
+        self, requests: Sequence[Request], progress: Progress | None = None, prompts: Sequence[Prompt] | None = None
+    ) -> list[list[Completion]]:
+        """The completions of each request, in order. `progress(done, total)` counts completions. `prompts`: the
+        requests as an engine of the same processor and without adapters has read them (`prompt`), where that has been
+        done."""
         if any(request.ahead for request in requests):
             raise ValueError("a request computed ahead has no completion; use add")
         numbers: dict[int, int] = {}
@@ -195,10 +202,11 @@ class Engine:
         try:
             for place in sorted(range(len(requests)), key=lambda place: -_size(requests[place])):  # like with like
                 try:
-                    numbers[self.add(requests[place])] = place
+                    prompt = prompts[place] if prompts else self.prompt(requests[place])
+                    numbers[self.begin(prompt)] = place
                 except UserError as error:
                     raise UserError(f"request {place}: {error}") from None
-            with self._precision():  # one context for all steps: autocast then casts each weight once, not every time
+            with self.precision():  # one context for all steps: autocast then casts each weight once, not every time
                 while done < total:
                     for one in self.step():
                         if one.finish_reason is not None and one.number in numbers:
@@ -317,7 +325,8 @@ class Engine:
     def _root(self) -> Key:
         return root_key(self.weight_version, self.processor.images, self.processor.videos)
 
-    def _precision(self) -> AbstractContextManager[object]:
+    def precision(self) -> AbstractContextManager[object]:
+        """What the engine computes in."""
         return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
 
 

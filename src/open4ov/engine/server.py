@@ -23,7 +23,7 @@ from open4ov.engine.serving import body
 from open4ov.engine.serving import chat as wire
 from open4ov.engine.serving.answer import Answer, Events, told, while_there
 from open4ov.engine.serving.decoder import Decoder
-from open4ov.engine.serving.faults import Refused, error
+from open4ov.engine.serving.faults import Refused, error, without_route
 from open4ov.engine.serving.fetch import Fetcher
 from open4ov.engine.serving.gate import Gate, Guard, Visit
 from open4ov.engine.serving.pictures import Pictures
@@ -118,12 +118,5 @@ def create_app(
 
     app.include_router(router(Door(service, gate, prepare), limits))
 
-    @app.exception_handler(404)
-    async def unknown(request: Request, _error_: Exception) -> Response:
-        return error(404, "there is no such route", "not_found")
-
-    @app.exception_handler(405)
-    async def wrong_method(request: Request, _error_: Exception) -> Response:
-        return error(405, "that method is not served here", "method_not_allowed")
-
+    without_route(app)
     return app

@@ -12,8 +12,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from open4ov.engine.disaggregated.decode import Decode, Shipment
 from open4ov.engine.generate import Engine
@@ -22,8 +24,10 @@ from open4ov.engine.request import Completion, Request
 from open4ov.engine.sequence import Prompt, Sequence
 from open4ov.engine.stage_error import StageError
 from open4ov.errors import UserError
+from open4ov.model import Encoded
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Busy(Exception):
@@ -55,8 +59,8 @@ class _Call:
     """One request under way: where its updates go. Of each completion only the last is kept, as it holds the ones
     before it: a client that reads slowly costs no more than one that does not."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, document: Encoded | None = None) -> None:
+        self.request, self.document = request, document
         self.loop = asyncio.get_running_loop()
         self._updates: dict[int, Update] = {}
         self._fault: Exception | None = None
@@ -100,6 +104,7 @@ class Service:
         self.metrics = Metrics()
         self._calls: dict[int, _Call] = {}
         self._inbox: deque[_Call] = deque()
+        self._changes: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._open = 0
         self._wake = threading.Condition()
         self._stopped = False
@@ -114,8 +119,20 @@ class Service:
         """Whether what was computed ahead for a request is held still; others may have needed its blocks."""
         return number in self.engine.scheduler.held
 
-    async def submit(self, request: Request) -> AsyncGenerator[Update]:
+    async def change(self, what: Callable[[], T]) -> T:
+        """What `what` gives, called in the engine's thread between two steps; all that is under way is given up first
+        (Failed). Raises what it raises, and Failed where the thread has ended."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        with self._wake:
+            if self._stopped:
+                raise Failed
+            self._changes.append((what, done))
+            self._wake.notify()
+        return await done
+
+    async def submit(self, request: Request, document: Encoded | None = None) -> AsyncGenerator[Update]:
         """The request's updates as they come, until all its completions are finished. Leaving early gives it up.
+        `document`: its conversation where it was read already (`Engine.prompt`); without stages only.
 
         One computed ahead has a single update, when that is done. It is held until the generator is closed, and has no
         place in the queue any more.
@@ -125,7 +142,7 @@ class Service:
         if self._open >= self.queue_limit or self._stopped:
             self.metrics.refused += 1
             raise Busy
-        call, left = _Call(request), request.n
+        call, left = _Call(request, document), request.n
         self._open += 1
         queued = True
         try:
@@ -155,7 +172,7 @@ class Service:
             if self.decode is not None:
                 call.shipment = await self.decode.gather(call.request)
             else:
-                call.prompt = await asyncio.to_thread(self.engine.prompt, call.request)
+                call.prompt = await asyncio.to_thread(self.engine.prompt, call.request, call.document)
         except (UserError, ValueError, StageError):
             raise
         except Exception:
@@ -184,21 +201,51 @@ class Service:
             self._wake.notify()
 
     def _work(self) -> None:
-        while True:
-            with self._wake:
-                while not (self._inbox or self.engine.busy or self._stopped):
-                    self._wake.wait()
-                if self._stopped:
-                    break
-                arrived = list(self._inbox)
-                self._inbox.clear()
-            for call in arrived:
-                self._receive(call)
-            if self.engine.busy:
-                self._step()
+        with ExitStack() as precision:
+            self._turns(precision)
         self._fail_all()
         for call in self._inbox:  # nobody adds to it any more
             call.tell(Failed())
+        for _, done in self._changes:
+            _settle(done, None, Failed())
+
+    def _turns(self, precision: ExitStack) -> None:
+        """Works until it is stopped. `precision` is entered while there is anything to do: autocast then casts each
+        weight once, not in every step."""
+        within = False
+        while True:
+            if within and not self.engine.busy:
+                precision.close()
+                within = False
+            with self._wake:
+                while not (self._inbox or self._changes or self.engine.busy or self._stopped):
+                    self._wake.wait()
+                if self._stopped:
+                    break
+                arrived, changes = list(self._inbox), list(self._changes)
+                self._inbox.clear()
+                self._changes.clear()
+            for call in arrived:
+                self._receive(call)
+            if within and changes:
+                precision.close()
+                within = False
+            for what, done in changes:
+                self._change(what, done)
+            if self.engine.busy:
+                if not within:
+                    precision.enter_context(self.engine.precision())
+                    within = True
+                self._step()
+
+    def _change(self, what: Callable[[], Any], done: asyncio.Future[Any]) -> None:
+        self._fail_all()
+        try:
+            found = what()
+        except Exception as error:
+            _settle(done, None, error)
+        else:
+            _settle(done, found, None)
 
     def _receive(self, call: _Call) -> None:
         """Begins a request, or ends one that was given up."""
@@ -260,3 +307,18 @@ class Service:
                 log.exception("giving up a request failed")
             call.tell(Failed())
         self._calls.clear()
+
+
+def _settle(future: asyncio.Future[Any], found: Any, error: Exception | None) -> None:
+    """From another thread; nobody may wait for it any more."""
+
+    def put() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(found)
+        else:
+            future.set_exception(error)
+
+    with suppress(RuntimeError):  # the event loop is gone
+        future.get_loop().call_soon_threadsafe(put)

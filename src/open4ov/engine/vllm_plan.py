@@ -62,8 +62,8 @@ def plan(
     (`port`) to the language model (`port` + 1). A client, or a proxy, sends a request with pictures first to the
     encoder (with max_tokens 1), then to the language model.
 
-    `rollout`: for online RL (`vllm_server.py`): tokens in and out, log p at the request's temperature, and new weights
-    by a path. What takes new weights asks for no key: whoever reaches the port can give others.
+    `rollout`: for online RL (`rollouts/servers.py`): tokens in and out, log p at the request's temperature, and new
+    weights by a path. What takes new weights asks for no key: whoever reaches the port can give others.
 
     No URL is fetched for a client, and keys come from VLLM_API_KEY, which is not printed. Raises UserError for sizes
     that are not, and without keys where others than this machine can connect.

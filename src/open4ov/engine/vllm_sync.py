@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 0.002, torch.bfloat16: 0.08, torch.float16: 0.02}
 
 
 class WeightsDiffer(RuntimeError):
-    """vLLM does not compute what the model computes; what it samples must not be used."""
+    """vLLM, or a server, does not compute what the model computes; what it samples must not be used."""
 
 
 def save_untied(model: Qwen3VL, processor: Processor, folder: Path, dtype: torch.dtype) -> None:
@@ -81,7 +81,7 @@ def check(
             hint = "with a text alone: the decoder or its head (a tied checkpoint leaves an old head)"
         else:
             hint = "with a picture only: the vision tower, or features kept from older weights"
-        raise WeightsDiffer(f"vLLM's log-probabilities differ: {'; '.join(faults)}. Seen {hint}")
+        raise WeightsDiffer(f"its log-probabilities differ: {'; '.join(faults)}. Seen {hint}")
 
 
 @torch.inference_mode()
@@ -90,7 +90,8 @@ def own_log_probs(model: Qwen3VL, processor: Processor, request: Request, token_
     temperature (1 when greedy) [T - 1 + len(token_ids)]."""
     document = processor.encode(request.messages, request.images, generate=True)
     whole = _with_response(document, token_ids)
-    hidden = model.hidden_states(pack([whole]))[:-1]
+    packed = replace(pack([whole]), places=model.visual_places(document.input_ids))  # a response may say placeholders
+    hidden = model.hidden_states(packed.to(model.device))[:-1]
     ids = whole.input_ids[1:].to(model.device)
     return model.score(hidden, ids, request.temperature or 1.0)[0].float().cpu()
 

@@ -1,5 +1,5 @@
 """What vLLM is asked for a request and how its answer is read, however the two are connected (`vllm.py`: a process of
-ours; `vllm_server.py`: a server by address).
+ours; `rollouts/servers.py`: servers by address, which may be of our own engine).
 
 The prompt goes over as tokens and the pictures as pixels, so vLLM and `Engine` read the same.
 """
@@ -145,7 +145,7 @@ class Wired(ABC):
         if self._watch.changed():
             self.update_weights()
         if not self._trusted:
-            raise vllm_sync.WeightsDiffer("the last update of vLLM's weights failed: update them again")
+            raise vllm_sync.WeightsDiffer("the last update of the weights failed: update them again")
         return self._generate(requests, progress)
 
     def _verify(self) -> None:
@@ -239,11 +239,11 @@ class Wired(ABC):
     def _completion(self, request: Request, prompt: list[int], raw: dict[str, Any]) -> Completion:
         if raw["prompt"] != prompt:
             raise RuntimeError(
-                f"vLLM read a prompt of {len(raw['prompt'])} tokens where open4ov has {len(prompt)} or others: "
+                f"it read a prompt of {len(raw['prompt'])} tokens where open4ov has {len(prompt)} or others: "
                 "its processor is not this model's"
             )
         tokens, log_probs, reason = raw["tokens"], raw["log_probs"], raw["finish_reason"]
-        if reason not in ("stop", "length", "repetition"):
+        if reason not in ("stop", "length", "repetition", "garbled"):  # the last: our own server's
             raise RuntimeError(f"vLLM ended a response by {reason!r}")
         if request.degeneration is not None:
             vocabulary = self.model.config.text.vocab_size

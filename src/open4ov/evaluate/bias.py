@@ -1,12 +1,16 @@
 """Does the model look, and does it stay with what is asked? (paper §6.3, Fig. 12; §4.1.1)
 
-Four suites built from the questions of the others, so that each has a counterpart with the same words:
+Suites built from the questions of the others, so that each has a counterpart with the same words:
 
 - missing_image: an image question without its image; right is to say so (`metrics.REFUSALS`);
 - mismatch: a text-only question with a picture that has nothing to do with it; right is the answer;
 - context: an image question after an unrelated exchange; right is the answer;
+- context_turns: the same after several, one of them about another picture;
 - absent: the picture is swapped for one without the object whose colour is asked; right is to say that it is not there
   (`metrics.DENIALS`).
+
+Their counterparts in Chinese are in `bias_chinese.py`. What needs no further question is read off these answers and
+those of the other suites (`scores.py`): false refusals, language-only leakage, verbosity.
 """
 
 from __future__ import annotations
@@ -18,31 +22,36 @@ from dataclasses import replace
 from open4ov.evaluate.items import Question
 from open4ov.sample import Message, Part, assistant
 
+TURNS = 4
+"""Unrelated exchanges of `context_turns`"""
 
-def missing_image(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
+
+def missing_image(questions: Sequence[Question], count: int, seed: int, suite: str = "missing_image") -> list[Question]:
     """`count` of the given image questions with every image taken away."""
     return [
         replace(
             each,
-            id=f"missing_image/{each.id}",
-            suite="missing_image",
+            id=f"{suite}/{each.id}",
+            suite=suite,
             messages=tuple(_without_images(message) for message in each.messages),
             images=(),
             rule="refusal",
         )
-        for each in _spread([each for each in questions if each.images], count, f"missing/{seed}")
+        for each in spread([each for each in questions if each.images], count, f"missing/{seed}")
     ]
 
 
-def mismatch(texts: Sequence[Question], pictures: Sequence[Question], count: int, seed: int) -> list[Question]:
+def mismatch(
+    texts: Sequence[Question], pictures: Sequence[Question], count: int, seed: int, suite: str = "mismatch"
+) -> list[Question]:
     """Text-only questions, each with the picture of some image question before its words."""
-    chosen = _spread([each for each in texts if not each.images], count, f"mismatch/{seed}")
-    others = _spread([each for each in pictures if len(each.images) == 1], len(chosen), f"mismatch pictures/{seed}")
+    chosen = spread([each for each in texts if not each.images], count, f"mismatch/{seed}")
+    others = spread([each for each in pictures if len(each.images) == 1], len(chosen), f"mismatch pictures/{seed}")
     return [
         replace(
             each,
-            id=f"mismatch/{each.id}",
-            suite="mismatch",
+            id=f"{suite}/{each.id}",
+            suite=suite,
             messages=(*each.messages[:-1], _with_image(each.messages[-1])),
             images=other.images,
         )
@@ -50,9 +59,11 @@ def mismatch(texts: Sequence[Question], pictures: Sequence[Question], count: int
     ]
 
 
-def context(questions: Sequence[Question], texts: Sequence[Question], count: int, seed: int) -> list[Question]:
+def context(
+    questions: Sequence[Question], texts: Sequence[Question], count: int, seed: int, suite: str = "context"
+) -> list[Question]:
     """Image questions that come after an unrelated text-only question and its right answer."""
-    chosen = _spread([each for each in questions if each.images], count, f"context/{seed}")
+    chosen = spread([each for each in questions if each.images], count, f"context/{seed}")
     rng = random.Random(f"context texts/{seed}")
     asked: list[Question] = []
     for each in chosen:
@@ -60,15 +71,44 @@ def context(questions: Sequence[Question], texts: Sequence[Question], count: int
         asked.append(
             replace(
                 each,
-                id=f"context/{each.id}",
-                suite="context",
+                id=f"{suite}/{each.id}",
+                suite=suite,
                 messages=(*unrelated.messages, assistant(unrelated.answers[0]), *each.messages),
             )
         )
     return asked
 
 
-def absent(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
+def context_turns(
+    questions: Sequence[Question], texts: Sequence[Question], count: int, seed: int, turns: int = TURNS
+) -> list[Question]:
+    """Image questions after `turns` unrelated exchanges with their right answers: text-only ones, and in the middle one
+    about another picture (of another suite, where there is one)."""
+    chosen = spread([each for each in questions if each.images], count, f"context turns/{seed}")
+    rng = random.Random(f"context turns of/{seed}")
+    asked: list[Question] = []
+    for each in chosen:
+        others = [other for other in questions if other.images and other.suite != each.suite] or [
+            other for other in questions if other.images and other.id != each.id
+        ]
+        shown = rng.choice(others)
+        before = rng.sample(list(texts), min(turns - 1, len(texts)))
+        before.insert(len(before) // 2, shown)
+        exchanges = [message for one in before for message in (*one.messages, assistant(one.answers[0]))]
+        moved = tuple(_moved(message, len(shown.images)) for message in each.messages)
+        asked.append(
+            replace(
+                each,
+                id=f"context_turns/{each.id}",
+                suite="context_turns",
+                messages=(*exchanges, *moved),
+                images=(*shown.images, *each.images),
+            )
+        )
+    return asked
+
+
+def absent(questions: Sequence[Question], count: int, seed: int, suite: str = "absent") -> list[Question]:
     """Questions for the colour of a named object, each with the picture of another that has no such object."""
     rng = random.Random(f"absent/{seed}")
     colours = [each for each in questions if each.suite == "colour"]
@@ -88,17 +128,17 @@ def absent(questions: Sequence[Question], count: int, seed: int) -> list[Questio
             asked.append(
                 replace(
                     each,
-                    id=f"absent/{each.id}",
-                    suite="absent",
+                    id=f"{suite}/{each.id}",
+                    suite=suite,
                     images=other.images,
                     rule="denial",
                     objects=other.objects,
                 )
             )
-    return _spread(asked, count, f"absent order/{seed}")
+    return spread(asked, count, f"absent order/{seed}")
 
 
-def _spread(questions: Sequence[Question], count: int, seed: str) -> list[Question]:
+def spread(questions: Sequence[Question], count: int, seed: str) -> list[Question]:
     """`count` questions in a seeded order, drawn from the suites in turn."""
     rng = random.Random(seed)
     by_suite: dict[str, list[Question]] = {}
@@ -117,3 +157,12 @@ def _without_images(message: Message) -> Message:
 
 def _with_image(message: Message) -> Message:
     return message.model_copy(update={"content": [Part(type="image", index=0), *message.content]})
+
+
+def _moved(message: Message, images: int) -> Message:
+    """The message with its images so many places further on."""
+    parts = [
+        part if part.index is None else part.model_copy(update={"index": part.index + images})
+        for part in message.content
+    ]
+    return message.model_copy(update={"content": parts})

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from open4ov.errors import UserError
+from open4ov.evaluate.diversity import Equivalence
 from open4ov.evaluate.scores import Answer, differences, read_answers, summarise
+from open4ov.functions import function
+from open4ov.recipe import EQUIVALENCE
 from open4ov.run_dir import read_json
 
 Results = dict[str, Any]
@@ -44,14 +47,15 @@ def pooled(runs: Sequence[Path], models: Sequence[str]) -> dict[str, Results]:
             if not (run / "run.json").exists():
                 raise UserError(f"{run}: is no run directory (no run.json)")
         return {}
+    same = _same(asked)
     return {
         model: {
             "schema": 1,
             "model": model,
             **asked,
-            **summarise(said, asked["confidence"]),
+            **summarise(said, asked["confidence"], same),
             "differences": {
-                name: differences(said, found[name], asked["confidence"]) for name in _before(model, found)
+                name: differences(said, found[name], asked["confidence"], same) for name in _before(model, found)
             },
         }
         for model, said in found.items()
@@ -84,8 +88,11 @@ def against(
 ) -> dict[str, dict[str, float]]:
     """Row -> {score, low, high}: `model` of `runs` minus `other` of `others`, paired by seed and question."""
     mine, theirs = answers(runs, model), answers(others, other)
+    told = [_settings(run, name) for name, group in ((model, runs), (other, others)) for run in group]
+    if len({settings.get("equivalence") for settings in told}) > 1:
+        raise UserError("the runs' recipes tell distinct responses apart by other rules (evaluate.equivalence)")
     try:
-        return differences(mine, theirs, confidence)
+        return differences(mine, theirs, confidence, _same(told[0]))
     except ValueError:
         raise UserError(
             "the runs were asked different questions: give as many of each, with the same seeds and the same "
@@ -109,4 +116,9 @@ def _settings(run: Path, model: str) -> dict[str, Any]:
     keys = ("seed", "items", "samples", "confidence")
     if record is None or any(key not in record for key in keys):
         raise UserError(f"{path}: missing or damaged; run its recipe again as far as evaluate_{model}")
-    return {key: record[key] for key in keys}
+    return {key: record[key] for key in (*keys, "equivalence", "weights") if key in record}
+
+
+def _same(settings: Mapping[str, Any]) -> Equivalence:
+    """What tells distinct responses apart, as the evaluation had it."""
+    return function(settings.get("equivalence", EQUIVALENCE), "evaluate.equivalence")

@@ -49,6 +49,8 @@ class Question:
     """answers to the same task about other symbols, for the `sentence` rule"""
     objects: frozenset[str] = frozenset()
     """what the picture of a colour question shows, as questions name it"""
+    with_picture: str = ""
+    """the scoring rule of the same question with its picture, where its task does not name it"""
 
     @property
     def text(self) -> str:
@@ -61,7 +63,7 @@ def general(task: str, count: int, seed: int) -> list[Question]:
     chinese = round(count * CHINESE_SHARE) if task in CHINESE_TASKS else 0
     english = corpora.generate(task, "test", count - chinese, seed=seed)
     mandarin = corpora.generate(task, "test", chinese, seed=seed, language="zh") if chinese else ()
-    return [_question(task, item) for item in (*english, *mandarin)]
+    return [question(task, item) for item in (*english, *mandarin)]
 
 
 def vertical(language: Language, count: int, seed: int) -> list[Question]:
@@ -74,13 +76,14 @@ def vertical(language: Language, count: int, seed: int) -> list[Question]:
     chosen: list[Question] = []
     for place in range(count):
         turn = (place + place // symbols) % len(tasks)
-        question = _question(f"in_car_{language}", drawn[place * len(tasks) + turn])
-        others = tuple(answer for answer in everything[question.task] if answer not in question.answers)
-        chosen.append(replace(question, others=others))
+        asked = question(f"in_car_{language}", drawn[place * len(tasks) + turn])
+        others = tuple(answer for answer in everything[asked.task] if answer not in asked.answers)
+        chosen.append(replace(asked, others=others))
     return chosen
 
 
-def _question(suite: str, item: Item) -> Question:
+def question(suite: str, item: Item) -> Question:
+    """The last question of an item's conversation, as a suite asks it."""
     sample = item.sample
     assert sample.answer is not None, f"{sample.id} ({sample.task}) has no reference answer"
     last = max(index for index, message in enumerate(sample.messages) if message.role == "user")

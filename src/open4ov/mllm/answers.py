@@ -145,3 +145,24 @@ class Screened(Answer):
     self_talk: bool
     mismatch: bool
     reason: str
+
+
+class Grade(Answer):
+    """Whether a response to an evaluation's question is right; None: the judge cannot tell (`open4ov eval`)."""
+
+    score: Literal[0, 1] | None
+    reason: str
+
+
+class Rubric(Answer):
+    """How far a response follows each part of an instruction, 0 to 1 (`open4ov eval`)."""
+
+    scores: list[float]
+    reason: str
+
+
+class Preference(Answer):
+    """Which of two answers is better."""
+
+    choice: Literal["first", "second", "tie"]
+    reason: str

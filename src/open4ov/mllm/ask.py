@@ -50,8 +50,9 @@ __all__ = [
 ]
 
 JUDGES = ("judge_1", "judge_2", "judge_3")
-BESIDE = ("labels", "documents", "preference", "rl_pool")
-"""Asked beside the stage `data`: by `open4ov labels review`, `open4ov data documents`, stage 3 of SFT and RL's pool"""
+BESIDE = ("labels", "documents", "preference", "rl_pool", "evaluation", "versus")
+"""Asked beside the stage `data`: by `open4ov labels review`, `open4ov data documents`, stage 3 of SFT, RL's pool,
+`open4ov eval` and `open4ov versus`"""
 PASSING = frozenset(
     ["rate_limited", "overloaded", "timeout", "server_error", "closed", "empty", "html", "not_json", "truncated"]
 )
@@ -144,6 +145,12 @@ class Asker:
     def identity(self, role: str) -> str:
         """Who plays the role, as votes record it: `judge_1:rules`, `judge_1:gpt-4o`."""
         return f"{role}:{self.provider(role).identity(role)}"
+
+    @property
+    def offline(self) -> bool:
+        """Whether the catalog alone answers, and nothing that is asked leaves a trace in this process."""
+        providers = self._providers.values()
+        return self.desk is None and all(getattr(provider, "offline", False) for provider in providers)
 
     def require_model(self, role: str, otherwise: str) -> None:
         """Raises `UserError` when the catalog would play a role that needs a model; `otherwise`: what to do instead."""

@@ -172,6 +172,9 @@ def _description(scene: dict[str, Any]) -> str:
     )
     text = " ".join(str(line) for line in scene.get("lines", []))
     asked = sorted({qa.task for pairs in known(scene, "en").values() for qa in pairs})
+    if "qa" in scene:  # a user's annotation
+        told = ", ".join(text for key in ("name", "title", "category") if isinstance(text := scene.get(key), str))
+        return f"{told or scene.get('kind', 'picture')}. {objects} {text} To ask: {', '.join(asked)}."
     return f"{scene.get('kind', 'picture')} of {objects or text or 'values'} {text}. To ask: {', '.join(asked)}."
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import OrderedDict
 from functools import lru_cache
 from typing import Any, cast
 
@@ -19,14 +20,31 @@ from open4ov.mllm.ask import AnswerError
 
 DRAWS = 40  # of the corpora's question code; wordings are drawn at random, so this bounds how many are found
 
+LATEST = 512  # scenes whose text is at hand
+
 Known = dict[str, list[QA]]
 """Question → its right answers (more than one where the wording fits several facts)."""
 
 
 def known(scene: dict[str, Any], language: str) -> Known:
     """Every question that the scene answers in a language. Raises `AnswerError` for a scene that cannot be read."""
-    bare = {key: value for key, value in scene.items() if key != "split"}
-    return _known(json.dumps(bare, sort_keys=True, ensure_ascii=False), language, str(scene.get("split", "train")))
+    return _known(_text(scene), language, str(scene.get("split", "train")))
+
+
+_texts: OrderedDict[int, tuple[dict[str, Any], str]] = OrderedDict()
+"""The latest scenes, by what they are in memory, with their text: judges ask about the same one many times, and nobody
+changes a scene that is asked about"""
+
+
+def _text(scene: dict[str, Any]) -> str:
+    """A scene without its split: what its questions depend on."""
+    held = _texts.get(id(scene))
+    if held is None or held[0] is not scene:
+        bare = {key: value for key, value in scene.items() if key != "split"}
+        held = _texts[id(scene)] = scene, json.dumps(bare, sort_keys=True, ensure_ascii=False)
+        if len(_texts) > LATEST:
+            _texts.popitem(last=False)
+    return held[1]
 
 
 @lru_cache(maxsize=8192)
@@ -82,17 +100,23 @@ def tags(scene: dict[str, Any]) -> set[str]:
     Raises `AnswerError` as `known`.
     """
     found = {f"kind:{scene.get('kind', 'unknown')}"}
-    category = scene.get("symbol_kind")
-    if category:
-        found.add(f"category:{category}")
+    kind = category(scene)
+    if kind:
+        found.add(f"category:{kind}")
     try:
         found |= {f"object:{thing['name']}" for thing in scene.get("objects", []) if "name" in thing}
     except TypeError:
         raise AnswerError("the annotation's `objects` is no list of objects, each with a name") from None
     for language in ("en", "zh"):
         for pairs in known(scene, language).values():
-            found |= {tag for qa in pairs for tag in task_tags(qa, category)}
+            found |= {tag for qa in pairs for tag in task_tags(qa, kind)}
     return found
+
+
+def category(scene: dict[str, Any]) -> str | None:
+    """The kind of thing that a scene shows: `symbol_kind` of the shipped corpora, `category` of a user's annotation."""
+    found = scene.get("symbol_kind") or scene.get("category")
+    return found if isinstance(found, str) else None
 
 
 def task_tags(qa: QA, category: str | None) -> set[str]:

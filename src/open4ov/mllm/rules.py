@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from open4ov.corpora import QA
-from open4ov.mllm.known import known, plain, right, task_tags
+from open4ov.mllm.known import category, known, plain, right, task_tags
 
 Verdict = tuple[int | None, str]
 
@@ -53,12 +53,12 @@ def fits(qa: QA, scene: dict[str, Any], tags: dict[str, Sequence[str]]) -> bool:
 
 def in_ability(qa: QA, scene: dict[str, Any], tags: dict[str, Sequence[str]]) -> bool:
     """Its task is among the ability label's tags."""
-    return bool(set(tags["ability"]) & task_tags(qa, scene.get("symbol_kind")))
+    return bool(set(tags["ability"]) & task_tags(qa, category(scene)))
 
 
 def in_domain(qa: QA, scene: dict[str, Any], tags: dict[str, Sequence[str]]) -> bool:
     """The domain label's tags name something of the scene; a label without tags is open to every scene."""
-    there = {f"kind:{scene.get('kind')}", f"category:{scene.get('symbol_kind')}", f"task:{qa.task}"}
+    there = {f"kind:{scene.get('kind')}", f"category:{category(scene)}", f"task:{qa.task}"}
     there |= {f"object:{thing['name']}" for thing in scene.get("objects", []) if "name" in thing}
     return not tags["domain"] or bool(set(tags["domain"]) & there)
 

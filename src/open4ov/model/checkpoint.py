@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,33 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
     """
     from .qwen3_vl import Qwen3VL
 
-    directory = Path(directory)
+    found = examine(Path(directory))
+    with torch.device("meta"):
+        model = Qwen3VL(found.config)
+    state: dict[str, Tensor] = {}
+    for path in dict.fromkeys(found.files.values()):
+        for key, tensor in _tensors(path, [key for key, place in found.files.items() if place == path]):
+            state[found.wanted[key]] = _held(found.wanted[key], tensor, found.hub).to(dtype).contiguous()
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A Hugging Face directory that was looked through and holds a whole model. `files` and `shapes`: by the names of
+    the tensors there, of which `wanted` gives ours; `hub`: whether experts are [E, in, out] there."""
+
+    config: Config
+    files: dict[str, Path]
+    shapes: dict[str, list[int]]
+    wanted: dict[str, str]
+    hub: bool
+
+
+def examine(directory: Path) -> Directory:
+    """Looks through the headers of all files. Raises UserError as `load` does."""
+    from .qwen3_vl import Qwen3VL
+
     config = Config.from_dict(read_json(directory / "config.json"), where=str(directory / "config.json"))
     files = weight_files(directory)
     with torch.device("meta"):
@@ -101,12 +128,14 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
             faults.append(f"{files[key].name}: {fault}")
     if faults:
         raise UserError(f"{directory}: the checkpoint is incomplete or of another model: {_listed(faults)}")
-    state: dict[str, Tensor] = {}
-    for path in headers:
-        for key, tensor in _tensors(path, [key for key, place in files.items() if place == path and key in wanted]):
-            state[wanted[key]] = _held(wanted[key], tensor, hub).to(dtype).contiguous()
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(True)
+    read = {key: files[key] for key in files if key in wanted}
+    return Directory(config, read, {key: (stored[key] or ([], ""))[0] for key in read}, wanted, hub)
+
+
+def on_disk(name: str, tensor: Tensor, config: Config, hub: bool = True) -> Tensor:
+    """One of our tensors, whole or sharded, as a view of the shape that it has in a file; `hub`: experts [E, in, out],
+    as released."""
+    return tensor if _of_experts(name) and not hub else _to_hub(name, tensor, config)
 
 
 def save(
@@ -172,9 +201,7 @@ def _experts_as_on_the_hub(config: Config, stored: Mapping[str, Header | None]) 
 
 def _on_disk(name: str, shape: torch.Size, config: Config, hub: bool) -> list[int]:
     """The shape that one of our tensors has in a file."""
-    if _of_experts(name) and not hub:
-        return list(shape)
-    return list(_to_hub(name, torch.empty(shape, device="meta"), config).shape)
+    return list(on_disk(name, torch.empty(shape, device="meta"), config, hub).shape)
 
 
 def _fault(key: str, header: Header, needed: list[int]) -> str:

@@ -45,10 +45,27 @@ class Draft:
     def image(self, image: Image.Image) -> None:
         """<|vision_start|>, one placeholder for each merged token, <|vision_end|>. The image's tokens share one time,
         spread over height and width, and take max(height, width) positions (Qwen2-VL's M-RoPE)."""
-        grid = image_grid(image, self.processor.images)
-        self.visuals.append(image)
-        self.grids.append(grid)
-        self._placeholders(self.processor.image_id, grid)
+        self.special("<|vision_start|>")
+        self._picture(image)
+        self.special("<|vision_end|>")
+
+    def tokens(self, ids: Sequence[int], images: Sequence[Image.Image]) -> None:
+        """Tokens that were read elsewhere, with one placeholder for each picture. Raises UserError for another number
+        of them, and for one that does not stand between <|vision_start|> and <|vision_end|>."""
+        special, start = self.processor.special, 0
+        places = [place for place, token in enumerate(ids) if token == self.processor.image_id]
+        if len(places) != len(images):
+            raise UserError(f"{len(places)} placeholders of pictures in the prompt, and {len(images)} pictures")
+        for place, image in zip(places, images, strict=True):
+            around = [*ids[max(place - 1, 0) : place], *ids[place + 1 : place + 2]]
+            if around != [special["<|vision_start|>"], special["<|vision_end|>"]]:
+                raise UserError(
+                    f"token {place} of the prompt: a picture stands between its opening and its closing token"
+                )
+            self._append(list(ids[start:place]), False)
+            self._picture(image)
+            start = place + 1
+        self._append(list(ids[start:]), False)
 
     def video(self, opening: str, frames: Sequence[Image.Image], times: Sequence[float]) -> None:
         """Each pair of frames as an image of its own, after the time halfway between them: "<0.3 seconds>".
@@ -66,11 +83,19 @@ class Draft:
             first, last = padded[pair * together], padded[(pair + 1) * together - 1]
             self.text(f"{opening}<{(first + last) / 2:.1f} seconds>")
             opening = ""
+            self.special("<|vision_start|>")
             self._placeholders(self.processor.video_id, grid)
+            self.special("<|vision_end|>")
+
+    def _picture(self, image: Image.Image) -> None:
+        """What stands between the tokens that open and close it."""
+        grid = image_grid(image, self.processor.images)
+        self.visuals.append(image)
+        self.grids.append(grid)
+        self._placeholders(self.processor.image_id, grid)
 
     def _placeholders(self, token: int, grid: tuple[int, int, int]) -> None:
-        """The tokens of one frame of a grid."""
-        self.special("<|vision_start|>")
+        """One for each merged token of one frame of a grid."""
         merge = self.processor.images.merge_size
         rows, columns = grid[1] // merge, grid[2] // merge
         self.ids += [token] * (rows * columns)
@@ -78,7 +103,6 @@ class Draft:
         height, width = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         self.positions.append(torch.stack((torch.zeros_like(height), height, width)).flatten(1) + self.position)
         self.position += max(rows, columns)
-        self.special("<|vision_end|>")
 
     def finish(self, pixels: bool) -> Encoded:
         return Encoded(

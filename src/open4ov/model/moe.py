@@ -55,18 +55,42 @@ class MoE(nn.Module):
     def forward(self, x: Tensor, routings: list[Routing] | None = None, times: Tensor | None = None) -> Tensor:
         """x [T, D] -> [T, D]. How the tokens were spread is appended to `routings` when it is given: `times` [T] is in
         how many documents each token stands (None: in one)."""
-        probs = F.linear(x, self.router).float().softmax(-1)
-        weights, chosen = probs.topk(self.top_k, dim=-1)
-        if self.normalised:
-            weights = weights / weights.sum(-1, keepdim=True)
-        experts = chosen.flatten()
-        counts = torch.bincount(experts, minlength=len(self.router))
+        probs = self.probabilities(x)
+        weights, chosen = self.choose(probs)
+        counts = torch.bincount(chosen.flatten(), minlength=probs.shape[-1])
         if routings is not None:
-            routings.append(_routing(probs, experts, counts, times))
-        order = experts.argsort(stable=True)
+            routings.append(self.routing(probs, chosen, counts, times))
+        return self.combined(x, weights.to(x.dtype), chosen, counts)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """The router's, x [T, D] -> float32 [T, E]."""
+        return F.linear(x, self.router).float().softmax(-1)
+
+    def choose(self, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """probs [T, E] -> the weights [T, k] of each token's experts, and which they are, Long [T, k]."""
+        _, chosen = probs.detach().topk(self.top_k, dim=-1)
+        return self.weigh(probs, chosen), chosen
+
+    def weigh(self, probs: Tensor, chosen: Tensor) -> Tensor:
+        """The weights [T, k] of the chosen experts, Long [T, k]."""
+        weights = probs.gather(-1, chosen)
+        return weights / weights.sum(-1, keepdim=True) if self.normalised else weights
+
+    def routing(self, probs: Tensor, chosen: Tensor, counts: Tensor, times: Tensor | None) -> Routing:
+        """probs [T, E], chosen [T, k] and how often each was, counts [E]; times [T] as `forward` has it."""
+        with torch.no_grad():
+            entropy = -torch.xlogy(probs, probs).sum(-1)
+        if times is None:
+            return Routing(counts.float(), probs.mean(0), entropy.mean(), len(probs))
+        total = times.sum()
+        return Routing(spread(chosen, times, len(counts)), probs.T.mv(times) / total, times.dot(entropy) / total, total)
+
+    def combined(self, x: Tensor, weights: Tensor, chosen: Tensor, counts: Tensor) -> Tensor:
+        """What its experts make of each token, weighed: x [T, D], weights and chosen [T, k], counts [E] -> [T, D]."""
+        order = chosen.flatten().argsort(stable=True)
         token = order // self.top_k
         out = self.products(x[token], counts)
-        out = out * weights.to(x.dtype).flatten()[order, None]
+        out = out * weights.flatten()[order, None]
         return torch.zeros_like(x).index_add(0, token, out.to(x.dtype))
 
     def products(self, x: Tensor, counts: Tensor) -> Tensor:
@@ -81,16 +105,10 @@ class MoE(nn.Module):
         return self.gate_up, self.down
 
 
-def _routing(probs: Tensor, experts: Tensor, counts: Tensor, times: Tensor | None) -> Routing:
-    """probs [T, E], experts [A] chosen, counts [E] of them, times [T]."""
-    with torch.no_grad():
-        entropy = -torch.xlogy(probs, probs).sum(-1)
-    if times is None:
-        return Routing(counts.float(), probs.mean(0), entropy.mean(), len(probs))
-    total = times.sum()
-    spread = torch.zeros_like(counts, dtype=times.dtype)
-    spread = spread.index_add(0, experts, times.repeat_interleave(len(experts) // len(times)))
-    return Routing(spread, times @ probs / total, times @ entropy / total, total)
+def spread(chosen: Tensor, times: Tensor, experts: int) -> Tensor:
+    """How often each of E experts was chosen, [E] of the type of `times`: chosen [T, k], a token counts `times` [T]."""
+    counts = torch.zeros(experts, dtype=times.dtype, device=times.device)
+    return counts.index_add(0, chosen.flatten(), times.repeat_interleave(chosen.shape[-1]))
 
 
 def grouped(x: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

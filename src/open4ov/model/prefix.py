@@ -42,6 +42,11 @@ class Shared(NamedTuple):
     times: Tensor
     """Float [T]: in how many documents each token stands"""
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+        """See `attend` below."""
+        seen: Tensor = attend(q, k, v, self, kernel)  # pyright: ignore[reportCallIssue, reportAssignmentType]
+        return seen
+
     @staticmethod
     def of(cu_seqlens: Tensor, prefixes: tuple[Prefix, ...]) -> Shared:
         """cu_seqlens: borders of all documents, of those that go on from a prefix with their own tokens only."""

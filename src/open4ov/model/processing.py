@@ -176,6 +176,16 @@ class Processor:
             draft.text("assistant\n")
         return draft.finish(pixels)
 
+    def encode_tokens(self, ids: Sequence[int], images: Sequence[Image.Image]) -> Encoded:
+        """A conversation that somebody else has made tokens of, with one placeholder for each picture, without pixels:
+        what `encode` gives of the same conversation. Raises UserError for placeholders that are not the pictures', and
+        for a video."""
+        if self.video_id in ids:
+            raise UserError("a prompt that comes as tokens may hold pictures, and no video")
+        draft = Draft(self)
+        draft.tokens(ids, images)
+        return draft.finish(pixels=False)
+
     def pixels(self, visuals: Sequence[Visual], device: torch.device | str = "cpu") -> Tensor:
         """The patches of pictures and videos, end to end, on `device` [P, patch_dim].
 

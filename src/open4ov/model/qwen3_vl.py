@@ -29,6 +29,21 @@ LOGITS_AT_ONCE = 2**26
 """Logits that `log_probs` keeps for its gradient; where there are more, it computes them again."""
 
 
+def router_figures(routings: list[Routing]) -> dict[str, float]:
+    """See `Qwen3VL.figures`; empty without routings."""
+    if not routings:
+        return {}
+    balance, entropy, busiest = (
+        torch.stack(values)
+        for values in zip(*((r.balance(), r.entropy, r.counts.max() / r.counts.sum()) for r in routings), strict=True)
+    )
+    return {
+        "router_balance": round(float(balance.mean()), 4),
+        "router_entropy": round(float(entropy.mean()), 4),
+        "busiest_expert": round(float(busiest.max()), 4),
+    }
+
+
 class Qwen3VL(Trainable[Pack, VisionFeatures]):
     """A Qwen3-VL. Random weights (normal, `initializer_range`) from `seed`; see also `from_pretrained`."""
 
@@ -76,19 +91,7 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
     def figures(self) -> dict[str, float]:
         """With experts, of the last loss: the layers' mean balancing loss (k when the load is even), mean entropy of
         the routers (nats), and the largest share of a layer's assignments that one expert got."""
-        if not self._routings:
-            return {}
-        balance, entropy, busiest = (
-            torch.stack(values)
-            for values in zip(
-                *((r.balance(), r.entropy, r.counts.max() / r.counts.sum()) for r in self._routings), strict=True
-            )
-        )
-        return {
-            "router_balance": round(float(balance.mean()), 4),
-            "router_entropy": round(float(entropy.mean()), 4),
-            "busiest_expert": round(float(busiest.max()), 4),
-        }
+        return router_figures(self._routings)
 
     def vision_parameters(self) -> list[nn.Parameter]:
         """The vision tower with its mergers and DeepStack taps."""
@@ -183,10 +186,22 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
         With experts, `router_aux_loss_coef` times the mean of the layers' load-balancing losses is added.
         """
         pack = pack.to(self.device)
-        routings: list[Routing] = []
         at = pack.predicted
-        hidden = self.hidden_states(pack, vision, routings=routings, rows=at - 1)
-        value = nll_sum(hidden, self._head_weight, pack.input_ids[at]) / max(len(at), 1)
+        return self.mean_nll(pack, at - 1, pack.input_ids[at], vision)
+
+    def mean_nll(
+        self,
+        pack: Pack,
+        rows: Tensor,
+        ids: Tensor,
+        vision: VisionFeatures | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """As `loss`, over the tokens `ids` (Long [n]) that follow the tokens `rows` (Long [n], each once) of the pack.
+        Over a `memory` no balancing loss is added."""
+        routings: list[Routing] = []
+        hidden = self.hidden_states(pack, vision, memory, routings=routings, rows=rows)
+        value = nll_sum(hidden, self._head_weight, ids) / max(len(ids), 1)
         self._routings = [routing.detach() for routing in routings]
         coefficient = self.config.text.router_aux_loss_coef
         if routings and coefficient:

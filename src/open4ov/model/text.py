@@ -6,15 +6,33 @@ Shapes: T tokens, D hidden, H heads, K key-value heads, d head dim, B documents,
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import attention, prefix
+from . import attention
 from .config import TextConfig
 from .moe import MoE, Routing
 from .norm import RMSNorm
 from .rope import rotate
+
+
+class Lying(Protocol):
+    """Tokens that lie otherwise than as whole documents end to end (`prefix.Shared` is one), with an attention that
+    knows how."""
+
+    @property
+    def times(self) -> Tensor:
+        """Float [T]: in how many documents each token stands."""
+        ...
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+        """Causal attention inside each document. q [T, H, d], k and v [T, K, d] -> [T, H * d]."""
+        ...
+
+
+Laid = attention.Documents | Lying
 
 
 class TextAttention(attention.Attention):
@@ -65,7 +83,7 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        documents: attention.Documents | prefix.Shared,
+        documents: Laid,
         routings: list[Routing] | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
@@ -73,11 +91,10 @@ class DecoderLayer(nn.Module):
         keys and values, and are spared the rest. Experts see all tokens (their balance is of all)."""
         q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
         times: Tensor | None = None
-        if isinstance(documents, prefix.Shared):
-            times = documents.times
-            seen: Tensor = prefix.attend(q, k, v, documents, self.attention.kernel)  # pyright: ignore[reportCallIssue, reportAssignmentType]
-        else:
+        if isinstance(documents, attention.Documents):
             seen = attention.attend(q, k, v, documents, causal=True, kernel=self.attention.kernel)
+        else:
+            times, seen = documents.times, documents.attend(q, k, v, self.attention.kernel)
         if rows is not None and not isinstance(self.mlp, MoE):
             x, seen, rows = x.index_select(0, rows), seen.index_select(0, rows), None
         x = x + self.attention.o(seen)

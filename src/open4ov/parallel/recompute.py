@@ -35,8 +35,10 @@ KEPT = (
     "_scaled_dot_product_cudnn_attention",
     "_varlen_attn",
     "flex_attention",
+    "all_to_all_single",
 )
-"""Operators whose results `op` keeps, by name; those of CUDA have not been tried."""
+"""Operators whose results `op` keeps, by name; those of CUDA have not been tried. The last one is what experts on other
+ranks are sent and send back (`dispatch.py`)."""
 
 
 def apply(model: Qwen3VL, language: Mode = "none", vision: Mode = "none") -> None:

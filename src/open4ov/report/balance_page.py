@@ -20,7 +20,7 @@ def page(figures: Mapping[str, Any]) -> str:
     environment = templates.environment("open4ov.report")
     environment.filters |= {"percent": percent, "chance": chance, "plain": plain, "mostly": mostly}  # pyright: ignore[reportUnknownMemberType]
     latent = figures.get("latent", {})
-    return environment.get_template("balance.html.jinja").render(
+    return environment.get_template("html/balance.html.jinja").render(
         samples=figures["samples"],
         level=figures["level"],
         axes=[

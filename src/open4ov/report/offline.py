@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from open4ov.recipe_dpo import GIVEN, MADE
-from open4ov.report.gallery import data_uri
+from open4ov.report.pictures import Pictures
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
-from open4ov.store import ImageStore, iter_samples
+from open4ov.store import iter_samples
 
 SHOWN = 2
 """Pairs of a kind"""
@@ -35,7 +35,7 @@ class PairCard:
     rejected: str
 
 
-def offline(inputs: Mapping[str, Path], images: ImageStore) -> dict[str, Any] | None:
+def offline(inputs: Mapping[str, Path], pictures: Pictures) -> dict[str, Any] | None:
     """Kinds with their numbers, what made no pair, refusals, attributes, and cards; None for a run without pairs."""
     summary = read_json(inputs["dpo"] / "summary.json") if "dpo" in inputs else None
     if not summary or not summary.get("pairs"):
@@ -50,26 +50,26 @@ def offline(inputs: Mapping[str, Path], images: ImageStore) -> dict[str, Any] | 
         "attributes": list(summary.get("attributes", {}).items()),
         "refusal": summary.get("refusal"),
         "validation": summary.get("validation"),
-        "cards": cards(inputs["dpo"] / "pairs.parquet", images),
+        "cards": cards(inputs["dpo"] / "pairs.parquet", pictures),
     }
 
 
-def cards(path: Path, images: ImageStore) -> list[PairCard]:
+def cards(path: Path, pictures: Pictures) -> list[PairCard]:
     """The first pairs of each kind, in the order of the kinds."""
     found: dict[str, list[Sample]] = {}
     for pair in islice(iter_samples(path), LOOKED_THROUGH):
         own = found.setdefault(str(pair.extra.get("pair", "")), [])
-        if len(own) < SHOWN and pair.rejected and all(images.path(sha).is_file() for sha in pair.images):
+        if len(own) < SHOWN and pair.rejected and all(pictures.there(sha) for sha in pair.images):
             own.append(pair)
     order = [kind for kind in (*MADE, *GIVEN) if kind in found]
-    return [_card(kind, pair, images) for kind in order for pair in found[kind]]
+    return [_card(kind, pair, pictures) for kind in order for pair in found[kind]]
 
 
-def _card(kind: str, pair: Sample, images: ImageStore) -> PairCard:
+def _card(kind: str, pair: Sample, pictures: Pictures) -> PairCard:
     assert pair.rejected is not None
     return PairCard(
         kind=kind,
-        pictures=[data_uri(images.path(sha)) for sha in pair.images],
+        pictures=[uri for sha in pair.images if (uri := pictures.uri(sha))],
         earlier="\n".join(f"{message.role}: {message.text}" for message in pair.messages[:-2]),
         question=pair.messages[-2].text,
         chosen=pair.messages[-1].text,

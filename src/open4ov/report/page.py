@@ -1,125 +1,121 @@
 """report.html: one self-contained page about a run, and what it shows as files (paper §6).
 
-Reads the folders of the finished stages and nothing else. Writes report.html, table.json, and examples/ with three
-test pictures and questions for `open4ov ask`.
+The stage `report` reads the folders of the finished stages and nothing else. It writes report.html, table.json, and
+examples/ with three test pictures and questions for `open4ov ask`. The same page of a run directory in
+whatever state: `found.of_directory`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import jinja2
 from markupsafe import Markup
 
 from open4ov import templates
-from open4ov.report import gallery, plots, rollouts, training_sets
-from open4ov.report.offline import offline
-from open4ov.report.pool import pool
-from open4ov.report.table import TITLES, build, row_named, shown, verdict
+from open4ov.report import content, examples
+from open4ov.report.content import Content
+from open4ov.report.drawing import COLOURS, Drawing
+from open4ov.report.found import Found
+from open4ov.report.pictures import Pictures
+from open4ov.report.table import shown, verdict
 from open4ov.store import write_json
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
-HEADLINES = ("vertical", "general", "text", "reasoning", "missing_image", "length")
-TRAJECTORY = ("general", "vertical", "text", "reasoning", "reasoning_pass_k", "missing_image")
-TRAININGS = {
-    "sft_knowledge": "stage 1: knowledge",
-    "sft_ability": "stage 2: ability remedy",
-    "sft_preference": "stage 3: preference",
-    "rl": "online RL",
-    "dpo": "offline RL: DPO",
+HTML = Path(__file__).parent / "html"
+SECTIONS = {
+    "headline": "headline and stages",
+    "changes": "forgetting",
+    "cases": "cases",
+    "gallery": "the gallery",
+    "training": "responses and training",
+    "data": "data",
+    "pool": "RL tasks",
+    "offline": "preference pairs",
+    "costs": "time and costs",
+    "words": "words",
+    "recipe": "the recipe",
 }
+"""Templates in the order of the page, and what they are called where one of them fails"""
+LINKS = {
+    "headline": "Headline",
+    "stages": "Stages",
+    "changes": "Forgetting",
+    "cases": "Cases",
+    "pictures": "Pictures",
+    "responses": "Responses",
+    "training": "Training",
+    "data": "Data",
+    "rl": "RL data",
+    "costs": "Costs",
+    "words-meant": "Words",
+    "recipe": "Recipe",
+}
+"""Ids of headings, and their names in the bar"""
 
 
 def run(run: StageRun) -> None:
     """The stage `report`: everything from the folders of its inputs."""
-    results = {
-        name.removeprefix("evaluate_"): read(folder / "results.json")
-        for name, folder in run.inputs.items()
-        if name.startswith("evaluate_")
-    }
-    table = build(results)
-    run.progress("table", 1, 4)
-    write_json(run.out / "table.json", table)
-    first, *_, last = results
-    pairs = gallery.pairs(run.inputs[f"evaluate_{first}"], run.inputs[f"evaluate_{last}"])
-    gallery.write_examples(pairs, run.images, run.out / "examples")
-    run.progress("plots", 2, 4)
-    html = page(
-        name=run.recipe.name,
-        recipe=run.recipe.model_dump(mode="json"),
-        results=results,
-        table=table,
-        curves={name: read(run.inputs[name] / "curve.json") for name in TRAININGS if name in run.inputs},
-        data=read(run.inputs["data"] / "report.json") if "data" in run.inputs else None,
-        left_out=read(run.inputs["images"] / "skipped.json") if "images" in run.inputs else (),
-        stages={name: read(folder / "stage.json") for name, folder in run.inputs.items()},
-        pictures=gallery.cards(pairs, run.images),
-        sets=training_sets.sets(run.inputs),
-        blend=training_sets.blend(run.inputs),
-        rolled=rollouts.steps(run.inputs, run.images),
-        tasks=pool(run.inputs),
-        offline=offline(run.inputs, run.images),
-    )
-    run.progress("page", 3, 4)
-    (run.out / "report.html").write_text(html)
-    run.progress("done", 4, 4)
+    recipe = run.recipe.model_dump(mode="json")
+    found = Found(run.recipe.name, recipe, dict(run.inputs), Pictures(run.images))
+    told = content.gather(found)
+    run.progress("content", 1, 3)
+    assert told.table is not None
+    write_json(run.out / "table.json", told.table)
+    examples.write(told.answers, run.images, run.out / "examples")
+    run.progress("files", 2, 3)
+    (run.out / "report.html").write_text(page(found, told), encoding="utf-8")
+    run.progress("page", 3, 3)
 
 
-def page(
-    name: str,
-    recipe: Mapping[str, Any],
-    results: Mapping[str, Mapping[str, Any]],
-    table: Mapping[str, Any],
-    curves: Mapping[str, Sequence[Mapping[str, Any]]],
-    data: Mapping[str, Any] | None,
-    left_out: Sequence[Mapping[str, str]],
-    stages: Mapping[str, Mapping[str, Any]],
-    pictures: Sequence[gallery.Card],
-    sets: Sequence[Mapping[str, Any]],
-    blend: Mapping[str, Any] | None,
-    rolled: Sequence[Mapping[str, Any]],
-    tasks: Mapping[str, Any] | None = None,
-    offline: Mapping[str, Any] | None = None,
-) -> str:
+def page(found: Found, told: Content) -> str:
     """The HTML of a report. Every text is escaped; pictures and plots are inside the page; it asks for nothing else."""
+    environment = page_environment(told.figures)
+    sections: list[Markup] = []
+    for name, title in SECTIONS.items():
+        template = environment.get_template(f"html/{name}.html.jinja")
+        html = found.part(title, lambda template=template: template.render(**told.page))
+        sections.append(Markup(html or ""))
+    found.finish()
+    links = [(place, title) for place, title in LINKS.items() if any(f' id="{place}"' in html for html in sections)]
+    frame = environment.get_template("html/report.html.jinja")
+    return frame.render(problems=found.problems, sections=sections, links=links, **told.page)
+
+
+def page_environment(figures: dict[str, Drawing]) -> jinja2.Environment:
+    """The templates with what all pages of runs use: filters, style, scripts, and `figure(name)`."""
     environment = templates.environment("open4ov.report")
-    environment.filters |= {"shown": shown, "verdict": verdict, "minutes": minutes, "gib": gib}  # pyright: ignore[reportUnknownMemberType]
-    titles = {model["name"]: model["title"] for model in table["models"]}
-    drawn = {stage: svg for stage, points in curves.items() if (svg := plots.curve(stage, points))}
-    return environment.get_template("template.html.jinja").render(
-        name=name,
-        table=table,
-        headlines=[row for each in HEADLINES if (row := row_named(table, each)) is not None],
-        trajectory=Markup(plots.trajectory(table, TRAJECTORY)),
-        abilities=Markup(plots.abilities(table)),
-        lengths=Markup(plots.lengths(results, titles)) if any(r["lengths"] for r in results.values()) else None,
-        length_rows=[(titles[key], result["lengths"]) for key, result in results.items() if result["lengths"]],
-        curves=[(TRAININGS[stage], Markup(svg)) for stage, svg in drawn.items()],
-        data=data,
-        left_out=left_out,
-        sampled=sampled["items"] if (sampled := row_named(table, "reasoning")) is not None else None,
-        stages=[
-            (stage, record["seconds"], record["peak_bytes"], record.get("resumed")) for stage, record in stages.items()
-        ],
-        recipe=json.dumps(recipe, indent=1, ensure_ascii=False),
-        base=TITLES["base"],
-        final=table["models"][-1]["title"],
-        pictures=pictures,
-        sets=sets,
-        blend=blend,
-        rolled=rolled,
-        pool=tasks,
-        offline=offline,
-    )
+    environment.filters |= {  # pyright: ignore[reportUnknownMemberType]
+        "shown": shown, "verdict": verdict, "minutes": minutes, "gib": gib, "signed": signed,
+    }  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+
+    def figure(name: str, wide: bool = False) -> Markup:
+        """The figure of that name with its caption; nothing where the run has none such."""
+        if (drawing := figures.get(name)) is None:
+            return Markup("")
+        kind = ' class="wide"' if wide else ""
+        opening = Markup(f'<figure id="figure-{name}"{kind}><figcaption>')
+        return opening + drawing.title + Markup("</figcaption>") + Markup(drawing.svg()) + Markup("</figure>")
+
+    def script(name: str) -> Markup:
+        return Markup(_asset(name))
+
+    environment.globals |= {  # pyright: ignore[reportUnknownMemberType]
+        "figure": figure,
+        "drawn": figures,
+        "colours": COLOURS,
+        "style": Markup(_asset("style.css")),
+        "script": script,
+    }
+    return environment
 
 
-def read(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text())
+def _asset(name: str) -> str:
+    return (HTML / name).read_text("utf-8")
 
 
 def minutes(seconds: float) -> str:
@@ -133,3 +129,9 @@ def minutes(seconds: float) -> str:
 def gib(count: float) -> str:
     """1610612736 -> "1.50 GiB"."""
     return f"{count / 2**30:.2f} GiB"
+
+
+def signed(value: float, unit: str) -> str:
+    """A difference as the tables print it, with its sign: +1.2, −0.4, 0.0."""
+    text = shown(abs(value), unit)
+    return text if not float(text) else ("+" if value > 0 else "−") + text

@@ -1,39 +1,17 @@
-"""Plots as inline SVG: the same input gives the same bytes, and text takes the colour of the page (light or dark)."""
+"""Figures of what models can do and how they were trained: scores over the stages, lengths, diversity, curves."""
 
 # matplotlib leaves its keyword arguments untyped:
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from open4ov.report.drawing import COLOURS, INK, Drawing, legend_above
 from open4ov.report.table import row_named
 
-COLOURS = ("#8a8f98", "#3b82c4", "#2a9d8f", "#b08900", "#d1603d", "#8e5bb5")
-"""One a model, in the order of the run; readable on white and on near black."""
-INK = "#010203"  # replaced by currentColor
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.18,
-    "grid.color": INK,
-    "legend.frameon": False,
-}
 CURVES = {
     "loss": "loss",
     "reward": "mean reward",
@@ -46,7 +24,7 @@ CURVES = {
 PANELS = 3
 
 
-def trajectory(table: Mapping[str, Any], names: Sequence[str]) -> str:
+def trajectory(table: Mapping[str, Any], names: Sequence[str]) -> Drawing:
     """Scores of a few rows over the stages, with intervals (percent)."""
     rows = [row for name in names if (row := row_named(table, name)) is not None]
 
@@ -59,15 +37,16 @@ def trajectory(table: Mapping[str, Any], names: Sequence[str]) -> str:
             above = [100 * (cell["high"] - cell["score"]) for _, cell in points]
             colour = COLOURS[(index + 1) % len(COLOURS)]
             axes.errorbar(x, y, (below, above), marker="o", ms=4, capsize=2, lw=1.6, color=colour, label=row["title"])
-        axes.set_xticks(range(len(table["models"])), [model["title"] for model in table["models"]])
+        titles = [model["title"].replace(" ", "\n") for model in table["models"]]
+        axes.set_xticks(range(len(titles)), titles)
         axes.set_ylim(0, 102)
         axes.set_ylabel("percent")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend_above(axes)
 
-    return svg_of(draw, 7.6, 3.2, "trajectory")
+    return Drawing("trajectory", "From the base to the final model", draw, 5.4, 3.6)
 
 
-def abilities(table: Mapping[str, Any]) -> str:
+def abilities(table: Mapping[str, Any]) -> Drawing:
     """Every suite measured in percent: a dot for each model, base to final."""
     rows = [row for row in table["rows"] if row["unit"] == "share" and not row["group"]]
 
@@ -85,38 +64,80 @@ def abilities(table: Mapping[str, Any]) -> str:
             )
         for y, row in enumerate(rows):
             scores = [100 * cell["score"] for cell in row["cells"] if cell]
-            axes.plot([min(scores), max(scores)], [y, y], color=INK, alpha=0.25, lw=1, zorder=2)
+            if scores:
+                axes.plot([min(scores), max(scores)], [y, y], color=INK, alpha=0.25, lw=1, zorder=2)
         axes.set_yticks(range(len(rows)), [row["title"] for row in rows])
         axes.invert_yaxis()
         axes.set_xlim(-2, 102)
         axes.set_xlabel("percent")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend_above(axes)
 
-    return svg_of(draw, 7.6, 0.26 * len(rows) + 0.9, "abilities")
+    title = "Every suite; large dots are the base and the final model"
+    return Drawing("abilities", title, draw, 5.4, 0.24 * len(rows) + 1.1)
 
 
-def lengths(results: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> str:
-    """How long sampled reasoning responses are: share of responses of each length in tokens, one line a model."""
-    counted = {name: result["lengths"]["counts"] for name, result in results.items() if result["lengths"]}
+def lengths(results: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> Drawing | None:
+    """How long sampled reasoning responses are: share of responses of each length in tokens, one line a model. None
+    where nothing was sampled. Fig. 10c."""
+    counted = {name: found["counts"] for name, result in results.items() if (found := result.get("lengths"))}
+    if not counted:
+        return None
+    longest = max(map(len, counted.values()))
+    width = max(1, round(longest / 40))  # about forty bins, whatever the longest
 
     def draw(axes: Axes) -> None:
         for index, (name, counts) in enumerate(counted.items()):
-            share = [100 * count / sum(counts) for count in counts]
-            axes.step(
-                range(len(share)), share, where="mid", color=COLOURS[index % len(COLOURS)], lw=1.4, label=titles[name]
-            )
+            bins = [sum(counts[start : start + width]) for start in range(0, longest, width)]
+            share = [100 * count / sum(counts) for count in bins]
+            edges = [width * place - 0.5 for place in range(len(bins) + 1)]
+            axes.stairs(share, edges, color=COLOURS[index % len(COLOURS)], lw=1.5, label=titles[name])
         axes.set_xlabel("tokens of a response")
         axes.set_ylabel("percent of responses")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend_above(axes)
 
-    return svg_of(draw, 7.6, 2.8, "lengths")
+    return Drawing("lengths", "How long responses are", draw, 5.4, 3.2)
 
 
-def curve(stage: str, points: Sequence[Mapping[str, Any]]) -> str:
-    """A stage's training curve: up to three figures against the step, each with a running mean. "" if none is known."""
+def diversity(table: Mapping[str, Any]) -> Drawing | None:
+    """Distinct responses to one question, and pass@1 beside pass@k, for each model. None where neither was measured.
+    Fig. 10b."""
+    distinct = row_named(table, "diversity")
+    shares = [row for name in ("reasoning", "reasoning_pass_k") if (row := row_named(table, name)) is not None]
+    if distinct is None or not shares:
+        return None
+    titles = [model["title"] for model in table["models"]]
+
+    def bars(axes: Axes, row: Mapping[str, Any], factor: float, offset: float, width: float, colour: Any) -> None:
+        for place, cell in enumerate(row["cells"]):
+            if cell is None:
+                continue
+            score, low, high = (factor * cell[key] for key in ("score", "low", "high"))
+            label = row["title"] if place == 0 else None
+            shade = colour or COLOURS[place % len(COLOURS)]
+            axes.bar(place + offset, score, width, color=shade, label=label if colour else None)
+            around = ([max(0.0, score - low)], [max(0.0, high - score)])
+            axes.errorbar([place + offset], [score], around, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+
+    def draw(left: Axes, right: Axes) -> None:
+        bars(left, distinct, 1, 0, 0.7, None)
+        left.set_title(f"distinct among {table['samples']} responses", fontsize=9)
+        for row, offset, colour in zip(shares, (-0.2, 0.2), (COLOURS[1], COLOURS[4]), strict=False):
+            bars(right, row, 100, offset, 0.38, colour)
+        right.set_title("right responses, percent", fontsize=9)
+        for axes in (left, right):
+            axes.set_xticks(range(len(titles)), titles, fontsize=7.5, rotation=90)
+            axes.grid(visible=False, axis="x")
+        legend_above(right)
+
+    return Drawing("diversity", "How different responses to one question are", draw, 5.4, 3.0, panels=2)
+
+
+def curve(stage: str, title: str, points: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """A stage's training curve: up to three figures against the step, each with a running mean. None if none is
+    known."""
     keys = [key for key in CURVES if any(isinstance(point.get(key), int | float) for point in points)][:PANELS]
     if not keys:
-        return ""
+        return None
 
     def draw(*panels: Axes) -> None:
         for axes, key in zip(panels, keys, strict=True):
@@ -127,7 +148,7 @@ def curve(stage: str, points: Sequence[Mapping[str, Any]]) -> str:
             axes.set_title(CURVES[key], fontsize=9)
             axes.set_xlabel("step")
 
-    return svg_of(draw, 2.7 * len(keys), 2.1, f"curve {stage}", panels=len(keys))
+    return Drawing(f"curve-{stage}", title, draw, 5.4, 2.3, panels=len(keys))
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
@@ -138,16 +159,3 @@ def _running_mean(values: Sequence[float]) -> list[float]:
         mean, weight = decay * mean + (1 - decay) * value, decay * weight + (1 - decay)
         out.append(mean / weight)
     return out
-
-
-def svg_of(draw: Callable[..., None], width: float, height: float, name: str, panels: int = 1) -> str:
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": f"open4ov {name}"}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(*figure.subplots(1, panels, squeeze=False)[0])
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    opening = rf'<svg viewBox="\1" role="img" aria-label="{name}">'
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', opening, svg, count=1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from open4ov.report.plots import COLOURS, INK, svg_of
+from open4ov.report.drawing import COLOURS, INK, svg_of
 
 BEFORE, AFTER = COLOURS[0], COLOURS[1]
 

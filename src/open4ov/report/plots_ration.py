@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from open4ov.report.plots import INK, svg_of
+from open4ov.report.drawing import INK, svg_of
 
 TITLES = {"vertical": "vertical (new data)", "general": "general (stable version)", "value": "objective"}
 

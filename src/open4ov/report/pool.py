@@ -1,18 +1,15 @@
 """What the report tells of RL's tasks: what they are made of (paper Fig. 5), and what of each source was kept out."""
 
-# matplotlib leaves its keyword arguments untyped:
-# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from markupsafe import Markup
-from matplotlib.axes import Axes
-
-from open4ov.report.plots import COLOURS, INK, svg_of
+from open4ov.report import plots_data
 from open4ov.run_dir import read_json
+from open4ov.store import iter_samples
 
 ROWS = {
     "source": "source",
@@ -23,43 +20,25 @@ ROWS = {
     "pictures": "with image, or text only",
     "form": "was multiple choice (cloze), or open",
 }
-MOST = 6
-"""Values of a row that are drawn; the others are one"""
 
 
 def pool(inputs: Mapping[str, Path]) -> dict[str, Any] | None:
-    """The contents of pool.json with its drawing; None for a run without RL."""
+    """The contents of pool.json with its drawings; None for a run without RL."""
     figures = read_json(inputs["rl_pool"] / "pool.json") if "rl_pool" in inputs else None
     if not figures or not figures.get("tasks"):
         return None
     rows = [(ROWS[name], parts) for name, parts in figures["by"].items() if name in ROWS]
-    return {"leakage": None, **figures, "rows": rows, "drawing": Markup(distribution(figures["by"]))}
+    drawn = (plots_data.rings(nested(inputs["rl_pool"])), plots_data.distribution(rows))
+    return {"leakage": None, **figures, "rows": rows, "drawings": [drawing for drawing in drawn if drawing]}
 
 
-def distribution(by: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """A bar a row, cut into the shares of its values: the largest first, from left to right."""
-    rows = [(ROWS[name], _largest(parts)) for name, parts in by.items() if name in ROWS]
-
-    def draw(axes: Axes) -> None:
-        for place, (_, parts) in enumerate(rows):
-            left = 0.0
-            for number, (value, share) in enumerate(parts):
-                axes.barh(place, share, left=left, height=0.62, color=COLOURS[number % len(COLOURS)], alpha=0.75)
-                if share >= 8:
-                    axes.text(left + share / 2, place, f"{value} {share:.0f}", ha="center", va="center", fontsize=7.5)
-                left += share
-        axes.set_yticks(range(len(rows)), [title for title, _ in rows])
-        axes.invert_yaxis()
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("percent of the tasks")
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", colors=INK)
-
-    return svg_of(draw, 7.6, 0.42 * len(rows) + 0.7, "pool")
-
-
-def _largest(parts: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
-    """(value, percent), the rest taken together."""
-    found = [(value, 100 * about["share"]) for value, about in parts.items()]
-    rest = sum(share for _, share in found[MOST:])
-    return [*found[:MOST], *([("others", rest)] if rest else [])]
+def nested(folder: Path) -> dict[str, dict[str, int]]:
+    """Domain -> question -> tasks of pool.parquet, the most first; empty where there is no such file."""
+    path = folder / "pool.parquet"
+    counts: dict[str, Counter[str]] = {}
+    for sample in iter_samples(path) if path.is_file() else ():
+        told: Any = sample.extra.get("pool")
+        domain = str(cast("dict[str, Any]", told).get("domain", "")) if isinstance(told, dict) else ""
+        counts.setdefault(domain or "no domain", Counter())[sample.task.replace("_", " ") or "no task"] += 1
+    order = sorted(counts, key=lambda domain: (-counts[domain].total(), domain))
+    return {domain: dict(sorted(counts[domain].items(), key=lambda item: (-item[1], item[0]))) for domain in order}

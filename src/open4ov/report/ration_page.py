@@ -16,7 +16,7 @@ def page(record: Mapping[str, Any], pictures: ImageStore) -> str:
     """The HTML. Every text is escaped; plot and pictures are inside the page; it asks for nothing else."""
     environment = templates.environment("open4ov.report")
     chosen = record["candidates"][record["chosen"]]
-    return environment.get_template("ration.html.jinja").render(
+    return environment.get_template("html/ration.html.jinja").render(
         record=record,
         last=chosen["trials"][-1],
         curves=Markup(plots_ration.curves(record)),

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from open4ov.report.gallery import data_uri
-from open4ov.store import ImageStore
+from open4ov.report.pictures import Pictures
 
 PHASES = {"pass_at_k": "Pass@k", "diversity": "diversity-weighted Pass@1"}
 ENDED = {"stop": "", "length": ", cut off", "repetition": ", stopped as a loop", "garbled": ", stopped as noise"}
 """How a response ended, as far as it is worth a word"""
 
 
-def steps(inputs: Mapping[str, Path], images: ImageStore) -> list[dict[str, Any]]:
-    """The steps of `rl/rollouts.json`, pictures as data URIs; none where RL left no such file."""
+def steps(inputs: Mapping[str, Path], pictures: Pictures) -> list[dict[str, Any]]:
+    """The steps of `rl/rollouts.json`, pictures as data URIs (None for one that is gone); none without that file."""
     path = inputs["rl"] / "rollouts.json" if "rl" in inputs else None
     if path is None or not path.is_file():
         return []
@@ -24,7 +23,7 @@ def steps(inputs: Mapping[str, Path], images: ImageStore) -> list[dict[str, Any]
     for step in found:
         step["phase"] = PHASES.get(step["phase"], step["phase"])
         for group in step["groups"]:
-            group["pictures"] = [data_uri(images.path(digest)) for digest in group["pictures"]]
+            group["pictures"] = [pictures.uri(digest) for digest in group["pictures"]]
             for response in group["responses"]:
                 response["ended"] = ENDED.get(response["finish"], f", ended by {response['finish']}")
     return found

@@ -30,8 +30,12 @@ TITLES = {
     "rl": "RL",
     "dpo": "DPO",
 }
-GROUP_PLACES = {"general": "arithmetic", "text": "in_car_en", "vertical": "reasoning_greedy"}
-"""Each group's row stands before this suite: after its last member."""
+GROUP_PLACES = {
+    "general": ("arithmetic",),
+    "text": ("in_car_en", "vertical_en", "vertical_zh", "reasoning_greedy"),
+    "vertical": ("reasoning_greedy",),
+}
+"""Each group's row stands before the first of these suites that there is: after its last member."""
 
 
 def build(results: Mapping[str, Results]) -> dict[str, Any]:
@@ -46,9 +50,8 @@ def build(results: Mapping[str, Results]) -> dict[str, Any]:
             if result[setting] != first[setting]:
                 raise ValueError(f"the evaluation of {name} used another {setting}; evaluate all models alike")
     rows: list[dict[str, Any]] = []
-    for name in _order(first):
-        kind = "groups" if name in first["groups"] else "suites"
-        about = first[kind][name]
+    for name in _order(list(results.values())):
+        kind, about = _about(list(results.values()), name)
         row = {key: about[key] for key in ("title", "about", "unit", "better")}
         cells = [_cell(result, kind, name) for result in results.values()]
         rows.append({"name": name, **row, "group": kind == "groups", "items": about["items"], "cells": cells})
@@ -61,12 +64,22 @@ def build(results: Mapping[str, Results]) -> dict[str, Any]:
     }
 
 
-def _order(result: Results) -> list[str]:
-    names = list(result["suites"])
-    for group, before in GROUP_PLACES.items():
-        if group in result["groups"]:
-            names.insert(names.index(before) if before in names else len(names), group)
+def _order(results: Sequence[Results]) -> list[str]:
+    """Every row that some model was asked: suites in their order, groups where they belong."""
+    names = list(dict.fromkeys(name for result in results for name in result["suites"]))
+    groups = dict.fromkeys(name for result in results for name in result["groups"])
+    for group in (*GROUP_PLACES, *(name for name in groups if name not in GROUP_PLACES)):
+        if group in groups:
+            before = next((suite for suite in GROUP_PLACES.get(group, ()) if suite in names), None)
+            names.insert(len(names) if before is None else names.index(before), group)
     return names
+
+
+def _about(results: Sequence[Results], name: str) -> tuple[str, Any]:
+    """Whether a row is one of `groups` or `suites`, and what the first model that has it says of it."""
+    return next(
+        (kind, result[kind][name]) for kind in ("groups", "suites") for result in results if name in result[kind]
+    )
 
 
 def _cell(result: Results, kind: str, name: str) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ short is dropped when the file is opened again.
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections import Counter
@@ -16,8 +15,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from open4ov import word_file
 from open4ov.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,64}")
@@ -78,13 +78,9 @@ class Reviewer:
 
     def decide(self, decision: Decision) -> None:
         """Keeps a decision; it is on the disk when this returns."""
-        line = json.dumps(decision.model_dump(exclude_none=True), ensure_ascii=False) + "\n"
+        line = json.dumps(decision.model_dump(exclude_none=True), ensure_ascii=False)
         with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            word_file.add(self.path, line)
             self.decisions[decision.sample] = decision
 
 
@@ -122,24 +118,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, mend: bool = False) -> dict[str, Decision]:
-    """The decisions in a file. With `mend` what a kill cut short is taken off it: only for who writes there next, since
-    another's line may still be under way."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if mend and whole < len(content):
-        os.truncate(path, whole)
-    found: dict[str, Decision] = {}
-    for number, line in enumerate(content[:whole].splitlines(), start=1):
-        try:
-            decision = Decision.model_validate_json(line)
-        except ValidationError as error:
-            reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-            raise UserError(f"{path}:{number}: not a decision of a review ({reason}); mend or remove the line"
-                            ) from None  # fmt: skip
-        found[decision.sample] = decision
-    return found
+    return {one.sample: one for one in word_file.read(path, Decision, "a decision of a review", mend)}
 
 
 def agreement(reviews: Mapping[str, Mapping[str, Decision]]) -> list[dict[str, Any]]:

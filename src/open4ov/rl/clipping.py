@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Statistics:
+class RatioStatistics:
     """What one loss saw of its ratios, plain numbers: of responses where a response has one ratio (GSPO), of tokens
     where each has its own (GRPO, DAPO)."""
 
@@ -24,7 +24,7 @@ class Statistics:
 
     @staticmethod
     @torch.no_grad()
-    def of(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Statistics:
+    def of(ratio: Tensor, advantage: Tensor, low: float, high: float) -> RatioStatistics:
         """ratio, advantage [U], U at least 1."""
         figures = (
             ratio.mean(),
@@ -34,7 +34,7 @@ class Statistics:
             ((ratio > 1 + high) & (advantage > 0)).float().mean(),
         )
         told = torch.stack([figure.double() for figure in figures]).cpu()  # one wait for the device
-        return Statistics(*map(float, told))
+        return RatioStatistics(*map(float, told))
 
 
 def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:

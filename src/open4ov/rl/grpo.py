@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from open4ov.rl.clipping import Statistics, clipped, lengths, sums
+from open4ov.rl.clipping import RatioStatistics, clipped, lengths, sums
 
 CLIP = (0.2, 0.2)
 DAPO_CLIP = (0.2, 0.28)
@@ -26,7 +26,7 @@ def loss(
     clip_low: float = CLIP[0],
     clip_high: float = CLIP[1],
     weights: Tensor | None = None,
-) -> tuple[Tensor, Statistics]:
+) -> tuple[Tensor, RatioStatistics]:
     """GRPO: minus the mean over responses of the mean over their tokens of w min(r A, clip(r) A), r = p / p_old.
 
     Shapes and meaning as in `gspo.loss`. Raises ValueError when a response has no token.
@@ -45,7 +45,7 @@ def dapo(
     clip_low: float = DAPO_CLIP[0],
     clip_high: float = DAPO_CLIP[1],
     weights: Tensor | None = None,
-) -> tuple[Tensor, Statistics]:
+) -> tuple[Tensor, RatioStatistics]:
     """DAPO: the same with one mean over the tokens of all B responses, so that long ones weigh more.
 
     Raises ValueError when a response has no token.
@@ -63,7 +63,7 @@ def _tokens(
     clip_low: float,
     clip_high: float,
     weights: Tensor | None,
-) -> tuple[Tensor, Statistics, Tensor]:
+) -> tuple[Tensor, RatioStatistics, Tensor]:
     """The weighted objective of each token of a response, and the response of each [R]."""
     mine = response >= 0
     response = response[mine]
@@ -74,4 +74,4 @@ def _tokens(
         objective = weights[mine].detach() * objective
     if not len(objective):
         raise ValueError("there is no token of any response")
-    return objective, Statistics.of(ratio.detach(), advantage, clip_low, clip_high), response
+    return objective, RatioStatistics.of(ratio.detach(), advantage, clip_low, clip_high), response

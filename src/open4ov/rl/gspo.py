@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from open4ov.rl.clipping import Statistics, clipped, lengths, sums
+from open4ov.rl.clipping import RatioStatistics, clipped, lengths, sums
 
 CLIP = (3e-4, 4e-4)
 """GSPO's own bounds, low and high: the ratio is a geometric mean over a response and stays very near 1"""
@@ -22,7 +22,7 @@ def loss(
     clip_low: float = CLIP[0],
     clip_high: float = CLIP[1],
     weights: Tensor | None = None,
-) -> tuple[Tensor, Statistics]:
+) -> tuple[Tensor, RatioStatistics]:
     """The GSPO loss of B responses: minus the mean over responses of min(s A, clip(s, 1-low, 1+high) A).
 
     s_i = exp(mean over the tokens of response i of (logp - old_logp)) is one ratio for a whole response (eq. 12), and
@@ -63,4 +63,4 @@ def loss(
         tokens = ratio.detach()[response] * torch.exp(new - new.detach())
         parts = weights[mine].detach() * clipped(tokens, advantage[response], clip_low, clip_high)
         objective = sums(parts, response, count) / size
-    return -objective.mean(), Statistics.of(ratio.detach(), advantage, clip_low, clip_high)
+    return -objective.mean(), RatioStatistics.of(ratio.detach(), advantage, clip_low, clip_high)

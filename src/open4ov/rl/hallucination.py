@@ -33,8 +33,8 @@ from open4ov.answers import agrees
 from open4ov.engine import Request
 from open4ov.recipe_dpo import ABLATED, MADE, MIX
 from open4ov.refusals import denies, refuses
-from open4ov.rl.drafting import Draft, Maker
-from open4ov.rl.preferences import make_pair
+from open4ov.rl.preference.drafting import Draft, Maker
+from open4ov.rl.preference.human import make_pair
 from open4ov.rollouts import Answers
 from open4ov.sample import Sample
 
@@ -66,17 +66,18 @@ def build(
     put: Callable[[Image.Image], str] | None = None,
     mix: Mapping[str, float] = MIX,
     texts: Sequence[Sample] | None = None,
+    wordings: int | None = None,
 ) -> Made:
     """About `count` pairs of single-question samples with references.
 
     A pair is a Sample: `messages` end with the chosen response, `rejected` holds the other, `extra["pair"]` the kind.
     get, put: pictures from and into the run's store (changed pictures need `put`). texts: the questions without a
-    picture; else those among the samples.
+    picture; else those among the samples. wordings: of a refusal, the first so many; None: all.
     """
     usable = [s for s in samples if s.answer and [m.role for m in s.messages] == ["user", "assistant"]]
     pictured = [s for s in usable if s.images]
     bare = [s for s in (usable if texts is None else texts) if s.answer and not s.images]
-    maker = Maker(pictured, bare, mix, count, seed, get, put)
+    maker = Maker(pictured, bare, mix, count, seed, get, put, wordings)
     answer = _Answering(engine, get, seed, progress)
     counts: Counter[str] = Counter()
     found: dict[str, Sample] = {}

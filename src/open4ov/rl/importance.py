@@ -31,7 +31,7 @@ When = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
-class Statistics:
+class MismatchStatistics:
     """How far rollout and training policy were apart, plain numbers; log-ratios, of tokens and of responses, are cut at
     `FURTHEST` nats."""
 
@@ -53,7 +53,7 @@ class Statistics:
 
 
 def wanted(when: When, exact: bool) -> bool:
-    """Whether rollouts are corrected: `auto` where they are not `exact` (`roller.Roller`)."""
+    """Whether rollouts are corrected: `auto` where they are not `exact` (`recipe_rl_rollout.exact`)."""
     return when == "always" or (when == "auto" and not exact)
 
 
@@ -68,7 +68,9 @@ def weights(old_logp: Tensor, rollout_logp: Tensor, cap: float = CAP) -> Tensor:
     return _gaps(old_logp, rollout_logp).exp().clamp(max=cap)
 
 
-def statistics(old_logp: Tensor, rollout_logp: Tensor, response: Tensor, count: int, cap: float = CAP) -> Statistics:
+def statistics(
+    old_logp: Tensor, rollout_logp: Tensor, response: Tensor, count: int, cap: float = CAP
+) -> MismatchStatistics:
     """old_logp, rollout_logp [R]; response [R]: 0 .. B-1; count: B. Raises ValueError as `weights`, and when a response
     has no token."""
     gaps = _gaps(old_logp, rollout_logp).clamp(-FURTHEST, FURTHEST)
@@ -83,16 +85,18 @@ def statistics(old_logp: Tensor, rollout_logp: Tensor, response: Tensor, count: 
         gaps.abs().mean(),
     )
     told = torch.stack([figure.double() for figure in figures]).cpu()  # one wait for the device
-    return Statistics(*map(float, told))
+    return MismatchStatistics(*map(float, told))
 
 
-def together(parts: Sequence[Statistics], responses: Sequence[int], tokens: Sequence[int]) -> Statistics:
+def together(
+    parts: Sequence[MismatchStatistics], responses: Sequence[int], tokens: Sequence[int]
+) -> MismatchStatistics:
     """The statistics of all parts as if they had been one, with so many responses and tokens each."""
 
     def mean(values: Iterable[float], counts: Sequence[int]) -> float:
         return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
 
-    return Statistics(
+    return MismatchStatistics(
         weight=mean((one.weight for one in parts), tokens),
         capped=mean((one.capped for one in parts), tokens),
         product=mean((one.product for one in parts), responses),

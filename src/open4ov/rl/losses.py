@@ -19,11 +19,11 @@ from torch import Tensor
 
 from open4ov.errors import nearest
 from open4ov.rl import grpo, gspo
-from open4ov.rl.clipping import Statistics
+from open4ov.rl.clipping import RatioStatistics
 
-__all__ = ["KINDS", "Clips", "Statistics", "bounds", "loss", "mean_over"]
+__all__ = ["KINDS", "Clips", "RatioStatistics", "bounds", "loss", "mean_over"]
 
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor, float, float, Tensor | None], tuple[Tensor, Statistics]]
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, float, float, Tensor | None], tuple[Tensor, RatioStatistics]]
 KINDS: dict[str, tuple[Loss, tuple[float, float]]] = {
     "gspo": (gspo.loss, gspo.CLIP),
     "grpo": (grpo.loss, grpo.CLIP),
@@ -55,7 +55,7 @@ def loss(
     advantages: Tensor,
     section: Clips,
     weights: Tensor | None = None,
-) -> tuple[Tensor, Statistics]:
+) -> tuple[Tensor, RatioStatistics]:
     """The loss of B responses with R tokens, and what it saw. Arguments as in `gspo.loss`.
 
     Raises ValueError for an unknown kind and for a response without tokens.

@@ -10,15 +10,16 @@ H heads, K key-value heads, d head dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from open4ov.model import Encoded, Pack, Qwen3VL, VisionFeatures, attention, continuations
+from open4ov.model import Config, Encoded, Pack, Qwen3VL, VisionFeatures, attention, continuations
 from open4ov.model.continuations import Continuations
+from open4ov.training_pass import Pass
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,40 @@ class SharedPrefix:
         return torch.cat([of_prompts, of_responses])
 
 
+def scoring(
+    groups: SharedPrefix,
+    config: Config,
+    temperature: float = 1.0,
+    weight: float = 1.0,
+    objective: Callable[[Tensor, Tensor], Tensor] | None = None,
+    pixels: Tensor | None = None,
+) -> Pass:
+    """The pass over groups that scores every response token, group by group, response by response: `groups.response`
+    says which token is whose. `pixels`: patches of the pictures, which then pass the tower with it."""
+    # a response may hold a sampled placeholder token: it stands for no picture
+    ids = groups.pack.input_ids[: groups.prompt_tokens]
+    places = ((ids == config.image_token_id) | (ids == config.video_token_id)).nonzero()[:, 0]
+    pack = replace(groups.pack, places=places)
+    if pixels is not None:
+        pack = replace(pack, pixels=pixels)
+    return Pass(
+        pack,
+        groups.vision,
+        groups,
+        rows=groups.read[groups.before],
+        ids=groups.pack.input_ids[groups.prompt_tokens :],
+        weight=weight,
+        temperature=temperature,
+        objective=objective,
+    )
+
+
 def log_probs(model: Qwen3VL, groups: SharedPrefix, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """log p of every response token [R] at `temperature`, and the entropy [R] (nats, no gradient) of what it was drawn
     from. Group by group, response by response: `groups.response` says which token is whose.
 
     Raises UserError when a prompt's placeholders and visual tokens differ in number."""
     groups = groups.to(model.device)
-    # a response may hold a sampled placeholder token: it stands for no picture
-    places = model.visual_places(groups.pack.input_ids[: groups.prompt_tokens])
-    pack = replace(groups.pack, places=places)
-    hidden = model.hidden_states(pack, groups.vision, memory=groups, rows=groups.read)
-    ids = groups.pack.input_ids[groups.prompt_tokens :]
-    return model.score(hidden.index_select(0, groups.before), ids, temperature)
+    one = scoring(groups, model.config, temperature)
+    hidden = model.hidden_states(one.pack, one.vision, one.memory, rows=groups.read)
+    return model.score(hidden.index_select(0, groups.before), one.ids, temperature)

@@ -22,10 +22,7 @@ responses stands in `encoders.py`.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import math
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -39,8 +36,6 @@ from open4ov.engine.degeneration import REASONS
 from open4ov.errors import UserError
 from open4ov.rl import advantage
 from open4ov.sample import Sample
-
-_EMBEDDING = 4096  # buckets of the hashing encoder
 
 Reward = Callable[[str, Sample], float]
 """RL's reward: (response, sample) -> how right it is, from 0 for wrong to 1"""
@@ -172,23 +167,6 @@ def diversity_scores(embeddings: Tensor, threshold: float, clusters: bool = Fals
         for _ in range(max(1, math.ceil(math.log2(count)))):  # chains double in length with each squaring
             near = near.to(torch.float64) @ near.to(torch.float64) > 0
     return (~near).to(torch.float64).sum(-1) / (count - 1)
-
-
-def ngram_embedding(texts: list[str]) -> Tensor:
-    """An encoder of wording: hashed word and character n-grams, [n, 4096], unit rows (empty texts: one fixed row).
-
-    It sees wording, not meaning or working; `encoders.steps`, the default, does better. Words and word pairs of
-    lower-cased text, and for scripts without spaces characters and character pairs; counts are damped by a square root.
-    With a threshold of 0.4 one changed word in a sentence of six is "similar", another wording "different".
-    """
-    rows = torch.zeros(len(texts), _EMBEDDING, dtype=torch.float64)
-    for row, text in zip(rows, texts, strict=True):
-        words = re.findall(r"[一-鿿]|[^\W_]+|[^\w\s]", text.lower())
-        grams = [*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))]
-        for gram in grams or [""]:
-            row[int.from_bytes(hashlib.blake2s(gram.encode(), digest_size=4).digest(), "little") % _EMBEDDING] += 1
-    rows = rows.sqrt()
-    return rows / rows.norm(dim=-1, keepdim=True)
 
 
 def _in_range(said: object, name: str, sample: Sample, binary: bool) -> float:

@@ -7,8 +7,9 @@ the rollout serve the update too, and all later ones.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from open4ov.engine.vision_cache import digests
 from open4ov.model import Encoded, Processor, VisionFeatures
 from open4ov.model.processing import visuals
 from open4ov.recipe import RlSection
-from open4ov.rl import advantage, degenerate
+from open4ov.rl import advantage
+from open4ov.rl.generation import degenerate
 from open4ov.rl.tasks import Task
 
 
@@ -83,9 +85,11 @@ def encoded_prompts(
     prompts = [processor.encode(task.prompt, task.images, generate=True, pixels=False) for task in tasks]
     seen = [one for task in tasks for one in visuals(task.prompt, task.images)]
     names = [name for task in tasks for name in digests(task.prompt, task.images)]
-    found = pictures.features(prompts, seen, names)
-    result: list[tuple[Encoded, VisionFeatures | None]] = []
-    for prompt in prompts:
-        own, found = found[: len(prompt.grids)], found[len(prompt.grids) :]
-        result.append((prompt, VisionFeatures.cat(own) if own else None))
-    return result
+    return [*zip(prompts, by_document(prompts, pictures.features(prompts, seen, names)), strict=True)]
+
+
+def by_document(documents: Sequence[Encoded], found: Iterable[VisionFeatures]) -> list[VisionFeatures | None]:
+    """The features of all the documents' pictures, in order, as those of each; None for one without a picture."""
+    each = iter(found)
+    own = [[*islice(each, len(document.grids))] for document in documents]
+    return [VisionFeatures.cat(parts) if parts else None for parts in own]

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch import nn
-
-from open4ov import checkpoints, training
+from open4ov import training
 from open4ov.checkpoints import Checkpoint
 from open4ov.engine import VisionCache
 from open4ov.errors import UserError
 from open4ov.functions import foreign
+from open4ov.keeper import Keeper
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
 from open4ov.recipe_rl import UNREAD
-from open4ov.rl import encoders
+from open4ov.rl.distance import encoders
 from open4ov.rl.failed import Failures
+from open4ov.rl.policy import Policy
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import Cursor, RatioEma
 from open4ov.rl.tasks import Task
@@ -58,11 +57,11 @@ class State:
     """Symbolic answers that nobody could compare in time; they count as wrong"""
     first: dict[str, Any] | None = None
     coming: dict[str, Any] | None = None
-    """Rollouts of the next step that were generated ahead (`coming.py`)"""
+    """Rollouts of the next step that were generated ahead (`generation/feed.py`)"""
 
     @staticmethod
     def begin(
-        model: Qwen3VL,
+        model: Policy,
         tasks: Sequence[Task],
         section: RlSection,
         seed: int,
@@ -139,19 +138,17 @@ class State:
         means = ("pass_rate", "length", "entropy") if tail else ()
         return {**found, **{f"last_{key}": round(fmean(point[key] for point in tail), 4) for key in means}}
 
-    def save(self, folder: Path, model: nn.Module) -> None:
-        """Writes a checkpoint. Raises UserError when the disk is full; the one before is there still."""
+    def save(self, keeper: Keeper) -> None:
+        """Writes a checkpoint. Raises as `keeper` does."""
         notes: dict[str, Any] = {name: getattr(self, name) for name in _NOTED}
         notes |= {"cursor": self.cursor.notes(), "ratio": self.ratio.value, "failures": self.failures.notes()}
         if self.replay:
             notes["replay"] = self.replay.notes()
-        checkpoints.save(folder, model, self.optimizer, Checkpoint(self.done, self.identity, self.curve, notes))
+        keeper.save(Checkpoint(self.done, self.identity, self.curve, notes))
 
-    def resume(self, folder: Path | None, model: nn.Module) -> None:
+    def resume(self, keeper: Keeper) -> None:
         """Takes up the newest checkpoint of the same training, if there is one."""
-        if folder is None:
-            return
-        found = checkpoints.load(folder, model, self.optimizer, lambda identity: identity == self.identity)
+        found = keeper.load(self.identity)
         if found is None:
             return
         self.curve, notes = found.curve, found.notes

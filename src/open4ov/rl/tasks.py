@@ -1,8 +1,8 @@
 """The prompts of online RL (paper §4.1.1): verifiable reasoning over images, and a share of text-only reasoning.
 
 Every prompt ends with the instruction to put the answer in \\boxed{}, so that the verifier knows where to look. The
-stage `rl_pool` (`pool.py`) chooses the samples; `read` gives them as tasks. The corpora ask for words and numbers, not
-for a letter of a list; what other sources ask in that way `cloze.py` has opened.
+stage `rl_pool` (`pool/compose.py`) chooses the samples; `read` gives them as tasks. The corpora ask for words and
+numbers, not for a letter of a list; what other sources ask in that way `pool/cloze.py` has opened.
 """
 
 from __future__ import annotations

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open4ov import answers_symbolic, memory, schedules, training
-from open4ov.engine import Completion
-from open4ov.journal import Journal
+from open4ov import memory, schedules, training
+from open4ov.engine import Completion, VisionCache
+from open4ov.journal import Clock, Journal
+from open4ov.keeper import Keeper
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import figures, importance, roller, schedule, showing, stops
-from open4ov.rl.clock import Clock
-from open4ov.rl.coming import Rollouts
+from open4ov.recipe_rl_rollout import exact
+from open4ov.rl import figures, importance, schedule, showing, stops
 from open4ov.rl.failed import Failures
+from open4ov.rl.generation import generator
+from open4ov.rl.generation.feed import Feed
+from open4ov.rl.generation.generator import Generator, GeneratorGone
+from open4ov.rl.generation.offload import Phases
 from open4ov.rl.judging import Judge
-from open4ov.rl.offload import Phases
+from open4ov.rl.policy import Policy
 from open4ov.rl.replay import Replay
-from open4ov.rl.roller import RollerGone
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import most_even
 from open4ov.rl.state import Curve, State, held_pictures
@@ -28,6 +31,10 @@ from open4ov.rl.tasks import Task
 from open4ov.rl.update import Broken, Updater
 from open4ov.sample import Sample
 from open4ov.store import ImageStore
+from open4ov.training_pass import Spread
+
+FURTHEST = {"fp32": 0.002, "bf16": 0.08}
+"""Nats a token that a copy's log-probabilities may be from the policy's in the mean, by what both are computed in"""
 
 
 @dataclass
@@ -40,7 +47,7 @@ class Fit:
 
 
 def fit(
-    model: Qwen3VL,
+    model: Policy,
     processor: Processor,
     tasks: Sequence[Task],
     section: RlSection,
@@ -66,7 +73,11 @@ def fit(
     that keeps what `diversity_threshold: auto` sets. `folder`: of the journal (None: there is none), as of `name`.
     `stop_after`: return after that step, as if killed there.
 
-    Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, RollerGone, and where
+    On many processes all make the same call, and only the first one brings what it is told with: `progress`, `log`,
+    `failures`, `folder`. Responses and rewards are shared out, groups are chosen alike on all, and their gradients
+    computed by shares.
+
+    Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, GeneratorGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
     not finite.
     """
@@ -76,8 +87,9 @@ def fit(
     judge = Judge(section, thresholds)
     if log and section.diversity_threshold == "auto":
         log({"diversity": judge.told})
-    state.resume(checkpoints, model)
-    online = _Online(model, processor, section, seed, state, judge, images, replayed, checkpoints)
+    keeper = Keeper(checkpoints, model, state.optimizer)
+    state.resume(keeper)
+    online = _Online(model, processor, section, seed, state, judge, images, replayed, keeper)
     book = Journal(folder, section, state.done, name, state.identity, "rl") if folder else None
     with closing(online), closing(book) if book else nullcontext():
         while state.done < section.steps and state.done != stop_after:
@@ -98,7 +110,7 @@ class _Online:
 
     def __init__(
         self,
-        model: Qwen3VL,
+        model: Policy,
         processor: Processor,
         section: RlSection,
         seed: int,
@@ -106,18 +118,18 @@ class _Online:
         judge: Judge,
         images: ImageStore | None,
         replayed: Sequence[Sample],
-        checkpoints: Path | None,
+        keeper: Keeper,
     ) -> None:
         self.model, self.section, self.state = model, section, state
-        self.images, self.checkpoints = images, checkpoints
+        self.images, self.keeper = images, keeper
         self.judge = judge
-        self.pictures = held_pictures(model, processor, section, len(state.pool), bool(replayed))
-        half = training.autocast(section.precision, model.device)
-        rolling = roller.build(model, processor, section.rollout, self.pictures, autocast=half, version=state.version)
-        self.rollouts = Rollouts(rolling, state, section, seed)
+        self.pictures, rolling = _generating(model, processor, section, state, bool(replayed))
+        self.rollouts = Feed(rolling, state, section, seed)
         self.phases = Phases(rolling, state.optimizer, section.rollout.offload)
-        weighed = importance.wanted(section.rollout.tis, rolling.exact and not section.rollout.ahead)
-        self.updater = Updater(model, processor, self.pictures, section, weighed)
+        weighed = importance.wanted(section.rollout.tis, exact(section.rollout))
+        copies = isinstance(model, Spread) and exact(section.rollout)
+        furthest = FURTHEST[training.kind(section.precision, model.device)] if copies else None
+        self.updater = Updater(model, processor, self.pictures, section, weighed, furthest)
         self.replay: Replay | None = None
         if state.replay:
             if images is None:
@@ -139,9 +151,8 @@ class _Online:
         with clock("rollout"), self.phases.generation():
             tasks, responses = self._rolled_out(step)
         with clock("reward"):
-            unsaid = answers_symbolic.counts.no_verdict
-            self.groups = self.judge.groups(tasks, responses, phase)
-            state.no_verdict += answers_symbolic.counts.no_verdict - unsaid
+            self.groups, unsaid = self.judge.shared(self.model, tasks, responses, phase)
+            state.no_verdict += unsaid
             chosen = most_even(self.groups, section.prompts)
         with clock("score"), self.phases.update():
             batch = self.updater.prepare(chosen)
@@ -151,13 +162,14 @@ class _Online:
                 update = self.updater.apply(batch, state.optimizer, rate, self.replay)
                 self.rollouts.stepped()
             except Broken as broken:  # earlier mini-batches have changed the weights
-                raise stops.diverged(broken.reason, step + 1, broken.names, self.checkpoints) from None
+                raise stops.diverged(broken.reason, step + 1, broken.names, self.keeper.folder) from None
         if self.replay:
             state.replayed = self.replay.used
         told = {**figures.of_groups(self.groups, section), "lag": self.rollouts.lag}
         point = {"step": step + 1, "phase": phase, **told, **update.figures()}
         state.settle(self.groups, chosen, {**point, "lr": rate})
-        if self.images is not None and step in (0, section.steps - 1):
+        leads = not isinstance(self.model, Spread) or self.model.leads
+        if leads and self.images is not None and step in (0, section.steps - 1):
             self._show(showing.shown(self.groups, step + 1, phase, self.images))
         memory.trim()
         rolled = sum(len(response.token_ids) for own in responses for response in own)
@@ -174,7 +186,7 @@ class _Online:
         if barren or (state.done % section.checkpoint_every == 0 and not ended):
             try:
                 self._save(self.rollouts.notes())
-            except RollerGone:  # while it generated ahead: nobody has those responses
+            except GeneratorGone:  # while it generated ahead: nobody has those responses
                 self._save(None)
                 raise
         if barren:
@@ -185,7 +197,8 @@ class _Online:
         return [one for one in (self.state.first, self.last) if one is not None]
 
     def close(self) -> None:
-        self.rollouts.close()
+        with closing(self.keeper):
+            self.rollouts.close()
 
     def _show(self, groups: dict[str, Any]) -> None:
         if self.state.done == 1:
@@ -194,15 +207,36 @@ class _Online:
             self.last = groups
 
     def _rolled_out(self, step: int) -> tuple[list[Task], list[list[Completion]]]:
-        """The step's tasks and the responses to each. Of the step nothing has changed yet: where the roller is gone,
+        """The step's tasks and the responses to each. Of the step nothing has changed yet: where the generator is gone,
         the steps before are kept, with the responses if they are there, and the same command goes on."""
         try:
             return self.rollouts.next(step)
-        except RollerGone:
+        except GeneratorGone:
             self._save(self.rollouts.kept())
             raise
 
     def _save(self, coming: dict[str, Any] | None) -> None:
-        if self.checkpoints:
+        if self.keeper.folder:
             self.state.coming = coming
-            self.state.save(self.checkpoints, self.model)
+            self.state.save(self.keeper)
+
+
+def _generating(
+    model: Policy, processor: Processor, section: RlSection, state: State, replayed: bool
+) -> tuple[VisionCache, Generator]:
+    """Where features of pictures are held, and who generates."""
+    half = training.autocast(section.precision, model.device)
+
+    def build(own: Qwen3VL, pictures: VisionCache) -> Generator:
+        return generator.build(own, processor, section.rollout, pictures, autocast=half, version=state.version)
+
+    if not isinstance(model, Spread):
+        pictures = held_pictures(model, processor, section, len(state.pool), replayed)
+        return pictures, build(model, pictures)
+    from open4ov.rl.generation import spread  # brings much in
+
+    twin = spread.copied(model, section.rollout)
+    pictures = held_pictures(twin or spread.seeing(model), processor, section, len(state.pool), replayed)
+    return pictures, spread.SpreadGenerator(
+        model, twin, pictures, lambda own: build(own, pictures), section.rollout, state.version
+    )

@@ -1,8 +1,8 @@
 """The update of one step (paper §4.2.3, eq. 11-12): mini-batches of whole groups, each a step of the optimizer.
 
 Of a group the prompt is computed once, for the old log-probabilities as for the update (`prefix.py`); its pictures are
-not computed at all while the tower is frozen. What is more than `rl.max_update_tokens` is computed in parts whose
-gradients are added up: their sum is that of one pass.
+not computed at all while the tower is frozen. What is more than `rl.max_update_tokens` is computed in parts
+(`parts.py`), whose gradients are added up: their sum is that of one pass.
 
 Dead groups are left out of the computation, but count in the mean of eq. 11, where they add zero; so do responses
 without a token. Under AdamW that is a weight among neighbouring steps, not a size: it divides by what gradients have
@@ -10,15 +10,16 @@ been of late, so that a share of dead groups that stays the same changes no step
 than the steps before is smaller, as far as they are remembered. Where fewer groups are alive than `rl.minibatches`,
 the optimizer makes fewer steps. A batch with one live group in sixteen still makes one.
 
-Shapes: B responses and R response tokens of one part.
+On many processes the groups of a mini-batch are shared out, whole ones, by what they cost. Weights and figures are
+those of the whole step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from statistics import fmean
 
@@ -27,52 +28,47 @@ from torch import Tensor
 
 from open4ov import training
 from open4ov.engine import VisionCache
-from open4ov.model import Encoded, Processor, Qwen3VL, VisionFeatures
-from open4ov.model.processing import visuals
+from open4ov.model import Processor
 from open4ov.recipe import RlSection
 from open4ov.rl import importance, losses
-from open4ov.rl.prefix import SharedPrefix, log_probs
+from open4ov.rl.parts import Encoding, Part, parts
+from open4ov.rl.policy import Policy, cost
+from open4ov.rl.prefix import scoring
 from open4ov.rl.replay import Replay
 from open4ov.rl.rollout import Group, encoded_prompts
-
-
-@dataclass
-class Part:
-    """What one pass computes: groups, or responses of a group that is too large for one pass. On the model's device."""
-
-    shared: SharedPrefix
-    advantages: Tensor
-    """[B] float64"""
-    rollout_logp: Tensor
-    """[R] log p as the rollout had it"""
-    pixels: Tensor | None
-    """Patches of the pictures, where the tower is trained"""
-    names: list[str]
-    """Ids of the tasks"""
-    old_logp: Tensor | None = None
-    """[R] log p under the policy that sampled them; None: that of the pass itself, which comes before any step"""
-
-    @property
-    def responses(self) -> int:
-        return len(self.advantages)
-
-    @property
-    def tokens(self) -> int:
-        return len(self.shared.response)
+from open4ov.training_pass import Pass, accumulate, gathered, in_step, most, score, shared_out, summed
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The live groups of a step, mini-batch by mini-batch. `responses` and `tokens` are of all its groups, the dead
-    ones too."""
+    """The live groups of a step, mini-batch by mini-batch: those that this process computes. `responses` and `tokens`
+    are of all groups of the step, the dead ones too."""
 
     minibatches: list[list[Part]]
     responses: int
     tokens: int
+    passes: list[int]
+    """Of each mini-batch, as every process makes them"""
+    names: list[list[str]]
+    """Ids of the tasks of each"""
+    lengths: list[int]
+    """Response tokens of each"""
 
     def computed(self, first: int = 0) -> int:
         """Response tokens that are computed for the mini-batches from `first` on."""
-        return sum(part.tokens for parts in self.minibatches[first:] for part in parts)
+        return sum(self.lengths[first:])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one pass saw, plain numbers."""
+
+    ratios: losses.RatioStatistics
+    entropy: float
+    """The sum over its tokens"""
+    mismatch: importance.MismatchStatistics | None
+    responses: int
+    tokens: int
 
 
 @dataclass
@@ -121,13 +117,21 @@ class Broken(Exception):
 
 class Updater:
     """Trains the model on groups. `pictures`: features of a frozen tower. `weighed`: the rollouts are of another policy
-    than the one that is trained, and each token is weighed for that (`importance.py`)."""
+    than the one that is trained, and each token is weighed for that (`importance.py`). `watched`: they are of copies
+    of it, and how far these are from it is looked at; more than so many nats a token is an error."""
 
     def __init__(
-        self, model: Qwen3VL, processor: Processor, pictures: VisionCache, section: RlSection, weighed: bool = False
+        self,
+        model: Policy,
+        processor: Processor,
+        pictures: VisionCache,
+        section: RlSection,
+        weighed: bool = False,
+        watched: float | None = None,
     ) -> None:
         self.model, self.processor, self.pictures, self.section = model, processor, pictures, section
-        self.weighed = weighed
+        self.weighed, self.watched = weighed, watched
+        self._precision = partial(training.precision, section.precision, model.device)
 
     def prepare(self, groups: Sequence[Group]) -> Batch:
         """Lays the live groups out, whole ones in each mini-batch, and scores them: the log-probabilities under the
@@ -137,75 +141,108 @@ class Updater:
         alive = [group for group in groups if not group.dead and any(r.token_ids for r in group.responses)]
         steps = min(self.section.minibatches, len(alive))
         cuts = [round(i * len(alive) / steps) for i in range(steps + 1)] if steps else []
-        encoded = self._encoded(alive)
+        minibatches = [alive[a:b] for a, b in pairwise(cuts)]
+        own = [self._share(some) for some in minibatches]
+        encoded = iter(self._encoded([group for some in own for group in some]))
+        parts = [list(self._laid(some, [next(encoded) for _ in some])) for some in own]
         batch = Batch(
-            [list(self._parts(alive[a:b], encoded[a:b])) for a, b in pairwise(cuts)],
+            parts,
             responses,
             tokens,
+            most(self.model, [len(some) for some in parts]),
+            [[group.task.sample.id for group in some] for some in minibatches],
+            [sum(len(response.token_ids) for group in some for response in group.responses) for some in minibatches],
         )
-        with torch.no_grad():
-            for part in (part for parts in batch.minibatches[1:] for part in parts):
+        for some, count in [*zip(parts, batch.passes, strict=True)][1:]:
+            for part in some:
                 part.old_logp = self.score(part)[0]
+            for idle in in_step(self.model, (), count - len(some)):
+                score(self.model, idle, self._precision)
         return batch
 
     def apply(self, batch: Batch, optimizer: training.Optimizer, rate: float, replay: Replay | None = None) -> Update:
         """One step of the optimizer for each mini-batch. Raises Broken where a loss or gradient is not finite; that
         mini-batch has changed nothing then."""
         seen = Update()
-        for parts in batch.minibatches:
-            names = [name for part in parts for name in part.names]
+        for number, names in enumerate(batch.names):
             try:
-                self._accumulate(parts, batch, seen)
-                if replay is not None and (value := replay.add_gradients(self.model)) is not None:
-                    seen.replay.append(self._checked(value, "replayed samples' loss"))
+                self._accumulate(number, batch, seen, replay)
                 seen.norms.append(training.step(self.model, optimizer, rate, self.section.grad_clip))
             except training.Diverged as error:
                 raise Broken(error, names) from None
         return seen
 
-    def _accumulate(self, parts: Sequence[Part], batch: Batch, seen: Update) -> None:
-        """The gradients of one mini-batch, part by part."""
-        section, steps = self.section, len(batch.minibatches)
-        units = [losses.mean_over(section.loss, part.responses, part.tokens) for part in parts]
+    def _accumulate(self, number: int, batch: Batch, seen: Update, replay: Replay | None) -> None:
+        """The gradients of one mini-batch, part by part, and of what is replayed with it."""
+        section, steps, parts = self.section, len(batch.minibatches), batch.minibatches[number]
         whole = losses.mean_over(section.loss, batch.responses, batch.tokens)
-        scaled: list[Tensor] = []
-        entropies: list[Tensor] = []
-        statistics: list[losses.Statistics] = []
-        mismatch: list[importance.Statistics] = []
-        for part, own in zip(parts, units, strict=True):
-            logp, entropy = self.score(part)
+        shares = [losses.mean_over(section.loss, part.responses, part.tokens) * steps / whole for part in parts]
+        own: list[tuple[losses.RatioStatistics, Tensor, importance.MismatchStatistics | None, Part]] = []
+
+        def objective(part: Part, logp: Tensor, entropy: Tensor) -> Tensor:
             old = logp.detach() if part.old_logp is None else part.old_logp
-            weights = self._weights(part, old, mismatch)
-            value, found = losses.loss(section.loss, logp, old, part.shared.response, part.advantages, section, weights)
-            value = value * (own * steps / whole)
-            value.backward()
-            scaled.append(value.detach())
-            entropies.append(entropy.sum())
-            statistics.append(found)
-        loss = self._checked(sum(_numbers(scaled)), "loss")
-        ratios = [part.responses if section.loss == "gspo" else part.tokens for part in parts]
-        responses, tokens = [part.responses for part in parts], [part.tokens for part in parts]
+            mismatch, weights = self._mismatch(part, old)
+            value, ratios = losses.loss(
+                section.loss, logp, old, part.shared.response, part.advantages, section, weights
+            )
+            own.append((ratios, entropy.sum(), mismatch, part))
+            return value
+
+        passes = [self._pass(part, share, partial(objective, part)) for part, share in zip(parts, shares, strict=True)]
+        again = replay.coming(self.model) if replay is not None else None
+        made = [*in_step(self.model, passes, batch.passes[number]), *(() if again is None else [again])]
+        values = accumulate(self.model, made, self._precision)
+        replayed = float(values.pop()) if again is not None else 0.0
+        (loss,) = summed(self.model, [sum(_numbers(values))])
+        entropies = _numbers([entropy for _, entropy, _, _ in own])
+        found = gathered(
+            self.model,
+            [
+                _Seen(ratios, entropy, mismatch, part.responses, part.tokens)
+                for (ratios, _, mismatch, part), entropy in zip(own, entropies, strict=True)
+            ],
+        )
+        self._checked(loss, "loss")
+        responses, tokens = [one.responses for one in found], [one.tokens for one in found]
+        counts = responses if section.loss == "gspo" else tokens
 
         def mean(values: Sequence[float]) -> float:
-            return sum(value * count for value, count in zip(values, ratios, strict=True)) / sum(ratios)
+            return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
 
         seen.losses.append(loss)
-        seen.ratios.append(mean([one.ratio for one in statistics]))
-        seen.least.append(min(one.ratio_min for one in statistics))
-        seen.largest.append(max(one.ratio_max for one in statistics))
-        seen.clipped_low.append(mean([one.clipped_low for one in statistics]))
-        seen.clipped_high.append(mean([one.clipped_high for one in statistics]))
-        seen.entropies.append(sum(_numbers(entropies)) / sum(tokens))
-        if mismatch:
-            seen.importance.append(importance.together(mismatch, responses, tokens).figures())
+        seen.ratios.append(mean([one.ratios.ratio for one in found]))
+        seen.least.append(min(one.ratios.ratio_min for one in found))
+        seen.largest.append(max(one.ratios.ratio_max for one in found))
+        seen.clipped_low.append(mean([one.ratios.clipped_low for one in found]))
+        seen.clipped_high.append(mean([one.ratios.clipped_high for one in found]))
+        seen.entropies.append(sum(one.entropy for one in found) / sum(tokens))
+        mismatches = [one.mismatch for one in found if one.mismatch is not None]
+        if mismatches:
+            self._apart(importance.together(mismatches, responses, tokens), seen)
+        if replay is not None and again is not None:
+            seen.replay.append(self._checked(replay.took(self.model, replayed), "replayed samples' loss"))
 
-    def _weights(self, part: Part, old: Tensor, seen: list[importance.Statistics]) -> Tensor | None:
-        """Of each token [R], where the rollouts are of another policy; `seen` gets what was seen of them."""
-        if not self.weighed:
-            return None
+    def _mismatch(self, part: Part, old: Tensor) -> tuple[importance.MismatchStatistics | None, Tensor | None]:
+        """How far the rollouts are from the policy, where that is looked at; the weight of each token [R], where they
+        are of another one."""
+        if not self.weighed and self.watched is None:
+            return None, None
         cap = self.section.rollout.tis_cap
-        seen.append(importance.statistics(old, part.rollout_logp, part.shared.response, part.responses, cap))
-        return importance.weights(old, part.rollout_logp, cap)
+        found = importance.statistics(old, part.rollout_logp, part.shared.response, part.responses, cap)
+        return found, importance.weights(old, part.rollout_logp, cap) if self.weighed else None
+
+    def _apart(self, found: importance.MismatchStatistics, seen: Update) -> None:
+        """Raises RuntimeError for copies of the policy that are none; nothing of the mini-batch has changed then."""
+        if self.weighed:
+            seen.importance.append(found.figures())
+            return
+        seen.importance.append({"rollout_gap": round(found.gap, 6)})
+        if self.watched is not None and not found.gap <= self.watched:
+            self.model.zero_grad(set_to_none=True)
+            raise RuntimeError(
+                f"the rollouts' log-probabilities are {found.gap:.3g} nats a token from those of the policy (more than "
+                f"{self.watched:g}): the engines do not have its weights"
+            )
 
     def _checked(self, value: float, what: str) -> float:
         if not math.isfinite(value):
@@ -214,83 +251,43 @@ class Updater:
         return value
 
     def score(self, part: Part) -> tuple[Tensor, Tensor]:
-        """log p of the part's response tokens [R] under the policy as it is, and the entropies [R]."""
-        shared = part.shared
-        with self._precision():
-            if part.pixels is not None:
-                shared = replace(shared, vision=self.model.encode_images(part.pixels, shared.pack.grids))
-            return log_probs(self.model, shared, self.section.temperature)
+        """log p of the part's response tokens [R] under the policy as it is, and the entropies [R], without gradient;
+        on many processes all call it."""
+        return score(self.model, self._pass(part), self._precision)
 
-    def _precision(self) -> AbstractContextManager[object]:
-        return training.precision(self.section.precision, self.model.device)
+    def _pass(
+        self, part: Part, weight: float = 1.0, objective: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Pass:
+        return scoring(part.shared, self.model.config, self.section.temperature, weight, objective, part.pixels)
 
-    def _encoded(self, groups: Sequence[Group]) -> list[tuple[Encoded, VisionFeatures | None]]:
+    def _share(self, groups: Sequence[Group]) -> list[Group]:
+        """Those that this process computes."""
+
+        def costs() -> list[float]:
+            documents = [
+                self.processor.encode(g.task.prompt, g.task.images, generate=True, pixels=False) for g in groups
+            ]
+            lengths = [[len(response.token_ids) for response in group.responses] for group in groups]
+            frozen = self.section.freeze_vision
+            return [
+                cost(self.model.config, document, own, frozen) for document, own in zip(documents, lengths, strict=True)
+            ]
+
+        own = shared_out(self.model, costs, len(groups))
+        return [groups[number] for number in sorted(number for number in own if number is not None)]
+
+    def _encoded(self, groups: Sequence[Group]) -> list[Encoding]:
         tasks = [group.task for group in groups]
         if self.section.freeze_vision:
             with self._precision():  # which also names what is held
                 return encoded_prompts(self.processor, tasks, self.pictures)
         return [(self.processor.encode(t.prompt, t.images, generate=True, pixels=False), None) for t in tasks]
 
-    def _parts(
-        self, groups: Sequence[Group], encoded: Sequence[tuple[Encoded, VisionFeatures | None]]
-    ) -> Iterator[Part]:
-        """One mini-batch as passes of at most `rl.max_update_tokens` tokens: whole groups as far as they fit, one that
-        does not by some of its responses at a time. A single response with its prompt is never cut."""
-        limit = self.section.max_update_tokens or math.inf
-        pieces = [
-            (place, rows)
-            for place, group in enumerate(groups)
-            for rows in _within(len(encoded[place][0]), [len(r.token_ids) for r in group.responses], limit)
-        ]
-        chosen: list[tuple[int, list[int]]] = []
-        filled = 0
-        for place, rows in pieces:
-            size = len(encoded[place][0]) + sum(len(groups[place].responses[row].token_ids) for row in rows)
-            if chosen and filled + size > limit:
-                yield self._part(groups, encoded, chosen)
-                chosen, filled = [], 0
-            chosen.append((place, rows))
-            filled += size
-        if chosen:
-            yield self._part(groups, encoded, chosen)
-
-    def _part(
-        self,
-        groups: Sequence[Group],
-        encoded: Sequence[tuple[Encoded, VisionFeatures | None]],
-        chosen: Sequence[tuple[int, list[int]]],
-    ) -> Part:
-        responses = [[groups[place].responses[row] for row in rows] for place, rows in chosen]
-        shared = SharedPrefix.build(
-            [encoded[place] for place, _ in chosen], [[r.token_ids for r in own] for own in responses]
-        )
-        device = self.model.device
-        tasks = [groups[place].task for place, _ in chosen]
-        seen = [] if self.section.freeze_vision else [one for t in tasks for one in visuals(t.prompt, t.images)]
-        return Part(
-            shared.to(device),
-            torch.cat([groups[place].advantages[rows] for place, rows in chosen]).to(device),
-            torch.tensor([value for own in responses for r in own for value in r.log_probs]).to(device),
-            self.processor.pixels(seen, device) if seen else None,
-            [task.sample.id for task in tasks],
-        )
+    def _laid(self, groups: Sequence[Group], encoded: Sequence[Encoding]) -> Iterator[Part]:
+        pixels = None if self.section.freeze_vision else self.processor.pixels
+        return parts(groups, encoded, self.section.max_update_tokens or math.inf, self.model.device, pixels)
 
 
 def _numbers(scalars: Sequence[Tensor]) -> list[float]:
     """With one wait for the device."""
-    return torch.stack(list(scalars)).tolist()
-
-
-def _within(prompt: int, lengths: Sequence[int], limit: float) -> list[list[int]]:
-    """The responses of a group that have tokens, by number, in runs that fit into one pass with the prompt."""
-    runs: list[list[int]] = []
-    filled = 0
-    for row, length in enumerate(lengths):
-        if not length:
-            continue
-        if not runs or prompt + filled + length > limit:
-            runs.append([])
-            filled = 0
-        runs[-1].append(row)
-        filled += length
-    return runs
+    return torch.stack(list(scalars)).tolist() if scalars else []

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from open4ov.averaging import Average, trained_weights
 from open4ov.checkpoints import Checkpoint, load, put, save
 from open4ov.errors import UserError
+from open4ov.model import Trainable
 from open4ov.sft.validation import Watch
 from open4ov.training import Optimizer
+from open4ov.training_pass import Spread
+
+if TYPE_CHECKING:
+    from open4ov.parallel.checkpoint import Writer
 
 
 @dataclass
@@ -42,6 +47,8 @@ class Carry:
     curve: list[dict[str, Any]] = field(default_factory=list)
     listed: dict[str, list[str]] = field(default_factory=dict)
     """Ids of samples that were left out or split, of all calls"""
+    writer: Writer | None = field(default=None, repr=False)
+    """Of this call's checkpoints, where the training is on many processes"""
 
     @property
     def stopped(self) -> bool:
@@ -75,13 +82,16 @@ class Carry:
     def leave(self, model: nn.Module) -> None:
         """Ends a call: leaves the model with the weights that would be saved now."""
         self.calls += 1
+        if self.writer:  # with its thread and its group of processes: the next call, if there is one, makes another
+            writer, self.writer = self.writer, None
+            writer.close()
         if self.watch and self.stopped:
             put(model, self.watch.best_weights)
         elif self.average:
             self.live = trained_weights(model)
             put(model, self.average.weights)
 
-    def save(self, folder: Path, model: nn.Module) -> None:
+    def save(self, folder: Path, model: Trainable[Any, Any]) -> None:
         """Writes a checkpoint. Raises as `checkpoints.save` does."""
         notes: dict[str, Any] = {key: getattr(self, key) for key in _NOTED}
         tensors: dict[str, dict[str, Tensor]] = {}
@@ -91,11 +101,23 @@ class Carry:
         if self.watch:
             notes["watch"] = self.watch.notes()
             tensors["best"] = self.watch.best_weights
-        save(folder, model, self.optimizer, Checkpoint(self.steps, " ".join(self.chain), self.curve, notes, tensors))
+        checkpoint = Checkpoint(self.steps, " ".join(self.chain), self.curve, notes, tensors)
+        if isinstance(model, Spread):
+            from open4ov.parallel.checkpoint import Writer  # brings much in
 
-    def resume(self, folder: Path, model: nn.Module, identity: str) -> None:
+            self.writer = self.writer or Writer(folder)
+            self.writer.save(model, self.optimizer, checkpoint)
+        else:
+            save(folder, model, self.optimizer, checkpoint)
+
+    def resume(self, folder: Path, model: Trainable[Any, Any], identity: str) -> None:
         """Takes up the newest checkpoint of a training that begins with the call of that identity, if there is one."""
-        found = load(folder, model, self.optimizer, lambda other: other.split()[0] == identity)
+        read = load
+        if isinstance(model, Spread):
+            from open4ov.parallel import checkpoint
+
+            read = checkpoint.load
+        found = read(folder, model, self.optimizer, lambda other: other.split()[0] == identity)
         if not found:
             return
         self.chain, self.steps, self.curve = found.identity.split(), found.done, found.curve

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from open4ov.errors import UserError, nearest
-from open4ov.sample import Message, Part, Sample, content_id, mastery_of
+from open4ov.sample import Sample, content_id, mastery_of, without_images
 from open4ov.sft.ordering import by_difficulty, by_picture, in_turn, spread
 
 
@@ -277,17 +277,3 @@ def joined(samples: Sequence[Sample]) -> Sample:
             "mastery": mastery_of(rate),
         }
     )
-
-
-def without_images(message: Message) -> Message:
-    """The message with its text parts only."""
-    return message.model_copy(update={"content": [part for part in message.content if part.type == "text"]})
-
-
-def with_offset(message: Message, first: int) -> Message:
-    """The message with its image references moved by `first`, for conversations that join several samples' images."""
-    parts: list[Part] = [
-        part.model_copy(update={"index": (part.index or 0) + first}) if part.type != "text" else part
-        for part in message.content
-    ]
-    return message.model_copy(update={"content": parts})

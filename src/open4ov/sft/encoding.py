@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from open4ov import training
 from open4ov.errors import UserError
 from open4ov.model import Batch, Encoded, Pack, Processor, Qwen3VL, VisionFeatures
 from open4ov.model.sharing import Beginning, beginning, lay
@@ -221,7 +222,7 @@ def shown(sample: Sample) -> list[str]:
 def prefetch(items: Iterable[T], depth: int = 3) -> Generator[T]:
     """Yields the items, computed up to `depth` ahead in a background thread. An error there is raised here."""
     waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+    stop, same_card = threading.Event(), training.same_card()
 
     def hand_over(item: T | None, error: BaseException | None) -> None:
         while not stop.is_set():
@@ -232,6 +233,7 @@ def prefetch(items: Iterable[T], depth: int = 3) -> Generator[T]:
 
     def work() -> None:
         try:
+            same_card()
             for item in items:
                 hand_over(item, None)
                 if stop.is_set():

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -26,9 +26,10 @@ from open4ov.sample import Sample, content_id
 from open4ov.sft import packing, preparation
 from open4ov.sft import validation as held_out
 from open4ov.sft.carry import Carry
-from open4ov.sft.encoding import SampleEncoder, prefetch
+from open4ov.sft.encoding import Encoder, SampleEncoder, prefetch
 from open4ov.sft.screen import listed, origins, screen
 from open4ov.sft.throughput import Operations, peak_tflops
+from open4ov.training_pass import Spread, Whole, accumulate, processes, shared_out, summed
 
 Progress = Callable[[str, int, int], None]
 Steps = list[list[list[int]]]
@@ -175,12 +176,28 @@ class _Loop(Generic[B, V]):
         self.section, self.options, self.carry = section, options, carry
         self.total, self.precision = total, precision
         self.operations = Operations(model)
-        self.peak = section.peak_tflops or peak_tflops(preparation.device(model))
+        peak = section.peak_tflops or peak_tflops(preparation.device(model)) or 0.0
+        self.peak = peak * processes(model)  # of all devices together, as the operations are
 
     def packs(self, steps: Steps) -> Iterator[tuple[B, V | None]]:
+        """Those of this process, in the order of its passes."""
         for step in steps:
-            for indices in step:
-                yield self.encoder.pack([self.samples[i] for i in indices])
+            for number in self.own(step):
+                if number is None:
+                    assert isinstance(self.model, Spread)
+                    yield cast(B, self.model.filler()), None
+                else:
+                    yield self.encoder.pack([self.samples[i] for i in step[number]])
+
+    def own(self, packs: list[list[int]]) -> list[int | None]:
+        """Which of a step's packs this process computes; None: a pass that only keeps in step with other processes."""
+        return shared_out(self.model, lambda: [self.cost(indices) for indices in packs], len(packs))
+
+    def cost(self, indices: list[int]) -> float:
+        """Operations of a pass over a pack of these samples, more or less."""
+        encoder = cast(Encoder, self.encoder)  # the one of the models that lie on many processes
+        documents = [encoder.document(self.samples[i]) for i in indices]
+        return self.operations.before(documents, encoder.features.in_memory > 0)
 
     def step(self, packs: list[list[int]], stream: Iterator[tuple[B, V | None]]) -> tuple[dict[str, Any], Pace]:
         """One update from the next packs of the stream: what it computed, and how fast. Raises _Broken, and has changed
@@ -192,31 +209,37 @@ class _Loop(Generic[B, V]):
         rate = self.options.learning_rate * schedules.factor(
             section.lr_schedule, after, size, self.total, self.options.warmup, section.lr_decay
         )
-        losses: list[torch.Tensor] = []
-        computed, flops = 0, 0.0
-        for own in targets:
-            pack, features = next(stream)
-            with self.precision():
-                loss = self.model.loss(pack, features) * (own / sum(targets))
-            loss.backward()
-            losses.append(loss.detach())
-            computed += len(pack.input_ids)
-            flops += self.operations.of(pack, features)
-        values = [float(value) for value in torch.stack(losses).cpu()]
+        own = self.own(packs)
+        work = [0.0, 0.0]  # tokens and operations computed
+
+        def passes() -> Iterator[Whole]:
+            for number in own:
+                pack, features = next(stream)
+                if number is not None:
+                    work[0] += len(pack.input_ids)
+                    work[1] += self.operations.of(pack, features)
+                yield Whole(pack, features, 0.0 if number is None else targets[number] / sum(targets))
+
+        losses = torch.stack(accumulate(self.model, passes(), self.precision)).tolist()
+        of_packs = [0.0] * len(packs)
+        for number, value in zip(own, losses, strict=True):
+            if number is not None:
+                of_packs[number] = value
+        *values, computed, flops = summed(self.model, [*of_packs, *work])
         try:
             norm = _update(self.model, carry, rate, section.grad_clip, sum(values))
         except training.Diverged as error:
             raise _Broken(error, [[self.samples[i] for i in pack] for pack in packs], values) from None
-        carry.count(size, section.pack_tokens * len(packs), computed, flops)
+        carry.count(size, section.pack_tokens * len(packs), int(computed), flops)
         if carry.steps % 10 == 0:
             memory.trim()
         seconds = time.monotonic() - began
         pace: Pace = {"seconds": round(seconds, 4), "tokens_per_second": round(size / seconds)}
         if self.peak and flops:
             pace["mfu"] = round(flops / seconds / self.peak / 1e12, 4)
-        computed = {"loss": round(sum(values), 5), "grad_norm": round(norm, 4), "lr": rate}
+        found = {"loss": round(sum(values), 5), "grad_norm": round(norm, 4), "lr": rate}
         seen = {"tokens": size, "targets": sum(targets)}
-        return {"step": carry.steps, **computed, **seen, **self.model.figures()}, pace
+        return {"step": carry.steps, **found, **seen, **self.model.figures()}, pace
 
 
 def _update(model: Trainable[Any, Any], carry: Carry, rate: float, grad_clip: float, loss: float) -> float:

@@ -16,6 +16,7 @@ from open4ov.sample import Sample
 from open4ov.sft import validation as held_out
 from open4ov.sft.carry import Carry
 from open4ov.sft.encoding import SampleEncoder
+from open4ov.training_pass import told
 
 B = TypeVar("B", bound=Batch)
 V = TypeVar("V")
@@ -54,7 +55,8 @@ def hold(
     compile: bool,
 ) -> None:
     """Holds the features of a tower that stays as it is, and compiles the blocks."""
-    if not any(parameter.requires_grad for parameter in model.vision_parameters()):
+    # which ranks without the tower cannot see for themselves: only a pipeline's first stage has it
+    if not any(told(model, any(parameter.requires_grad for parameter in model.vision_parameters()))):
         with training.precision(section.precision, device(model)):
             encoder.freeze(model, samples, progress)
     else:

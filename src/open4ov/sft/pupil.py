@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from open4ov import training
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, lora
@@ -15,25 +17,34 @@ from open4ov.sft.features import Features
 from open4ov.store import ImageStore
 
 
-def encoder(section: SftSection, processor: Processor, pictures: ImageStore, scratch: Path | None = None) -> Encoder:
+def encoder(
+    section: SftSection,
+    processor: Processor,
+    pictures: ImageStore,
+    scratch: Path | None = None,
+    device: torch.device | None = None,
+) -> Encoder:
     """Encodes for a model that is trained by `section`. `scratch`: a folder of its own for features on disk; without
-    one there are none there. Raises UserError for a device that is not there."""
+    one there are none there. `device`: where patches are cut, that of this process where there are many (None: what
+    `sft.device` says). Raises UserError for a device that is not there."""
     return Encoder(
         processor,
         pictures,
-        training.device(section.device, "sft.device"),
+        device or training.device(section.device, "sft.device"),
         limit=section.pack_tokens if section.too_long == "cut" else None,
         features=Features(round(section.vision_cache_gib * 2**30), scratch, round(section.vision_disk_gib * 2**30)),
         share=section.share_prefix,
     )
 
 
-def load(start: Path, section: SftSection, seed: int) -> Qwen3VL:
+def load(start: Path, section: SftSection, seed: int, whole: bool = True) -> Qwen3VL:
     """The model of a folder on `sft.device`, with what is computed again in its backward pass, and with new adapters
-    where `sft.lora_rank` asks for them. Raises UserError for options that cannot go together there."""
-    model = Qwen3VL.from_pretrained(start)
-    model.to(training.device(section.device, "sft.device"))
-    if section.compile and training.kind(section.precision, model.device) == "fp32" and model.config.text.num_experts:
+    where `sft.lora_rank` asks for them. whole: False leaves it on the CPU, for who spreads it over many devices. Raises
+    UserError for options that cannot go together there."""
+    model, device = Qwen3VL.from_pretrained(start), training.device(section.device, "sft.device")
+    if whole:
+        model.to(device)
+    if section.compile and training.kind(section.precision, device) == "fp32" and model.config.text.num_experts:
         raise UserError("sft.compile: compiled experts need sft.precision bf16; change one of the two")
     recompute.apply(model, section.recompute, section.recompute_vision)
     if section.lora_rank:

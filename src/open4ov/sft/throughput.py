@@ -10,12 +10,15 @@ the tower costs nothing where its features are held. Trained mergers beside a fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from open4ov.model import Config, Pack, Qwen3VL, lora
+from open4ov.model import Config, Encoded, Pack, Qwen3VL, Trainable, lora
 from open4ov.model.flops import count
+from open4ov.training_pass import Spread
 
 PEAKS = {
     "B200": 2250.0,
@@ -50,22 +53,34 @@ def peak_tflops(device: torch.device) -> float | None:
 class Operations:
     """Counts the floating-point operations of training steps of a model, as it is frozen when this is made."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: Trainable[Any, Any]) -> None:
         self.config: Config | None = None
-        if not isinstance(model, Qwen3VL):  # of other models the shapes are not known
+        if not isinstance(model, Qwen3VL | Spread):  # of other models the shapes are not known
             return
         self.config = model.config
-        layers = list(model.text.layers.named_parameters())
+        layers = [(name, p) for name, p in model.named_parameters() if name.startswith("text.layers.")]
         adapted = any(lora.is_adapter(name) for name, _ in layers)
         self.language = 3 if not adapted and any(p.requires_grad for _, p in layers) else 2
         self.vision = 3 if any(p.requires_grad for p in model.part_parameters("vision")) else 1
 
     def of(self, batch: Any, features: Any) -> float:
         """Forward and backward pass over a batch whose images come as pixels or as `features`; 0 when not known."""
-        if self.config is None or not isinstance(batch, Pack):
+        if not isinstance(batch, Pack):
             return 0.0
-        grids = [(int(t), int(h), int(w)) for t, h, w in batch.grids.tolist()]
         across = sum(prefix.tokens * sum(prefix.own) for prefix in batch.prefixes)
-        flops = count(self.config, batch.lengths.tolist(), grids, len(batch.predicted), across)
-        vision = 0 if features is not None else self.vision
+        return self._of(batch.lengths.tolist(), batch.grids, len(batch.predicted), across, features is not None)
+
+    def before(self, documents: Sequence[Encoded], held: bool) -> float:
+        """As `of`, of a batch that is not made yet; what documents share counts for each of them. `held`: the features
+        of their images are."""
+        grids = torch.cat([document.grids for document in documents])
+        predicted = sum(int(document.targets[1:].sum()) for document in documents)
+        return self._of([len(document) for document in documents], grids, predicted, 0, held)
+
+    def _of(self, lengths: Sequence[int], grids: Tensor, predicted: int, across: int, held: bool) -> float:
+        if self.config is None:
+            return 0.0
+        sizes = [(int(t), int(h), int(w)) for t, h, w in grids.tolist()]
+        flops = count(self.config, lengths, sizes, predicted, across)
+        vision = 0 if held else self.vision
         return self.language * (flops.forward - flops.vision) + vision * flops.vision

@@ -18,17 +18,20 @@ from PIL import Image
 from open4ov import assets, journal
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
+from open4ov.parallel.mesh import Mesh
 from open4ov.recipe import SftStage
 from open4ov.recipe_blend import ONE_STAGE
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
-from open4ov.sft import curriculum, deficit, planning, pupil
+from open4ov.sft import curriculum, deficit, planning, pupil, screen, spread
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.fit import Fit, fit
 from open4ov.sft.planning import Stage
 from open4ov.store import atomic, read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from open4ov.graph import StageRun
 
 Grade = Callable[[Sequence[Sample], Qwen3VL, Processor, Callable[[str], Image.Image], int], list[Sample]]
@@ -61,9 +64,10 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     start = previous / "model" if previous else assets.base_dir(recipe.model)
     model, processor = pupil.load(start, section, run.seed), Processor.from_pretrained(start)
     processor.check(model.config)
-    encoder = pupil.encoder(section, processor, run.images, run.scratch / "features")
-    options: SftStage = section.knowledge if baseline else getattr(section, stage)
-    school = _School(run, stage, model, encoder, options)
+    device = None if run.crew is None else run.crew.world.device
+    encoder = pupil.encoder(section, processor, run.images, run.scratch / "features", device)
+    options = spread.options_of(recipe, stage)
+    school = _School(run, stage, model, encoder, options, start)
     if baseline:
         chosen = planning.random_mix if section.schedule == "random_mix" else planning.single_stage
         school.attend(*chosen(run, encoder))
@@ -78,12 +82,21 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
 class _School:
     """A stage under way: what it has been trained on so far, part by part."""
 
-    def __init__(self, run: StageRun, stage: Stage, model: Qwen3VL, encoder: Encoder, options: SftStage) -> None:
+    def __init__(
+        self, run: StageRun, stage: Stage, model: Qwen3VL, encoder: Encoder, options: SftStage, start: Path
+    ) -> None:
         self.run, self.model, self.encoder, self.options = run, model, encoder, options
         self.stage: Stage = stage
         self.validation = planning.validation_of(run, stage)
         self.parts: list[tuple[curriculum.Material, curriculum.Order]] = []
         self.result = Fit()
+        self.leader: spread.Leader | None = None
+        if run.crew is not None:
+            ranks, packs = Mesh.sized(run.recipe.parallel, run.crew.world.size).size("dp"), run.recipe.sft.accumulate
+            if packs < ranks:
+                run.note(f"sft.accumulate: {packs} packs a step keep only {packs} of {ranks} ranks of packs busy")
+            task = spread.Task(stage, str(start), str(run.images.root), str(run.scratch), run.seed)
+            self.leader = spread.Leader(run.crew, run.recipe, task, encoder)
 
     @property
     def drawn(self) -> Counter[str]:
@@ -101,21 +114,33 @@ class _School:
 
     def attend(self, material: curriculum.Material, plan: curriculum.Order, several: bool = False) -> None:
         """Trains on one part of the stage."""
-        self.result = fit(
-            self.model,
-            self.encoder,
-            plan.samples,
-            self.run.recipe.sft,
-            self.options,
-            self.run.scratch / "checkpoints",
-            progress=self.run.progress,
-            log=self.run.log,
-            validation=self.validation,
-            journal=self.run.scratch / "journal",
-            name=f"{self.run.recipe.name} {self.run.stage}",
-            total_tokens=self.options.tokens if several else None,
-            carry=self.result.carry if several else None,
-        )
+        run = self.run
+        total = self.options.tokens if several else None
+        journal, name = run.scratch / "journal", f"{run.recipe.name} {run.stage}"
+        if self.leader is not None:
+            self.result = self.leader.fit(
+                *(self.model, plan.samples, self.validation, total),
+                progress=run.progress,
+                log=run.log,
+                journal=journal,
+                name=name,
+            )
+        else:
+            self.result = fit(
+                self.model,
+                self.encoder,
+                plan.samples,
+                run.recipe.sft,
+                self.options,
+                run.scratch / "checkpoints",
+                progress=run.progress,
+                log=run.log,
+                validation=self.validation,
+                journal=journal,
+                name=name,
+                total_tokens=total,
+                carry=self.result.carry if several else None,
+            )
         self.parts.append((material, plan))
 
     def report(self) -> None:
@@ -138,7 +163,12 @@ class _School:
             **self.result.summary,
         }
         listed = {name for plan in plans for name in plan.too_long}
-        summary["too_long"] = sorted({*listed, *self.result.summary["too_long"]})
+        summary["too_long"] = long = sorted({*listed, *self.result.summary["too_long"]})
+        if long:
+            run.note(
+                f"{len(long)} samples do not fit into a pack ({section.pack_tokens} tokens; "
+                f"sft.too_long: {section.too_long}): {screen.listed(long)}"
+            )
         if len(plans) > 1:
             summary["iterations"] = [
                 {"mastery": _levels(part.own), "tokens": plan.tokens, "epochs": round(plan.epochs, 3)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from open4ov.recipe_sft import ValidationSection
 from open4ov.sample import Sample, content_id
 from open4ov.sft import packing
 from open4ov.sft.encoding import SampleEncoder
+from open4ov.training_pass import Spread, shared_out, summed
 
 B = TypeVar("B", bound=Batch)
 V = TypeVar("V")
@@ -101,17 +102,19 @@ def measure(
     pack. The model comes back in training mode."""
     order = packing.plan([encoder.length(sample) for sample in samples], pack_tokens)
     assert order.packs, "`chosen` gives samples that fit"
-    total, count = 0.0, 0
+    targets = [sum(encoder.targets(samples[i]) for i in indices) for indices in order.packs]
+    total = 0.0
     model.eval()
     with torch.no_grad(), precision():
-        for indices in order.packs:
-            own = [samples[i] for i in indices]
-            targets = sum(encoder.targets(sample) for sample in own)
-            batch, features = encoder.pack(own)
-            total += float(model.loss(batch, features)) * targets
-            count += targets
+        for number in shared_out(model, lambda: targets, len(targets)):
+            if number is None:
+                assert isinstance(model, Spread)
+                model.loss(cast(B, model.filler()))
+                continue
+            batch, features = encoder.pack([samples[i] for i in order.packs[number]])
+            total += float(model.loss(batch, features)) * targets[number]
     model.train()
-    return round(total / count, 5)
+    return round(summed(model, [total])[0] / sum(targets), 5)
 
 
 def watched(

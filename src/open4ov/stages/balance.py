@@ -17,6 +17,7 @@ from open4ov.data.topics import Topic
 from open4ov.mllm.ask import Picture
 from open4ov.mllm.embedders import Embedder, open_embedder
 from open4ov.recipe_balance import BalanceSection
+from open4ov.recipe_labels import LabelsSection
 from open4ov.report import balance_page
 from open4ov.sample import Sample
 from open4ov.store import write_json
@@ -36,14 +37,14 @@ def balanced(
     out: Path,
     picture: Callable[[str], Image.Image],
     seed: int = 0,
-    labels: str | Path | None = None,
+    labels: str | Path | LabelsSection | None = None,
     topics: Sequence[Topic] = (),
     tell: Tell = lambda step, done, total: None,
 ) -> Balanced:
     """The balanced set; `out` gets balance.json, balance.md, balance.html, and feedback.yaml where something is scarce.
 
-    `picture`: an image by its digest; `labels`: the label tree's file (the shipped one when None); `topics`: those that
-    data construction knows. Raises UserError as `balance` does, and for images that are missing.
+    `picture`: an image by its digest; `labels`: the tree's file, or what is added to the shipped one (None);
+    `topics`: those that data construction knows. Raises UserError as `balance` does, and for images that are missing.
     """
     tree = load(labels)
     found = balance(samples, section, known(tree), seed)

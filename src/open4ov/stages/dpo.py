@@ -21,15 +21,21 @@ from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
 from open4ov.recipe_dpo import ABLATED, MADE
-from open4ov.rl import dpo_probe, hallucination, mining, pair_mix, preferences
-from open4ov.rl.dpo_screen import FAULTS
-from open4ov.rl.dpo_training import train
+from open4ov.rl import hallucination
+from open4ov.rl.preference import human, mining, mix
+from open4ov.rl.preference.probe import Probe, split
+from open4ov.rl.preference.screen import FAULTS
+from open4ov.rl.preference.training import train
 from open4ov.sample import Sample
 from open4ov.sft.preference import pool
+from open4ov.stages import spread
 from open4ov.store import read_samples, write_json, write_samples
 
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
+
+SCARCE = 0.9
+"""Of the pairs that a share of `dpo.mix` asks for; where fewer could be made, the run says so"""
 
 
 def run(run: StageRun) -> None:
@@ -41,27 +47,31 @@ def run(run: StageRun) -> None:
     model.to(training.device(section.device, "dpo.device"))
     pairs = _pairs(run, model, processor)
     write_samples(run.out / "pairs.parquet", pairs.pairs)
-    fit = train(
-        model,
-        processor,
-        pairs.pairs,
-        run.images.get,
-        section,
-        run.seed,
-        run.progress,
-        run.log,
-        scratch=run.scratch,
-        note=run.note,
-        folder=run.scratch / "journal",
-        name=f"{run.recipe.name} {run.stage}",
-    )
+    if run.crew is not None:
+        del model  # the training loads its own, in parts, and gives the whole back
+        fit, model = spread.preferences(run, start, processor, pairs.pairs)
+    else:
+        fit = train(
+            model,
+            processor,
+            pairs.pairs,
+            run.images.get,
+            section,
+            run.seed,
+            run.progress,
+            run.log,
+            scratch=run.scratch,
+            note=run.note,
+            folder=run.scratch / "journal",
+            name=f"{run.recipe.name} {run.stage}",
+        )
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     left_out = {**pairs.listed, **{name: ids for name, ids in fit.listed.items() if ids}}
     summary: dict[str, Any] = {
         "pairs": len(pairs.pairs),
         "counts": pairs.counts,
-        "attributes": pair_mix.attributes(pairs.pairs),
+        "attributes": mix.attributes(pairs.pairs),
         "left_out": {name: len(ids) for name, ids in left_out.items()},
         **fit.summary,
     }
@@ -86,7 +96,7 @@ class _Pairs:
     pairs: list[Sample]
     counts: dict[str, int]
     listed: dict[str, list[str]]
-    probe: dpo_probe.Probe | None = None
+    probe: Probe | None = None
     before: dict[str, Any] | None = None
 
 
@@ -104,7 +114,7 @@ def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
     bare = texts(samples)
     found = _Pairs([], {}, {})
     if section.probe and any(section.mix.get(kind, 0) > 0 for kind in ABLATED):
-        found.probe, samples = dpo_probe.split(samples, bare, section.probe, run.seed)
+        found.probe, samples = split(samples, bare, section.probe, run.seed)
         asked = {sample.id for sample in found.probe.texts}
         bare = [sample for sample in bare if sample.id not in asked]
         found.before = found.probe.ask(engine, run.images.get)
@@ -120,20 +130,25 @@ def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
             put=run.images.put,
             mix=section.mix,
             texts=bare,
+            wordings=section.wordings,
         )
         found.pairs += made.pairs
         counts.update(made.counts)
+        for kind in MADE:
+            wanted = round(section.pairs * section.mix.get(kind, 0))
+            if counts[kind] < SCARCE * wanted:
+                run.note(f"dpo.mix: {counts[kind]} pairs of {kind} could be made, of {wanted}")
         if made.guessed:
             found.listed["guessed_blind"] = made.guessed
     given: list[Sample] = []
     for path in section.preferences:
-        given += preferences.read(path, images=run.images, note=run.note)
+        given += human.read(path, images=run.images, note=run.note)
     if section.mined is not None:
         score = function(section.mined, "dpo.mined")
         wanted = round(section.pairs * section.mix.get("mined", 0))
         given += mining.mine(samples, wanted, engine, run.images.get, score, run.seed, run.progress)
     if given:
-        chosen = pair_mix.choose(given, section, run.seed)
+        chosen = mix.choose(given, section, run.seed)
         found.pairs += chosen.pairs
         counts.update(chosen.counts)
         found.listed |= chosen.listed

@@ -22,8 +22,9 @@ from open4ov.mllm.ask import AnswerError
 from open4ov.recipe_hygiene import HygieneSection
 from open4ov.recipe_rl_pool import ROLE, SourceSection
 from open4ov.review import apply, decisions
-from open4ov.rl import leakage, pool, selection, tasks
-from open4ov.rl.admit import Given, Judged, Sift, Tools
+from open4ov.rl import tasks
+from open4ov.rl.pool import compose, leakage, mixed
+from open4ov.rl.pool.admit import Given, Judged, Sift, Tools
 from open4ov.rollout_book import FOLDER, Book
 from open4ov.sample import Sample
 from open4ov.sft import sets
@@ -41,12 +42,12 @@ SPARE = 1.5
 def run(run: StageRun) -> None:
     """The stage `rl_pool`: as many tasks as RL draws, or tries where it filters them."""
     section = run.recipe.rl
-    wanted = selection.candidates(section) if section.steps else 0
+    wanted = mixed.candidates(section) if section.steps else 0
     places = {source.title: _located(source) for source in section.pool.sources if source.path}
     stores = Stores(run.images, *(store for _, store in places.values()))
     with closing(Book(run.images.root.parent / FOLDER)) as book:
         screen = _screen(run, book) if section.leakage.rollouts and wanted else None
-        figures = pool.build(
+        figures = compose.build(
             run.out,
             section,
             wanted,
@@ -197,14 +198,14 @@ def _decided(path: str | None) -> Callable[[Sample], tuple[Sample, bool] | None]
     return decided
 
 
-def _screen(run: StageRun, book: Book) -> pool.Screen:
+def _screen(run: StageRun, book: Book) -> compose.Screen:
     """Asks the model that RL begins with, as it will be asked in training, but without the pictures."""
     from open4ov import training
     from open4ov.model import Processor, Qwen3VL
 
     section = run.recipe.rl
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
-    reward, sampling = function(section.reward, "rl.reward"), selection.sampling_of(section, run.seed)
+    reward, sampling = function(section.reward, "rl.reward"), mixed.sampling_of(section, run.seed)
 
     def rule(response: str, sample: Sample) -> float:
         """What is known counts, in a box or not; a response without a word says nothing."""
@@ -218,7 +219,7 @@ def _screen(run: StageRun, book: Book) -> pool.Screen:
 
         network = Qwen3VL.from_pretrained(start).to(training.device(section.device, "rl.device"))
         processor = Processor.from_pretrained(start)
-        engine, model = selection.asked(network, processor, section)
+        engine, model = mixed.asked(network, processor, section)
         with closing(engine):
             said, cost = leakage.ask(samples, engine, model, sampling, book, section.leakage.rollouts, tell)
         run.log({"leakage": {"asked": len(samples), "cost": cost.figures()}})

@@ -30,7 +30,7 @@ from open4ov.engine.routing.nodes import Node, Nodes
 from open4ov.engine.routing.passing import Passing
 from open4ov.engine.routing.relay import CONNECT_SECONDS, Call, Relay, Stream, Whole
 from open4ov.engine.serving import body
-from open4ov.engine.serving.faults import Refused, error
+from open4ov.engine.serving.faults import Refused, error, without_route
 from open4ov.engine.serving.gate import MAX_HELD
 from open4ov.engine.serving.keys import TENANT, Keys
 from open4ov.engine.serving.room import Full, Room, TooMuch
@@ -190,12 +190,5 @@ def create_app(nodes: Nodes, keys: Sequence[str] = (), node_key: str | None = No
     async def left(request: Request, _error_: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
-    @app.exception_handler(404)
-    async def unknown(request: Request, _error_: Exception) -> Response:
-        return error(404, "there is no such route", "not_found")
-
-    @app.exception_handler(405)
-    async def wrong_method(request: Request, _error_: Exception) -> Response:
-        return error(405, "that method is not served here", "method_not_allowed")
-
+    without_route(app)
     return app

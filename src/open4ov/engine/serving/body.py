@@ -19,8 +19,8 @@ MAX_VALUES = 20_000
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
-async def read(request: Request, visit: Visit) -> bytes:
-    """The body, which `visit` holds. Raises Refused for what is beyond a limit."""
+async def read(request: Request, visit: Visit, values: int = MAX_VALUES) -> bytes:
+    """The body, which `visit` holds. `values`: most JSON values in it. Raises Refused for what is beyond a limit."""
     stated = request.headers.get("content-length", "0")
     parts, size = list[bytes](), 0
     if not stated.isdecimal() or int(stated) > MAX_BODY:
@@ -36,20 +36,20 @@ async def read(request: Request, visit: Visit) -> bytes:
     except TimeoutError:
         raise Refused("the body took too long to come", status=408) from None
     body = b"".join(parts)
-    if _marks(body) > MAX_VALUES and _crowded(body):
-        raise Refused(f"a body may hold at most {MAX_VALUES} values")
+    if _marks(body) > values and _crowded(body, values):
+        raise Refused(f"a body may hold at most {values} values")
     return body
 
 
-def _crowded(body: bytes) -> bool:
-    """Whether there are more values than MAX_VALUES; what stands in strings is none."""
+def _crowded(body: bytes, most: int) -> bool:
+    """Whether there are more values than `most`; what stands in strings is none."""
     values = end = 0
     for number, string in enumerate(_STRING.finditer(body)):
         values += _marks(body[end : string.start()])
         end = string.end()
-        if values > MAX_VALUES or number > 2 * MAX_VALUES:  # a value is two strings at most: its key and itself
+        if values > most or number > 2 * most:  # a value is two strings at most: its key and itself
             return True
-    return values + _marks(body[end:]) > MAX_VALUES
+    return values + _marks(body[end:]) > most
 
 
 def _marks(text: bytes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 NODES = ("node_lost", "bad_gateway", "no_node", "session_unavailable")
@@ -30,3 +31,15 @@ def error(status: int, message: str, code: str, param: str | None = None, retry:
     """An answer that is an error. `retry`: seconds after which it may be tried again."""
     headers = None if retry is None else {"retry-after": str(retry)}
     return JSONResponse({"error": fault(message, code, param)}, status, headers)
+
+
+def without_route(app: FastAPI) -> None:
+    """What an app answers where it has no route, and where it has one for other methods."""
+
+    @app.exception_handler(404)
+    async def unknown(_request: Request, _error: Exception) -> JSONResponse:
+        return error(404, "there is no such route", "not_found")
+
+    @app.exception_handler(405)
+    async def wrong_method(_request: Request, _error: Exception) -> JSONResponse:
+        return error(405, "that method is not served here", "method_not_allowed")

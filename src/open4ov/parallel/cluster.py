@@ -1,0 +1,99 @@
+"""The files that start a recipe on a cluster: a Slurm script, a Kubernetes JobSet, a RayCluster.
+
+Nodes and GPUs are counted from the recipe's mesh, so that the three cannot disagree with it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from open4ov.errors import UserError
+from open4ov.recipe import Recipe, load
+from open4ov.store import atomic
+
+from .mesh import Mesh
+from .plan_ask import world_of
+
+TEMPLATES = Path(__file__).with_name("templates")
+KINDS = {"slurm": "slurm.sh", "jobset": "jobset.yaml", "raycluster": "raycluster.yaml"}
+"""Kind -> the file that it is"""
+CPUS = 8
+"""Cores for each GPU, data threads among them: an assumption"""
+RESTARTS = 3
+"""Of all processes, after one has died; each goes on from the last checkpoint"""
+
+
+def render(
+    recipe: Path,
+    overrides: Sequence[str],
+    out: Path,
+    kind: str,
+    gpus: int | None = None,
+    per_node: int = 8,
+    image: str = "open4ov:latest",
+    run_dir: str = "out",
+) -> list[Path]:
+    """Writes the files of a kind into the folder `out` and gives their paths. gpus: in all, where the recipe's mesh
+    leaves that open.
+
+    Raises UserError as `recipe.load`, and for a mesh that does not fill its nodes.
+    """
+    chosen = load(recipe, overrides)
+    world = gpus or world_of(chosen.parallel, str(recipe))
+    mesh = Mesh.sized(chosen.parallel, world)
+    if world > per_node and world % per_node:
+        raise UserError(
+            f"{recipe}: {world} processes ({mesh}) do not fill nodes of {per_node}; change the section parallel, or "
+            "--node"
+        )
+    if mesh.tp > per_node:
+        raise UserError(
+            f"parallel.tp: {mesh.tp} is more than the {per_node} devices of a node; lower it, or raise --node"
+        )
+    here = min(world, per_node)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(KINDS[kind] + ".jinja").render(
+        name=label(chosen.name),
+        recipe=shlex.quote(str(recipe)),
+        run_dir=shlex.quote(run_dir),
+        mesh=str(mesh),
+        world=world,
+        nodes=-(-world // per_node),
+        per_node=here,
+        cpus=CPUS * here,
+        threads=CPUS,
+        restarts=RESTARTS,
+        image=image,
+        commands=commands(chosen),
+        overrides="".join(f" --set {shlex.quote(one)}" for one in overrides),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / KINDS[kind]
+    with atomic(path) as place:
+        place.write_text(text)
+    if path.suffix == ".sh":
+        path.chmod(0o755)
+    return [path]
+
+
+def commands(recipe: Recipe) -> list[str]:
+    """The trainings of a recipe, in their order: each is a torchrun of its own."""
+    return ["sft", *(["rl"] if recipe.rl.steps else []), *(["dpo"] if recipe.dpo.pairs else [])]
+
+
+def label(name: str) -> str:
+    """A name that Kubernetes takes."""
+    found = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:50].strip("-")
+    if not found:
+        raise UserError(f"name: {name!r} has no letter or digit of which a job's name could be made; rename the recipe")
+    return found if found[0].isalpha() else f"run-{found}"

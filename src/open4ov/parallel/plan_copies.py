@@ -1,0 +1,53 @@
+"""Whole models beside the parts that are trained: the rollout engine's, and the first process's own before and after.
+
+Both are float32, as `Qwen3VL.from_pretrained` gives them (`rl/generation/spread.py`, `sft/spread.py`,
+`stages/spread.py`). Everything is bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+
+from open4ov.model.config import Config
+
+from .mesh import Mesh
+from .plan_activations import Sizes
+from .plan_shapes import Piece, held
+from .plan_spread import Setup
+
+FLOAT32 = 4
+
+
+@lru_cache(maxsize=64)
+def whole(config: Config, tower: bool = True) -> int:
+    """The model in one process."""
+    layers = tuple(range(config.text.num_hidden_layers))
+    parameters = held(config, Mesh(), Piece(layers, True, True), 0, False)
+    return sum(one.count for one in parameters if tower or not one.name.startswith("vision.")) * FLOAT32
+
+
+def engine(setup: Setup, rank: int) -> int:
+    """What the rollout engine keeps on a rank of the pipeline while the policy is updated: on many processes the whole
+    weights (a frozen tower is the policy's own), once more where it generates ahead or quantised (counted in float32,
+    which is more than the latter has), and its keys and values where they are not given up. What is sent to others
+    (servers, vLLM) lies on the first process alone."""
+    job = setup.job
+    if job.kind != "rl" or (job.engine == "other" and rank):
+        return 0
+    copies = job.copies + (setup.mesh.world > 1)
+    tower = not (job.frozen_vision and setup.piece(rank).begins)
+    text = job.config.text
+    each = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * setup.spread.width
+    return copies * whole(job.config, tower) + job.cached * each
+
+
+def alone(setup: Setup, rank: int, kept: int) -> Sizes:
+    """The first process while it has the whole model to itself: it grades, filters or makes pairs before and after the
+    training. kept: what it has of the training meanwhile, in SFT, whose stage may go on."""
+    if setup.mesh.world == 1 or rank:
+        return Counter()
+    parts: Sizes = Counter(whole=whole(setup.job.config), process=round(setup.hardware.host * 1e9))
+    if setup.job.kind == "sft":
+        parts["training"] = kept
+    return parts

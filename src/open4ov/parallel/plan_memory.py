@@ -1,0 +1,236 @@
+"""The memory of a rank in training, by what it is for; the fullest rank of the pipeline decides whether a plan fits.
+
+Weights, gradients and Adam's two moments are float32 and sharded. While a block (a decoder layer, the tower) computes,
+FSDP has it whole, fetches the next one, and has its gradient before that is reduced; in a pipeline a rank's blocks stay
+whole for the step, and so do their gradients. What lies in no block (embedding,
+head, norm) stays whole for the pass. Everything is bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from open4ov.model.config import Config
+from open4ov.model.losses import LOGITS_AT_ONCE
+
+from . import plan_activations, plan_copies, simulate
+from .mesh import Mesh
+from .plan_activations import RESIDUAL, Sizes
+from .plan_shapes import Held, Piece, held, layer_parameters, tp_cut, vision_parameters
+from .plan_spread import Setup
+
+GATHERED = 4
+"""Bytes of a weight as FSDP gathers it: float32, of which autocast makes its copies"""
+STEP = 4
+"""Bytes of AdamW's count of steps, of every parameter that it trains"""
+
+
+@dataclass(frozen=True)
+class States:
+    """What a rank holds between steps, exactly."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """One rank of the pipeline. `parts`: bytes of the training by what they are for; `activations`: those of one
+    microbatch; `alone`: bytes of the first process while it has the whole model, before and after."""
+
+    rank: int
+    parts: Sizes
+    activations: Sizes
+    in_flight: float
+    alone: Sizes = field(default_factory=Counter[str])
+
+    @property
+    def fullest(self) -> Sizes:
+        """Of the two what needs more."""
+        return max(self.parts, self.alone, key=lambda sizes: sum(sizes.values()))
+
+    @property
+    def total(self) -> int:
+        return sum(self.fullest.values())
+
+
+def states(parameters: list[Held], frozen_vision: bool) -> States:
+    """Of these parameters, the tower's without gradient where it is frozen."""
+    weights = sum(one.count for one in parameters) * 4
+    trained = [one for one in parameters if not (frozen_vision and one.name.startswith("vision."))]
+    count = sum(one.count for one in trained)
+    return States(weights, count * 4, count * 8 + STEP * len(trained))
+
+
+def states_of(setup: Setup, rank: int) -> States:
+    """Of the process that has most of those with that place in the pipeline."""
+    pieces = tuple(setup.stages[stage] for stage in setup.own(rank))
+    return _states(setup.job.config, setup.mesh, pieces, setup.at(rank), setup.job.frozen_vision)
+
+
+@lru_cache(maxsize=4096)
+def _states(config: Config, mesh: Mesh, pieces: tuple[Piece, ...], at: int, frozen_vision: bool) -> States:
+    parameters = [one for piece in pieces for one in held(config, mesh, piece, at, frozen_vision)]
+    return states(parameters, frozen_vision)
+
+
+def of_rank(setup: Setup, rank: int) -> RankMemory:
+    """The memory of the fullest process with that place in the pipeline."""
+    job, spread = setup.job, setup.spread
+    own = setup.piece(rank)
+    kept = states_of(setup, rank)
+    parts: Sizes = Counter(weights=kept.weights, gradients=kept.gradients, optimizer=kept.optimizer)
+    one: Sizes = Counter()
+    for stage in setup.own(rank):
+        piece = setup.stages[stage]
+        one += plan_activations.forward(
+            job.config,
+            job.work,
+            spread,
+            job.recompute,
+            job.recompute_vision,
+            piece.layers,
+            frozen_vision=job.frozen_vision,
+            begins=piece.begins,
+            ends=piece.ends,
+        )
+    in_flight = flights(setup)[rank] / setup.chunks
+    parts["activations"] += round(sum(one.values()) * in_flight)
+    parts["features"] += features(setup) if own.begins else 0
+    parts["working"] += max(working(setup, own.layers, own.begins), logits(setup) if own.ends else 0)
+    parts["unsharded"] += unsharded(setup, rank)
+    parts["buffers"] += buffers(setup)
+    parts["rollouts"] += plan_copies.engine(setup, rank)
+    used = sum(parts.values())
+    parts["allocator"] += round(used * setup.hardware.fragments)
+    parts["process"] += round(setup.hardware.host * 1e9)
+    alone = plan_copies.alone(setup, rank, kept.weights + kept.optimizer)
+    return RankMemory(rank, parts, one, in_flight, alone)
+
+
+def fullest(setup: Setup) -> RankMemory:
+    """The rank of the pipeline that needs most."""
+    return max((of_rank(setup, rank) for rank in range(setup.mesh.pp)), key=lambda one: one.total)
+
+
+def flights(setup: Setup) -> list[int]:
+    """Microbatches whose activations each rank of the pipeline holds at once, stage by stage."""
+    if setup.mesh.pp == 1:
+        return [1]
+    return _flights(setup.options.schedule, setup.mesh.pp, setup.chunks, setup.microbatches)
+
+
+@lru_cache(maxsize=4096)
+def _flights(schedule: str, pp: int, chunks: int, microbatches: int) -> list[int]:
+    return simulate.timeline(schedule, pp, chunks, microbatches, 1.0, 1.0, 1.0).in_flight()
+
+
+def features(setup: Setup) -> int:
+    """The pictures' features and DeepStack's taps of one pack."""
+    config, work = setup.job.config, setup.job.work
+    taps = 1 + len(config.vision.deepstack_visual_indexes)
+    return work.visual(config) * config.text.hidden_size * taps * setup.spread.width
+
+
+def working(setup: Setup, layers: tuple[int, ...], tower: bool) -> int:
+    """What is there only while a block's gradient is worked out: all that it keeps under `none`, where that is computed
+    again, and the gradients of its widest results."""
+    job, spread = setup.job, setup.spread
+    text, most = job.config.text, 0
+    for kind in {text.sparse(layer) for layer in layers}:
+        layer = next(one for one in layers if text.sparse(one) == kind)
+        size = sum(plan_activations.decoder_layer(job.config, layer, job.work, spread, "none").values())
+        kept = sum(plan_activations.decoder_layer(job.config, layer, job.work, spread, job.recompute).values())
+        if kind:
+            rows = spread.shard(job.work.tokens) * text.num_experts_per_tok * spread.imbalance
+            wide = rows * max(3 * text.moe_intermediate_size, text.hidden_size)
+        else:
+            wide = spread.chunk(job.work.tokens) * 3 * (text.intermediate_size // spread.tp)
+        most = max(most, size - kept + round(wide) * spread.width)
+    if tower and job.work.grids and not job.frozen_vision:
+        grids = plan_activations.own_pictures(job.work.grids, spread)
+        size = sum(plan_activations.vision_block(job.config, grids, spread, "none").values())
+        most = max(most, size)
+    return most
+
+
+def logits(setup: Setup) -> int:
+    """Of one chunk of the head: in the products' type, in float32, and their gradient."""
+    config, work, spread = setup.job.config, setup.job.work, setup.spread
+    words = -(-config.text.vocab_size // spread.tp)
+    at_once = min(LOGITS_AT_ONCE["cuda" if spread.cuda else "cpu"], work.predicted * words)
+    return at_once * (4 + 2 * spread.width)
+
+
+def unsharded(setup: Setup, rank: int) -> int:
+    """FSDP's, in float32: two blocks' weights and one block's gradient, and for the whole pass what is in no block. The
+    tower is a block of its own where it is trained; a frozen one is whole on every rank anyway."""
+    job, mesh = setup.job, setup.mesh
+    if mesh.world == 1 and not setup.cuda:
+        return 0
+    piece = setup.piece(rank)
+    blocks = [block_count(job.config, mesh.tp, mesh.ep, layer) for layer in piece.layers]
+    if piece.begins and job.work.grids and not job.frozen_vision:
+        blocks.append(vision_count(job.config))
+    words = -(-job.config.text.vocab_size // mesh.tp) * job.config.text.hidden_size
+    tables = piece.begins + (piece.ends and not (piece.begins and job.config.tie_word_embeddings))
+    in_turn = sum(sorted(blocks)[-2:]) + max(blocks, default=0)
+    if mesh.pp > 1:
+        in_turn = 2 * sum(blocks)  # weights and gradients, for the whole step
+    return (in_turn + 2 * tables * words) * GATHERED
+
+
+@lru_cache(maxsize=1024)
+def block_count(config: Config, tp: int, ep: int, layer: int) -> int:
+    """Numbers in a layer as one rank computes it."""
+    found = 0
+    for name, shape, dim in layer_parameters(config, layer):
+        local = list(shape)
+        if name in ("mlp.gate_up", "mlp.down"):
+            local[0] //= ep
+        elif dim is not None:
+            local[dim] = tp_cut(config, f".{name}", shape, dim, tp, 0)
+        size = 1
+        for length in local:
+            size *= length
+        found += size
+    return found
+
+
+@lru_cache(maxsize=64)
+def vision_count(config: Config) -> int:
+    """Numbers in the tower."""
+    found = 0
+    for _, shape, _ in vision_parameters(config):
+        size = 1
+        for length in shape:
+            size *= length
+        found += size
+    return found
+
+
+def buffers(setup: Setup) -> int:
+    """What is sent and received at once: the experts' rows both ways, a chunk's hidden states gathered, what crosses a
+    border of the pipeline."""
+    job, spread, mesh = setup.job, setup.spread, setup.mesh
+    text, tokens = job.config.text, job.work.tokens
+    state = text.hidden_size * spread.width
+    found = 0
+    if mesh.ep > 1:
+        rows = spread.shard(tokens) * text.num_experts_per_tok
+        found += round(rows * (1 + spread.imbalance)) * state
+    if mesh.tp > 1:
+        found += 2 * spread.chunk(tokens) * state
+    if mesh.pp > 1:
+        taps = len(job.config.vision.deepstack_visual_indexes)
+        # room for every microbatch of the step at each border, forward and backward
+        rows = spread.shard(tokens) + taps * job.work.visual(job.config) // (mesh.cp * mesh.tp)
+        found += 2 * setup.microbatches * setup.chunks * rows * text.hidden_size * RESIDUAL
+    return found

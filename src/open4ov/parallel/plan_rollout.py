@@ -1,0 +1,60 @@
+"""How long the responses of an RL step take to generate, on the devices that then train.
+
+A decoding step of many rows reads every weight that some row needs and every row's keys and values: on a GPU memory is
+the limit, and below it what the host can launch. `HOST` is measured for this project's engine; a server such as vLLM,
+which records its launches, is limited by memory instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from open4ov.model.config import Config
+
+from .plan_hardware import Hardware
+
+BANDWIDTH = 0.5
+"""Share of the memory's bandwidth that decoding reaches: assumed"""
+HOST = 0.9e-3
+"""Seconds of a layer and decoding step that the own engine needs at least: 64 rows at the 2B shape made 2,508 tokens a
+second on an H200, 25.5 ms a step of 28 layers (bench/results/2026-11-26-gpu.md)"""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Of one optimizer batch. `step`: seconds of one decoding step; `bound`: what limits it."""
+
+    tokens: int
+    step: float
+    seconds: float
+    bound: str
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+def rollouts(
+    config: Config, responses: int, prompt: int, length: int, devices: int, hardware: Hardware, rows: int, own: bool
+) -> Rollouts:
+    """`responses` of `length` tokens each to prompts of `prompt` tokens, on `devices` engines of one device each, with
+    `rows` under way on each. own: this project's engine, whose weights are float32."""
+    text = config.text
+    attention = text.hidden_size * text.head_dim * (2 * text.num_attention_heads + 2 * text.num_key_value_heads)
+    weights = float(text.vocab_size * text.hidden_size)
+    for layer in range(text.num_hidden_layers):
+        weights += attention
+        if text.sparse(layer):
+            touched = text.num_experts * (1 - (1 - text.num_experts_per_tok / text.num_experts) ** rows)
+            weights += touched * 3 * text.hidden_size * text.moe_intermediate_size
+        else:
+            weights += 3 * text.hidden_size * text.intermediate_size
+    cached = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
+    read = (4 if own else 2) * weights + 2 * rows * (prompt + length / 2) * cached
+    memory = read / (hardware.bandwidth * 1e9 * BANDWIDTH)
+    host = text.num_hidden_layers * HOST if own else 0.0
+    step = max(memory, host)
+    waves = -(-responses // (rows * devices))
+    return Rollouts(
+        responses * length, step, waves * length * step, "launches by the host" if host > memory else "memory"
+    )

@@ -1,0 +1,93 @@
+"""A run on several processes, which torchrun has started: rank 0 goes through its stages, and the others do with it
+what is done together.
+
+Data, grading and evaluation are one process's work. Where a stage trains on all of them, rank 0 calls the others to it
+(`StageRun.crew`): by the name of a function, with arguments that JSON can hold. Samples travel as files of the run
+directory, which all ranks see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from open4ov.errors import UserError
+from open4ov.parallel import launch
+from open4ov.parallel.agree import agree, facts
+from open4ov.parallel.crew import follow, leading
+from open4ov.parallel.mesh import Mesh
+from open4ov.recipe import Recipe
+from open4ov.recipe_parallel import for_one
+
+if TYPE_CHECKING:
+    from open4ov.parallel.crew import Crew
+    from open4ov.progress import Reporter
+
+Held = dict[str, Any]
+"""What a rank keeps from one call to the next"""
+
+
+def run(
+    recipe: Recipe,
+    root: Path,
+    reporter: Reporter,
+    until: str | None = None,
+    retry: bool = False,
+    work: Callable[[Crew | None], None] | None = None,
+) -> bool:
+    """`pipeline.run`, on as many processes as there are -> whether this is the one that speaks. `work`: what the
+    leading process does with the others in place of that one run.
+
+    Raises as that does, and UserError where the recipe's sizes are not those of the processes, or ranks do not have the
+    same recipe and code.
+    """
+    from open4ov import pipeline, training
+
+    if not launch.launched():
+        _fits_one(recipe, root, until)
+        if work is None:
+            pipeline.run(recipe, root, reporter, until, retry=retry)
+        else:
+            work(None)
+        return True
+    section, key = (recipe.sft, "sft") if until not in ("rl", "dpo") else (getattr(recipe, until), until)
+    place = training.device(section.device, f"{key}.device").type
+    with launch.joined(recipe.parallel, place) as world:
+        Mesh.sized(recipe.parallel, world.size)
+        if world.size > 1:
+            refused = [f"{'.'.join(map(str, place))}: {why}" for place, why in for_one(recipe.sft)]
+            if refused:
+                raise UserError("\n".join(refused))
+        agree(world, facts(recipe))
+        if world.leads:
+            with leading(world) as crew:
+                if work is None:
+                    pipeline.run(recipe, root, reporter, until, retry=retry, crew=crew)
+                else:
+                    work(crew)
+            return True
+        held: Held = {}
+
+        def do(work: dict[str, Any]) -> None:
+            module, _, name = work["function"].partition(":")
+            getattr(import_module(module), name)(world, recipe, held, **work["arguments"])
+
+        follow(world, do)
+    return False
+
+
+def _fits_one(recipe: Recipe, root: Path, until: str | None) -> None:
+    """Raises UserError where one process is to train what the recipe spreads over several. Without a training, as of
+    the data alone, or where all are finished, any mesh will do: nothing asks for it."""
+    from open4ov import pipeline
+
+    try:
+        Mesh.sized(recipe.parallel, 1)
+    except UserError:
+        graph = pipeline.graph(recipe)
+        stages = graph.needed(until)
+        finished = graph.finished(stages, recipe, root)
+        if any(stage.name in pipeline.MODELS and stage.name not in finished for stage in stages):
+            raise

@@ -1,0 +1,117 @@
+"""The files that start a recipe on a cluster: they parse, and their nodes and GPUs are those of the mesh."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from open4ov.errors import UserError
+from open4ov.parallel import cluster
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SIZES = {"qwen3-vl-8b": (1, 8), "qwen3-vl-30b-a3b": (8, 8)}
+"""Nodes and GPUs of each, of the recipes that ship"""
+
+
+def recipe(folder: Path, parallel: str, rest: str = "") -> Path:
+    path = folder / "r.yaml"
+    path.write_text(f"name: My run_1\nparallel: {{{parallel}}}\n{rest}")
+    return path
+
+
+def made(path: Path, out: Path, kind: str, **options: Any) -> str:
+    (file,) = cluster.render(path, (), out, kind, **options)
+    return file.read_text()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_slurm(name: str, tmp_path: Path) -> None:
+    text = made(RECIPES / f"{name}.yaml", tmp_path, "slurm")
+    nodes, gpus = SIZES[name]
+    assert f"#SBATCH --nodes={nodes}\n" in text
+    assert f"#SBATCH --gpus-per-node={gpus}\n" in text
+    assert text.count(f"--nnodes={nodes} --nproc-per-node={gpus}") == 3  # sft, rl, dpo
+    assert subprocess.run(["bash", "-n", tmp_path / "slurm.sh"], check=False).returncode == 0
+
+
+def test_the_script_starts_what_it_should(tmp_path: Path) -> None:
+    """Run with commands that only print: each training in its order, with the recipe and the head node."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name, body in {"srun": 'echo "srun $*"', "scontrol": "printf 'node7\\nnode8\\n'"}.items():
+        (bin_ / name).write_text(f"#!{shutil.which('bash')}\n{body}\n")
+        (bin_ / name).chmod(0o755)
+    path = recipe(tmp_path, "dp_shard: 16", "rl: {steps: 0}\n")
+    made(path, tmp_path, "slurm", run_dir="a run")
+    environment = {"PATH": f"{bin_}:/usr/bin:/bin", "SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node[7-8]"}
+    done = subprocess.run(["bash", tmp_path / "slurm.sh"], env=environment, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.split("-m open4ov ")[1].split()[0] for line in lines] == ["sft", "dpo"]
+    assert all("--rdzv-endpoint=node7:29500" in line and f"--recipe {path} --out a run" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_jobset(name: str, tmp_path: Path) -> None:
+    found = yaml.safe_load(made(RECIPES / f"{name}.yaml", tmp_path, "jobset", image="registry/open4ov:1"))
+    nodes, gpus = SIZES[name]
+    job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert (job["parallelism"], job["completions"]) == (nodes, nodes)
+    container = job["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
+    assert container["image"] == "registry/open4ov:1"
+    script = container["args"][0]
+    assert script.count(f"--nnodes={nodes} --nproc-per-node={gpus}") == 3
+    assert f"{name}-train-0-0.{name}:29500" in script  # the first pod, as JobSet names it
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_raycluster(name: str, tmp_path: Path) -> None:
+    found = yaml.safe_load(made(RECIPES / f"{name}.yaml", tmp_path, "raycluster"))
+    nodes, gpus = SIZES[name]
+    (group,) = found["spec"]["workerGroupSpecs"]
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == nodes
+    assert group["rayStartParams"]["num-gpus"] == str(gpus)
+    assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == gpus
+
+
+def test_fewer_than_a_node(tmp_path: Path) -> None:
+    text = made(recipe(tmp_path, "dp_shard: -1, tp: 2"), tmp_path, "slurm", gpus=4)
+    assert "#SBATCH --gpus-per-node=4\n" in text
+    assert "--job-name=my-run-1\n" in text
+
+
+@pytest.mark.parametrize(
+    ("parallel", "gpus", "message"),
+    [
+        ("dp_shard: 12", None, "12 processes .* do not fill nodes of 8"),
+        ("tp: 16, dp_shard: 1", None, "16 is more than the 8 devices of a node"),
+        ("tp: 2", None, "say with --gpus how many"),
+        ("tp: 3", 16, "does not divide 16"),
+    ],
+)
+def test_refusals(parallel: str, gpus: int | None, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        made(recipe(tmp_path, parallel), tmp_path, "slurm", gpus=gpus)
+
+
+def test_the_container_file_names_what_is_there() -> None:
+    """It has not been built here: what it copies is there, and the extras that it installs are."""
+    import re
+    import tomllib
+
+    root = RECIPES.parent
+    text = (root / "Containerfile").read_text()
+    copied = [name for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for name in line.split()]
+    assert {"pyproject.toml", "requirements.lock", "src", "recipes"} <= set(copied)
+    assert all((root / name).exists() for name in copied)
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"'\.\[(.+)\]'", text)
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+    assert "python:3.11" in text
+    assert project["requires-python"].startswith(">=3.11")

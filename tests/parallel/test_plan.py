@@ -1,0 +1,252 @@
+"""What the planner says of time, traffic and meshes, against values worked out by hand; and its command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from open4ov.cli import app
+from open4ov.errors import UserError
+from open4ov.model.sizes import SIZES
+from open4ov.parallel import plan_copies, plan_hardware, plan_memory, plan_search, plan_time, plan_traffic
+from open4ov.parallel.mesh import Mesh
+from open4ov.parallel.plan_job import Job, Work, model_of
+from open4ov.parallel.plan_spread import Setup
+from open4ov.recipe import load
+from open4ov.recipe_parallel import ParallelSection
+
+H100 = plan_hardware.find("h100")
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHIPPED = str(RECIPES / "qwen3-vl-8b.yaml")
+
+
+def setup(name: str, world: int, tokens: int = 8192, packs: int = 64, **sizes: Any) -> Setup:
+    config = SIZES[name]
+    options = ParallelSection(**sizes)
+    job = Job(name, config, Work((tokens,), predicted=tokens // 4), packs=packs, recompute="full", imbalance=1.0)
+    return Setup(job, options, Mesh.of(options, world, config), H100)
+
+
+def by_axis(one: Setup, rank: int = 0) -> dict[str, float]:
+    return {found.axis: found.bytes for found in plan_traffic.of_step(one, rank)}
+
+
+def test_states_of_one_rank() -> None:
+    """8B over eight: 8,767,123,696 parameters of 16 bytes; one rank has an eighth, up to the rounding of odd rows."""
+    kept = plan_memory.states_of(setup("8B", 8), 0)
+    assert kept.total == pytest.approx(8_767_123_696 * 16 / 8, rel=1e-3)
+
+
+def test_traffic_of_each_axis() -> None:
+    tokens, hidden, layers, m = 8192, 4096, 36, 8
+    # each layer gathers and scatters twice forward, as often backward, and gathers again where it is computed again
+    tp = by_axis(setup("8B", 8, tp=2, packs=32))["tp"]
+    assert tp == (8 + 4) * (1 / 2) * tokens * hidden * 2 * layers * m
+    # 32 + 32 heads out and back, 8 + 8 key-value heads, 128 wide, three times with the pass that is done again
+    cp = by_axis(setup("8B", 8, cp=2, packs=32))["cp"]
+    assert cp == 3 * (1 / 2) * (tokens / 2) * (2 * 32 + 2 * 8) * 128 * 2 * layers * m
+    # eight rows of 2,048 for each token, there and back, forward, again and backward
+    ep = by_axis(setup("30B-A3B", 8, ep=8))["ep"]
+    assert ep == 6 * (7 / 8) * tokens * 8 * 2048 * 2 * 48 * 8
+    # what is sharded is gathered twice a pass in float32, and its gradient reduced once
+    fsdp = by_axis(setup("8B", 8, packs=8))["fsdp"]
+    language = 8_767_123_696 - 576_388_336 - 4096  # without the tower, which has no picture, and the norm
+    assert fsdp == pytest.approx((7 / 8) * language * 12, rel=1e-6)
+
+
+def test_a_ring_leaves_nodes_by_all_their_ports() -> None:
+    share = H100.link_share * 1e9
+    assert plan_traffic.ring(H100, 8, 1) == H100.inside * share
+    assert plan_traffic.ring(H100, 64, 1) == 8 * H100.outside * share
+    assert plan_traffic.ring(H100, 8, 8) == H100.outside * share
+    assert plan_traffic.exchange(H100, 16, 1) == pytest.approx(H100.outside * share * 15 / 8)
+
+
+def test_mfu_and_time_belong_together() -> None:
+    """With one device and nothing to wait for, MFU is the efficiency of the work, weighted by its time."""
+    one = setup("2B", 1, packs=1)
+    found = plan_time.step(one)
+    decoder, vision = plan_time.operations(one)
+    assert vision == 0
+    assert found.mfu == pytest.approx(decoder / found.total / (H100.peak * 1e12))
+    assert found.mfu < max(H100.efficiency.dense, H100.efficiency.head) * 3 / 4 + 1e-9  # a quarter is computed again
+    assert found.total == pytest.approx(found.compute + found.recompute + found.exposed + found.optimizer)
+
+
+def test_more_recomputation_keeps_less_and_takes_longer() -> None:
+    job = setup("8B", 8).job
+    totals: list[tuple[float, float]] = []
+    for mode in ("none", "op", "full"):
+        own = Setup(
+            Job(job.model, job.config, job.work, job.packs, recompute=mode), ParallelSection(), Mesh(dp_shard=8), H100
+        )
+        totals.append((plan_memory.fullest(own).parts["activations"], plan_time.step(own).total))
+    kept, seconds = zip(*totals, strict=True)
+    assert kept[0] > kept[1] > kept[2]
+    assert seconds[0] <= seconds[1] < seconds[2]
+
+
+def test_a_pipeline_waits() -> None:
+    found = plan_time.step(setup("8B", 8, pp=4, packs=8))
+    assert 0.2 < found.bubble < 0.6  # (p - 1) / (m + p - 1) = 3 / 7, with even stages
+    assert plan_time.step(setup("8B", 8, pp=4, packs=256)).bubble < found.bubble
+
+
+def test_the_search_finds_what_fits() -> None:
+    config = SIZES["2B"]
+    job = Job("2B", config, Work((1024,) * 8, predicted=2048), packs=8)
+    found = plan_search.search(job, 2, H100)
+    assert found.best
+    assert all(plan.fits and plan.setup.mesh.world == 2 for plan in found.best)
+    speeds = [plan.seconds.tokens_per_second for plan in found.best]
+    assert speeds == sorted(speeds, reverse=True) or max(speeds) <= 1.01 * speeds[0]
+    assert len({plan.setup.mesh for plan in found.best}) == len(found.best)
+
+
+def test_what_does_not_fit_says_by_how_much() -> None:
+    job = Job("32B", SIZES["32B"], Work((8192,), predicted=2048), packs=2)
+    found = plan_search.search(job, 2, H100)
+    assert not found.best
+    assert all(plan.left < 0 for plan in found.near)
+    assert found.near[0].memory.total > 33.3e9 * 16 / 2
+
+
+def test_names_of_models(tmp_path: Path) -> None:
+    assert model_of("Qwen3-VL-8B")[1] is SIZES["8B"]
+    assert model_of("30b-a3b")[1] is SIZES["30B-A3B"]
+    name, config, note = model_of("models/Qwen3-VL-8B-Instruct")
+    assert (name, config) == ("qwen3-vl-8b", SIZES["8B"])
+    assert "is not here" in note
+    (tmp_path / "config.json").write_text(json.dumps(SIZES["2B"].to_dict()))
+    assert model_of(str(tmp_path))[1] == SIZES["2B"]
+    with pytest.raises(UserError, match="did you mean 'qwen3-vl-8b'"):
+        model_of("qwen3-vl-8")
+
+
+def test_bad_packs_are_told() -> None:
+    with pytest.raises(UserError, match="some would have none"):
+        plan_search.of(setup("8B", 8, packs=4).job, ParallelSection(), 8, H100)
+    with pytest.raises(UserError, match="cannot be"):
+        Work.usual(SIZES["8B"], 8192, 2048, 0.8, (48, 64), 0.5)
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["plan", *arguments])
+
+
+def test_the_command_and_what_it_writes(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    sft = "sft: # stages\n  pack_tokens: 512 # few\n  schedule: curriculum\n"
+    path.write_text(f"name: mine # mine\n{sft}\nrl:\n  steps: 0\n")
+    options = ("--model", "2b", "--gpus", "2", "--packs", "4", "--keep", "1", "--fix", "tp=1")
+    told = run(*options, "--write", str(path))
+    assert told.exit_code == 0, told.output
+    assert "MFU counts matrix products only" in told.output
+    written = load(path)
+    assert written.parallel.dp_shard * written.parallel.cp * written.parallel.pp * written.parallel.dp_replicate == 2
+    assert (written.sft.pack_tokens, written.sft.accumulate) == (8192, 4)
+    assert "name: mine # mine" in path.read_text()
+    assert "schedule: curriculum" in path.read_text()
+    found = json.loads(run(*options, "--json").stdout)
+    assert found["best"][0]["fits"]
+    assert set(found["best"][0]["memory"]) >= {"weights", "gradients", "optimizer", "activations"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "8"], "give --model and --gpus"),
+        (["--model", "8b", "--gpus", "8", "--hardware", "h1000"], "did you mean 'h100'"),
+        (["--model", "8b", "--gpus", "8", "--fix", "dp=2"], "no axis is called 'dp'"),
+        (["--model", "8b", "--gpus", "8", "--picture", "big"], "expected width x height"),
+        (["--model", "8b", "--gpus", "8", "--stage", "sftt"], "did you mean 'sft'"),
+        (["--model", "8b", "--gpus", "8", "--set", "seed=1"], "--set: overrides a recipe's options"),
+        (["--model", "8b", "--gpus", "8", "--price", "2"], "--price: a cost needs --total-tokens"),
+        (["--model", "8b", "--gpus", "8", "--stage", "rl", "--freeze-vision"], "--freeze-vision: RL and DPO"),
+        (["--model", "8b", "--gpus", "8", "--total-tokens", "9", "--json"], "--total-tokens: hours and cost"),
+        ([SHIPPED, "--stage", "rl"], "--stage: "),
+        ([SHIPPED, "--fix", "tp=2"], "--fix: the mesh is the recipe's"),
+        ([SHIPPED, "--keep", "5"], "--keep: "),
+        ([SHIPPED, "--write", "r.yaml"], "--write: "),
+        ([SHIPPED, "--freeze-vision"], "--freeze-vision: "),
+        ([SHIPPED, "--total-tokens", "9"], "--total-tokens: "),
+        ([SHIPPED, "--price", "9"], "--price: "),
+    ],
+)
+def test_refusals_of_the_command(arguments: list[str], message: str) -> None:
+    assert message in str(run(*arguments).exception)
+
+
+def test_the_recipe_that_ships_fits() -> None:
+    told = run(str(RECIPES / "qwen3-vl-8b.yaml"), "--json")
+    assert told.exit_code == 0, told.output
+    plans = json.loads(told.stdout)
+    assert {"rl", "dpo"} < set(plans)
+    assert all(plan["fits"] for plan in plans.values())
+    assert plans["rl"]["memory"]["rollouts"] == (8_767_123_696 - 576_388_336) * 4  # without the tower
+
+
+def test_the_paper_scale_is_told_not_to_fit() -> None:
+    """31 billion parameters of 4 bytes on the first process's GPU, and for RL on each."""
+    told = run(str(RECIPES / "qwen3-vl-30b-a3b.yaml"), "--json")
+    assert told.exit_code == 1, told.output
+    plans = json.loads(told.stdout)
+    assert not any(plan["fits"] for plan in plans.values())
+    assert all(plan["alone"]["whole"] > 120e9 for plan in plans.values())
+    assert plans["rl"]["memory"]["rollouts"] > 120e9
+
+
+def engines(world: int, **options: Any) -> int:
+    one = setup("8B", world)
+    return plan_copies.engine(replace(one, job=replace(one.job, kind="rl", **options)), 0)
+
+
+def test_copies_of_the_engine() -> None:
+    size = 8_767_123_696 * 4
+    assert plan_copies.whole(SIZES["8B"]) == size
+    assert engines(8) == size
+    assert engines(8, copies=1) == 2 * size
+    assert engines(1) == 0
+    assert engines(8, cached=10) == size + 10 * 147_456
+    assert engines(8, frozen_vision=True) == size - 576_388_336 * 4
+    assert plan_memory.of_rank(setup("8B", 8), 0).parts["rollouts"] == 0
+    piped = setup("8B", 8, pp=2)
+    other = replace(piped, job=replace(piped.job, kind="rl", engine="other"))
+    assert [plan_copies.engine(other, rank) for rank in (0, 1)] == [size, 0]
+
+
+def test_only_the_first_process_has_the_whole() -> None:
+    one = setup("8B", 8, pp=2)
+    first, second = (plan_memory.of_rank(one, rank) for rank in (0, 1))
+    assert first.alone["whole"] == 8_767_123_696 * 4
+    assert first.alone["training"] == first.parts["weights"] + first.parts["optimizer"]
+    assert not second.alone
+    assert not plan_memory.of_rank(setup("2B", 1), 0).alone
+
+
+@pytest.mark.parametrize("kind", ["rl", "dpo"])
+def test_what_has_no_option_is_not_proposed(kind: Any) -> None:
+    job = Job("2B", SIZES["2B"], Work((1024,) * 4, predicted=2048), 3, kind=kind, frozen_vision=True, held_vision=True)
+    found = plan_search.search(job, 2, H100)
+    assert {plan.setup.job.recompute for plan in found.best + found.near} == {"none"}
+
+
+def test_devices_name_their_sources() -> None:
+    for name in plan_hardware.names():
+        device = plan_hardware.find(name)
+        assert device.sources
+        assert device.measured
+    assert yaml.safe_load(plan_hardware.FILE.read_text()).keys() == set(plan_hardware.names())
+
+
+def test_a_plan_is_checked_against_what_is_built() -> None:
+    options = ("--model", "nano", "--gpus", "4", "--packs", "8", "--keep", "1", "--fix", "pp=1", "--fix", "tp=2")
+    told = run(*options, "--check")
+    assert told.exit_code == 0, told.output
+    assert told.output.count(": exact: ") == 3  # the first rank, a middle one, the last

@@ -1,0 +1,67 @@
+"""`open4ov run --dry-run`: what would run, and what is missing; nothing is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from open4ov.cli import app
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def run(recipe: Path, out: Path, *more: str) -> Any:
+    return CliRunner().invoke(app, ["run", str(recipe), "--out", str(out), "--dry-run", *more])
+
+
+@pytest.mark.parametrize("name", ["qwen3-vl-8b", "qwen3-vl-30b-a3b"])
+def test_the_recipes_that_ship_say_what_they_lack(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = run(RECIPES / f"{name}.yaml", tmp_path / "out", "--json")
+    assert told.exit_code == 0, told.exception
+    found = json.loads(told.output.splitlines()[0])
+    assert found["stages"][0]["stage"] == "images"
+    status = {step["stage"]: step["status"] for step in found["stages"]}
+    assert status["images"] == status["sft_knowledge"] == "blocked"
+    missing = "\n".join(found["missing"])
+    assert "images.vertical: IMAGES is not a folder" in missing
+    assert "models/Qwen3-VL-" in missing
+    assert "one for each GPU" in missing
+    assert any("data.providers.writer" in line for line in found["needs"])
+    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_recipe_of_the_second_vertical_says_that_its_folder_is_not_drawn_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = run(RECIPES / "medical-nano.yaml", tmp_path / "out", "--json")
+    assert told.exit_code == 0, told.exception
+    found = json.loads(told.output.splitlines()[0])
+    assert "images.vertical: out/medical-symbols is not a folder" in found["missing"][0]
+    stages = [step["stage"] for step in found["stages"]]
+    assert stages[:3] == ["images", "data", "held_out"]
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out" / "medical-symbols").mkdir(parents=True)
+    told = run(RECIPES / "medical-nano.yaml", tmp_path / "run", "--json")
+    assert json.loads(told.output.splitlines()[0])["missing"] == []
+
+
+def test_what_is_finished_is_told(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: a\nimages: {general_count: 3, per_symbol: 1}\nrl: {steps: 0}\ndpo: {pairs: 0}\n")
+    out = tmp_path / "out"
+    before = run(recipe, out).output
+    assert before.split()[:3] == ["images", "to", "make"]
+    assert "Missing" not in before
+    done = CliRunner().invoke(app, ["run", str(recipe), "--out", str(out), "--until", "images", "--quiet"])
+    assert done.exit_code == 0, done.exception
+    files = sorted(path for path in out.rglob("*"))
+    after = run(recipe, out, "--until", "data").output
+    assert after.splitlines()[:2] == ["images  finished", "data    to make"]
+    assert sorted(path for path in out.rglob("*")) == files
