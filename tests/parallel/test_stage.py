@@ -63,7 +63,8 @@ def compare(
         other = found[name]
         assert (gradient is None) == (other is None), name
         if gradient is not None and other is not None:
-            torch.testing.assert_close(other, gradient, atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+            far = (other - gradient).abs().max() / gradient.abs().max().clamp(min=1e-12)
+            assert far <= 1e-5, f"{name}: {far:.1e} of its largest value"
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def tasks(count: int) -> list[Task]:
 
 def section(**changes: object) -> RlSection:
     options = {
+        "precision": "fp32",  # what is compared here is compared to fp32's accuracy, also where bf16 is fast
         "steps": 12,
         "prompts": 4,
         "group": 8,

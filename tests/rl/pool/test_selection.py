@@ -57,6 +57,7 @@ def stored(one: Task, images: ImageStore) -> Sample:
 
 def section(**changes: object) -> RlSection:
     options = {
+        "precision": "fp32",  # as the engines here, by whose name the book keeps what they said
         "steps": 3,
         "prompts": 2,
         "group": 4,

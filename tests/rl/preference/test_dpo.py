@@ -89,6 +89,7 @@ class Bench:
         said: list[str] = []
         run = {name: options.pop(name) for name in ("scratch", "stop_after", "folder") if name in options}
         known = {
+            "precision": "fp32",
             "epochs": 2,
             "batch": 5,
             "learning_rate": 1e-3,
