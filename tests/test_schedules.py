@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open4ov.averaging import Average
+from open4ov.averaging import Average, interpolate
 from open4ov.schedules import Kind, factor, warmup_cosine
 
 GOLDEN: list[tuple[Kind, list[float]]] = [
@@ -69,3 +69,14 @@ def test_the_average_of_weights_by_hand() -> None:
         expected = keep * expected + (1 - keep) * value
         assert float(average.weights["weight"]) == pytest.approx(expected, rel=1e-6)
     assert 0.5 < (1 + 9) / (10 + 9), "the last steps are averaged with the decay itself"
+
+
+def test_weights_part_of_the_way() -> None:
+    start, model = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False).to(torch.bfloat16)
+    start.weight.data = torch.tensor([[1.0, -2.0]])
+    model.weight.data = torch.tensor([[5.0, 2.0]], dtype=torch.bfloat16)
+    interpolate(model, start, 0.75)
+    assert model.weight.tolist() == [[4.0, 1.0]]
+    assert model.weight.dtype == torch.bfloat16
+    with pytest.raises(KeyError, match="weight"):
+        interpolate(model, torch.nn.Identity(), 0.5)

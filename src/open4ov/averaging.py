@@ -1,6 +1,6 @@
-"""The exponential moving average of a training's weights: often a better model than the last step's.
+"""Weights between others: a training's exponential moving average, and a model part of the way that training went.
 
-n steps on, it is d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)), so that the start is soon
+The average is often a better model than the last step's. n steps on, it is d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)), so that the start is soon
 forgotten (as TensorFlow's ExponentialMovingAverage does with `num_updates`). Kept in float32.
 """
 
@@ -33,6 +33,18 @@ class Average:
         self.steps = steps
         for name, value in weights.items():
             self.weights[name].copy_(value)
+
+
+@torch.no_grad()
+def interpolate(model: nn.Module, start: nn.Module, share: float) -> None:
+    """Leaves the model at start + share * (model - start) (WiSE-FT, arXiv:2109.01903): what training taught stays for
+    the most part, and most of what it cost comes back. Both have the same parameters; `start` may be on another device.
+
+    Raises KeyError for a parameter that `start` lacks.
+    """
+    before = dict(start.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.lerp_(before[name].to(parameter), 1 - share)
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:

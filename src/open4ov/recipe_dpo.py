@@ -95,6 +95,13 @@ class DpoSection(ComputeOptions):
         ge=0,
         description="weight of the chosen response's negative log-likelihood, which keeps it likely; 0: eq. 13 alone",
     )
+    interpolation: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="how far the model goes the way that the training went: start + interpolation * (trained - start); "
+        "below 1 it keeps more of what it could before (WiSE-FT)",
+    )
     watch: float = Field(
         default=1.0, gt=0, description="nats a token that the chosen responses of validation may fall below their start"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,23 @@ def test_every_stage_leaves_a_model_that_goes_on_from_the_one_before(finished: R
         assert torch.equal(value, offline[name]) or not name.startswith("vision."), name
     assert not torch.equal(online["text.embed.weight"], offline["text.embed.weight"])
     Processor.from_pretrained(finished.root / "dpo" / "model")
+
+
+def test_dpo_goes_part_of_the_way(finished: Run) -> None:
+    """`dpo.interpolation`, with the same training: its checkpoints are taken up, and its curve is the same."""
+    again = finished.stage("dpo", ("rl",))
+    out = finished.root / "dpo_part"
+    out.mkdir()
+    settings = finished.recipe.model_dump()
+    settings["dpo"]["interpolation"] = 0.25
+    dpo.run(replace(again, recipe=Recipe.model_validate(settings), out=out))
+    start, whole, part = (
+        Qwen3VL.from_pretrained(finished.root / n / "model").state_dict() for n in ("rl", "dpo", "dpo_part")
+    )
+    assert finished.read("dpo_part", "curve.json") == finished.read("dpo", "curve.json")
+    for name, value in part.items():
+        torch.testing.assert_close(value, start[name] + 0.25 * (whole[name] - start[name]), atol=1e-6, rtol=1e-5)
+    assert not torch.equal(part["text.embed.weight"], start["text.embed.weight"])
 
 
 def test_the_records_say_what_was_done(finished: Run) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from open4ov import journal, training
+from open4ov.averaging import interpolate
 from open4ov.engine import Engine
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
@@ -65,6 +66,8 @@ def run(run: StageRun) -> None:
             folder=run.scratch / "journal",
             name=f"{run.recipe.name} {run.stage}",
         )
+    if section.interpolation < 1:
+        interpolate(model, Qwen3VL.from_pretrained(start), section.interpolation)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     left_out = {**pairs.listed, **{name: ids for name, ids in fit.listed.items() if ids}}

@@ -164,7 +164,7 @@ class _Loop:
     def identity(self) -> str:
         """What it is a training of."""
         said = [(p.id, p.messages[-1].text, [m.text for m in p.rejected or ()], p.images) for p in self.pairs]
-        read = self.section.model_dump(exclude={*TOLD, "probe", "mix", "preferences", "device"})
+        read = self.section.model_dump(exclude={*TOLD, "probe", "mix", "preferences", "device", "interpolation"})
         read["precision"] = training.kind(self.section.precision, self.model.device)
         return content_id("dpo", read, said, self.batches)
 
