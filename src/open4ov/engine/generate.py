@@ -148,7 +148,7 @@ class Engine:
         """Whether there is anything left to compute."""
         return bool(self.scheduler.running or self.scheduler.waiting)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: in it autocast casts every weight anew at each step
     def step(self) -> list[sequence.Sequence]:
         """One forward pass; the completions that got a token by it, finished ones among them (`finish_reason`), and
         those that are computed ahead as far as asked for (`ahead`)."""
