@@ -125,6 +125,15 @@ def test_unequal_budgets_decide_nothing(lengths: Plan, tmp_path: Path) -> None:
     assert "- **length**: unequal budgets: responses 80 against 64" in to_markdown(found)
 
 
+def test_budgets_that_are_alike_in_the_mean_alone_decide_nothing(lengths: Plan, tmp_path: Path) -> None:
+    for seed, responses in enumerate((48, 64, 80)):
+        run(tmp_path / f"seed-{seed}" / "recipe", seed, "rl", said(9), responses)
+        run(tmp_path / f"seed-{seed}" / "any_length", seed, "rl", said(10), 64)
+    (one,) = [one for one in report(moved(lengths, tmp_path), {}).outcomes if one.name == "length"]
+    assert one.verdict == "undecided"
+    assert one.reason == "unequal budgets: seed 0: responses 48 against 64; seed 2: responses 80 against 64"
+
+
 def test_what_is_missing_is_said(lengths: Plan, tmp_path: Path) -> None:
     found = made(lengths, tmp_path / "two", seeds=2)
     (one,) = [one for one in found.outcomes if one.name == "length"]
