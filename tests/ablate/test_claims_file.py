@@ -65,6 +65,11 @@ def test_a_file_says_what_is_compared(tmp_path: Path) -> None:
         ("arm: plain", "arm: plane", r"line 13: claims.order.arm: no arm is called 'plane'; did you mean 'plain'"),
         ("model: sft_knowledge", "model: sft", r"line 7: arms.mixed.model: there is no model 'sft'"),
         ("better: [general]", "better: [genral]", r"line 15: claims.order.better: no row or figure is called 'genral'"),
+        (
+            "kept: {vertical: 2}",
+            "kept: {false_refusals: 2}",
+            r"line 16: claims.order.kept: no row or figure is called 'false_refusals' any more; it is 'refused_answerable'",
+        ),
         ("    better: [general]\n    kept: {vertical: 2}\n", "", r"line 10: claims.order: says nothing that could be"),
         ("kept: {vertical: 2}", "kept: {vertical: 0}", r"line 16: claims.order.kept.vertical: by how much may it be"),
         ("kept: {vertical: 2}", "kept: {general: 2}", r"claims.order.kept.general: `better` asks more"),

@@ -28,7 +28,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from open4ov import typed_yaml, yaml_file
-from open4ov.ablate.figures import FIGURES
+from open4ov.ablate.figures import FIGURES, RENAMED
 from open4ov.errors import UserError, nearest
 from open4ov.evaluate.scores import GROUPS, ROWS
 from open4ov.pipeline import MODELS
@@ -156,6 +156,10 @@ def _names(arm: str | list[str]) -> list[str]:
     return [arm] if isinstance(arm, str) and arm else list(arm)
 
 
+def _meant(row: str) -> str:
+    return f" any more; it is '{RENAMED[row]}' now" if row in RENAMED else nearest(row, KNOWN)
+
+
 def _is_folder(name: str) -> bool:
     return name.replace("_", "").replace("-", "").isalnum()
 
@@ -220,7 +224,7 @@ def _claim_faults(told: ClaimsFile, loc: Loc, claim: ClaimSection) -> Iterator[t
     for field, rows in (("better", claim.better), ("kept", list(claim.kept))):
         for row in rows:
             if row not in KNOWN:
-                yield (*loc, field), f"no row or figure is called '{row}'{nearest(row, KNOWN)}"
+                yield (*loc, field), f"no row or figure is called '{row}'{_meant(row)}"
     for row in claim.kept:
         if row in claim.better:
             yield (*loc, "kept", row), f"`better` asks more of '{row}' already; remove one of them"
