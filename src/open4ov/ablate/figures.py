@@ -3,7 +3,8 @@
 Of RL's curve: entropy, dead groups, pass rate, length. Of the answers: what the responses that were sampled have
 bought, in right answers about reasoning; what the tokens and seconds have bought, in points of the vertical; the share
 of answerable questions, with a picture or without one where none is needed, that were answered by saying that there is
-no picture (an evaluation's row `false_refusal` has those with a picture alone). There is one figure for each seed, so that differences of them are paired by seed alone.
+no picture (an evaluation's row `false_refusal` has those with a picture alone). There is one figure for each seed, so
+that differences of them are paired by seed alone.
 """
 
 from __future__ import annotations
