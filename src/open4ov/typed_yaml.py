@@ -20,7 +20,8 @@ Model = TypeVar("Model", bound=BaseModel)
 @dataclass(frozen=True)
 class Read(Generic[Model]):
     """What was made of a file's data. `model`: None where something is missing or of a wrong type; an unknown key
-    counts as the known one that it is near to, or as not given. `faults`: one line each; `broken`: where the model's are."""
+    counts as the known one that it is near to, or as not given. `faults`: one line each; `broken`: where the model's
+    are."""
 
     model: Model | None
     faults: list[str]
