@@ -149,10 +149,11 @@ def _page(pairs: list[Pair], said: Any, out: Path, port: int) -> None:
     except OSError:
         raise UserError(f"--port {port}: is taken, or may not be used; give another, or 0 for any") from None
     app = create_app(pairs, said, ImageStore(out / "image-store"))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     still = sum(not pair.identical and pair.id not in said.verdicts for pair in pairs)
+    pairs_ = "pair" if still == 1 else "pairs"
     print(
-        f"open4ov: {still} pairs to judge at http://127.0.0.1:{taken.getsockname()[1]}/; verdicts in {said.path}; "
+        f"open4ov: {still} {pairs_} to judge at http://127.0.0.1:{taken.getsockname()[1]}/; verdicts in {said.path}; "
         "Ctrl-C ends it and prints the result",
         file=sys.stderr,
     )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -408,6 +412,72 @@ def test_judging_by_keyboard(folder: tuple[Path, list[Pair]], browser: Browser) 
         browser.shows("!document.getElementById('done').hidden")
     found = read(place / "verdicts")["me"]
     assert {name: one.choice for name, one in found.items()} == {"q0": "left", "q1": "tie"}
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_buttons_stay_where_they_are_and_a_lost_picture_is_told(
+    folder: tuple[Path, list[Pair]], browser: Browser
+) -> None:
+    """A picture that comes late must not move a button under a hand."""
+    place, pairs = folder
+    pairs = [*pairs, pair(3, pictures=["0" * 64])]
+    here = "JSON.stringify(document.getElementById('choose-left').getBoundingClientRect())"
+    with served(pairs, place) as url:
+        browser.call("Page.navigate", url=f"{url}/")
+        browser.shows("document.querySelector('#pictures img')?.naturalWidth === 40")
+        first = browser.run(here)
+        browser.press("j")
+        browser.shows("document.getElementById('left').textContent === 'from b'")
+        assert browser.run(here) == first
+        browser.press("j")
+        browser.shows("document.getElementById('fault').textContent === '1 of 1 pictures cannot be shown'")
+        assert browser.run("document.getElementById('question').textContent") == "What is <b>3</b>?"
+    browser.press("t")
+    browser.shows("document.getElementById('fault').textContent.startsWith('The command has ended')")
+    assert read(place / "verdicts") == {}
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_people_judge_by_the_command_and_end_it(models: dict[Any, Path], tmp_path: Path, browser: Browser) -> None:
+    """The whole way: answers, the page, clicks, Ctrl-C, the result; and on from there as another person."""
+    colours = [ImageStore(tmp_path / "image-store").put(Image.new("RGB", (32, 32), (n, 90, 20))) for n in range(8)]
+    write_samples(
+        tmp_path / "samples.parquet",
+        [Sample(id=f"s{n}", source="x", task="t", images=[sha], messages=[user(f"What is {n}?", 1), assistant("a")])
+         for n, sha in enumerate(colours)],
+    )  # fmt: skip
+    words = ["versus", models["a"], models["b"], "--questions", tmp_path, "--out", tmp_path / "out", "--max-tokens", 4]
+
+    def judged(who: str, button: str) -> str:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "open4ov.cli", *map(str, words), "--port", "0", "--reviewer", who],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert process.stderr is not None
+        found = next(match for line in process.stderr if (match := re.search(r"(\d+) pairs? to judge at (\S+/)", line)))
+        browser.call("Page.navigate", url=found[2])
+        for number in range(int(found[1])):
+            told = f"{who}: {number} of {found[1]} decided"
+            browser.shows(f"document.getElementById('progress').textContent === '{told}'")
+            browser.run(f"document.getElementById('{button}').click()")
+        browser.shows("!document.getElementById('done').hidden")
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert "0 open" in said
+        return said
+
+    assert "the left side won 100.0 % of decisive verdicts" in judged("ann", "choose-left")
+    both = judged("bob", "choose-tie")
+    assert "ann and bob agree on 0 % of" in both
+    assert {
+        name: {one.choice for one in found.values()} for name, found in read(tmp_path / "out" / "verdicts").items()
+    } == {
+        "ann": {"left"},
+        "bob": {"tie"},
+    }
 
 
 def test_options_of_the_command() -> None:
