@@ -151,9 +151,9 @@ def _page(pairs: list[Pair], said: Any, out: Path, port: int) -> None:
     app = create_app(pairs, said, ImageStore(out / "image-store"))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     still = sum(not pair.identical and pair.id not in said.verdicts for pair in pairs)
-    pairs_ = "pair" if still == 1 else "pairs"
+    what = "pair" if still == 1 else "pairs"
     print(
-        f"open4ov: {still} {pairs_} to judge at http://127.0.0.1:{taken.getsockname()[1]}/; verdicts in {said.path}; "
+        f"open4ov: {still} {what} to judge at http://127.0.0.1:{taken.getsockname()[1]}/; verdicts in {said.path}; "
         "Ctrl-C ends it and prints the result",
         file=sys.stderr,
     )
