@@ -74,7 +74,7 @@ def versus(
             print(f"open4ov: {text}", file=sys.stderr, flush=True)
 
     models: dict[comparison.Model, Path] = {"a": _model(a), "b": _model(b)}
-    named = {str(given): models[name] for name, given in (("a", a), ("b", b))} if questions is None else {}
+    named = {str(a): models["a"], str(b): models["b"]} if questions is None else {}
     held = asking.held_out_of(named)  # a comparison that cannot be made leaves no folder
     with alone(out):
         asked = asking.of_set(questions, count, seed) if questions else asking.built_in(count, seed, held)
