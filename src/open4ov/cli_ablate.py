@@ -22,6 +22,7 @@ app = typer.Typer()
 
 @app.command()
 def ablate(
+    context: typer.Context,
     claims: Annotated[Path, typer.Argument(metavar="FILE", help="the claims (recipes/claims.yaml)")],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="where the runs go, and the table; out/NAME if not given")
@@ -62,14 +63,14 @@ def ablate(
 
     if list_ + dry_run + table > 1:
         raise UserError("--list, --dry-run and --table exclude one another; give one of them")
+    _check_read(context, "list_" if list_ else "dry_run" if dry_run else "table" if table else "")
     read = reading.read(claims)
+    names = [name for name in (only or "").split(",") if name]
     if list_:
-        read.chosen([name for name in (only or "").split(",") if name])  # a name that is none is said here, too
-        rows = planning.listed(read)
+        rows = planning.listed(read.chosen(names))
         print(json.dumps(rows, ensure_ascii=False, indent=1) if json_ else _listing(rows))
         return
     check_extra(set_ or ())
-    names = [name for name in (only or "").split(",") if name]
     place, given = out or Path("out") / read.told.name, _given(begin)
     wanted = _seeds(seeds)
     if into is not None:
@@ -106,6 +107,27 @@ def ablate(
     if failures:
         raise UserError(f"{len(failures)} runs failed; the same command tries them again:\n" + "\n".join(
             f"  {name}, seed {seed}: {message}" for (name, seed), message in failures.items()))  # fmt: skip
+
+
+UNREAD = {
+    "list_": ("which runs nothing", ("out", "seeds", "jobs", "scale", "set_", "begin", "into")),
+    "dry_run": ("which counts and trains nothing", ("jobs", "into")),
+    "table": ("which runs nothing and links no stages", ("jobs", "begin")),
+}
+"""Of each mode: what it is, and the options that it does not read"""
+
+
+def _check_read(context: typer.Context, mode: str) -> None:
+    """Raises UserError for options that have no effect in a mode (none: a run)."""
+    if not mode:
+        return
+    flags = {one.name: one.opts[0] for one in context.command.params}
+    why, unread = UNREAD[mode]
+    given = [name for name in unread if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if given:
+        first, last = ", ".join(flags[name] for name in given[:-1]), flags[given[-1]]
+        said, them = (f"{first} and {last} have", "them") if first else (f"{last} has", "it")
+        raise UserError(f"{said} no effect with {flags[mode]}, {why}; leave {them} out, or {flags[mode]}")
 
 
 def _run(plan: Any, jobs: int | None, given: list[Path], silent: bool) -> dict[tuple[str, int], str]:

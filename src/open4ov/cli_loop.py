@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from open4ov.errors import UserError
+from open4ov.recipe_loop import LEANING
 
 if TYPE_CHECKING:
     from open4ov.loop.plan import Kind
@@ -30,6 +31,12 @@ def kind_of(iterations: int | None, plan: str | None, until: str | None, recipe:
         raise UserError("--until has no effect with --iterations: a round that is not whole says nothing for a plan")
     if plan not in (None, "adaptive", "fixed"):
         raise UserError(f"--plan {plan}: there is no such kind of plan; known: adaptive, fixed")
+    if plan == "fixed" and (idle := [f"loop.{key}" for key in LEANING if key in recipe.loop.model_fields_set]):
+        have, them = ("have", "them") if len(idle) > 1 else ("has", "it")
+        raise UserError(
+            f"{', '.join(idle)}: {have} no effect with --plan fixed, which leans on nothing; leave {them} out here "
+            f"(--set gives {them} to the adaptive rounds alone)"
+        )
     return "fixed" if plan == "fixed" else "adaptive"
 
 

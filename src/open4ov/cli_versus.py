@@ -27,7 +27,8 @@ def versus(
     b: Annotated[Path, typer.Argument(metavar="B", help="the other one")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="the comparison's folder; the same command goes on there")],
     questions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="samples to ask about (an import, a run); else open4ov's own")
+        Path | None,
+        typer.Option(metavar="DIR", help="samples to ask about (an import, a run, a stage); else open4ov's own"),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="questions")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="of the questions and of the sides")] = 0,
@@ -73,8 +74,10 @@ def versus(
             print(f"open4ov: {text}", file=sys.stderr, flush=True)
 
     models: dict[comparison.Model, Path] = {"a": _model(a), "b": _model(b)}
+    named = {str(a): models["a"], str(b): models["b"]} if questions is None else {}
+    held = asking.held_out_of(named)  # a comparison that cannot be made leaves no folder
     with alone(out):
-        asked = asking.of_set(questions, count, seed) if questions else asking.built_in(count, seed)
+        asked = asking.of_set(questions, count, seed) if questions else asking.built_in(count, seed, held)
         pairs = comparison.build(models, asked, out, seed=seed, max_tokens=max_tokens, tell=tell)
         place = out / comparison.VERDICTS
         faults: list[str] = []
@@ -146,10 +149,11 @@ def _page(pairs: list[Pair], said: Any, out: Path, port: int) -> None:
     except OSError:
         raise UserError(f"--port {port}: is taken, or may not be used; give another, or 0 for any") from None
     app = create_app(pairs, said, ImageStore(out / "image-store"))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     still = sum(not pair.identical and pair.id not in said.verdicts for pair in pairs)
+    what = "pair" if still == 1 else "pairs"
     print(
-        f"open4ov: {still} pairs to judge at http://127.0.0.1:{taken.getsockname()[1]}/; verdicts in {said.path}; "
+        f"open4ov: {still} {what} to judge at http://127.0.0.1:{taken.getsockname()[1]}/; verdicts in {said.path}; "
         "Ctrl-C ends it and prints the result",
         file=sys.stderr,
     )

@@ -21,10 +21,15 @@ class RefusedError(UserError):
         self.final = final
 
 
+def nearby(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearest to a misspelt one; None when none is near."""
+    close = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest known name, or the list of known names when none is near."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    if close := nearby(name, names):
+        return f"; did you mean '{close}'?"
     return f"; known: {', '.join(names)}" if names else ""

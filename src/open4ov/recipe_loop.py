@@ -8,6 +8,9 @@ from pydantic import Field
 
 from open4ov.recipe_section import Section
 
+LEANING = ("floor", "learnable", "margin", "step")
+"""Keys that say how far a plan leans on what was measured"""
+
 
 class LoopSection(Section):
     """The loop of several rounds. Nothing reads it in a run without rounds."""
@@ -31,6 +34,13 @@ class LoopSection(Section):
     )
     floor: float = Field(
         default=0.3, ge=0, le=1, description="part of the pairs, and of stage 2's tokens, shared out as without a plan"
+    )
+    learnable: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of right answers from which on a place's pairs follow all that it lacks; below it in "
+        "proportion, so that a place where nothing is right gets what falls to it. 0: what is lacking counts alone",
     )
     margin: float = Field(
         default=0.02, ge=0, le=1, description="drop of the general development score that no ratio is changed for"

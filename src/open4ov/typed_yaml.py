@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from open4ov.errors import UserError, nearest
+from open4ov.errors import UserError, nearby, nearest
 from open4ov.yaml_file import Loc
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
+@dataclass(frozen=True)
+class Read(Generic[Model]):
+    """What was made of a file's data. `model`: None where something is missing or of a wrong type; an unknown key
+    counts as the known one that it is near to, or as not given. `faults`: one line each; `broken`: where the model's
+    are."""
+
+    model: Model | None
+    faults: list[str]
+    broken: list[Loc]
+    data: dict[str, Any]
+    """As the model was read from it"""
+
+
 def parse(data: dict[str, Any], shape: type[Model], where: Callable[[Loc], str]) -> Model:
     """The model of `shape` in the data of a YAML file. `where` says of a place its file, line and key.
 
-    Raises UserError for keys that the model does not know (with the nearest one that it does), and for values of wrong
-    type or range.
+    Raises UserError, with a line for each, for keys that the model does not know (with the nearest one that it does),
+    and for values that are missing or of wrong type or range.
     """
-    unknown = [
-        f"{where(loc)}: unknown key '{loc[-1]}'{nearest(str(loc[-1]), known)}" for loc, known in _unknown(data, shape)
-    ]
-    if unknown:
-        raise UserError("\n".join(unknown))
+    found = look(data, shape, where)
+    if found.faults or found.model is None:
+        raise UserError("\n".join(found.faults))
+    return found.model
+
+
+def look(data: dict[str, Any], shape: type[Model], where: Callable[[Loc], str]) -> Read[Model]:
+    """As `parse`, for who has further faults to tell: raises nothing."""
+    unknown = list(_unknown(data, shape))
+    faults = [f"{where(loc)}: unknown key '{loc[-1]}'{nearest(str(loc[-1]), known)}" for loc, known in unknown]
+    data, meant = _as_meant(data, unknown) if unknown else (data, [])
     try:  # through JSON: strict about types, yet a list may fill a tuple
-        return shape.model_validate_json(json.dumps(data, default=str), strict=True)
+        return Read(shape.model_validate_json(json.dumps(data, default=str), strict=True), faults, [], data)
     except ValidationError as error:
-        raise UserError("\n".join(f"{where(item['loc'])}: {_reason(dict(item))}" for item in error.errors())) from None
+        wrong = error.errors()
+    sure = [item for item in wrong if not any(item["loc"][: len(loc)] == loc for loc in meant)]  # the rest are guesses
+    faults += [f"{where(item['loc'])}: {_reason(dict(item))}" for item in sure]
+    return Read(None, faults, [item["loc"] for item in wrong], data)
+
+
+def _as_meant(data: dict[str, Any], unknown: list[tuple[Loc, list[str]]]) -> tuple[dict[str, Any], list[Loc]]:
+    """The data with each unknown key under the name that it is near to, where that is not given too, else without it:
+    that the right one is missing is no fault of its own. And the places of those that were so named."""
+    data, meant = copy.deepcopy(data), list[Loc]()
+    for loc, known in unknown:
+        within: Any = data
+        for part in loc[:-1]:
+            within = within[part]
+        value = within.pop(loc[-1])
+        close = nearby(str(loc[-1]), known)
+        if close is not None and close not in within:
+            within[close] = value
+            meant.append((*loc[:-1], close))
+    return data, meant
 
 
 def _unknown(data: object, shape: Any, loc: Loc = ()) -> Iterable[tuple[Loc, list[str]]]:

@@ -238,6 +238,19 @@ def test_a_run_that_fails_is_told_and_stops_no_other(folder: Path) -> None:
         (["--seeds", "0,x"], "--seeds 0,x: expected whole numbers"),
         (["--seeds", "1,1"], "--seeds 1,1: expected whole numbers, each once"),
         (["--list", "--table"], "--list, --dry-run and --table exclude one another"),
+        (
+            ["--list", "--seeds", "0"],
+            "--out and --seeds have no effect with --list, which runs nothing; leave them out, or --list",
+        ),
+        (
+            ["--list", "--scale", "1", "--set", "evaluate.items=3", "--jobs", "1"],
+            "--out, --jobs, --scale and --set have no effect with --list",
+        ),
+        (["--list", "--into", "results.md"], "--out and --into have no effect with --list"),
+        (["--dry-run", "--jobs", "1"], "--jobs has no effect with --dry-run, which counts and trains nothing"),
+        (["--dry-run", "--into", "results.md"], "--into has no effect with --dry-run"),
+        (["--table", "--jobs", "1"], "--jobs has no effect with --table, which runs nothing and links no stages"),
+        (["--table", "--from", "."], "--from has no effect with --table"),
         (["--into", "nothing.md"], "--into nothing.md: cannot be read"),
         (["--into", "claims.yaml"], "needs the lines `<!-- claims: begin -->` and"),
         (["--from", "."], "--from .: is no run directory"),
@@ -261,3 +274,6 @@ def test_what_is_claimed_is_listed(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert "order  §3\n  One order | beats another\n  plain against mixed: vertical, general not worse by 2\n" in said
     assert "not run: no trees here (measured by a walk in the forest)" in said
     assert not (folder / "out").exists()
+    of_one = CliRunner().invoke(app, ["ablate", "claims.yaml", "--list", "--only", "trees"]).stdout
+    assert of_one.startswith("trees  §2\n")
+    assert "order" not in of_one

@@ -65,6 +65,11 @@ def test_a_file_says_what_is_compared(tmp_path: Path) -> None:
         ("arm: plain", "arm: plane", r"line 13: claims.order.arm: no arm is called 'plane'; did you mean 'plain'"),
         ("model: sft_knowledge", "model: sft", r"line 7: arms.mixed.model: there is no model 'sft'"),
         ("better: [general]", "better: [genral]", r"line 15: claims.order.better: no row or figure is called 'genral'"),
+        (
+            "kept: {vertical: 2}",
+            "kept: {false_refusals: 2}",
+            r"claims.order.kept: no row or figure is called 'false_refusals' any more; it is 'refused_answerable' now",
+        ),
         ("    better: [general]\n    kept: {vertical: 2}\n", "", r"line 10: claims.order: says nothing that could be"),
         ("kept: {vertical: 2}", "kept: {vertical: 0}", r"line 16: claims.order.kept.vertical: by how much may it be"),
         ("kept: {vertical: 2}", "kept: {general: 2}", r"claims.order.kept.general: `better` asks more"),
@@ -95,6 +100,53 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, old: str, new: str,
     with pytest.raises(UserError, match=told) as caught:
         read(written(tmp_path, GOOD.replace(old, new)))
     assert str(caught.value).startswith(str(tmp_path / "claims.yaml"))
+
+
+def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    """A misspelt key, a wrong type, a value that is none, and none that follow from another one."""
+    text = GOOD.replace("section: §3", "sektion: §3").replace("better: [general]", "better: [genral]")
+    text = text.replace("model: sft_preference}", "model: [1], lik: mixed}").replace("name: small", "name: a/b")
+    text = text.replace(
+        "  trees:", "  more: {claim: x, section: y, arm: plane, control: plain, better: [text]}\n  trees:"
+    )
+    text = text.replace("set: {evaluate.items: 5}", "seeds: many").replace("base.yaml", "bare.yaml")
+    with pytest.raises(UserError) as caught:
+        read(written(tmp_path, text))
+    found = [line.removeprefix(f"{tmp_path / 'claims.yaml'}, line ") for line in str(caught.value).splitlines()]
+    assert [line.partition("; did you")[0] for line in found] == [
+        "5: arms.plain.lik: unknown key 'lik'",
+        "12: claims.order.sektion: unknown key 'sektion'",
+        '3: seeds: expected array, got "many" (text)',
+        "5: arms.plain.model: expected string, got [1] (list)",
+        "1: name: is a folder's name, too: letters, digits, - and _ only",
+        "15: claims.order.better: no row or figure is called 'genral'",
+        "18: claims.more.arm: no arm is called 'plane'",
+        "18: claims.more: say which budgets are alike (`equal`: of tokens, responses, rl_steps, dpo_pairs), or why "
+        "they are not (`unequal`)",
+        f"2: recipe: no such file: {tmp_path / 'bare.yaml'}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "arms: {a: {model: base}}\nclaims: {}\n",
+            ["name: is missing", "recipe: is missing", "line 2: claims: expected"],
+        ),
+        (
+            "name: a\nrecipe: base.yaml\narms: 3\nclaims: {a: 4}\n",
+            ["line 3: arms: expected", "line 4: claims.a: expected"],
+        ),
+        ("nam: a\nrecipe: base.yaml\n", ["line 1: nam: unknown key", "arms: is missing", "claims: is missing"]),
+    ],
+)
+def test_what_is_hardly_a_claims_file(tmp_path: Path, text: str, told: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        read(written(tmp_path, text))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(told)
+    assert all(part in line for part, line in zip(told, lines, strict=True))
 
 
 def test_arms_that_are_like_one_another_in_a_circle(tmp_path: Path) -> None:

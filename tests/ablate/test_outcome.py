@@ -11,7 +11,7 @@ import pytest
 
 from open4ov.ablate import plan as planning
 from open4ov.ablate.claims import read
-from open4ov.ablate.figures import accuracy, false_refusals, of_run, spent
+from open4ov.ablate.figures import accuracy, of_run, refused_answerable, spent
 from open4ov.ablate.outcome import Report, report
 from open4ov.ablate.plan import Plan
 from open4ov.ablate.table import BEGIN, END, check_place, put, to_markdown
@@ -125,6 +125,15 @@ def test_unequal_budgets_decide_nothing(lengths: Plan, tmp_path: Path) -> None:
     assert "- **length**: unequal budgets: responses 80 against 64" in to_markdown(found)
 
 
+def test_budgets_that_are_alike_in_the_mean_alone_decide_nothing(lengths: Plan, tmp_path: Path) -> None:
+    for seed, responses in enumerate((48, 64, 80)):
+        run(tmp_path / f"seed-{seed}" / "recipe", seed, "rl", said(9), responses)
+        run(tmp_path / f"seed-{seed}" / "any_length", seed, "rl", said(10), 64)
+    (one,) = [one for one in report(moved(lengths, tmp_path), {}).outcomes if one.name == "length"]
+    assert one.verdict == "undecided"
+    assert one.reason == "unequal budgets: seed 0: responses 48 against 64; seed 2: responses 80 against 64"
+
+
 def test_what_is_missing_is_said(lengths: Plan, tmp_path: Path) -> None:
     found = made(lengths, tmp_path / "two", seeds=2)
     (one,) = [one for one in found.outcomes if one.name == "length"]
@@ -160,7 +169,7 @@ def test_figures_of_a_run(tmp_path: Path) -> None:
         answer("missing_image", "There is no picture."),  # right, and not counted
         answer("context", "没有看到图"),
     ]
-    assert false_refusals(answers) == pytest.approx(2 / 4)
+    assert refused_answerable(answers) == pytest.approx(2 / 4)
     run(tmp_path, 0, "rl", answers, responses=640)
     point = {"length": 10.0, "dead_trained": 0.25, "rolled": 8}
     curve = [{**point, "entropy": float(i), "pass_rate": 0.1 * i, "dead": i % 2} for i in range(10)]
@@ -169,7 +178,7 @@ def test_figures_of_a_run(tmp_path: Path) -> None:
     assert found["entropy"] == pytest.approx(8.5)
     assert found["dead"] == pytest.approx(0.5)
     assert (found["dead_trained"], found["rollout_length"]) == (0.25, 10)
-    assert found["false_refusals"] == pytest.approx(0.5)
+    assert found["refused_answerable"] == pytest.approx(0.5)
     assert "tokens_per_point" not in found, "nothing is known of what was gained"
     assert spent(tmp_path, ["rl"])["tokens"] == 0, "a stage that is none of the run's took nothing"
 

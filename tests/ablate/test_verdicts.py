@@ -187,6 +187,18 @@ def test_budgets_are_held_against_one_another() -> None:
     assert unequal(["tokens"], [run(0, [1.0], tokens=0)], [run(0, [1.0], tokens=10)]) == "tokens 0 against 10"
 
 
+def test_budgets_are_held_against_one_another_seed_by_seed() -> None:
+    """Means over these seeds are the same: 1,000 tokens."""
+    mine = [run(seed, [1.0], tokens=tokens) for seed, tokens in enumerate((500, 1000, 1500))]
+    theirs = [run(seed, [1.0], tokens=1000) for seed in range(3)]
+    told = "seed 0: tokens 500 against 1,000; seed 2: tokens 1,500 against 1,000"
+    assert unequal(["tokens"], mine, theirs) == told
+    pair = [run(seed, [1.0], tokens=tokens) for seed, tokens in enumerate((900, 900, 1000))]
+    assert unequal(["tokens"], pair, theirs) == "seeds 0, 1: tokens 900 against 1,000"
+    none = [run(seed, [1.0], tokens=1000 * (seed > 0)) for seed in range(3)]
+    assert unequal(["tokens"], none, none) == "seed 0: neither spent any tokens, or its record is damaged"
+
+
 def test_every_row_has_a_unit_and_a_side() -> None:
     assert (unit("general"), side("general")) == ("share", 1)
     assert (unit("length"), side("length")) == ("tokens", -1)

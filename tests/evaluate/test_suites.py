@@ -72,7 +72,9 @@ def test_stage_writes_every_suite_and_differences(tmp_path: Path, tiny_dir: Path
     assert len({each.id for each in answers}) == len(answers)
     assert all(len(each.responses) == (3 if each.suite == "reasoning" else 1) for each in answers)
     assert all(base.images.path(sha).exists() for each in answers for sha in each.pictures)
-    assert any(each.pictures for each in answers)
+    asked = suites.questions(SECTION.items, SECTION.sampled_items, 0)
+    assert [len(each.pictures) for each in answers] == [len(each.images) for each in asked], "each one's are kept"
+    assert base.images.get(answers[0].pictures[0]).tobytes() == asked[0].images[0].tobytes()
 
     model = tmp_path / "other"
     Qwen3VL(Qwen3VL.from_pretrained(tiny_dir).config, seed=5).save_pretrained(model / "model")

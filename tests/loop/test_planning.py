@@ -73,6 +73,57 @@ def test_a_place_that_was_not_asked_about_has_the_mean_need() -> None:
     assert plan.topics[2].reason == "not asked about: the mean need"
 
 
+def answered(*rows: tuple[str, float, float]) -> list[PlaceFound]:
+    """(ability, share made, share of right answers); the shortfall is what is missing to 1."""
+    found = places(*((name, made, 1.01 - right) for name, made, right in rows))
+    told = [Share(questions=40, right=right, low=0.0, high=1.0) for *_, right in rows]
+    return [one.model_copy(update={"questions": 40, "right": share}) for one, share in zip(found, told, strict=True)]
+
+
+def test_a_place_is_leaned_towards_as_far_as_it_is_being_learned() -> None:
+    """Right 0, 1/4 and 1/2 of the answers: none, half and all of the lean. Of the pairs 0.5, and half of 0.3, stay
+    where they fall; needs of the 0.35 that are left are 0.76 x 0.15 and 0.51 x 0.2."""
+    looked = found(answered(("Reasoning", 0.5, 0.0), ("Knowledge", 0.3, 0.25), ("Recognition", 0.2, 0.5)))
+    plan = planning.make(looked, recipe(loop={"floor": 0.0}), "adaptive", None)
+    whole = 0.76 * 0.15 + 0.51 * 0.2
+    assert shares(plan) == pytest.approx(
+        {
+            "Reasoning": 0.5,
+            "Knowledge": 0.15 + 0.35 * 0.76 * 0.15 / whole,
+            "Recognition": 0.35 * 0.51 * 0.2 / whole,
+        },
+        abs=2e-6,
+    )
+    reasons = [topic.reason.partition("; by all")[2].partition("; ")[2] for topic in plan.topics]
+    assert reasons == ["nothing is right: no lean", "50% of the lean, since so little is right", ""]
+    wrong = planning.make(looked, recipe(loop={"floor": 0.0, "learnable": 0.0}), "adaptive", None)
+    needs = {"Reasoning": 1.01 * 0.5, "Knowledge": 0.76 * 0.3, "Recognition": 0.51 * 0.2}
+    assert shares(wrong) == pytest.approx({name: need / sum(needs.values()) for name, need in needs.items()}, abs=2e-6)
+
+
+MARKS = st.tuples(st.floats(0.01, 1), st.sampled_from([0.0, 0.0, 0.02, 0.2, 0.5, 0.9, 1.0]), st.floats(0.01, 1))
+
+
+@given(st.lists(MARKS, min_size=1, max_size=12), st.floats(0, 1), st.floats(0.01, 1), st.sampled_from(["base", "last"]))
+def test_a_place_where_nothing_is_right_has_its_even_share(
+    rows: list[tuple[float, float, float]], floor: float, learnable: float, start: str
+) -> None:
+    """Also where it had more in the round before: that has not helped."""
+    made, had = even([row[0] for row in rows]), even([row[2] for row in rows])
+    chosen = recipe(loop={"floor": floor, "learnable": learnable, "start": start})
+    looked = found(answered(*((f"a{n}", share, row[1]) for n, (share, row) in enumerate(zip(made, rows, strict=True)))))
+    first = planning.make(looked, chosen, "adaptive", None)
+    other = [topic.model_copy(update={"share": share}) for topic, share in zip(first.topics, had, strict=True)]
+    second = planning.make(
+        looked.model_copy(update={"round": 2}), chosen, "adaptive", first.model_copy(update={"topics": other})
+    )
+    for plan in (first, second):
+        assert sum(topic.share for topic in plan.topics) == pytest.approx(1, abs=1e-9)
+        for topic, (_, right, _) in zip(plan.topics, rows, strict=True):
+            if not right:
+                assert topic.share == pytest.approx(topic.without, abs=2e-6)
+
+
 def test_a_fixed_plan_is_even_and_leaves_the_rest_to_the_recipe() -> None:
     plan = planning.make(found(ROWS, failed=3), recipe(rl={"steps": 1}), "fixed", None)
     assert shares(plan) == {"Counting": 0.5, "Knowledge": 0.3, "Recognition": 0.2}

@@ -315,6 +315,14 @@ def test_the_command_line(tmp_path: Path) -> None:
         (("--iterations", "0"), "--iterations 0"),
         (("--iterations", "2", "--until", "data"), "--until has no effect with --iterations"),
         (("--iterations", "2", "--plan", "even"), "--plan even: there is no such kind"),
+        (
+            ("--iterations", "2", "--plan", "fixed", "--set", "loop.floor=0.2"),
+            "loop.floor: has no effect with --plan fixed, which leans on nothing",
+        ),
+        (
+            ("--iterations", "2", "--plan", "fixed", "--set", "loop={step: 0.1, learnable: 0.4, questions: 30}"),
+            "loop.learnable, loop.step: have no effect with --plan fixed",
+        ),
         (("--set", "loop.floor=0.5"), "loop.floor: has no effect without --iterations"),
     ):
         refused = command("run", told, "--out", out, *options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -60,6 +62,49 @@ def test_beyond_the_limit_disagreements_come_first(pictures: Pictures) -> None:
     assert asked[-1] == "question 33"
     assert asked[:-1] == [f"question {number}" for number in range(len(asked) - 1)]
     assert told["left_out"] == 40 - len(asked)
+
+
+def asked(number: int, verdicts: list[bool], pictures: Pictures, **more: Any) -> list[Row]:
+    """A question with a picture of its own, and whether each model is right."""
+    sha = pictures.store.put(Image.new("RGB", (9, 9), (number, 50, 90)))
+    return [row(str(number), [ok], question=f"q{number}", pictures=[sha], **more) for ok in verdicts]
+
+
+def pictured(told: dict[str, Any]) -> list[str]:
+    return [told["texts"][case["question"]] for case in told["cases"] if case["kept"]]
+
+
+def test_pictures_are_those_of_the_questions_that_tell_most(pictures: Pictures) -> None:
+    """Of 25 questions the last five were fixed, broken, made up, or changed on the way; the others tell nothing."""
+    same = [asked(number, [True] * 3, pictures) for number in range(20)]
+    told = [
+        asked(20, [True, False, True], pictures),
+        asked(21, [True, True, True], pictures, rule="denial"),
+        asked(22, [False, False, False], pictures, rule="denial"),  # says "b" of what is not there
+        asked(23, [True, True, False], pictures),
+        asked(24, [False, True, True], pictures),
+    ]
+    models = dict(zip(("base", "rl", "dpo"), map(list, zip(*same, *told, strict=True)), strict=True))
+    whole = cases.gallery(models, {}, {}, pictures)
+    assert pictured(whole) == [*(f"q{number}" for number in range(cases.PLAIN)), "q20", "q22", "q23", "q24"]
+    assert len(whole["cases"]) == 25, "the questions themselves are all there"
+    assert whole["cases"][-6]["pictures"] == [""]
+    size = max(len(uri) for uri in whole["pictures"].values())
+    narrow = Pictures(pictures.store, limit=3 * size)
+    assert pictured(cases.gallery(models, {}, {}, narrow)) == ["q22", "q23", "q24"]
+    two = Pictures(pictures.store, limit=2 * size)
+    assert pictured(cases.gallery(models, {}, {}, two)) == ["q23", "q24"], "fixed and broken before all others"
+
+
+def test_a_picture_that_one_evaluation_has_kept_is_enough(pictures: Pictures) -> None:
+    """That of the base is of an older version, which kept the first ones alone."""
+    (after,) = asked(1, [True], pictures)
+    before = row("1", [False], question="q1")
+    told = cases.gallery({"base": [before], "rl": [after]}, {}, {}, pictures)
+    assert pictured(told) == ["q1"]
+    pairs = [(row("1", [False], suite="absent"), replace(after, suite="absent"))]
+    (shown,) = [one for one in paired_cases.shown(pairs, [], pictures) if one.title.startswith("Something that is not")]
+    assert shown.cases[0]["pictures"] == [pictures.uri(after.pictures[0])]
 
 
 def test_pictures_that_are_gone_changed_or_too_many(pictures: Pictures) -> None:

@@ -20,15 +20,15 @@ A claim that cannot be checked by runs stays in the file, with the reason in `no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field
 
 from open4ov import typed_yaml, yaml_file
-from open4ov.ablate.figures import FIGURES
+from open4ov.ablate.figures import FIGURES, RENAMED
 from open4ov.errors import UserError, nearest
 from open4ov.evaluate.scores import GROUPS, ROWS
 from open4ov.pipeline import MODELS
@@ -144,23 +144,51 @@ def read(path: Path) -> Claims:
     """A claims file. Raises UserError with one line for each fault, naming file, line and key."""
     data, lines = yaml_file.read(path)
     bare = Claims(path, ClaimsFile.model_construct(), lines)
-    claims = Claims(path, typed_yaml.parse(data, ClaimsFile, bare.where), lines)
-    if faults := [f"{claims.where(loc)}: {message}" for loc, message in _faults(claims.told)]:
-        raise UserError("\n".join(faults))
-    if not claims.recipe.is_file():
-        raise UserError(f"{claims.where(('recipe',))}: no such file: {claims.recipe}")
-    return claims
+    found = typed_yaml.look(data, ClaimsFile, bare.where)
+    told = found.model or _sound(found)
+    faults = list(found.faults)
+    if told is not None:
+        claims = Claims(path, told, lines)
+        faults += [f"{claims.where(loc)}: {message}" for loc, message in _faults(told, _arms(found.data))]
+        if ("recipe",) not in found.broken and not claims.recipe.is_file():
+            faults.append(f"{claims.where(('recipe',))}: no such file: {claims.recipe}")
+        if not faults:
+            return claims
+    raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def _arms(data: Mapping[str, Any]) -> set[str]:
+    """Names of all arms, whatever stands in them."""
+    found: object = data.get("arms")
+    return set(cast("dict[str, object]", found)) if isinstance(found, dict) else set()
+
+
+def _sound(found: typed_yaml.Read[ClaimsFile]) -> ClaimsFile | None:
+    """The file without what is of a wrong type, so that the rest can be looked at; None where nothing is left."""
+    data: dict[str, Any] = {"name": "unnamed", "recipe": "unnamed", **found.data}
+    for first, *rest in found.broken:
+        if rest and first in ("arms", "claims"):
+            data[first] = {name: one for name, one in data[first].items() if name != rest[0]}
+        elif first in ("name", "recipe"):
+            data[first] = "unnamed"
+        else:
+            data.pop(str(first), None)
+    return typed_yaml.look(data, ClaimsFile, str).model
 
 
 def _names(arm: str | list[str]) -> list[str]:
     return [arm] if isinstance(arm, str) and arm else list(arm)
 
 
+def _meant(row: str) -> str:
+    return f" any more; it is '{RENAMED[row]}' now" if row in RENAMED else nearest(row, KNOWN)
+
+
 def _is_folder(name: str) -> bool:
     return name.replace("_", "").replace("-", "").isalnum()
 
 
-def _faults(told: ClaimsFile) -> Iterator[tuple[Loc, str]]:
+def _faults(told: ClaimsFile, arms: Collection[str]) -> Iterator[tuple[Loc, str]]:
     if not _is_folder(told.name):
         yield ("name",), "is a folder's name, too: letters, digits, - and _ only"
     for name in told.prepare:
@@ -174,12 +202,12 @@ def _faults(told: ClaimsFile) -> Iterator[tuple[Loc, str]]:
     if "seed" in told.set:
         yield ("set", "seed"), "the seeds are those of `seeds`; remove it"
     for name, arm in told.arms.items():
-        yield from _arm_faults(told, name, arm)
+        yield from _arm_faults(told, arms, name, arm)
     for name, claim in told.claims.items():
-        yield from _claim_faults(told, ("claims", name), claim)
+        yield from _claim_faults(told, arms, ("claims", name), claim)
 
 
-def _arm_faults(told: ClaimsFile, name: str, arm: ArmSection) -> Iterator[tuple[Loc, str]]:
+def _arm_faults(told: ClaimsFile, arms: Collection[str], name: str, arm: ArmSection) -> Iterator[tuple[Loc, str]]:
     loc: Loc = ("arms", name)
     if not _is_folder(name):
         yield loc, "an arm's name is a folder's: letters, digits, - and _ only"
@@ -190,8 +218,8 @@ def _arm_faults(told: ClaimsFile, name: str, arm: ArmSection) -> Iterator[tuple[
     passed, here = {name}, arm
     while here.like is not None:
         if here.like not in told.arms:
-            if here is arm:
-                yield (*loc, "like"), f"no arm is called '{here.like}'{nearest(here.like, told.arms)}"
+            if here is arm and here.like not in arms:
+                yield (*loc, "like"), f"no arm is called '{here.like}'{nearest(here.like, arms)}"
             return
         if here.like in passed:
             yield (*loc, "like"), "the arms are like one another in a circle"
@@ -200,7 +228,7 @@ def _arm_faults(told: ClaimsFile, name: str, arm: ArmSection) -> Iterator[tuple[
         here = told.arms[here.like]
 
 
-def _claim_faults(told: ClaimsFile, loc: Loc, claim: ClaimSection) -> Iterator[tuple[Loc, str]]:
+def _claim_faults(told: ClaimsFile, arms: Collection[str], loc: Loc, claim: ClaimSection) -> Iterator[tuple[Loc, str]]:
     if claim.not_run is not None:
         for field in sorted(claim.model_fields_set - {"claim", "section", "not_run", "measured_by"}):
             yield (*loc, field), "has no effect: the claim is not run (not_run); remove one of them"
@@ -211,8 +239,8 @@ def _claim_faults(told: ClaimsFile, loc: Loc, claim: ClaimSection) -> Iterator[t
         if not names:
             yield loc, f"`{field}` is missing: name an arm, or say why there is none (not_run)"
         for name in names:
-            if name not in told.arms:
-                yield (*loc, field), f"no arm is called '{name}'{nearest(name, told.arms)}"
+            if name not in arms:
+                yield (*loc, field), f"no arm is called '{name}'{nearest(name, arms)}"
     if claim.arms == claim.controls and claim.arms:
         yield (*loc, "control"), "is the arm itself"
     if not (claim.better or claim.kept or claim.sooner):
@@ -220,7 +248,7 @@ def _claim_faults(told: ClaimsFile, loc: Loc, claim: ClaimSection) -> Iterator[t
     for field, rows in (("better", claim.better), ("kept", list(claim.kept))):
         for row in rows:
             if row not in KNOWN:
-                yield (*loc, field), f"no row or figure is called '{row}'{nearest(row, KNOWN)}"
+                yield (*loc, field), f"no row or figure is called '{row}'{_meant(row)}"
     for row in claim.kept:
         if row in claim.better:
             yield (*loc, "kept", row), f"`better` asks more of '{row}' already; remove one of them"

@@ -1,9 +1,10 @@
 """Figures of a run that no evaluation has: of its training, of what it has cost, and of that by what it has gained.
 
 Of RL's curve: entropy, dead groups, pass rate, length. Of the answers: what the responses that were sampled have
-bought, in right answers about reasoning; what the tokens and seconds have bought, in points of the vertical; false
-refusals, the share of questions with a picture, or without one where none is needed, that were answered by saying that
-there is no picture. There is one figure for each seed, so that differences of them are paired by seed alone.
+bought, in right answers about reasoning; what the tokens and seconds have bought, in points of the vertical; the share
+of answerable questions, with a picture or without one where none is needed, that were answered by saying that there is
+no picture (an evaluation's row `false_refusal` has those with a picture alone). There is one figure for each seed, so
+that differences of them are paired by seed alone.
 """
 
 from __future__ import annotations
@@ -45,11 +46,14 @@ FIGURES: dict[str, Figure] = {
     "rollout_length": Figure("length of a rollout in the last fifth of RL's steps", "lower", "tokens"),
     "per_thousand": Figure("right answers (reasoning) for every thousand responses sampled", "higher", "share"),
     "gain_per_thousand": Figure("what that has gained by RL for every thousand", "higher", "share"),
-    "false_refusals": Figure("answerable questions answered by saying that there is no picture", "lower", "share"),
+    "refused_answerable": Figure("answerable questions answered by saying that there is no picture", "lower", "share"),
     "tokens_per_point": Figure("training tokens of SFT for each point of the vertical gained", "lower", "tokens"),
     "seconds_per_point": Figure("seconds, data and training, for each point of the vertical gained", "lower", "s"),
     "seconds": Figure("data and training, without evaluations", "lower", "s"),
 }
+
+RENAMED = {"false_refusals": "refused_answerable"}
+"""Former names of figures -> theirs"""
 
 BUDGETS: dict[str, str] = {
     "tokens": "training tokens of SFT",
@@ -79,7 +83,7 @@ def of_run(run: Path, model: str, stages: Sequence[str]) -> dict[str, float]:
     """The figures of one run that there are. Raises UserError for an evaluation that is missing or damaged."""
     said = read_answers(run / f"evaluate_{model}" / "answers.parquet")
     cost = spent(run, stages)
-    found = {"false_refusals": false_refusals(said), "seconds": cost["seconds"]}
+    found = {"refused_answerable": refused_answerable(said), "seconds": cost["seconds"]}
     found |= _of_rl(run, said, cost["responses"]) if "rl" in stages else {}
     base = run / "evaluate_base" / "answers.parquet"
     gained = 100 * (_vertical(said) - _vertical(read_answers(base))) if base.exists() else 0.0
@@ -135,7 +139,7 @@ def accuracy(answers: Sequence[Answer]) -> float | None:
     return statistics.fmean(right) if right else None
 
 
-def false_refusals(answers: Sequence[Answer]) -> float:
+def refused_answerable(answers: Sequence[Answer]) -> float:
     """Share of the responses to answerable questions that say that there is no picture."""
     said = [refuses(response) for each in answers if each.suite in ASKED for response in each.responses]
     return statistics.fmean(said) if said else 0.0

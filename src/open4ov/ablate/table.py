@@ -109,7 +109,7 @@ def _rules(report: Report) -> list[str]:
         "*higher* and *lower*: holds when the interval lies wholly on that side of 0, does not hold when it lies "
         "wholly on the other; *not lower by*: holds when it lies wholly above minus that, does not hold when it lies "
         "wholly below. A claim holds when all its lines do, and does not hold when one does not; with fewer than "
-        f"{LEAST} seeds, and with budgets that differ by more than {100 * ALIKE:g} %, it is "
+        f"{LEAST} seeds, and with budgets that differ by more than {100 * ALIKE:g} % with any seed, it is "
         "undecided. What is claimed of a large model may fail at this scale, and the other way round.",
     ]
 

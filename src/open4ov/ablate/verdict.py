@@ -4,7 +4,7 @@ A condition of the kind `better` holds when the interval lies wholly on the side
 hold when it lies wholly on the other side; otherwise it is undecided. Of the kind `kept` it holds when the interval
 lies wholly above minus the margin, and does not hold when it lies wholly below that (for rows of which less is better,
 the other way round). A claim holds when all its conditions do, and does not hold when one of them does not. Fewer than
-`LEAST` seeds, and budgets that differ by more than `ALIKE`, leave it undecided.
+`LEAST` seeds, and budgets that differ by more than `ALIKE` with any seed, leave it undecided.
 """
 
 from __future__ import annotations
@@ -80,12 +80,21 @@ def reached(low: float, high: float, seeds: int) -> Verdict:
 
 
 def unequal(names: Sequence[str], mine: Sequence[Measured], theirs: Sequence[Measured]) -> str:
-    """Which of the budgets that should be alike are not, in a few words; empty when none."""
+    """Which of the budgets that should be alike are not, in a few words; empty when none. Runs are paired by seed: a
+    mean over seeds would hide one seed that has too much behind another that has too little."""
     found: list[str] = []
     for name in names:
-        one, two = (sum(run.spent[name] for run in runs) / len(runs) for runs in (mine, theirs))
-        if not (one or two):
-            found.append(f"neither spent any {name}, or its record is damaged")
-        elif abs(one - two) > ALIKE * max(one, two):
-            found.append(f"{name} {one:,.0f} against {two:,.0f}")
+        told: dict[str, list[int]] = {}
+        for one, two in zip(mine, theirs, strict=True):
+            a, b = one.spent[name], two.spent[name]
+            if not (a or b):
+                told.setdefault(f"neither spent any {name}, or its record is damaged", []).append(one.seed)
+            elif abs(a - b) > ALIKE * max(a, b):
+                told.setdefault(f"{name} {a:,.0f} against {b:,.0f}", []).append(one.seed)
+        found += [f"{_of(seeds, len(mine))}{what}" for what, seeds in told.items()]
     return "; ".join(found)
+
+
+def _of(seeds: Sequence[int], count: int) -> str:
+    """Of which seeds, where it is not all."""
+    return "" if len(seeds) == count else f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: "

@@ -166,8 +166,12 @@ def suite(language: str) -> str:
 
 def questions(folder: Path, count: int, picture: Callable[[str], Image.Image]) -> tuple[Question, ...]:
     """The first `count` of each language, as they are asked. `folder`: the stage's; `picture`: an image by digest."""
+    return as_asked(read_samples(folder / "samples.parquet"), count, picture)
+
+
+def as_asked(every: Sequence[Sample], count: int, picture: Callable[[str], Image.Image]) -> tuple[Question, ...]:
+    """As `questions`, of samples that the stage has written."""
     found: list[Question] = []
-    every = read_samples(folder / "samples.parquet")
     for language in LANGUAGES:
         for sample in [one for one in every if one.language == language][:count]:
             assert sample.answer is not None

@@ -123,10 +123,10 @@ DIVERSITY: dict[str, Row] = {
 class Answer:
     """What one model said to one question: `responses`, whether each is `right`, and its length in `tokens`.
 
-    `earlier` is the conversation before the last question; `pictures` are `ImageStore` digests, kept for the questions
-    of the gallery only. `blind`: of a question whose picture was taken away, whether each response is right all the
-    same. `shortest`: tokens of its shortest right answer, the closing token included; None where none is told. Both are
-    empty in files of older runs.
+    `earlier` is the conversation before the last question; `pictures` are `ImageStore` digests; older runs have them
+    of the first questions of a suite alone. `blind`: of a question whose picture was taken away, whether each response
+    is right all the same. `shortest`: tokens of its shortest right answer, the closing token included; None where none
+    is told. Both are empty in files of older runs.
     """
 
     id: str

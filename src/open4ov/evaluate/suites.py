@@ -7,7 +7,6 @@ equal pictures and prompts are computed once. `results.json` is described in `sc
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
 from open4ov import assets, functions, side_by_side, training
 from open4ov.engine import Completion, Request
@@ -31,8 +31,8 @@ from open4ov.store import ImageStore, write_json
 if TYPE_CHECKING:
     from open4ov.graph import StageRun
 
-GALLERY = 8
-"""Questions of each suite whose pictures are kept for the report."""
+STORED = "stored"
+"""Key of a picture's `info`: its digest in an image store, so that it is not encoded again for each model"""
 
 EXTRA = 2
 """The later bias suites (several turns, Chinese alone) have this part of the questions: they show a gap, not a rank"""
@@ -121,15 +121,14 @@ def ask(
     images: ImageStore | None = None,
     own: Own | None = None,
 ) -> list[Answer]:
-    """The model's answers to all questions, scored. With `images`, the gallery's pictures are stored there. `own`:
-    asked instead of the shipped vertical."""
+    """The model's answers to all questions, scored. With `images`, the pictures are stored there, for the report.
+    `own`: asked instead of the shipped vertical."""
     asked = questions(section.items, section.sampled_items, seed, own)
     requests = [_request(question, section, seed) for question in asked]
     autocast = torch.bfloat16 if training.kind(section.precision) == "bf16" else None
     name = section.model_dump_json(), seed
     completions = _answered(reading.Reader(model, processor, requests, asked, name, autocast), progress)
-    shown: Counter[str] = Counter()
-    answers = []
+    answers: list[Answer] = []
 
     @cache
     def tokens(text: str) -> int:
@@ -139,11 +138,18 @@ def ask(
         return min(map(tokens, question.answers)) if question.suite in BRIEF else None
 
     for question, responses in zip(asked, completions, strict=True):
-        shown[question.suite] += 1
-        keep = images is not None and shown[question.suite] <= GALLERY
-        pictures = [images.put(picture) for picture in question.images] if images is not None and keep else []
+        pictures = [_kept(picture, images) for picture in question.images] if images is not None else []
         answers.append(_answer(question, responses, pictures, shortest))
     return answers
+
+
+def _kept(picture: Image.Image, images: ImageStore) -> str:
+    """The picture's digest, with the picture in the store. Which ones a report shows is not known before all models
+    have answered."""
+    sha = picture.info.get(STORED)
+    if sha is None or not images.path(sha).is_file():
+        sha = picture.info[STORED] = images.put(picture)
+    return sha
 
 
 def _answered(reader: reading.Reader, progress: Progress | None) -> list[list[Completion]]:
@@ -196,7 +202,16 @@ def questions(count: int, sampled: int, seed: int, own: Own | None = None) -> tu
 def _vertical(count: int, seed: int, own: Own | None) -> Sequence[Question]:
     if own is None:
         return [question for language in ("en", "zh") for question in items.vertical(language, count, seed)]
-    return held_out.questions(own.folder, count, ImageStore(own.images).get) if own.folder is not None else ()
+    if own.folder is None:
+        return ()
+    store = ImageStore(own.images)
+
+    def picture(sha: str) -> Image.Image:
+        found = store.get(sha)
+        found.info[STORED] = sha
+        return found
+
+    return held_out.questions(own.folder, count, picture)
 
 
 def _request(question: Question, section: EvaluateSection, seed: int) -> Request:

@@ -2,18 +2,26 @@
 
 Pairs, by place p of the topic tree:
 
-    need(p)  = (E[shortfall of p] + 0.01) x before(p)
-    share(p) = floor x without(p) + (1 - floor) x need(p) / sum of needs
+    learns(p) = min(1, right(p) / learnable)
+    need(p)   = (E[shortfall of p] + 0.01) x learns(p) x before(p)
+    share(p)  = floor x without(p) + (1 - floor) x ((1 - learns(p)) x without(p) + R x need(p) / sum of needs)
+    R         = sum of learns x without
+
+A place is leaned towards as far as it is being learned. What is wrong altogether may want ten times the pairs, or a
+larger model: nothing says that more of them would help, while the places that pay for it are those that do learn. (A
+share of right answers r gains r (1 - r) for each step of its logit: next to nothing where nothing is right, most at one
+half, where `learnable` stands if not given.) So that a place where nothing is right has what falls to it, no more and
+no less, and one with half of `learnable` right has half of the lean.
 
 `without` is the share that p has where nothing is planned (as round 1 made it). `before` is the same for rounds that go
 on from the last model: what was learned is kept, so only what is missing counts. For rounds from the base it is the
 share of the round before: what is right now since it had more must go on having it, or the rounds would swing. The
-expectation is the posterior's (`weaknesses.py`), so that a place of few questions is drawn to the mean. A place that
-was not asked about has the mean need.
+expectation is the posterior's (`weaknesses.py`), so that a place of few questions is drawn to the mean; `right` is what
+was counted. A place that was not asked about has the mean need.
 
-Stage 2's tokens, by ability: the same rule with the drop from the base in place of the shortfall, which is stage 2's
-own (`deficit.shares`). Where the recipe has the stage itself measure (`blend: deficit`), it stays with that: it asks
-right after stage 1, which is nearer to what it mends.
+Stage 2's tokens, by ability: the same rule with the drop from the base in place of the shortfall (what the base had
+right can be learned: `learns` is 1), which is stage 2's own (`deficit.shares`). Where the recipe has the stage itself
+measure (`blend: deficit`), it stays with that: it asks right after stage 1, which is nearer to what it mends.
 
 Stage 1's replay: raised where the general score is lost for certain (the drop's interval lies above `margin`), lowered
 where it is held for certain (the interval lies below), by as much as the drop is beyond `margin`, `step` at most. With
@@ -27,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from open4ov.loop.found import Belief, Found
+from open4ov.loop.found import Belief, Found, PlaceFound
 from open4ov.loop.places import even
 from open4ov.loop.plan import AbilityShare, Kind, Plan, Replay, TopicShare, Window
 from open4ov.recipe import Recipe
@@ -99,9 +107,10 @@ def _topics(found: Found, recipe: Recipe, kind: Kind, before: Plan | None) -> li
     again = recipe.loop.start == "base" and before is not None
     weights = [earlier[p].share if again else share for p, share in zip(places, without, strict=True)]
     beliefs = [asked[p].shortfall if p in asked else None for p in places]
-    shares = even(_shared(beliefs, weights, without, recipe.loop.floor))
+    learns = [_learns(asked.get(p), recipe.loop.learnable) for p in places]
+    shares = even(_shared(beliefs, weights, without, recipe.loop.floor, learns))
     told: list[TopicShare] = []
-    for place, share, plain, belief in zip(places, shares, without, beliefs, strict=True):
+    for place, share, plain, belief, part in zip(places, shares, without, beliefs, learns, strict=True):
         row = asked.get(place)
         if belief is None or row is None or row.right is None:
             reason = "not asked about: the mean need"
@@ -110,8 +119,19 @@ def _topics(found: Found, recipe: Recipe, kind: Kind, before: Plan | None) -> li
                 f"wrong {1 - row.right.right:.0%} of {row.questions} questions; by all "
                 f"{belief.mean:.0%} ({belief.low:.0%} to {belief.high:.0%})"
             )
+            if part < 1:
+                reason += (
+                    f"; {part:.0%} of the lean, since so little is right" if part else "; nothing is right: no lean"
+                )
         told.append(_topic(place, share, plain, reason))
     return told
+
+
+def _learns(row: PlaceFound | None, learnable: float) -> float:
+    """How far a place is being learned, from 0 to 1; 1 where nothing is known of it."""
+    if row is None or row.right is None or not learnable:
+        return 1.0
+    return min(1.0, row.right.right / learnable)
 
 
 def _topic(place: tuple[str, str | None, str | None], share: float, without: float, reason: str) -> TopicShare:
@@ -120,9 +140,14 @@ def _topic(place: tuple[str, str | None, str | None], share: float, without: flo
 
 
 def _shared(
-    beliefs: Sequence[Belief | None], weights: Sequence[float], without: Sequence[float], floor: float
+    beliefs: Sequence[Belief | None],
+    before: Sequence[float],
+    without: Sequence[float],
+    floor: float,
+    learns: Sequence[float],
 ) -> list[float]:
     """The rule above. A part of which nothing is known has the mean need of the others."""
+    weights = [part * share for part, share in zip(learns, before, strict=True)]
     known = [(belief.loss, weight) for belief, weight in zip(beliefs, weights, strict=True) if belief]
     among = sum(weight for _, weight in known)
     mean = sum(loss * weight for loss, weight in known) / among if among else 1.0
@@ -130,7 +155,12 @@ def _shared(
     whole = sum(needs)
     if not whole:
         return list(without)
-    return [floor * plain + (1 - floor) * need / whole for plain, need in zip(without, needs, strict=True)]
+    kept = [(1 - part) * plain for part, plain in zip(learns, without, strict=True)]
+    rest = sum(without) - sum(kept)
+    return [
+        floor * plain + (1 - floor) * (own + rest * need / whole)
+        for plain, own, need in zip(without, kept, needs, strict=True)
+    ]
 
 
 def _abilities(found: Found, recipe: Recipe, before: Plan | None) -> list[AbilityShare]:
@@ -140,7 +170,7 @@ def _abilities(found: Found, recipe: Recipe, before: Plan | None) -> list[Abilit
     rows = found.abilities
     weights = [earlier.get(row.ability, row.size) for row in rows]
     equal = [1 / len(rows)] * len(rows)
-    shares = even(_shared([row.drop for row in rows], weights, equal, recipe.loop.floor))
+    shares = even(_shared([row.drop for row in rows], weights, equal, recipe.loop.floor, [1.0] * len(rows)))
     told: list[AbilityShare] = []
     for row, share in zip(rows, shares, strict=True):
         if row.drop is None or row.before is None or row.after is None:

@@ -62,6 +62,11 @@ def read(folder: Path) -> list[Row]:
     return rows
 
 
+def pictures(rows: Sequence[Row]) -> list[str]:
+    """Of a question, from whichever model's answers have them."""
+    return next((row.pictures for row in rows if row.pictures), list[str]())
+
+
 def alike(answers: Mapping[str, Sequence[Row]]) -> str | None:
     """The name of the first model that was asked other questions than the first one; None when all were asked alike."""
     first = next(iter(answers.values()), ())

@@ -1,19 +1,22 @@
 """The questions and answers that the gallery shows, as the page's script reads them.
 
     {models: [{name, title}], suites: {name: title}, texts: [...], pictures: {sha: data URI}, left_out,
-     cases: [{suite, language, question, earlier, reference, pictures: [sha], kept, answers: [[response]]}]}
+     cases: [{suite, language, question, earlier, reference, pictures: [sha or ""], kept, answers: [[response]]}]}
 
 `question`, `earlier`, `reference` and responses' texts are places in `texts`, where each text stands once. A response
-is [text, right, tokens, flag]; `FLAGS` names the flags. `kept`: the question's pictures are there, or it has none.
+is [text, right, tokens, flag]; `FLAGS` names the flags. `kept`: the question's pictures are there, or it has none;
+"" stands for one that is not in the page.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from open4ov import refusals
 from open4ov.report.answers import Row
+from open4ov.report.answers import pictures as of_question
 from open4ov.report.pictures import Pictures
 
 FLAGS = {"": 0, "refused": 1, "hallucinated": 2}
@@ -24,6 +27,8 @@ LIMIT = 3_500_000
 RECORD = 150
 """Characters of a case beside its texts, and of each response `RESPONSE`"""
 RESPONSE = 14
+PLAIN = 8
+"""Questions of a suite about which nothing happened whose pictures are shown all the same"""
 
 
 def gallery(
@@ -35,21 +40,20 @@ def gallery(
 ) -> dict[str, Any]:
     """model -> rows (the same questions in the same order) as described above.
 
-    Beyond `limit` characters questions are left out: those first about which all models agree, then the later ones.
+    Questions tell more the more became of them: fixed or broken between first and last model, made something up in
+    one, answered otherwise by one of those between. Beyond `limit` characters those that tell least are left out, and
+    so are pictures beyond what `pictures` takes; of the plain ones `PLAIN` a suite have their pictures.
     """
     models = list(answers.values())
     questions = list(zip(*models, strict=True))
-    shown = _chosen(questions, limit)
-    illustrated = {rows[0].suite for rows in questions if rows[0].pictures}
+    chosen = _chosen(questions, limit)
+    uris = _uris([questions[place] for place in chosen], pictures)
+    illustrated = {rows[0].suite for rows in questions if of_question(rows)}
     texts: dict[str, int] = {}
-    uris: dict[str, str] = {}
     made: list[dict[str, Any]] = []
-    for rows in (questions[place] for place in shown):
-        first = rows[0]
-        for sha in first.pictures:
-            if uri := pictures.uri(sha):
-                uris[sha] = uri
-        kept = all(sha in uris for sha in first.pictures) and bool(first.pictures or first.suite not in illustrated)
+    for rows in (questions[place] for place in sorted(chosen)):
+        first, seen = rows[0], of_question(rows)
+        kept = all(sha in uris for sha in seen) and bool(seen or first.suite not in illustrated)
         made.append(
             {
                 "suite": first.suite,
@@ -57,7 +61,7 @@ def gallery(
                 "question": _place(texts, first.question),
                 "earlier": _place(texts, first.earlier or ""),
                 "reference": _place(texts, first.reference),
-                "pictures": list(first.pictures),
+                "pictures": [sha if sha in uris else "" for sha in seen],
                 "kept": kept,
                 "answers": [_responses(row, texts) for row in rows],
             }
@@ -67,7 +71,7 @@ def gallery(
         "suites": {name: suites.get(name, name) for name in dict.fromkeys(case["suite"] for case in made)},
         "texts": list(texts),
         "pictures": uris,
-        "left_out": len(questions) - len(shown),
+        "left_out": len(questions) - len(chosen),
         "cases": made,
     }
 
@@ -91,15 +95,18 @@ def _place(texts: dict[str, int], text: str) -> int:
 
 
 def _chosen(questions: Sequence[tuple[Row, ...]], limit: int) -> list[int]:
-    """Places of the questions that fit, in their order: suites in turn, in each those about which models differ first,
-    and of those the ones with pictures."""
+    """Places of the questions that fit, those that tell most first: suites in turn, in each those with pictures before
+    the others, and all those about which nothing happened at the end."""
     by_suite: dict[str, list[int]] = {}
     for place, rows in enumerate(questions):
         by_suite.setdefault(rows[0].suite, []).append(place)
+    told = [_told(rows) for rows in questions]
+    turns: dict[int, int] = {}
     for places in by_suite.values():
-        places.sort(key=lambda at: (not _differ(questions[at]), not questions[at][0].pictures, at))
-    rounds = max(map(len, by_suite.values()), default=0)
-    order = [places[turn] for turn in range(rounds) for places in by_suite.values() if turn < len(places)]
+        places.sort(key=lambda at: (told[at], not of_question(questions[at]), at))
+        turns |= {place: turn for turn, place in enumerate(places)}
+    order = [place for places in by_suite.values() for place in places]
+    order.sort(key=lambda at: (told[at] == NOTHING, turns[at]))  # a stable sort: suites stay in their order
     chosen: list[int] = []
     used = 0
     seen: set[str] = set()
@@ -111,8 +118,31 @@ def _chosen(questions: Sequence[tuple[Row, ...]], limit: int) -> list[int]:
             break
         seen |= said
         chosen.append(place)
-    return sorted(chosen)
+    return chosen
 
 
-def _differ(rows: Sequence[Row]) -> bool:
-    return len({row.is_right for row in rows}) > 1
+def _uris(questions: Sequence[tuple[Row, ...]], pictures: Pictures) -> dict[str, str]:
+    """Pictures of the questions in their order, as far as there is room."""
+    found: dict[str, str] = {}
+    plain: Counter[str] = Counter()
+    for rows in questions:
+        suite, seen = rows[0].suite, of_question(rows)
+        if _told(rows) == NOTHING and seen:
+            plain[suite] += 1
+            if plain[suite] > PLAIN:
+                continue
+        found |= {sha: uri for sha in seen if (uri := pictures.uri(sha))}
+    return found
+
+
+NOTHING = 3
+
+
+def _told(rows: Sequence[Row]) -> int:
+    """What became of a question, from 0, fixed or broken, to `NOTHING`."""
+    if rows[0].is_right != rows[-1].is_right:
+        return 0
+    said = ((row, text, ok) for row in rows for text, ok in zip(row.responses, row.right, strict=True))
+    if any(flag(*one) == "hallucinated" for one in said):
+        return 1
+    return 2 if len({row.is_right for row in rows}) > 1 else NOTHING

@@ -59,6 +59,7 @@ def gather(found: Found) -> Content:
     rows = asked_alike(found, results)
     drawn: list[Drawing | None] = []
     page: dict[str, Any] = {"table": table, "headlines": [], "changes": [], "length_rows": [], "sampled": None}
+    page["gallery"] = NO_GALLERY
     if table is not None:
         groups = vertical_and_others(results)
         page |= _of_models(found, table, results, rows, groups)
@@ -68,12 +69,14 @@ def gather(found: Found) -> Content:
         drawn.append(plots_changes.fates(fates, [TITLES.get(name, name) for name in rows][1:]))
     page.setdefault("fates", {})
     page.setdefault("paired", [])
-    page.setdefault("gallery", NO_GALLERY)
     curves: dict[str, Sequence[Mapping[str, Any]]] = {
         name: points for name in TRAININGS if (points := found.json(name, "curve.json")) is not None
     }
     drawn += [plots.curve(name, TRAININGS[name], points) for name, points in curves.items()]
     page |= _of_data(found, drawn)
+    if table is not None and rows:  # after all others, since it takes what room for pictures they leave
+        titles = {model["name"]: model["title"] for model in table["models"]}
+        page["gallery"] = cases.gallery(rows, titles, page["titles"], found.pictures)
     took = costs.stages(found, curves, rows)
     drawn.append(plots_data.times([(one["name"], one["seconds"]) for one in took if one["seconds"] is not None]))
     drawn.append(plots_data.tokens([(one["name"], one["tokens"]) for one in took if one["tokens"]]))
@@ -156,7 +159,6 @@ def _of_models(
         page["titles"] = suites
         page["pair"] = (titles[first], titles[last])
         page["paired"] = [one for one in paired_cases.shown(pairs, vertical, found.pictures) if one.asked]
-        page["gallery"] = cases.gallery(rows, titles, suites, found.pictures)
     return page
 
 

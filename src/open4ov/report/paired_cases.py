@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open4ov.report.answers import Row
+from open4ov.report.answers import pictures as of_question
 from open4ov.report.pictures import Pictures
 
 Pair = tuple[Row, Row]
@@ -66,7 +67,7 @@ def kinds(vertical: Sequence[str]) -> list[Kind]:
 
 def shown(pairs: Sequence[Pair], vertical: Sequence[str], pictures: Pictures) -> list[Shown]:
     """All kinds that the two models were asked about, with different and shorter answers as the last two."""
-    illustrated = {first.suite for first, _ in pairs if first.pictures}
+    illustrated = {pair[0].suite for pair in pairs if of_question(pair)}
     found: list[Shown] = []
     for title, about, own, better, worse in (*_right(pairs, vertical), *_different(pairs), *_shorter(pairs)):
         chosen = [*_illustrated(better, BETTER), *_illustrated(worse, WORSE)]
@@ -113,18 +114,18 @@ def _variety(row: Row) -> int:
 
 def _illustrated(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """The first pairs, those whose pictures were kept before the others."""
-    kept = [pair for pair in pairs if pair[0].pictures]
-    others = [pair for pair in pairs if not pair[0].pictures]
+    kept = [pair for pair in pairs if of_question(pair)]
+    others = [pair for pair in pairs if not of_question(pair)]
     return [*kept, *others][:count]
 
 
 def _case(pair: Pair, pictures: Pictures, illustrated: set[str]) -> dict[str, Any]:
     """`kept`: its pictures are there, or its suite has none."""
-    first = pair[0]
+    first, seen = pair[0], of_question(pair)
     return {
         "suite": first.suite,
-        "pictures": [pictures.uri(sha) for sha in first.pictures],
-        "kept": bool(first.pictures) or first.suite not in illustrated,
+        "pictures": [pictures.uri(sha) for sha in seen],
+        "kept": bool(seen) or first.suite not in illustrated,
         "earlier": first.earlier or "",
         "question": first.question,
         "reference": first.reference,

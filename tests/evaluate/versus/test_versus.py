@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,16 +24,19 @@ from browser import CHROMIUM, Browser, browser
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from open4ov import cli_versus
+from open4ov.cli import app
 from open4ov.errors import UserError
 from open4ov.evaluate.versus import judge as judging
 from open4ov.evaluate.versus import pairs as comparison
 from open4ov.evaluate.versus.pairs import Asked, Pair, build, swapped
-from open4ov.evaluate.versus.questions import built_in, of_set
+from open4ov.evaluate.versus.questions import built_in, held_out_of, of_set
 from open4ov.evaluate.versus.result import result, text
 from open4ov.evaluate.versus.server import create_app
 from open4ov.evaluate.versus.verdicts import Judge, Verdict, read
+from open4ov.formats.convert import located
 from open4ov.mllm import Asker
 from open4ov.mllm.ask import AnswerError, Request
 from open4ov.model import Processor, Qwen3VL
@@ -260,6 +268,75 @@ def test_questions_of_the_house_and_of_a_set(tmp_path: Path) -> None:
         of_set(tmp_path, 3, 0)
 
 
+def own_run(folder: Path, model: Path, colours: Sequence[int], vertical: str = "my/pictures") -> Path:
+    """A run with a vertical of its own that holds out a picture of each colour; gives its model's folder."""
+    store, samples = ImageStore(folder / "image-store"), list[Sample]()
+    for colour in colours:
+        sha = store.put(Image.new("RGB", (20, 20), (colour, 0, 0)))
+        said = f"red {colour}"
+        samples.append(
+            Sample(
+                id=f"{folder.name}{colour}",
+                source="x",
+                task="naming",
+                split="test",
+                images=[sha],
+                answer=said,
+                messages=[user("what is it?", 1), assistant(said)],
+                extra={"asked": {"rule": "exact", "others": []}},
+            )
+        )
+    (folder / "held_out").mkdir(parents=True)
+    write_samples(folder / "held_out" / "samples.parquet", samples)
+    (folder / "run.json").write_text(json.dumps({"recipe": {"images": {"vertical": vertical}}}))
+    shutil.copytree(model, folder / "dpo" / "model")
+    return folder / "dpo" / "model"
+
+
+def test_a_vertical_of_ones_own_is_asked_in_place_of_the_in_car_corpus(models: dict[Any, Path], tmp_path: Path) -> None:
+    """Only pictures that both hold out; a model that lies in no run is asked the other one's."""
+    one = own_run(tmp_path / "one", models["a"], range(0, 200, 20))
+    two = own_run(tmp_path / "two", models["b"], range(100, 300, 20))
+    held = held_out_of({"one": one, "two": two})
+    assert held is not None
+    assert [sample.answer for sample in held.samples] == [f"red {colour}" for colour in range(100, 200, 20)]
+    asked = built_in(44, 0, held)
+    assert len(asked) == 44
+    own = [question for question in asked if question.suite == "vertical_en"]
+    assert {question.images[0].getpixel((0, 0))[0] for question in own} <= set(range(100, 200, 20))
+    assert len(own) == 4, "the vertical is one of eleven suites"
+    assert not any(question.suite.startswith("in_car") for question in asked)
+    assert len(built_in(200, 0, held)) == 200, "where few are held out, more of the others are asked"
+    base = held_out_of({"nano": models["a"], "two": two})
+    assert base is not None
+    assert len(base.samples) == 10
+    assert held_out_of({"nano": models["a"], "b": models["b"]}) is None
+    assert held_out_of({"c": own_run(tmp_path / "corpus", models["a"], [], "corpus:in_car")}) is None
+
+
+def test_what_two_verticals_could_both_be_asked_is_for_the_user_to_say(models: dict[Any, Path], tmp_path: Path) -> None:
+    one = own_run(tmp_path / "one", models["a"], [0, 20])
+    two = own_run(tmp_path / "two", models["b"], [40, 60])
+    corpus = own_run(tmp_path / "corpus", models["b"], [], "corpus:in_car")
+    none = own_run(tmp_path / "none", models["b"], [])
+    (tmp_path / "none" / "held_out" / "samples.parquet").unlink()
+    for other, told in (
+        (two, r"hold out no picture in common"),
+        (corpus, r"different verticals: \S*one has pictures of its own \(images.vertical: my/pictures\)"),
+        (none, r"holds none of them out \(data.hygiene.test\)"),
+    ):
+        with pytest.raises(UserError, match=rf"(?s){told}.*--questions DIR"):
+            held_out_of({"a": one, "b": other})
+    out = tmp_path / "out"
+    judge = ("--judge-url", "http://127.0.0.1:1/v1", "--judge-model", "m")
+    refused = CliRunner().invoke(app, ["versus", str(one), str(two), "--out", str(out), *judge])
+    assert isinstance(refused.exception, UserError)
+    assert not out.exists()
+    samples, store = located(tmp_path / "one" / "held_out")
+    assert len(of_set(tmp_path / "one" / "held_out", 2, 0)) == 2, "what one of them holds out can be given"
+    assert (samples.parent.name, store.root) == ("held_out", tmp_path / "one" / "image-store")
+
+
 @contextmanager
 def served(pairs: list[Pair], folder: Path) -> Iterator[str]:
     app = create_app(pairs, Judge(folder / "verdicts", "me"), ImageStore(folder / "image-store"))
@@ -335,6 +412,72 @@ def test_judging_by_keyboard(folder: tuple[Path, list[Pair]], browser: Browser) 
         browser.shows("!document.getElementById('done').hidden")
     found = read(place / "verdicts")["me"]
     assert {name: one.choice for name, one in found.items()} == {"q0": "left", "q1": "tie"}
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_buttons_stay_where_they_are_and_a_lost_picture_is_told(
+    folder: tuple[Path, list[Pair]], browser: Browser
+) -> None:
+    """A picture that comes late must not move a button under a hand."""
+    place, pairs = folder
+    pairs = [*pairs, pair(3, pictures=["0" * 64])]
+    here = "JSON.stringify(document.getElementById('choose-left').getBoundingClientRect())"
+    with served(pairs, place) as url:
+        browser.call("Page.navigate", url=f"{url}/")
+        browser.shows("document.querySelector('#pictures img')?.naturalWidth === 40")
+        first = browser.run(here)
+        browser.press("j")
+        browser.shows("document.getElementById('left').textContent === 'from b'")
+        assert browser.run(here) == first
+        browser.press("j")
+        browser.shows("document.getElementById('fault').textContent === '1 of 1 pictures cannot be shown'")
+        assert browser.run("document.getElementById('question').textContent") == "What is <b>3</b>?"
+    browser.press("t")
+    browser.shows("document.getElementById('fault').textContent.startsWith('The command has ended')")
+    assert read(place / "verdicts") == {}
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_people_judge_by_the_command_and_end_it(models: dict[Any, Path], tmp_path: Path, browser: Browser) -> None:
+    """The whole way: answers, the page, clicks, Ctrl-C, the result; and on from there as another person."""
+    colours = [ImageStore(tmp_path / "image-store").put(Image.new("RGB", (32, 32), (n, 90, 20))) for n in range(8)]
+    write_samples(
+        tmp_path / "samples.parquet",
+        [Sample(id=f"s{n}", source="x", task="t", images=[sha], messages=[user(f"What is {n}?", 1), assistant("a")])
+         for n, sha in enumerate(colours)],
+    )  # fmt: skip
+    words = ["versus", models["a"], models["b"], "--questions", tmp_path, "--out", tmp_path / "out", "--max-tokens", 4]
+
+    def judged(who: str, button: str) -> str:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "open4ov.cli", *map(str, words), "--port", "0", "--reviewer", who],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert process.stderr is not None
+        found = next(match for line in process.stderr if (match := re.search(r"(\d+) pairs? to judge at (\S+/)", line)))
+        browser.call("Page.navigate", url=found[2])
+        for number in range(int(found[1])):
+            told = f"{who}: {number} of {found[1]} decided"
+            browser.shows(f"document.getElementById('progress').textContent === '{told}'")
+            browser.run(f"document.getElementById('{button}').click()")
+        browser.shows("!document.getElementById('done').hidden")
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert "0 open" in said
+        return said
+
+    assert "the left side won 100.0 % of decisive verdicts" in judged("ann", "choose-left")
+    both = judged("bob", "choose-tie")
+    assert "ann and bob agree on 0 % of" in both
+    assert {
+        name: {one.choice for one in found.values()} for name, found in read(tmp_path / "out" / "verdicts").items()
+    } == {
+        "ann": {"left"},
+        "bob": {"tie"},
+    }
 
 
 def test_options_of_the_command() -> None:
