@@ -1,7 +1,8 @@
 """Weights between others: a training's exponential moving average, and a model part of the way that training went.
 
-The average is often a better model than the last step's. n steps on, it is d * average + (1 - d) * weights with d = min(decay, (1 + n) / (10 + n)), so that the start is soon
-forgotten (as TensorFlow's ExponentialMovingAverage does with `num_updates`). Kept in float32.
+The average is often a better model than the last step's. n steps on, it is d * average + (1 - d) * weights with
+d = min(decay, (1 + n) / (10 + n)), so that the start is soon forgotten (as TensorFlow's ExponentialMovingAverage does
+with `num_updates`). Kept in float32.
 """
 
 from __future__ import annotations
