@@ -75,7 +75,17 @@ def start(folder: Path, out: str, *options: str, processes: int = 2, **environme
     options = (*options, "--quiet") if processes > 1 else (*options, "--quiet", "--set", "parallel.dp_shard=1")
     paths = os.pathsep.join([str(Path(__file__).parent), *(path for path in sys.path if path)])
     return subprocess.Popen(
-        [sys.executable, *(launch if processes > 1 else ()), "-m", "open4ov", "run", "tiny.yaml", "--out", out, *options],
+        [
+            sys.executable,
+            *(launch if processes > 1 else ()),
+            "-m",
+            "open4ov",
+            "run",
+            "tiny.yaml",
+            "--out",
+            out,
+            *options,
+        ],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
         stdout=subprocess.PIPE,
