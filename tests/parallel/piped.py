@@ -29,8 +29,8 @@ where rounding decides on a part of the step: at 1e-3 one or two tensors then ha
 
 @dataclass(frozen=True)
 class Case:
-    """kind, what, frozen: as of `parity.Case`. borders: empty: cut by cost. passes: None: all that `what` has. calls: of
-    `accumulate` for each step of the optimizer."""
+    """kind, what, frozen: as of `parity.Case`. borders: empty: cut by cost. passes: None: all that `what` has. calls:
+    of `accumulate` for each step of the optimizer."""
 
     sizes: dict[str, Any]
     kind: str = "dense"

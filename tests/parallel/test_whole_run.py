@@ -96,7 +96,8 @@ def test_a_run_on_two_processes_that_is_killed_twice_ends_as_on_one(folder: Path
 
 
 def test_rounds_on_two_processes_end_as_on_one(folder: Path) -> None:
-    """The second round has another blend than the recipe that the processes were started with. A rank is killed in it."""
+    """The second round has another blend than the recipe that the processes were started with. In it a rank is
+    killed."""
     ended(start(folder, "one", "--iterations", "2", processes=1))
     second = folder / "two" / "round-2"
     killed = start(folder, "two", "--iterations", "2")
