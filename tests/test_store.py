@@ -22,7 +22,7 @@ from PIL import Image
 
 from open4ov.errors import UserError
 from open4ov.sample import Label, Sample, Vote, assistant, user
-from open4ov.store import ImageError, ImageStore, atomic, open_image, read_samples, write_samples
+from open4ov.store import ImageError, ImageStore, atomic, open_image, read_samples, sweep, write_samples
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -408,3 +408,23 @@ def test_atomic_leaves_nothing_of_a_failure(tmp_path: Path) -> None:
     with atomic(target) as temporary:
         temporary.write_text("whole")
     assert target.read_text() == "whole"
+
+
+def test_what_a_kill_left_half_written_goes_files_and_folders(tmp_path: Path) -> None:
+    """A checkpoint is half-written as a folder."""
+    kept = tmp_path / "checkpoints" / "step-1" / "record.json"
+    half = tmp_path / "checkpoints" / ".part-2" / "model" / ".part-9-0-x"
+    for path in (kept, half, tmp_path / ".part-7-0-y"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    sweep(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+    assert not (tmp_path / "checkpoints" / ".part-2").exists()
+
+
+def test_an_order_to_train_in_has_samples_again(tmp_path: Path) -> None:
+    samples = [Sample(id=name, source="t", task="t") for name in ("a", "b", "a")]
+    assert write_samples(tmp_path / "order.parquet", samples, again=True) == 3
+    assert read_samples(tmp_path / "order.parquet") == samples
+    with pytest.raises(ValueError, match="two samples have the id a"):
+        write_samples(tmp_path / "set.parquet", samples)

@@ -318,14 +318,16 @@ def _show_result(root: Path) -> None:
     from open4ov.report.table import to_text
 
     report = root / "report"
-    called = sys.argv[0]
-    if (found := shutil.which("open4ov")) and Path(called).exists() and Path(found).samefile(called):
-        called = "open4ov"
+    called = [sys.argv[0]]
+    if (found := shutil.which("open4ov")) and Path(called[0]).exists() and Path(found).samefile(called[0]):
+        called = ["open4ov"]
+    elif Path(called[0]).name == "__main__.py":  # python -m open4ov, which torchrun starts
+        called = [sys.executable, "-m", "open4ov"]
     print(to_text(report / "table.json"))
     print(f"\nreport: {report / 'report.html'}\n\nask the model:")
     for example in json.loads((report / "examples" / "examples.json").read_text())[:3]:
         image = str(report / "examples" / example["image"])
-        print("  " + shlex.join([called, "ask", str(root), "--image", image, example["question"]]))
+        print("  " + shlex.join([*called, "ask", str(root), "--image", image, example["question"]]))
 
 
 def main() -> None:

@@ -151,12 +151,12 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_samples(path: Path, samples: Iterable[Sample]) -> int:
+def write_samples(path: Path, samples: Iterable[Sample], again: bool = False) -> int:
     """Writes a Parquet file of samples, in their order, and gives their number.
 
     The columns before `record` are for reading with other tools; `record` is the whole sample as JSON and the truth.
-    The same samples give the same bytes. Raises ValueError for a sample that JSON cannot hold (NaN, unknown types) or
-    whose id came before; nothing is written then.
+    The same samples give the same bytes. Raises ValueError for a sample that JSON cannot hold (NaN, unknown types), and
+    for one whose id came before, unless samples may come `again` (an order to train in); nothing is written then.
     """
     seen = Seen()
     written = 0
@@ -164,7 +164,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> int:
     with atomic(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         while chunk := list(islice(source, _ROWS)):
             for sample in chunk:
-                if not seen.add(sample.id):
+                if not again and not seen.add(sample.id):
                     raise ValueError(f"{path.name}: two samples have the id {sample.id}")
             writer.write_table(pa.Table.from_pylist([_row(sample) for sample in chunk], schema=_SCHEMA))
             written += len(chunk)

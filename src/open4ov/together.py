@@ -72,7 +72,8 @@ def run(
 
         def do(work: dict[str, Any]) -> None:
             module, _, name = work["function"].partition(":")
-            getattr(import_module(module), name)(world, recipe, held, **work["arguments"])
+            own = Recipe.model_validate(work["recipe"])
+            getattr(import_module(module), name)(world, own, held, **work["arguments"])
 
         follow(world, do)
     return False

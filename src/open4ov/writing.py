@@ -54,9 +54,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Removes what killed writers left half-written below `root`. Only while nobody else writes there."""
-    for path in root.rglob(f"{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+    """Removes what killed writers left half-written below `root`: files, and folders of checkpoints. Only while nobody
+    else writes there."""
+    for path in list(root.rglob(f"{TEMPORARY}*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -72,15 +72,22 @@ def prepared(processor: Processor, kind: str, frozen: bool) -> Qwen3VL:
 
 
 def trained(
-    model: Qwen3VL | Parallel, passes: list[Pass], kept: Callable[[Tensor], Tensor], rate: float = RATE
+    model: Qwen3VL | Parallel,
+    passes: list[Pass],
+    kept: Callable[[Tensor], Tensor],
+    rate: float = RATE,
+    calls: int = 1,
 ) -> Outcome:
+    """calls: of `accumulate` before each step of the optimizer, with a share of the passes each."""
+    parts = [passes[number::calls] for number in range(calls)]
     optimizer = training.adamw(model, rate, 0.01)
     for part in optimizer.parts:
         for group in part.param_groups:
             group["eps"] = 1e-6
     losses, norms, found = [], [], {}
     for step in range(2):
-        losses.append(summed(model, [sum(float(value) for value in accumulate(model, passes))])[0])
+        values = [float(value) for part in parts for value in accumulate(model, part)]
+        losses.append(summed(model, [sum(values)])[0])
         if step == 0:
             found = {n: kept(p.grad).clone() for n, p in model.named_parameters() if p.grad is not None}
         norms.append(training.step(model, optimizer, rate, 1.0))

@@ -29,7 +29,8 @@ where rounding decides on a part of the step: at 1e-3 one or two tensors then ha
 
 @dataclass(frozen=True)
 class Case:
-    """kind, what, frozen: as of `parity.Case`. borders: empty: cut by cost. passes: None: all that `what` has."""
+    """kind, what, frozen: as of `parity.Case`. borders: empty: cut by cost. passes: None: all that `what` has. calls:
+    of `accumulate` for each step of the optimizer."""
 
     sizes: dict[str, Any]
     kind: str = "dense"
@@ -39,6 +40,7 @@ class Case:
     layers: int = 4
     passes: int | None = None
     recompute: str = "none"
+    calls: int = 1
 
     def __str__(self) -> str:
         axes = "-".join(f"{name}{size}" for name, size in self.sizes.items() if isinstance(size, int))
@@ -100,7 +102,7 @@ def on_mesh(directory: Path, case: Case) -> Outcome:
     share = len(passes) // mesh.size("dp")
     own = passes[mesh.rank("dp") * share : (mesh.rank("dp") + 1) * share]
     model = Piped.laid(plain, mesh, options)
-    result = trained(model, own, whole, RATE)
+    result = trained(model, own, whole, RATE, case.calls)
     if mesh.rank("dp"):  # the passes scored differ
         result.scores = torch.zeros(0)
     _close(mesh)

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from open4ov.cli import app
 from open4ov.errors import UserError
 from open4ov.parallel import cluster
+from open4ov.recipe import load
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SIZES = {"qwen3-vl-8b": (1, 8), "qwen3-vl-30b-a3b": (8, 8)}
@@ -53,6 +56,85 @@ def test_the_script_starts_what_it_should(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert [line.split("-m open4ov ")[1].split()[0] for line in lines] == ["sft", "dpo"]
     assert all("--rdzv-endpoint=node7:29500" in line and f"--recipe {path} --out a run" in line for line in lines)
+
+
+SERVED = """rl:
+  rollout: {backend: served, url: ["http://a:1", "http://b:1", "http://c:1"], folder: FOLDER, key_env: ROLLOUT_KEY}
+"""
+
+
+def test_the_script_starts_servers_of_rollouts(tmp_path: Path) -> None:
+    """Run with commands that only print: three servers on two nodes of two GPUs behind the two that train, and RL asks
+    these, not the addresses of the recipe."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    told = 'echo "srun $* KEY=${OPEN4OV_API_KEYS:-} GPU=${CUDA_VISIBLE_DEVICES:-}"'
+    commands = {"srun": told, "scontrol": "printf 'node%s\\n' 1 2 3 4", "python3": 'echo "waits for $3"'}
+    for name, body in commands.items():
+        (bin_ / name).write_text(f"#!{shutil.which('bash')}\n{body}\n")
+        (bin_ / name).chmod(0o755)
+    weights = tmp_path / "my weights"
+    path = recipe(tmp_path, "dp_shard: 4", SERVED.replace("FOLDER", str(weights)))
+    text = made(path, tmp_path, "slurm", per_node=2)
+    assert "#SBATCH --nodes=4\n" in text
+    environment = {"PATH": f"{bin_}:/usr/bin:/bin", "SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node[1-4]"}
+    command = ["bash", str(tmp_path / "slurm.sh")]
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode
+    assert "ROLLOUT_KEY: set it to a key of your own" in refused.stderr
+    assert not refused.stdout
+    done = subprocess.run(
+        command, env={**environment, "ROLLOUT_KEY": "secret"}, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    servers = [line for line in lines if "open4ov rollout nano" in line]
+    for number, (at, port, card) in enumerate([(2, 8100, 0), (2, 8101, 1), (3, 8100, 0)]):
+        line = next(own for own in servers if f"--relative={at} " in own and f"--port {port} " in own)
+        assert line.endswith(f"KEY=secret GPU={card}"), number
+        assert f"--folder {weights} --host 0.0.0.0" in line
+    urls = ["http://node3:8100", "http://node3:8101", "http://node4:8100"]
+    assert [line for line in lines if line.startswith("waits")] == [f"waits for {url}" for url in urls]
+    trainings = [line for line in lines if "torchrun" in line]
+    assert [line.split("-m open4ov ")[1].split()[0] for line in trainings] == ["sft", "rl", "dpo"]
+    assert all("--nodes=2 --ntasks=2 --relative=0" in line for line in trainings)
+    assert [f"--set rl.rollout.url=[{','.join(urls)}]" in line for line in trainings] == [False, True, False]
+    assert not any("secret" in line for line in trainings)
+    assert weights.is_dir()
+
+
+def test_the_url_that_the_script_gives_is_one(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "dp_shard: 4", SERVED)
+    found = load(path, ["rl.rollout.url=[http://node3:8100,http://node4:8100]"])
+    assert found.rl.rollout.urls == ["http://node3:8100", "http://node4:8100"]
+
+
+def test_a_jobset_starts_servers_of_rollouts(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "dp_shard: 16", SERVED)
+    found = yaml.safe_load(made(path, tmp_path, "jobset"))
+    assert found["spec"]["successPolicy"] == {"operator": "All", "targetReplicatedJobs": ["train"]}
+    train, servers = (one["template"]["spec"] for one in found["spec"]["replicatedJobs"])
+    assert (train["completions"], servers["completions"]) == (2, 3)
+    container = servers["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    secret = {"secretKeyRef": {"name": "my-run-1-rollouts", "key": "key"}}
+    assert container["env"] == [{"name": "OPEN4OV_API_KEYS", "valueFrom": secret}]
+    trainer = train["template"]["spec"]["containers"][0]
+    assert {"name": "ROLLOUT_KEY", "valueFrom": secret} in trainer["env"]
+    for script in (container["args"][0], trainer["args"][0]):
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert "http://my-run-1-rollouts-0-$i.my-run-1:8100" in trainer["args"][0]
+    assert trainer["args"][0].count('--set "rl.rollout.url=[$URLS]"') == 1
+
+
+def test_servers_without_a_key_are_refused_and_vllm_is_left_to_the_reader(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "dp_shard: 8", SERVED.replace(", key_env: ROLLOUT_KEY", ""))
+    with pytest.raises(UserError, match=r"rl\.rollout\.key_env: is missing"):
+        made(path, tmp_path, "slurm")
+    path = recipe(tmp_path, "dp_shard: 8", SERVED.replace("served", "vllm"))
+    told = CliRunner().invoke(app, ["cluster", "--recipe", str(path), "--out", str(tmp_path)])
+    assert "note: start vLLM at http://a:1, http://b:1, http://c:1 before RL begins" in told.stderr
+    assert "# By hand: start vLLM at http://a:1" in (tmp_path / "slurm.sh").read_text()
+    assert "open4ov rollout" not in (tmp_path / "slurm.sh").read_text()
 
 
 @pytest.mark.parametrize("name", SIZES)

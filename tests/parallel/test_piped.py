@@ -93,6 +93,18 @@ def test_eight_processes(tiny_dir: Path, case: Case) -> None:
 
 
 @pytest.mark.slow
+def test_gradients_of_several_calls_before_a_step_add_up(tiny_dir: Path) -> None:
+    """Tied words, of which both copies have the sum after the first call, count once; FSDP adds to what it has."""
+    schedules = [
+        Case(sizes("1f1b"), "experts", "shared", calls=2),
+        Case(sizes("zbv"), "dense", "plain", calls=2),
+        Case(sizes("interleaved_zero_bubble"), "untied", frozen=True, calls=2),
+    ]
+    compare(tiny_dir, 2, schedules)
+    compare(tiny_dir, 4, [Case(sizes("1f1b", dp_shard=2), "dense", calls=2)])
+
+
+@pytest.mark.slow
 def test_recomputation(tiny_dir: Path) -> None:
     """A split backward pass works it out twice."""
     cases = [

@@ -243,6 +243,29 @@ def perturbed(directory: Path) -> str:
     return ""
 
 
+def in_half(directory: Path) -> list[Any]:
+    """Curves and weights of a training in bf16: by copies whose products' weights are bf16, and by float32 ones. What
+    the copies have, too."""
+    plain, held = spread.products, list[set[torch.dtype]]()
+    copied = spread.copied
+
+    def seen(*arguments: Any) -> Qwen3VL | None:
+        twin = copied(*arguments)
+        assert twin is not None
+        held.append({p.dtype for p in twin.parameters()})
+        return twin
+
+    spread.copied = seen
+    found: list[Any] = []
+    try:
+        for names in (plain, lambda _: []):
+            spread.products = names
+            found.append(online_run(directory, {"dp_shard": 2}, None, None, precision="bf16")[:2])
+    finally:
+        spread.products, spread.copied = plain, copied
+    return [*found, held]
+
+
 def stage_run(root: Path, stage: str, crew: Crew | None = None, **sections: Any) -> StageRun:
     """On a pool, a model and general samples that lie in `root`."""
     inputs = {"sft_preference": root / "sft", "data": root / "data", "rl_pool": root / "pool"}

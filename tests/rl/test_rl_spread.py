@@ -15,6 +15,7 @@ from spread_rl import (
     all_computed,
     all_online,
     computed,
+    in_half,
     online_run,
     perturbed,
     preference_pairs,
@@ -169,3 +170,12 @@ def test_the_stages_call_the_other_processes(tiny_dir: Path, tmp_path: Path) -> 
     other = Qwen3VL.from_pretrained(tmp_path / "dpo" / "model").state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(other[name], value, atol=3e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_copies_in_bf16_generate_as_those_in_float32(tiny_dir: Path) -> None:
+    for (curve, weights), (other, others), held in world.run(in_half, 2, tiny_dir, timeout=600):
+        assert held == [{torch.float32, torch.bfloat16}, {torch.float32}]
+        assert curve == other
+        assert all(torch.equal(weights[name], others[name]) for name in others)

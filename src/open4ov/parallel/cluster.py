@@ -1,6 +1,8 @@
 """The files that start a recipe on a cluster: a Slurm script, a Kubernetes JobSet, a RayCluster.
 
-Nodes and GPUs are counted from the recipe's mesh, so that the three cannot disagree with it.
+Nodes and GPUs are counted from the recipe's mesh, so that the three cannot disagree with it. Where the recipe has
+rollouts of our servers by address, Slurm script and JobSet start as many as it has addresses, each on a GPU of its own
+on nodes of their own, and put their true addresses in the place of the recipe's.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -26,6 +29,22 @@ CPUS = 8
 """Cores for each GPU, data threads among them: an assumption"""
 RESTARTS = 3
 """Of all processes, after one has died; each goes on from the last checkpoint"""
+
+ROLLOUT_PORT = 8100
+"""Of the first server of rollouts on a node; the next ones have the ports behind it"""
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Of rollouts. key: the environment variable that the trainer has their key in; folder: of the trainer's weights,
+    served: as the servers name it. Texts are quoted for a shell."""
+
+    count: int
+    nodes: int
+    model: str
+    key: str
+    folder: str
+    served: str
 
 
 def render(
@@ -56,6 +75,7 @@ def render(
             f"parallel.tp: {mesh.tp} is more than the {per_node} devices of a node; lower it, or raise --node"
         )
     here = min(world, per_node)
+    servers = None if kind == "raycluster" else servers_of(chosen, per_node)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -75,6 +95,10 @@ def render(
         restarts=RESTARTS,
         image=image,
         commands=commands(chosen),
+        servers=servers,
+        rollout_port=ROLLOUT_PORT,
+        devices=per_node,
+        by_hand=by_hand(chosen),
         overrides="".join(f" --set {shlex.quote(one)}" for one in overrides),
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -89,6 +113,39 @@ def render(
 def commands(recipe: Recipe) -> list[str]:
     """The trainings of a recipe, in their order: each is a torchrun of its own."""
     return ["sft", *(["rl"] if recipe.rl.steps else []), *(["dpo"] if recipe.dpo.pairs else [])]
+
+
+def servers_of(recipe: Recipe, per_node: int) -> Servers | None:
+    """The servers of our engine that the recipe's RL asks; None where it asks none. Raises UserError where they would
+    answer everybody."""
+    rollout = recipe.rl.rollout
+    if not recipe.rl.steps or rollout.backend != "served":
+        return None
+    if rollout.key_env is None:
+        raise UserError(
+            "rl.rollout.key_env: is missing: servers on other nodes are open to who can reach them, and whoever asks "
+            "can change their weights; name the environment variable that holds their key"
+        )
+    count, folder = len(rollout.urls), rollout.folder or ""
+    return Servers(
+        count,
+        -(-count // per_node),
+        shlex.quote(str(recipe.model)),
+        rollout.key_env,
+        shlex.quote(folder),
+        shlex.quote(rollout.served_folder or folder),
+    )
+
+
+def by_hand(recipe: Recipe) -> str:
+    """What somebody has to start before the training comes to RL; "" where it is nothing."""
+    rollout = recipe.rl.rollout
+    if not recipe.rl.steps or rollout.backend != "vllm" or not rollout.urls:
+        return ""
+    return (
+        f"start vLLM at {', '.join(rollout.urls)} before RL begins (`open4ov vllm-plan DIR --rollout` prints the "
+        "command; it has an environment of its own): these files do not"
+    )
 
 
 def label(name: str) -> str:

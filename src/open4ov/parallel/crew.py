@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from open4ov.parallel.launch import World
+from open4ov.recipe import Recipe
 
 EVERY = 0.1
 """Seconds between two looks for the next call"""
@@ -25,6 +26,12 @@ class Crew:
 
     world: World
     calls: int = 0
+
+    def ask(self, function: str, recipe: Recipe, arguments: dict[str, Any]) -> None:
+        """Every other rank calls `package.module:function` now, by this recipe: in a later round of several it is not
+        the one that the ranks were started with."""
+        told = recipe.model_dump(mode="json", exclude_unset=True)
+        self.call({"function": function, "recipe": told, "arguments": arguments})
 
     def call(self, work: dict[str, Any]) -> None:
         """Every other rank's `follow` does this now. `work` is what JSON can hold."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.pipelining import (
     PipelineStage,
     Schedule1F1B,
@@ -87,8 +87,8 @@ class Pipeline:
         self.twins = Twins(stages, group, 0, self.last)
 
     def run(self, work: Work) -> list[Tensor]:
-        """All microbatches forward and backward, gradients added up -> on every rank their values, detached, what the
-        stages have added counted in.
+        """All microbatches forward and backward, gradients added to those that are there -> on every rank the
+        microbatches' values, detached, what the stages have added counted in.
 
         Raises UserError where a stage's own computation does, and when another rank has failed or does not come.
         """
@@ -104,13 +104,14 @@ class Pipeline:
         given = pieces[0] if name in ("gpipe", "1f1b") else pieces
         schedule = SCHEDULES[name](given, count, value, scale_grads=False)
         numbers = torch.arange(count)
-        self.twins.part()
+        before = self._put_aside()
         try:
             with _without_dumps():
                 schedule.step(target=numbers, return_outputs=False, number=numbers)
         except Exception as error:
             raise self._told(error) from error
         self.twins.add_up()
+        _add(before)
         return self._values(work, pieces, values)
 
     @torch.no_grad()
@@ -167,6 +168,14 @@ class Pipeline:
         tokens = [size for size, _ in sizes]
         return [_Piece(stage, index, self, wire, work, tokens) for index, stage in self.stages.items()]
 
+    def _put_aside(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """The gradients that are there already, which are taken away: PyTorch drops those of FSDP's modules when a
+        schedule begins, and tied words have theirs added up."""
+        found = [(p, p.grad) for stage in self.stages.values() for p in stage.parameters() if p.grad is not None]
+        for parameter, _ in found:
+            parameter.grad = None
+        return found
+
     def _values(self, work: Work, pieces: Sequence[_Piece], values: Tensor) -> list[Tensor]:
         """With what all stages have added, on every rank."""
         for piece in pieces:
@@ -175,7 +184,7 @@ class Pipeline:
         dist.all_reduce(values, group=self.group)
         return list(values[: work.count].unbind())
 
-    def _tower(self) -> list[torch.nn.Parameter]:
+    def _tower(self) -> list[nn.Parameter]:
         return [p for stage in self.stages.values() if stage.vision is not None for p in stage.vision.parameters()]
 
     def _shared(self, flag: bool) -> bool:
@@ -197,6 +206,12 @@ class Pipeline:
                 f"than parallel.timeout allows; its own message says why ({str(error).strip().splitlines()[0]})"
             )
         return error
+
+
+@torch.no_grad()
+def _add(before: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    for parameter, gradient in before:
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 @contextmanager

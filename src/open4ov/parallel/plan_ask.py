@@ -111,7 +111,8 @@ def of_recipe(path: Path, overrides: Sequence[str], asked: Asked) -> RecipePlans
         own = rl.rollout.backend == "own"
         rows = rl.rollout.batch if own else rl.rollout.concurrency * rl.group
         responses = rl.prompts * rl.group
-        generated = rollouts(config, responses, prompt, length, world, asked.device(), rows, own)
+        half = jobs["rl"].engine_half and world > 1
+        generated = rollouts(config, responses, prompt, length, world, asked.device(), rows, own, half)
     return RecipePlans(plans, (*([note] if note else []), *notes), generated, recipe.rl.minibatches)
 
 
@@ -158,7 +159,7 @@ def jobs_of(recipe: Recipe, name: str, config: Config, asked: Asked) -> tuple[di
         work = Work((prompt, *[response] * fitting), ((1, *side),), fitting * response, prompt * fitting * response)
         jobs["rl"] = replace(
             base, kind="rl", work=work, packs=asked.packs or max(1, round(share)), frozen_vision=rl.freeze_vision,
-            held_vision=rl.freeze_vision, half=rl.precision != "fp32", **_engine(rl.rollout),
+            held_vision=rl.freeze_vision, half=rl.precision != "fp32", **_engine(rl.rollout, rl.precision != "fp32"),
         )  # fmt: skip
         notes.append(
             f"rl: responses are taken to be half of rl.max_tokens ({response} tokens), prompts {prompt}, no group dead"
@@ -176,12 +177,13 @@ def jobs_of(recipe: Recipe, name: str, config: Config, asked: Asked) -> tuple[di
     return jobs, notes
 
 
-def _engine(rollout: RolloutSection) -> dict[str, Any]:
-    """What the plan must know of who generates."""
+def _engine(rollout: RolloutSection, half: bool) -> dict[str, Any]:
+    """What the plan must know of who generates. half: products are in bf16."""
     if rollout.backend != "own":
         return {"engine": "other"}
     copies = int(rollout.ahead or rollout.weights != "same")
-    return {"copies": copies, "cached": rollout.kv_tokens if rollout.ahead or not rollout.offload else 0}
+    kept = rollout.kv_tokens if rollout.ahead or not rollout.offload else 0
+    return {"copies": copies, "cached": kept, "engine_half": half and rollout.weights == "same"}
 
 
 def checked(plans: Iterable[Plan]) -> list[Checked]:

@@ -1,7 +1,7 @@
 """Whole models beside the parts that are trained: the rollout engine's, and the first process's own before and after.
 
-Both are float32, as `Qwen3VL.from_pretrained` gives them (`rl/generation/spread.py`, `sft/spread.py`,
-`stages/spread.py`). Everything is bytes.
+Both are float32, as `Qwen3VL.from_pretrained` gives them (`sft/spread.py`, `stages/spread.py`), but for what an engine
+that computes in bf16 reads by products only (`rl/generation/spread.py`). Everything is bytes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,32 @@ from open4ov.model.config import Config
 
 from .mesh import Mesh
 from .plan_activations import Sizes
-from .plan_shapes import Piece, held
+from .plan_shapes import Held, Piece, held
 from .plan_spread import Setup
 
-FLOAT32 = 4
+FLOAT32, HALF = 4, 2
 
 
 @lru_cache(maxsize=64)
-def whole(config: Config, tower: bool = True) -> int:
-    """The model in one process."""
+def whole(config: Config, tower: bool = True, half: bool = False) -> int:
+    """The model in one process. half: the decoder's products are bf16."""
     layers = tuple(range(config.text.num_hidden_layers))
     parameters = held(config, Mesh(), Piece(layers, True, True), 0, False)
-    return sum(one.count for one in parameters if tower or not one.name.startswith("vision.")) * FLOAT32
+    return sum(
+        one.count * (HALF if half and _product(one) else FLOAT32)
+        for one in parameters
+        if tower or not one.name.startswith("vision.")
+    )
+
+
+def _product(one: Held) -> bool:
+    """As `products` of `rl/generation/spread.py` has it; a test compares the two."""
+    return one.name == "head.weight" or (one.name.startswith("text.layers.") and len(one.shape) > 1)
 
 
 def engine(setup: Setup, rank: int) -> int:
     """What the rollout engine keeps on a rank of the pipeline while the policy is updated: on many processes the whole
-    weights (a frozen tower is the policy's own), once more where it generates ahead or quantised (counted in float32,
+    weights (a frozen tower is the policy's own), once more where it generates ahead or quantised (counted as the first,
     which is more than the latter has), and its keys and values where they are not given up. What is sent to others
     (servers, vLLM) lies on the first process alone."""
     job = setup.job
@@ -39,7 +48,7 @@ def engine(setup: Setup, rank: int) -> int:
     tower = not (job.frozen_vision and setup.piece(rank).begins)
     text = job.config.text
     each = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * setup.spread.width
-    return copies * whole(job.config, tower) + job.cached * each
+    return copies * whole(job.config, tower, job.engine_half) + job.cached * each
 
 
 def alone(setup: Setup, rank: int, kept: int) -> Sizes:

@@ -85,6 +85,8 @@ class Job:
     """tokens of the busiest rank of experts, over the mean"""
     engine: Literal["own", "other"] = "own"
     """of RL: who generates, on the GPUs that train"""
+    engine_half: bool = False
+    """its weights that are read by products only are bf16"""
     copies: int = 0
     """of the weights that the engine has beyond the one that it needs on many processes"""
     cached: int = 0

@@ -20,7 +20,7 @@ NAMES = {
     "working": "working memory of a block or of the logits",
     "unsharded": "FSDP's gathered blocks",
     "buffers": "buffers of collectives",
-    "rollouts": "rollout engine's whole weights (float32)",
+    "rollouts": "rollout engine's whole weights",
     "whole": "whole model on the first process (float32)",
     "training": "weights and moments of the training",
     "allocator": "lost by the allocator (assumed)",

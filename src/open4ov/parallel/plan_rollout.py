@@ -35,10 +35,19 @@ class Rollouts:
 
 
 def rollouts(
-    config: Config, responses: int, prompt: int, length: int, devices: int, hardware: Hardware, rows: int, own: bool
+    config: Config,
+    responses: int,
+    prompt: int,
+    length: int,
+    devices: int,
+    hardware: Hardware,
+    rows: int,
+    own: bool,
+    half: bool = False,
 ) -> Rollouts:
     """`responses` of `length` tokens each to prompts of `prompt` tokens, on `devices` engines of one device each, with
-    `rows` under way on each. own: this project's engine, whose weights are float32."""
+    `rows` under way on each. own: this project's engine; half: its weights are bf16, as a server's
+    are, and not float32."""
     text = config.text
     attention = text.hidden_size * text.head_dim * (2 * text.num_attention_heads + 2 * text.num_key_value_heads)
     weights = float(text.vocab_size * text.hidden_size)
@@ -50,7 +59,7 @@ def rollouts(
         else:
             weights += 3 * text.hidden_size * text.intermediate_size
     cached = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
-    read = (4 if own else 2) * weights + 2 * rows * (prompt + length / 2) * cached
+    read = (4 if own and not half else 2) * weights + 2 * rows * (prompt + length / 2) * cached
     memory = read / (hardware.bandwidth * 1e9 * BANDWIDTH)
     host = text.num_hidden_layers * HOST if own else 0.0
     step = max(memory, host)

@@ -26,12 +26,6 @@ class Twins:
         self.embed = next((p for stage, p in found if stage.begins), None)
         self.group, self.first, self.last = group, first, last
 
-    def part(self) -> None:
-        """To be called before gradients are computed: those that are there already have been added up, and count
-        once."""
-        if self.head is not None:
-            self.head.grad = None
-
     @torch.no_grad()
     def add_up(self) -> None:
         """Both copies get the sum of their gradients."""

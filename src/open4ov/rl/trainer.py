@@ -235,7 +235,7 @@ def _generating(
         return pictures, build(model, pictures)
     from open4ov.rl.generation import spread  # brings much in
 
-    twin = spread.copied(model, section.rollout)
+    twin = spread.copied(model, section.rollout, half)
     pictures = held_pictures(twin or spread.seeing(model), processor, section, len(state.pool), replayed)
     return pictures, spread.SpreadGenerator(
         model, twin, pictures, lambda own: build(own, pictures), section.rollout, state.version

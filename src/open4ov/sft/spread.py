@@ -105,7 +105,7 @@ class Leader:
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{self.calls}.parquet", folder / f"{self.calls}-validation.parquet"
         for path, own in zip(paths, (samples, validation), strict=True):
-            write_samples(path, own)
+            write_samples(path, own, again=True)  # of several epochs
         arguments = {
             "task": asdict(self.task),
             "begins": self.training is None,
@@ -113,7 +113,7 @@ class Leader:
             "validation": str(paths[1]),
             "total_tokens": total_tokens,
         }
-        self.crew.call({"function": JOIN, "arguments": arguments})
+        self.crew.ask(JOIN, self.recipe, arguments)
         _alike(self.crew.world, self.task, self.training is None, *map(str, paths))
         if self.training is None:
             self.training = Training(self.crew.world, self.recipe, self.task, self.encoder)

@@ -53,7 +53,7 @@ def online(
         "scratch": str(run.scratch),
         "seed": run.seed,
     }
-    run.crew.call({"function": "open4ov.stages.spread:join_online", "arguments": arguments})
+    run.crew.ask("open4ov.stages.spread:join_online", run.recipe, arguments)
     result, model = _online(
         run.crew.world,
         run.recipe,
@@ -130,7 +130,7 @@ def preferences(
         "scratch": str(run.scratch),
         "seed": run.seed,
     }
-    run.crew.call({"function": "open4ov.stages.spread:join_preferences", "arguments": arguments})
+    run.crew.ask("open4ov.stages.spread:join_preferences", run.recipe, arguments)
     result, model = _preferences(
         run.crew.world,
         run.recipe,

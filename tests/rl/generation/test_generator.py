@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from tiny import moe_config, tiny_config
 from vllm_like import asking, shaken
 
 from open4ov import training
@@ -16,7 +18,7 @@ from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe_rl_rollout import RolloutSection
 from open4ov.rl import importance
-from open4ov.rl.generation import generator
+from open4ov.rl.generation import generator, spread
 from open4ov.rl.generation.offload import Away, Phases
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import encoded_prompts
@@ -198,3 +200,27 @@ def test_the_optimizers_state_is_elsewhere_meanwhile(parts: tuple[Qwen3VL, Proce
     stepped(model, optimizer, 0)
     Away(optimizer, "meta").__enter__()
     assert {v.device.type for held in optimizer.state.values() for v in held.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("config", [tiny_config, moe_config])
+def test_products_weights_in_what_is_computed_in_change_no_bit(tiny_dir: Path, config: Any, tie: bool) -> None:
+    """What processes generate with; also after an update."""
+    processor, half = Processor.from_pretrained(tiny_dir), torch.bfloat16
+    model, twin = (Qwen3VL(config(processor, tie), seed=2) for _ in range(2))
+    names = spread.products(twin)
+    for name, parameter in twin.named_parameters():
+        parameter.requires_grad_(False)
+        parameter.data = parameter.data.to(half if name in names else parameter.dtype)
+    assert ("head.weight" in names) == (not tie)
+    assert sum(twin.get_parameter(name).numel() for name in names) > sum(p.numel() for p in twin.text.parameters()) / 2
+    engine, other = Engine(model, processor, autocast=half), Engine(twin, processor, autocast=half)
+    requests = asking(4, PICTURE, temperature=0.8)
+    for _ in range(2):
+        wanted, found = engine.generate(requests), other.generate(requests)
+        assert tokens(found) == tokens(wanted)
+        assert said(found).equal(said(wanted))
+        shaken(model)
+        engine.update_weights()
+        twin.load_state_dict(model.state_dict())
+        other.update_weights()

@@ -6,7 +6,8 @@ and vLLM are asked by the first process alone, which writes the gathered weights
 weights are gathered; each response says by which version of them it is, and all processes must have the same.
 
 Memory: a copy of the weights on every process (with servers or vLLM, on the first one), two where it generates ahead or
-quantised.
+quantised. Our engine that computes in bf16 has in it what it would make of the products' weights anyway: half the bytes
+to hold, and to read for every token.
 """
 
 from __future__ import annotations
@@ -64,14 +65,17 @@ def seeing(model: Parallel) -> Qwen3VL:
     return cast(Qwen3VL, Tower.of(model))
 
 
-def copied(model: Parallel, section: RolloutSection) -> Qwen3VL | None:
+def copied(model: Parallel, section: RolloutSection, half: torch.dtype | None = None) -> Qwen3VL | None:
     """The whole model for this process to generate with; None where it does not. A frozen tower is the policy's own,
-    where this process has it. All processes call it."""
+    where this process has it. half: what our engine computes in instead of the weights' type. All processes call it."""
     twin = model.to_plain(everywhere=section.backend == "own")
     if twin is None:
         return None
-    for parameter in twin.parameters():  # what one process has whole may be the policy's very tensor
-        parameter.data = parameter.data.to(model.device, copy=True)
+    kinds: dict[str, torch.dtype] = {}
+    if half is not None and section.backend == "own" and section.weights == "same":
+        kinds = dict.fromkeys(products(twin), half)
+    for name, parameter in twin.named_parameters():  # what one process has whole may be the policy's very tensor
+        parameter.data = parameter.data.to(model.device, kinds.get(name, parameter.dtype), copy=True)
     trained = any(parameter.requires_grad for parameter in model.vision_parameters())
     own = model.stages[0].vision
     if own is not None and not trained:
@@ -79,6 +83,13 @@ def copied(model: Parallel, section: RolloutSection) -> Qwen3VL | None:
     for parameter in twin.vision_parameters():
         parameter.requires_grad_(trained)
     return twin
+
+
+def products(model: Qwen3VL) -> list[str]:
+    """The decoder's parameters that are read by products only, of which autocast computes in its own type: in that type
+    they give the same bits. Not the words, which are looked up, nor norms."""
+    found = [f"text.layers.{name}" for name, p in model.text.layers.named_parameters() if p.dim() > 1]
+    return found if model.head is None else [*found, "head.weight"]
 
 
 class SpreadGenerator:
