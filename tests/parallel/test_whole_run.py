@@ -33,7 +33,7 @@ def folder(tmp_path: Path, tiny_dir: Path) -> Path:
 
 def ended(process: subprocess.Popen[str]) -> str:
     """What a process that ended well has said."""
-    said, told = process.communicate(timeout=600)
+    said, told = process.communicate(timeout=1200)
     assert process.returncode == 0, told
     return said
 
@@ -74,7 +74,7 @@ def test_a_run_on_two_processes_that_is_killed_twice_ends_as_on_one(folder: Path
     scratch = folder / "two" / ".work" / "sft_ability.scratch"
     killed = start(folder, "two")
     kill_rank(killed, 1, lambda: [*scratch.glob("checkpoints/step-*")])
-    assert killed.communicate(timeout=300)[0] == ""
+    assert killed.communicate(timeout=600)[0] == ""
     assert killed.returncode, "a rank was killed in a stage of SFT"
     before = finished(folder / "two")
     assert "sft_knowledge" in before
@@ -83,7 +83,7 @@ def test_a_run_on_two_processes_that_is_killed_twice_ends_as_on_one(folder: Path
     at = folder / "kill"
     at.write_text("11")  # of the eight rewards a step that each process computes
     killed = start(folder, "two", **{KILL: str(at)})
-    _, told = killed.communicate(timeout=300)
+    _, told = killed.communicate(timeout=600)
     assert killed.returncode, "a rank was killed in RL"
     assert not at.exists(), told
     assert [*folder.glob("two/.work/rl.scratch/checkpoints/*")]
@@ -102,7 +102,7 @@ def test_rounds_on_two_processes_end_as_on_one(folder: Path) -> None:
     second = folder / "two" / "round-2"
     killed = start(folder, "two", "--iterations", "2")
     kill_rank(killed, 1, lambda: [*second.glob(".work/sft_ability.scratch/checkpoints/step-*")])
-    killed.communicate(timeout=300)
+    killed.communicate(timeout=600)
     assert killed.returncode
     assert "sft_ability" not in finished(second)
     ended(start(folder, "two", "--iterations", "2"))

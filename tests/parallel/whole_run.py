@@ -17,7 +17,7 @@ from open4ov.sample import Sample
 RECIPE = """name: tiny
 threads: 1
 images: {per_symbol: 1, general_count: 40}
-parallel: {dp_shard: 2, timeout: 120}
+parallel: {dp_shard: 2, timeout: 600}
 admission:
   mastery: {rollouts: 2, samples: 8}
 sft:
@@ -97,7 +97,7 @@ def start(folder: Path, out: str, *options: str, processes: int = 2, **environme
 
 def kill_rank(torchrun: subprocess.Popen[str], rank: int, when: Callable[[], object]) -> None:
     """Kills the process of a rank once `when` holds."""
-    until = time.monotonic() + 300
+    until = time.monotonic() + 600
     while not when():
         assert torchrun.poll() is None, torchrun.communicate()[1]
         assert time.monotonic() < until, "waited in vain"

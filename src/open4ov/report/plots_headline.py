@@ -19,13 +19,17 @@ FEWEST = 3
 def radar(table: Mapping[str, Any], only: frozenset[int] | None = None) -> Drawing | None:
     """Suites in percent, the rim is 100. `only`: places of the models to draw, all if None. None for too few suites.
 
-    A suite that one of the models was not asked is not drawn: a line over a gap would lie.
+    A suite that one of the models was not asked is not drawn: a line over a gap would lie. Nor is one of which less is
+    better: outwards is better on all spokes.
     """
     places = [place for place in range(len(table["models"])) if only is None or place in only]
     rows = [
         row
         for row in table["rows"]
-        if row["unit"] == "share" and not row["group"] and all(row["cells"][place] for place in places)
+        if row["unit"] == "share"
+        and row["better"] == "higher"
+        and not row["group"]
+        and all(row["cells"][place] for place in places)
     ]
     if len(rows) < FEWEST or not places:
         return None
@@ -48,9 +52,11 @@ def radar(table: Mapping[str, Any], only: frozenset[int] | None = None) -> Drawi
         axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100"], fontsize=7, alpha=0.7)
         axes.set_rlabel_position(180 / len(rows))
         axes.set_xticks(angles, ["" for _ in rows])
-        for angle, row in zip(angles, rows, strict=True):
+        for place, (angle, row) in enumerate(zip(angles, rows, strict=True)):
             side = "center" if abs(math.sin(angle)) < 0.2 else "left" if math.sin(angle) > 0 else "right"
-            axes.text(angle, 107, row["title"].replace(", ", ",\n"), ha=side, va="center", fontsize=8)
+            further = place % 2 and math.cos(angle) < -0.8  # at the foot neighbours' words would touch
+            title = row["title"].replace(", ", ",\n")
+            axes.text(angle, 123 if further else 108, title, ha=side, va="center", fontsize=8)
         axes.spines["polar"].set_color(INK)
         axes.spines["polar"].set_alpha(0.25)
         legend_above(axes)
