@@ -189,6 +189,25 @@ def test_new_weights_change_the_answer(parts: tuple[Qwen3VL, Processor]) -> None
     assert after.token_ids == Engine(*parts).generate([request])[0][0].token_ids
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_new_weights_are_computed_with_inside_one_context_too(parts: tuple[Qwen3VL, Processor], told: bool) -> None:
+    """Autocast holds what it has cast of the old ones."""
+    model, processor = Qwen3VL(parts[0].config, seed=9), parts[1]
+    engine = Engine(model, processor, autocast=torch.bfloat16)
+    request = Request([user("red")], max_tokens=4)
+    with engine.precision():
+        before = engine.generate([request])
+        with torch.no_grad():
+            for parameter in model.text.parameters():
+                parameter.mul_(1.5)
+        if told:
+            engine.update_weights()
+        after = engine.generate([request])
+    fresh = Engine(model, processor, autocast=torch.bfloat16).generate([request])
+    assert after[0][0].log_probs == fresh[0][0].log_probs
+    assert after[0][0].log_probs != before[0][0].log_probs
+
+
 def test_small_token_limit_still_answers_everything(parts: tuple[Qwen3VL, Processor], engine: Engine) -> None:
     requests = mixed_requests(n=2)
     narrow = Engine(*parts, max_batch=3, kv_tokens=96, block_size=4)

@@ -21,7 +21,7 @@ from open4ov.parallel.plan_job import Job, Work, model_of
 from open4ov.parallel.plan_spread import Setup
 from open4ov.recipe import load
 from open4ov.recipe_parallel import ParallelSection
-from open4ov.rl.generation.spread import products
+from open4ov.rl.generation.generator import products
 
 H100 = plan_hardware.find("h100")
 RECIPES = Path(__file__).parents[2] / "recipes"

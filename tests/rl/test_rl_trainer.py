@@ -12,6 +12,7 @@ import pytest
 import torch
 from online import train
 
+from open4ov import training
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 from open4ov.recipe import load
@@ -58,6 +59,22 @@ def test_groups_without_advantage_change_nothing(tiny_dir: Path) -> None:
     model, result = train(tiny_dir, reward="online:never", steps=2)
     assert [(p["dead"], p["updates"]) for p in result.curve] == [(1.0, 0)] * 2
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("rollout", "told"),
+    [
+        ({}, r"step 2: the responses' log-probabilities are no numbers.*tasks of this batch: t4"),
+        ({"tis": "always"}, r"step 2: the responses' log-probabilities are no numbers"),
+        ({"ahead": True}, r"step 2: the sum of the responses' log-probabilities is nan: lower rl\.learning_rate"),
+    ],
+)
+def test_a_policy_that_came_apart_ends_the_run_also_where_no_group_is_alive(
+    tiny_dir: Path, rollout: dict[str, Any], told: str
+) -> None:
+    options: dict[str, Any] = {"steps": 4, "minibatches": 1, "reward": "online:odd", "rollout": rollout}
+    with pytest.raises(training.Diverged, match=told):
+        train(tiny_dir, learning_rate=1e30, **options)
 
 
 def test_the_first_minibatch_is_on_policy(tiny_dir: Path) -> None:

@@ -318,6 +318,7 @@ class Engine:
 
     def _begin_anew(self) -> None:
         """Weights or the processor's options are others: what is held is of no use."""
+        torch.clear_autocast_cache()  # else what autocast has cast serves until the caller's context ends
         for one in list(self._rows.sequences):
             self._rows.leave(one)
         self.scheduler.forget(self._root())

@@ -4,10 +4,12 @@ by the same command.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from open4ov import training
+from open4ov.engine import Completion
 from open4ov.errors import UserError
 from open4ov.recipe import RlSection
 from open4ov.rl.rollout import Group
@@ -42,3 +44,11 @@ def diverged(reason: training.Diverged, step: int, names: Sequence[str], checkpo
     return training.Diverged(
         f"step {step}: {reason}, or look at the tasks of this batch: {', '.join(names[:SHOWN])}{more}{rest}"
     )
+
+
+def broken(responses: Sequence[Sequence[Completion]]) -> training.Diverged | None:
+    """Whether a policy has come apart, by what it says: then log-probabilities are no numbers, every group may be dead,
+    and no loss would tell."""
+    if any(math.isnan(value) for own in responses for response in own for value in response.log_probs):
+        return training.Diverged("the responses' log-probabilities are no numbers: lower rl.learning_rate")
+    return None

@@ -150,6 +150,8 @@ class _Online:
             self.pictures.clear()
         with clock("rollout"), self.phases.generation():
             tasks, responses = self._rolled_out(step)
+        if reason := stops.broken(responses):
+            raise stops.diverged(reason, step + 1, [task.sample.id for task in tasks], self.keeper.folder)
         with clock("reward"):
             self.groups, unsaid = self.judge.shared(self.model, tasks, responses, phase)
             state.no_verdict += unsaid

@@ -227,6 +227,7 @@ class Updater:
         are of another one."""
         if not self.weighed and self.watched is None:
             return None, None
+        self._checked(float(old.sum()), "sum of the responses' log-probabilities")
         cap = self.section.rollout.tis_cap
         found = importance.statistics(old, part.rollout_logp, part.shared.response, part.responses, cap)
         return found, importance.weights(old, part.rollout_logp, cap) if self.weighed else None

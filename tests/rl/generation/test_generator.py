@@ -18,7 +18,7 @@ from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe_rl_rollout import RolloutSection
 from open4ov.rl import importance
-from open4ov.rl.generation import generator, spread
+from open4ov.rl.generation import generator
 from open4ov.rl.generation.offload import Away, Phases
 from open4ov.rl.prefix import SharedPrefix, log_probs
 from open4ov.rl.rollout import encoded_prompts
@@ -208,7 +208,7 @@ def test_products_weights_in_what_is_computed_in_change_no_bit(tiny_dir: Path, c
     """What processes generate with; also after an update."""
     processor, half = Processor.from_pretrained(tiny_dir), torch.bfloat16
     model, twin = (Qwen3VL(config(processor, tie), seed=2) for _ in range(2))
-    names = spread.products(twin)
+    names = generator.products(twin)
     for name, parameter in twin.named_parameters():
         parameter.requires_grad_(False)
         parameter.data = parameter.data.to(half if name in names else parameter.dtype)
@@ -224,3 +224,26 @@ def test_products_weights_in_what_is_computed_in_change_no_bit(tiny_dir: Path, c
         engine.update_weights()
         twin.load_state_dict(model.state_dict())
         other.update_weights()
+
+
+@pytest.mark.parametrize("config", [tiny_config, moe_config])
+def test_a_copy_holds_what_it_computes_with_and_says_the_same(tiny_dir: Path, config: Any) -> None:
+    """One step ahead in bf16, before and after an update."""
+    processor, half = Processor.from_pretrained(tiny_dir), torch.bfloat16
+    model = Qwen3VL(config(processor), seed=2)
+    training.freeze_vision(model)
+    engine = Engine(model, processor, autocast=half)
+    ahead = generator.build(model, processor, section(ahead=True), autocast=half)
+    assert isinstance(ahead, generator.CopyGenerator)
+    twin = ahead.engine.model
+    requests = asking(4, PICTURE, temperature=0.8)
+    for _ in range(2):
+        held = {name: p.dtype for name, p in twin.named_parameters() if p.dtype != torch.float32}
+        assert held == dict.fromkeys(generator.products(twin), half)
+        wanted, found = engine.generate(requests), ahead.generate(requests)
+        assert tokens(found) == tokens(wanted)
+        assert said(found).equal(said(wanted))
+        shaken(model)
+        engine.update_weights()
+        ahead.update_weights()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

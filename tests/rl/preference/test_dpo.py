@@ -317,6 +317,17 @@ def test_validation_shares_no_picture_with_training() -> None:
     assert watch.apart(pairs, 0, seed=1)[1] == []
 
 
+def test_pairs_about_one_picture_are_trained_on_all_the_same() -> None:
+    def about(*counts: int) -> list[Sample]:
+        shown = [f"i{place}" for place, count in enumerate(counts) for _ in range(count)]
+        return [pair(number, "red", "blue").model_copy(update={"images": [name]}) for number, name in enumerate(shown)]
+
+    assert [len(side) for side in watch.apart(about(40), 2, 0)] == [40, 0]
+    for seed in range(5):
+        assert [len(side) for side in watch.apart(about(37, 3), 2, seed)] == [37, 3]
+        assert [len(side) for side in watch.apart(about(30, 2, 8), 3, seed)] == [38, 2]
+
+
 def test_what_few_pairs_do_not_suffice_for_is_said(bench: Bench) -> None:
     assert bench.train()[2] == []
     fit, _, said = bench.train(PAIRS[:4])
@@ -325,3 +336,6 @@ def test_what_few_pairs_do_not_suffice_for_is_said(bench: Bench) -> None:
         "dpo.batch: a step takes 5 pairs, and all to train on are 4",
         "dpo.validation.pairs: 0 of 4 pairs are kept apart, not the 2 asked for: of few pairs it is a tenth at most",
     ]
+    fit, _, said = bench.train([pair(number, "red", "red") for number in range(4)])
+    assert fit.curve == []
+    assert said == ["there is no pair to train on: the model stays as it is"]

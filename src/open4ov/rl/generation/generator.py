@@ -146,6 +146,8 @@ class CopyGenerator(OwnGenerator):
         twin = copied(model)
         if kind is not None:
             quantize(twin, kind)
+        if sizes is not None and sizes.autocast is not None:
+            in_half(twin, sizes.autocast)
         self._pictures = pictures or VisionCache(model, processor)
         shared = twin.vision is model.vision
         super().__init__(twin, processor, self._pictures if shared else None, sizes, version)
@@ -168,6 +170,21 @@ def copied(model: Qwen3VL) -> Qwen3VL:
         parameter.requires_grad_(False)
         parameter.grad = None
     return twin
+
+
+def products(model: Qwen3VL) -> list[str]:
+    """The decoder's parameters that are read by products only, of which autocast computes in its own type: in that type
+    they give the same bits. Not the words, which are looked up, nor norms."""
+    found = [f"text.layers.{name}" for name, p in model.text.layers.named_parameters() if p.dim() > 1]
+    return found if model.head is None else [*found, "head.weight"]
+
+
+def in_half(model: Qwen3VL, half: torch.dtype) -> None:
+    """Holds the weights of products in the type that autocast computes in: half the bytes, and none is cast anew in
+    every step (autocast keeps what it has cast only of weights that are trained)."""
+    for name in products(model):
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.to(half)
 
 
 def build(

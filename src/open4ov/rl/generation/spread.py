@@ -27,7 +27,7 @@ from open4ov.model.vision import VisionModel
 from open4ov.parallel import exchange
 from open4ov.parallel.model import Parallel
 from open4ov.recipe_rl_rollout import RolloutSection
-from open4ov.rl.generation.generator import Generator, GeneratorGone
+from open4ov.rl.generation.generator import Generator, GeneratorGone, products
 
 T = TypeVar("T")
 
@@ -83,13 +83,6 @@ def copied(model: Parallel, section: RolloutSection, half: torch.dtype | None = 
     for parameter in twin.vision_parameters():
         parameter.requires_grad_(trained)
     return twin
-
-
-def products(model: Qwen3VL) -> list[str]:
-    """The decoder's parameters that are read by products only, of which autocast computes in its own type: in that type
-    they give the same bits. Not the words, which are looked up, nor norms."""
-    found = [f"text.layers.{name}" for name, p in model.text.layers.named_parameters() if p.dim() > 1]
-    return found if model.head is None else [*found, "head.weight"]
 
 
 class SpreadGenerator:

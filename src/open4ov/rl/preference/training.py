@@ -152,6 +152,8 @@ class _Loop:
     def short(self) -> Iterator[str]:
         """What the pairs do not suffice for, in words."""
         section, own = self.section, len(self.pairs) - len(self.held)
+        if not own and section.pairs:
+            yield "there is no pair to train on: the model stays as it is"
         if 0 < own < section.batch:
             yield f"dpo.batch: a step takes {section.batch} pairs, and all to train on are {own}"
         if self.pairs and len(self.pairs) // 10 < section.validation.pairs:

@@ -91,16 +91,19 @@ def figures(scores: Scores, section: DpoSection, reference: Tensor | None = None
 
 
 def apart(pairs: Sequence[Sample], count: int, seed: int) -> tuple[list[int], list[int]]:
-    """The numbers of the pairs to train on and of about `count` to validate with. Pairs about one picture, or that ask
-    the same without one, are on the same side;
-    of few pairs a tenth is kept apart."""
+    """The numbers of the pairs to train on and of about `count` to validate with; of few pairs a tenth is kept apart.
+    Pairs about one picture, or that ask the same without one, are on the same side. Where every picture has more pairs
+    than are wanted it is the one with fewest; none where all are about one."""
     groups: dict[str, list[int]] = {}
     for number, pair in enumerate(pairs):
         groups.setdefault(_about(pair), []).append(number)
     wanted, held = min(count, len(pairs) // 10), list[int]()
-    for name in sorted(groups, key=lambda name: content_id("dpo validation", seed, name)):
-        if not held or len(held) + len(groups[name]) <= wanted:
-            held += groups[name] if wanted else []
+    order = sorted(groups, key=lambda name: content_id("dpo validation", seed, name))
+    for name in order:
+        if len(held) + len(groups[name]) <= wanted:
+            held += groups[name]
+    if wanted and not held and len(groups) > 1:
+        held = min((groups[name] for name in order), key=len)
     kept = set(held)
     return [number for number in range(len(pairs)) if number not in kept], sorted(held)
 
