@@ -352,8 +352,12 @@ def test_a_review_by_keyboard(folder: Path, browser: Browser) -> None:
         browser.press("Escape")
         browser.press("r")
         browser.shows("document.getElementById('progress').textContent === 'ann: 2 of 6 decided'")
-        browser.press("j")
+        current = "document.querySelector('#rows [aria-current=true]').textContent"
+        browser.shows(f"{current}.includes('2')")
+        browser.press("j")  # comes after what was decided before is told: typing must wait for it
+        browser.shows(f"{current}.includes('3')")
         browser.press("k")
+        browser.shows(f"{current}.includes('2')")
         browser.press("f")
         browser.run("document.getElementById('answer').select()")
         browser.type("red", "answer")
