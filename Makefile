@@ -1,6 +1,6 @@
 # make demo        set up, run the paradigm end to end on this machine, show the result
-# make test        the test suite (test-slow: the long ones; test-vllm: beside vLLM, in .venv-vllm;
-#                  test-vlmeval: with VLMEvalKit, in .venv-vlmeval)
+# make test        the test suite (test-slow: the long ones; test-whole: whole runs of many processes;
+#                  test-vllm: beside vLLM, in .venv-vllm; test-vlmeval: with VLMEvalKit, in .venv-vlmeval)
 # make lint        ruff and basedpyright
 
 VENV := .venv
@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
   'import sys; print("$(p)" if sys.version_info[:2] == (3, 11) else "")' 2>/dev/null)))
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint requirements.lock
 
-.PHONY: demo test test-slow test-vllm test-vlmeval lint clean
+.PHONY: demo test test-slow test-whole test-vllm test-vlmeval lint clean
 
 demo: $(VENV)/.core
 	$(BIN)/open4ov run recipes/in-car-nano.yaml --out $(OUT)
@@ -20,6 +20,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow -n 2 --dist loadfile
+
+test-whole: $(VENV)/.dev
+	$(BIN)/pytest -m whole
 
 test-vllm: $(VENV)/.dev
 	PYTHON=$(PYTHON) scripts/vllm_venv.sh .venv-vllm

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from rollout_nodes import Node
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = pytest.mark.distributed
 TRAINED = ("sft_knowledge", "sft_ability", "sft_preference", "rl", "dpo")
 ROUNDED = ("loss", "preference_loss", "nll", "entropy", "ratio", "grad_norm", "val_loss")
 """Figures that depend on the order in which numbers are added"""
@@ -66,6 +66,7 @@ def assert_alike(found: Path, wanted: Path) -> None:
             assert (own - value.float()).norm() < 2e-3 * value.float().norm() + 1e-4, (stage, name)
 
 
+@pytest.mark.slow
 def test_a_run_on_two_processes_that_is_killed_twice_ends_as_on_one(folder: Path) -> None:
     ended(start(folder, "one", processes=1))
     assert sum(point["updates"] for point in curve(folder / "one", "rl")) > 6, "RL learns"
@@ -95,6 +96,7 @@ def test_a_run_on_two_processes_that_is_killed_twice_ends_as_on_one(folder: Path
     assert_alike(folder / "two", folder / "one")
 
 
+@pytest.mark.whole
 def test_rounds_on_two_processes_end_as_on_one(folder: Path) -> None:
     """The second round has another blend than the recipe that the processes were started with. In it a rank is
     killed."""
@@ -113,6 +115,7 @@ def test_rounds_on_two_processes_end_as_on_one(folder: Path) -> None:
     assert (folder / "two" / "rounds.json").exists()
 
 
+@pytest.mark.whole
 def test_rollouts_of_a_run_on_two_processes_by_a_server(folder: Path, tiny_dir: Path) -> None:
     """Our server at an address has the weights of every step, by name and by log-probabilities, and answers as the
     engine in the processes does."""
