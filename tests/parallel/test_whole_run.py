@@ -54,16 +54,17 @@ def assert_alike(found: Path, wanted: Path) -> None:
         files = [{path.relative_to(root / stage) for path in (root / stage).rglob("*")} for root in (found, wanted)]
         assert files[0] == files[1], stage
     for stage in TRAINED:
+        near = 1e-2 if stage in ("rl", "dpo") else 2e-4  # responses are drawn: rounding may draw another token
         for a, b in zip(curve(found, stage), curve(wanted, stage), strict=True):
             assert a.keys() ^ b.keys() <= GAP, stage
             for key in b:
                 if key in ROUNDED:
-                    assert a[key] == pytest.approx(b[key], abs=2e-4, rel=2e-4), (stage, key)
+                    assert a[key] == pytest.approx(b[key], abs=near, rel=near), (stage, key)
         state, other = (load_file(root / stage / "model" / "model.safetensors") for root in (found, wanted))
         for name, value in other.items():
             own = state[name].float()
             # AdamW's first steps are of one size, where a gradient is but rounding, too
-            assert (own - value.float()).norm() < 2e-3 * value.float().norm() + 1e-4, (stage, name)
+            assert (own - value.float()).norm() < max(near, 2e-3) * value.float().norm() + 1e-4, (stage, name)
 
 
 @pytest.mark.slow
