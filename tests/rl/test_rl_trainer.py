@@ -121,7 +121,7 @@ def test_speed_is_that_of_what_was_computed(tiny_dir: Path, tmp_path: Path) -> N
         assert line["update_tokens_per_second"] > line["score_tokens_per_second"] == 0
     for line in lines("ahead", reward="online:odd", rollout={"ahead": True}):
         assert "rollout_tokens_per_second" not in line
-        assert line["rollout_seconds"] > 0
+        assert "rollout_seconds" in line  # of waiting, which may be none
 
 
 def test_k_of_pass_at_k_is_read_in_every_phase(tiny_dir: Path, tmp_path: Path) -> None:
