@@ -22,10 +22,6 @@ from open4ov.parallel.piped import Piped
 from open4ov.recipe_parallel import ParallelSection
 from open4ov.training import freeze_vision
 
-RATE = 3e-4
-"""AdamW steps by up to the rate however small a gradient is. In these deeper models some are near its eps of 1e-6,
-where rounding decides on a part of the step: at 1e-3 one or two tensors then had a weight 1.4e-5 or 2.2e-5 off."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -85,7 +81,7 @@ class Ranks:
 def expected(directory: Path, case: Case) -> Outcome:
     processor = processor_of(directory)
     model = case.model(processor)
-    return trained(model, passes_of(processor, model, case.what)[: case.passes], lambda x: x, RATE)
+    return trained(model, passes_of(processor, model, case.what)[: case.passes], lambda x: x)
 
 
 def on_meshes(directory: Path, cases: list[Case]) -> list[Outcome]:
@@ -102,7 +98,7 @@ def on_mesh(directory: Path, case: Case) -> Outcome:
     share = len(passes) // mesh.size("dp")
     own = passes[mesh.rank("dp") * share : (mesh.rank("dp") + 1) * share]
     model = Piped.laid(plain, mesh, options)
-    result = trained(model, own, whole, RATE, case.calls)
+    result = trained(model, own, whole, case.calls)
     if mesh.rank("dp"):  # the passes scored differ
         result.scores = torch.zeros(0)
     _close(mesh)
