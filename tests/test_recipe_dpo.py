@@ -11,6 +11,7 @@ import yaml
 from open4ov import keys
 from open4ov.changes import FILES
 from open4ov.errors import UserError
+from open4ov.pipeline import graph
 from open4ov.recipe import Recipe, load
 
 
@@ -78,6 +79,18 @@ def test_what_cannot_be_is_told(tmp_path: Path, dpo: dict[str, Any], said: str) 
     with pytest.raises(UserError) as caught:
         loaded(tmp_path, **dpo)
     assert said in str(caught.value)
+
+
+def test_pairs_of_rl_s_tasks_want_tasks(tmp_path: Path) -> None:
+    mix = {"verified": 0.5, "image_normal": 0.5}
+    recipe = loaded(tmp_path, mix=mix)
+    assert "rl_pool" in graph(recipe).stages["dpo"].inputs
+    assert "rl_pool" not in graph(loaded(tmp_path)).stages["dpo"].inputs
+    longer = recipe.model_copy(update={"rl": recipe.rl.model_copy(update={"max_tokens": 99})})
+    assert keys.training("dpo")(longer) != keys.training("dpo")(recipe), "responses are as long as RL's"
+    (tmp_path / "none.yaml").write_text(yaml.safe_dump({"name": "r", "dpo": {"mix": mix}, "rl": {"steps": 0}}))
+    with pytest.raises(UserError, match=r"dpo.mix.verified: rl.steps is 0"):
+        load(tmp_path / "none.yaml")
 
 
 def test_a_recipe_with_people_s_pairs(tmp_path: Path) -> None:

@@ -288,7 +288,11 @@ def _offline(recipe: Recipe, base: dict[str, Any]) -> dict[str, Any]:
         files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     found = key_files.there({"dpo.preferences": fingerprint(files) if files else ""})
     found |= key_files.functions({"dpo.mined": dpo.mined})
-    return {"dpo": dpo.model_dump(mode="json", exclude=recipe_dpo.TOLD), **base, FILES: {**base[FILES], **found}}
+    base["dpo"] = dpo.model_dump(mode="json", exclude=recipe_dpo.TOLD)
+    if dpo.mix.get(recipe_dpo.VERIFIED, 0) > 0:
+        found |= key_files.functions({"rl.reward": recipe.rl.reward})
+        base["rl"] = {"reward": recipe.rl.reward, "max_tokens": recipe.rl.max_tokens}
+    return {**base, FILES: {**base[FILES], **found}}
 
 
 def ration(recipe: Recipe) -> dict[str, Any]:

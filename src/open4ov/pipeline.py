@@ -25,6 +25,7 @@ from open4ov.graph import Graph, Outcome, Stage, StageRun
 from open4ov.keys import SFT
 from open4ov.progress import Reporter
 from open4ov.recipe import Recipe
+from open4ov.recipe_dpo import VERIFIED
 from open4ov.run_dir import disk_full, locked, read_json
 from open4ov.store import is_disk_full, write_json
 
@@ -83,7 +84,8 @@ def graph(recipe: Recipe) -> Graph:
     for name in models:
         if name == "rl" and screened:
             stages.append(_rl_pool(recipe, before))
-        made_from = sft.get(name, ("images", "data", "rl_pool") if name == "rl" else ("images", "data"))
+        tasks = ("rl_pool",) if name == "rl" or (name == "dpo" and recipe.dpo.mix.get(VERIFIED, 0) > 0) else ()
+        made_from = sft.get(name, ("images", "data", *tasks))
         if "deficit" in made_from:
             asked = ("sets", "probe_base", *before)
             stages.append(Stage("deficit", asked, keys.deficit, _call("open4ov.sft.deficit:measure_stage")))

@@ -28,6 +28,9 @@ MADE = (*MIX, "blank_image", "unrelated_image", "hidden_evidence")
 """The kinds of pairs that are made of the run's own samples (`rl/hallucination.py`)."""
 GIVEN = ("human", "corrective", "scored", "mined")
 """The kinds of pairs that people or judges have chosen (`rl/preference/human.py`)."""
+VERIFIED = "verified"
+"""Of online RL's tasks, whose reward says which of the model's own responses are right (`rl/preference/mining.py`)."""
+KINDS = (*MADE, *GIVEN, VERIFIED)
 ABLATED = ("missing_image", "blank_image", "unrelated_image", "hidden_evidence")
 """Those whose picture is taken away or does not show what is asked: right is to say so."""
 
@@ -128,10 +131,9 @@ TOLD = {"checkpoint_every", "tensorboard", "wandb"}
 def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     """Values that cannot hold together."""
     dpo, loc = recipe.dpo, ("dpo", "mix")
-    known = (*MADE, *GIVEN)
     for kind, share in dpo.mix.items():
-        if kind not in known:
-            yield (*loc, kind), f"unknown kind '{kind}'{nearest(kind, known)}"
+        if kind not in KINDS:
+            yield (*loc, kind), f"unknown kind '{kind}'{nearest(kind, KINDS)}"
         elif share < 0:
             yield (*loc, kind), f"{share:g} is negative"
     total = sum(dpo.mix.values())
@@ -142,6 +144,8 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
         yield (*loc, human[0]), "no file of preference pairs is named in dpo.preferences"
     if dpo.pairs and dpo.mix.get("mined", 0) > 0 and dpo.mined is None:
         yield (*loc, "mined"), "dpo.mined names no function that scores responses"
+    if dpo.pairs and dpo.mix.get(VERIFIED, 0) > 0 and not recipe.rl.steps:
+        yield (*loc, VERIFIED), "rl.steps is 0: there are no tasks of online RL to make pairs of"
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from open4ov.recipe_dpo import GIVEN, MADE
+from open4ov.recipe_dpo import KINDS
 from open4ov.report.pictures import Pictures
 from open4ov.run_dir import read_json
 from open4ov.sample import Sample
@@ -41,11 +41,10 @@ def offline(inputs: Mapping[str, Path], pictures: Pictures) -> dict[str, Any] | 
     if not summary or not summary.get("pairs"):
         return None
     counts: dict[str, int] = summary.get("counts", {})
-    known = (*MADE, *GIVEN)
     return {
         "pairs": summary["pairs"],
-        "kinds": [(kind, counts[kind]) for kind in known if counts.get(kind)],
-        "others": [(name, number) for name, number in counts.items() if name not in known],
+        "kinds": [(kind, counts[kind]) for kind in KINDS if counts.get(kind)],
+        "others": [(name, number) for name, number in counts.items() if name not in KINDS],
         "left_out": list(summary.get("left_out", {}).items()),
         "attributes": list(summary.get("attributes", {}).items()),
         "refusal": summary.get("refusal"),
@@ -61,7 +60,7 @@ def cards(path: Path, pictures: Pictures) -> list[PairCard]:
         own = found.setdefault(str(pair.extra.get("pair", "")), [])
         if len(own) < SHOWN and pair.rejected and all(pictures.there(sha) for sha in pair.images):
             own.append(pair)
-    order = [kind for kind in (*MADE, *GIVEN) if kind in found]
+    order = [kind for kind in KINDS if kind in found]
     return [_card(kind, pair, pictures) for kind in order for pair in found[kind]]
 
 

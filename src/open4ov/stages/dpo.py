@@ -21,8 +21,8 @@ from open4ov.engine import Engine
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import DpoSection
-from open4ov.recipe_dpo import ABLATED, MADE
-from open4ov.rl import hallucination
+from open4ov.recipe_dpo import ABLATED, MADE, VERIFIED
+from open4ov.rl import hallucination, tasks
 from open4ov.rl.preference import human, mining, mix
 from open4ov.rl.preference.probe import Probe, split
 from open4ov.rl.preference.screen import FAULTS
@@ -157,7 +157,20 @@ def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
         found.listed |= chosen.listed
         for line in chosen.notes:
             run.note(line)
+    if wanted := round(section.pairs * section.mix.get(VERIFIED, 0)):
+        own = _verified(run, wanted, engine)
+        found.pairs += own
+        counts[VERIFIED] = len(own)
     found.counts = dict(sorted(counts.items()))
+    return found
+
+
+def _verified(run: StageRun, wanted: int, engine: Engine) -> list[Sample]:
+    rl, pool = run.recipe.rl, tasks.read(run.inputs["rl_pool"], run.images)
+    reward = function(rl.reward, "rl.reward")
+    found = mining.verify(pool, wanted, engine, reward, rl.reward, rl.max_tokens, run.seed, run.progress)
+    if len(found) < SCARCE * wanted:
+        run.note(f"dpo.mix: {len(found)} pairs of {VERIFIED} could be made, of {wanted} ({len(pool)} tasks of RL)")
     return found
 
 

@@ -14,6 +14,8 @@ from open4ov.engine import Completion, Request
 from open4ov.errors import UserError
 from open4ov.recipe import DpoSection
 from open4ov.rl.preference import human, mining, mix
+from open4ov.rl.rewards import exact
+from open4ov.rl.tasks import task
 from open4ov.sample import Sample, assistant, user
 from open4ov.store import ImageStore, write_samples
 
@@ -189,3 +191,28 @@ def test_a_judge_that_gives_too_few_scores_is_named() -> None:
         mine(("a", "b"), lambda sample, texts: [1])
     with pytest.raises(UserError, match="nan"):
         mine(("a", "b"), lambda sample, texts: [1, float("nan")])
+
+
+def verify(*texts: str, count: int = 9, stopped: str = "stop") -> list[Sample]:
+    class Boxes(Says):
+        def generate(self, requests: Sequence[Request], progress: object = None) -> list[list[Completion]]:
+            return [[Completion(text, [1] * len(text), [], stopped, 0) for text in self.texts] for _ in requests]
+
+    made = [sample.model_copy(update={"answer": "4"}) for sample in asked(5)]
+    tasks = [task(sample, []) for sample in made]
+    return mining.verify(tasks, count, Boxes(*texts), exact, "r:e", 16, seed=0)  # pyright: ignore[reportArgumentType]
+
+
+def test_of_the_tasks_of_rl_the_shortest_right_response_is_chosen_over_a_wrong_one() -> None:
+    found = verify("2+2=4. \\boxed{4}", "\\boxed{4}", "\\boxed{5}", "\\boxed{6}")
+    assert len(found) == 5
+    assert all((p.messages[-1].text, (p.rejected or [])[0].text) == ("\\boxed{4}", "\\boxed{5}") for p in found)
+    assert all("\\boxed{}" in pair.messages[0].text for pair in found), "asked as RL asks"
+    assert {pair.extra["pair"] for pair in found} == {"verified"}
+    assert len(verify("\\boxed{4}", "\\boxed{5}", count=2)) == 2
+
+
+def test_tasks_that_are_always_or_never_answered_rightly_make_no_pair() -> None:
+    assert verify("\\boxed{4}", "so \\boxed{4}") == []
+    assert verify("\\boxed{5}", "so \\boxed{6}") == []
+    assert verify("\\boxed{4}", "\\boxed{5}", stopped="length") == []

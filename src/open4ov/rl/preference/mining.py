@@ -1,4 +1,8 @@
-"""Preference pairs of the model's own responses, which a function of the recipe's judges (paper §4.1.2)."""
+"""Preference pairs of the model's own responses (paper §4.1.2): a function of the recipe's judges them, or RL's reward
+does.
+
+The latter keep what online RL has taught: pairs that teach to refuse cost a small model some of the sharpness that it
+counts and reads with, and these ask for it in the same training."""
 
 from __future__ import annotations
 
@@ -8,13 +12,16 @@ from typing import cast
 
 from PIL import Image
 
-from open4ov.engine import Request
+from open4ov.engine import Completion, Request
 from open4ov.errors import UserError
+from open4ov.recipe_dpo import VERIFIED
 from open4ov.rl.hallucination import MAX_TOKENS, Progress
 from open4ov.rl.preference.drafting import in_turn
 from open4ov.rl.preference.human import make_pair
+from open4ov.rl.rewards import Reward, graded_groups
+from open4ov.rl.tasks import Task
 from open4ov.rollouts import Answers
-from open4ov.sample import Sample
+from open4ov.sample import Message, Sample
 
 Score = Callable[[Sample, Sequence[str]], Sequence[float] | Mapping[str, Sequence[float]]]
 """A sample and responses to its question -> a score each, or attribute -> a score each; higher is better"""
@@ -38,28 +45,75 @@ def mine(
     """
     usable = [s for s in samples if [m.role for m in s.messages] == ["user", "assistant"]]
     drawn = in_turn(usable, 2 * count, random.Random(f"mined {seed}"))  # half of them are answered all alike, say
-    requests = [
-        Request(
-            messages=[sample.messages[0]],
-            images=[get(sha) for sha in sample.images],
-            max_tokens=MAX_TOKENS,
-            temperature=1.0,
-            n=RESPONSES,
-            seed=random.Random(f"mined {seed} {sample.id}").getrandbits(31),
-        )
-        for sample in drawn
-    ]
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress("answering to be judged", done, total)
-
+    asked = [(sample, [sample.messages[0]], [get(sha) for sha in sample.images]) for sample in drawn]
     found: list[Sample] = []
-    for sample, group in zip(drawn, engine.generate(requests, tell), strict=True):
+    for sample, group in zip(drawn, _answers(engine, asked, MAX_TOKENS, "mined", seed, progress), strict=True):
         texts = list(dict.fromkeys(completion.text.strip() for completion in group if completion.text.strip()))
         if len(texts) > 1 and len(found) < count and (made := judged(sample, texts, score)) is not None:
             found.append(made)
     return found
+
+
+def verify(
+    tasks: Sequence[Task],
+    count: int,
+    engine: Answers,
+    reward: Reward,
+    name: str,
+    max_tokens: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> list[Sample]:
+    """At most `count` pairs of the model's own responses to tasks of online RL, at most one of a task: its shortest
+    right response is chosen over a wrong one. Tasks that it answers always or never rightly make none.
+
+    `reward`, in the recipe `name`, says what is right; `max_tokens`: of a response. A response that was cut off is
+    neither chosen nor rejected. Raises UserError as `graded_groups` does.
+    """
+    rng = random.Random(f"verified {seed}")
+    drawn = rng.sample(tasks, min(2 * count, len(tasks)))
+    asked = [(task.sample, task.prompt, task.images) for task in drawn]
+    groups = [
+        [one for one in group if one.finish_reason == "stop" and one.text.strip()]
+        for group in _answers(engine, asked, max_tokens, VERIFIED, seed, progress)
+    ]
+    found: list[Sample] = []
+    rewards = graded_groups(reward, name, groups, [task.sample for task in drawn])
+    for task, group, values in zip(drawn, groups, rewards, strict=True):
+        right = [one for one, value in zip(group, values, strict=True) if float(value) == 1]
+        wrong = [one for one, value in zip(group, values, strict=True) if float(value) == 0]
+        if right and wrong:
+            chosen = min(right, key=lambda one: len(one.token_ids)).text.strip()
+            found.append(make_pair(task.sample, chosen, wrong[0].text.strip(), VERIFIED, prompt=task.prompt))
+    return found[:count]
+
+
+def _answers(
+    engine: Answers,
+    asked: Sequence[tuple[Sample, list[Message], list[Image.Image]]],
+    max_tokens: int,
+    what: str,
+    seed: int,
+    progress: Progress | None,
+) -> list[list[Completion]]:
+    """`RESPONSES` to each prompt with its pictures, at temperature 1."""
+    requests = [
+        Request(
+            messages=prompt,
+            images=images,
+            max_tokens=max_tokens,
+            temperature=1.0,
+            n=RESPONSES,
+            seed=random.Random(f"{what} {seed} {sample.id}").getrandbits(31),
+        )
+        for sample, prompt, images in asked
+    ]
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"answering for {what} pairs", done, total)
+
+    return engine.generate(requests, tell) if requests else []
 
 
 def judged(sample: Sample, texts: Sequence[str], score: Score) -> Sample | None:
