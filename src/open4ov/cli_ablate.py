@@ -42,7 +42,8 @@ def ablate(
         list[Path] | None, typer.Option("--from", metavar="DIR", help="a run whose finished stages may be taken")
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="a document whose part between the two markers is replaced")
+        str | None,
+        typer.Option(metavar="FILE[#NAME]", help="a document whose part between the two markers (NAME's) is replaced"),
     ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="say what is claimed and how it is checked; run nothing")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from open4ov.ablate.table import BEGIN, END
+from open4ov.ablate import table
 from open4ov.cli import app
 
 RECIPE = """name: tiny
@@ -179,7 +179,8 @@ def test_claims_are_checked_by_runs_that_a_kill_does_not_lose(folder: Path) -> N
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     before = finished(folder)
-    (folder / "results.md").write_text(f"above\n{BEGIN}\nformer\n{END}\nbelow\n")
+    begin, end = table.BEGIN.format(""), table.END.format("")
+    (folder / "results.md").write_text(f"above\n{begin}\nformer\n{end}\nbelow\n")
     again = start(folder, "--into", "results.md")
     said, told = again.communicate()
     assert again.returncode == 0, told
@@ -191,8 +192,8 @@ def test_claims_are_checked_by_runs_that_a_kill_does_not_lose(folder: Path) -> N
             assert names[0].samefile(names[1]), "made once, and linked"
         assert "all 1 stages are there, 1 linked from other runs" in told
     document = (folder / "results.md").read_text()
-    assert document.startswith(f"above\n{BEGIN}\n")
-    assert document.endswith(f"{END}\nbelow\n")
+    assert document.startswith(f"above\n{begin}\n")
+    assert document.endswith(f"{end}\nbelow\n")
     assert "former" not in document
     assert (folder / "out" / "claims.md").read_text().strip() in document
     assert (

@@ -216,15 +216,19 @@ def test_a_point_of_the_vertical_has_a_price(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- markers
 
 
-def test_a_table_takes_the_place_of_the_one_before_and_of_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "rl"])
+def test_a_table_takes_the_place_of_the_one_before_and_of_nothing_else(tmp_path: Path, name: str) -> None:
     document = tmp_path / "results.md"
-    document.write_text(f"# Results\n\n{BEGIN}\n\nold\n\n{END}\n\n## More\nno newline at the end")
-    put(document, "new\n")
+    into = f"{document}#{name}" if name else str(document)
+    begin, end = (mark.format(f" {name}" if name else "") for mark in (BEGIN, END))
+    other = f"{BEGIN.format(' sft')}\nother\n{END.format(' sft')}\n"
+    document.write_text(f"# Results\n\n{begin}\n\nold\n\n{end}\n\n{other}## More\nno newline at the end")
+    put(into, "new\n")
     once = document.read_text()
-    assert once == f"# Results\n\n{BEGIN}\n\nnew\n\n{END}\n\n## More\nno newline at the end"
-    put(document, "new\n")
+    assert once == f"# Results\n\n{begin}\n\nnew\n\n{end}\n\n{other}## More\nno newline at the end"
+    put(into, "new\n")
     assert document.read_text() == once
-    for text in ("", f"{BEGIN}\n", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n"):
+    for text in ("", other, f"{begin}\n", f"{end}\n{begin}\n", f"{begin}\n{begin}\n{end}\n"):
         document.write_text(text)
         with pytest.raises(UserError, match="needs the lines"):
-            check_place(document)
+            check_place(into)

@@ -13,8 +13,8 @@ from open4ov.errors import UserError
 from open4ov.evaluate.scores import GROUPS, ROWS
 from open4ov.store import atomic
 
-BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
-"""Lines of a document between which the table goes"""
+BEGIN, END = "<!-- claims{}: begin -->", "<!-- claims{}: end -->"
+"""Lines of a document between which the table goes, with the name of one of several"""
 SHOWN = (
     *("general", "vertical", "text", "reasoning_greedy", "reasoning", "reasoning_pass_k", "diversity", "length"),
     *("mismatch", "context", "missing_image", "false_refusal", "tokens_per_point", "seconds_per_point"),
@@ -191,23 +191,33 @@ def counts(report: Report) -> dict[Verdict, int]:
     return found
 
 
-def check_place(document: Path) -> None:
-    """Raises UserError for a document without the two lines, in their order and once each."""
+def check_place(into: str) -> None:
+    """Raises UserError for a document without the two lines, in their order and once each. `into`: FILE, or FILE#NAME
+    where a document has several tables."""
+    document, begin, end = _place(into)
     try:
         lines = [line.strip() for line in document.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--into {document}: cannot be read ({error})") from None
-    if lines.count(BEGIN) != 1 or lines.count(END) != 1 or lines.index(BEGIN) > lines.index(END):
+    if lines.count(begin) != 1 or lines.count(end) != 1 or lines.index(begin) > lines.index(end):
         raise UserError(
-            f"--into {document}: needs the lines `{BEGIN}` and `{END}`, once each, where the table is to go"
+            f"--into {document}: needs the lines `{begin}` and `{end}`, once each, where the table is to go"
         )
 
 
-def put(document: Path, text: str) -> None:
+def put(into: str, text: str) -> None:
     """Replaces what is between the two lines; all else stays as it is. Raises UserError as `check_place`."""
-    check_place(document)
+    check_place(into)
+    document, *marks = _place(into)
     lines = document.read_text(encoding="utf-8").splitlines(keepends=True)
-    first, last = (next(n for n, line in enumerate(lines) if line.strip() == mark) for mark in (BEGIN, END))
+    first, last = (next(n for n, line in enumerate(lines) if line.strip() == mark) for mark in marks)
     with atomic(document) as temporary:
         made = "".join([*lines[: first + 1], "\n", text.strip(), "\n\n", *lines[last:]])
         temporary.write_text(made, encoding="utf-8")
+
+
+def _place(into: str) -> tuple[Path, str, str]:
+    """The document, and the lines that a table stands between."""
+    document, _, name = into.partition("#")
+    name = f" {name}" if name else ""
+    return Path(document), BEGIN.format(name), END.format(name)
