@@ -108,7 +108,7 @@ class Update:
 
 
 class Broken(Exception):
-    """A mini-batch whose loss or gradient is not finite: the reason and the tasks."""
+    """What is not finite, such as the loss of a mini-batch: the reason and the tasks."""
 
     def __init__(self, reason: training.Diverged, names: list[str]) -> None:
         super().__init__(str(reason))
@@ -255,6 +255,20 @@ class Updater:
         """log p of the part's response tokens [R] under the policy as it is, and the entropies [R], without gradient;
         on many processes all call it."""
         return score(self.model, self._pass(part), self._precision)
+
+    def check(self, groups: Sequence[Group]) -> None:
+        """Raises Broken where log-probabilities of these groups' responses, under the policy as it is, are no numbers.
+        Dead groups tell, too. On many processes all call it with the same groups."""
+        said = [group for group in groups if any(r.token_ids for r in group.responses)]
+        own = self._share(said)
+        passes = [self._pass(part) for part in self._laid(own, self._encoded(own))]
+        (count,) = most(self.model, [len(passes)])
+        scored = [score(self.model, one, self._precision)[0] for one in in_step(self.model, passes, count)]
+        (total,) = summed(self.model, [sum(_numbers([logp.sum() for logp in scored]))])
+        try:
+            self._checked(total, "sum of the responses' log-probabilities after the update")
+        except training.Diverged as error:
+            raise Broken(error, [group.task.sample.id for group in said]) from None
 
     def _pass(
         self, part: Part, weight: float = 1.0, objective: Callable[[Tensor, Tensor], Tensor] | None = None
