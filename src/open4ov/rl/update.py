@@ -67,6 +67,8 @@ class _Seen:
     entropy: float
     """The sum over its tokens"""
     mismatch: importance.MismatchStatistics | None
+    old: float
+    """The sum of the old log-probabilities, where rollouts are held against them"""
     responses: int
     tokens: int
 
@@ -177,15 +179,15 @@ class Updater:
         section, steps, parts = self.section, len(batch.minibatches), batch.minibatches[number]
         whole = losses.mean_over(section.loss, batch.responses, batch.tokens)
         shares = [losses.mean_over(section.loss, part.responses, part.tokens) * steps / whole for part in parts]
-        own: list[tuple[losses.RatioStatistics, Tensor, importance.MismatchStatistics | None, Part]] = []
+        own: list[tuple[losses.RatioStatistics, Tensor, importance.MismatchStatistics | None, float, Part]] = []
 
         def objective(part: Part, logp: Tensor, entropy: Tensor) -> Tensor:
             old = logp.detach() if part.old_logp is None else part.old_logp
-            mismatch, weights = self._mismatch(part, old)
+            mismatch, weights, total = self._mismatch(part, old)
             value, ratios = losses.loss(
                 section.loss, logp, old, part.shared.response, part.advantages, section, weights
             )
-            own.append((ratios, entropy.sum(), mismatch, part))
+            own.append((ratios, entropy.sum(), mismatch, total, part))
             return value
 
         passes = [self._pass(part, share, partial(objective, part)) for part, share in zip(parts, shares, strict=True)]
@@ -194,14 +196,15 @@ class Updater:
         values = accumulate(self.model, made, self._precision)
         replayed = float(values.pop()) if again is not None else 0.0
         (loss,) = summed(self.model, [sum(_numbers(values))])
-        entropies = _numbers([entropy for _, entropy, _, _ in own])
+        entropies = _numbers([entropy for _, entropy, *_ in own])
         found = gathered(
             self.model,
             [
-                _Seen(ratios, entropy, mismatch, part.responses, part.tokens)
-                for (ratios, _, mismatch, part), entropy in zip(own, entropies, strict=True)
+                _Seen(ratios, entropy, mismatch, total, part.responses, part.tokens)
+                for (ratios, _, mismatch, total, part), entropy in zip(own, entropies, strict=True)
             ],
         )
+        self._checked(sum(one.old for one in found), "sum of the responses' log-probabilities")
         self._checked(loss, "loss")
         responses, tokens = [one.responses for one in found], [one.tokens for one in found]
         counts = responses if section.loss == "gspo" else tokens
@@ -222,15 +225,18 @@ class Updater:
         if replay is not None and again is not None:
             seen.replay.append(self._checked(replay.took(self.model, replayed), "replayed samples' loss"))
 
-    def _mismatch(self, part: Part, old: Tensor) -> tuple[importance.MismatchStatistics | None, Tensor | None]:
+    def _mismatch(self, part: Part, old: Tensor) -> tuple[importance.MismatchStatistics | None, Tensor | None, float]:
         """How far the rollouts are from the policy, where that is looked at; the weight of each token [R], where they
-        are of another one."""
+        are of another one; and the sum of `old`, which all processes are to see before one raises: where it is not
+        finite there is neither."""
         if not self.weighed and self.watched is None:
-            return None, None
-        self._checked(float(old.sum()), "sum of the responses' log-probabilities")
+            return None, None, 0.0
+        total = float(old.sum())
+        if not math.isfinite(total):
+            return None, None, total
         cap = self.section.rollout.tis_cap
         found = importance.statistics(old, part.rollout_logp, part.shared.response, part.responses, cap)
-        return found, importance.weights(old, part.rollout_logp, cap) if self.weighed else None
+        return found, importance.weights(old, part.rollout_logp, cap) if self.weighed else None, total
 
     def _apart(self, found: importance.MismatchStatistics, seen: Update) -> None:
         """Raises RuntimeError for copies of the policy that are none; nothing of the mini-batch has changed then."""
