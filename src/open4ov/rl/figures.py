@@ -40,10 +40,9 @@ def of_groups(groups: Sequence[Group], section: RlSection) -> dict[str, float]:
 
 
 def pass_at_k(group: Group, k: int) -> float:
-    """The chance that of k of the group's responses one is right: 1 - C(wrong, k) / C(N, k). With fewer responses than
-    k, of all of them."""
+    """The chance that of k of the group's responses one is right: 1 - C(wrong, k) / C(N, k), for k from 1 to N."""
     total = len(group.correct)
-    k, wrong = min(k, total), total - int((group.correct > 0).sum())
+    wrong = total - int((group.correct > 0).sum())
     return 1 - comb(wrong, k) / comb(total, k)
 
 
