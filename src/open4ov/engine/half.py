@@ -6,16 +6,34 @@ ends. All others it casts at every product: in decoding, where a step is few tok
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from open4ov.model import Qwen3VL
 
 
+def product(name: str, weight: Tensor) -> bool:
+    """Whether a parameter is the decoder's and read by products only, of which autocast computes in its own type: in
+    that type it gives the same bits. Not the words, which are looked up, nor norms."""
+    return name == "head.weight" or (name.startswith("text.layers.") and weight.dim() > 1)
+
+
 def products(model: Qwen3VL) -> list[str]:
-    """The decoder's parameters that are read by products only, of which autocast computes in its own type: in that type
-    they give the same bits. Not the words, which are looked up, nor norms."""
-    found = [f"text.layers.{name}" for name, p in model.text.layers.named_parameters() if p.dim() > 1]
-    return found if model.head is None else [*found, "head.weight"]
+    """The names of all such parameters."""
+    return [name for name, parameter in model.named_parameters() if product(name, parameter)]
+
+
+def reading(half: torch.dtype) -> Callable[[str, Tensor], Tensor]:
+    """For `Qwen3VL.from_pretrained`: weights of products are read in `half`, the others in float32, none through the
+    file's map."""
+
+    def held(name: str, weight: Tensor) -> Tensor:
+        kind = half if product(name, weight) else torch.float32
+        return weight.to(kind, copy=True, memory_format=torch.contiguous_format)
+
+    return held
 
 
 def in_half(model: Qwen3VL, half: torch.dtype) -> None:

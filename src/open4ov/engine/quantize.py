@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from open4ov.engine import deepgemm
 from open4ov.engine.fp8 import MULTIPLE, Fp8Experts, Fp8Matrix
-from open4ov.engine.half import in_half
+from open4ov.engine.half import in_half, reading
 from open4ov.engine.int8 import Int8Experts, Int8Matrix, available
 from open4ov.errors import UserError, nearest
 from open4ov.model import Qwen3VL, lora
@@ -99,7 +99,8 @@ def load(
         check_machine(kind, torch.device("cuda"))
         model = Qwen3VL.from_pretrained(directory, torch.bfloat16).to("cuda")
     else:
-        model = Qwen3VL.from_pretrained(directory)
+        plain = kind is None and adapter is None  # else it is quantised or merged in float32
+        model = Qwen3VL.from_pretrained(directory, reading(half) if half is not None and plain else torch.float32)
     if adapter is not None:
         lora.load(model, adapter)
         lora.merge(model)
