@@ -160,6 +160,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("rl: {length_soft: 50, length_max: 40}", "rl.length_soft: 50 must be below rl.length_max = 40"),
         ("rl: {length_max: 65}", "rl.length_max: 65 can never be reached: responses end at rl.max_tokens = 64"),
         ("rl: {pass_k: 9}", "rl.pass_k: 9 responses cannot be drawn from a group of 8 (rl.group)"),
+        ("rl: {group: 3, pass_k_share: 0}", "rl.pass_k: 4 responses cannot be drawn from a group of 3 (rl.group)"),
         ("rl: {prompts: 2}", "rl.minibatches: 4 minibatches need as many groups; there are 2 (rl.prompts)"),
         ("data: {min_pairs: 9}", "data.min_pairs: 9 is more than data.max_pairs = 8"),
         ("data: {quorum: 4}", "data.quorum: 4 votes of three judges cannot be had; use 1, 2 or 3"),

@@ -175,12 +175,10 @@ def rollout(
     from open4ov.model import Processor
 
     place = training.device(device, "--device")
-    loaded = load(directory, quantize)
+    half = training.autocast(precision, {"int8": "cpu", "fp8": "cuda"}.get(quantize or "", place))
+    loaded = load(directory, quantize, half=half)
     if quantize is None:
         loaded.to(place)
-    half = training.autocast(precision, loaded.device)
-    if half is not None and quantize is None:
-        loaded.requires_grad_(True)  # only of such weights autocast keeps what it has cast
     engine = Engine(loaded, Processor.from_pretrained(directory), max_batch, kv_tokens, autocast=half, watch=False)
     service = Service(engine, queue)
     try:

@@ -35,7 +35,9 @@ class RlSection(LoopOptions, ComputeOptions):
     prompts: int = Field(default=16, ge=1, description="prompts (groups) a step")
     group: int = Field(default=8, ge=2, description="responses a prompt: N_rollout")
     minibatches: int = Field(default=4, ge=1, description="optimizer steps a rollout batch")
-    pass_k: int = Field(default=4, ge=1, description="k of Pass@k (eq. 2), and of pass_at_k in every step's curve")
+    pass_k: int = Field(
+        default=4, ge=1, description="k of Pass@k (eq. 2), and of pass_at_k in every step's curve; at most group"
+    )
     pass_k_share: float = Field(
         default=0.5,
         ge=0,

@@ -55,7 +55,7 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
     yield from recipe_rl_loop.contradictions(rl, rl)
     yield from recipe_rl_pool.contradictions(recipe)
     yield from recipe_rl_encoder.contradictions(rl)
-    if rl.pass_k > rl.group and rl.pass_k_share > 0:
+    if rl.pass_k > rl.group:  # the curve's pass_at_k is of k in every phase
         yield ("rl", "pass_k"), f"{rl.pass_k} responses cannot be drawn from a group of {rl.group} (rl.group)"
     if rl.minibatches > rl.prompts:
         message = f"{rl.minibatches} minibatches need as many groups; there are {rl.prompts} (rl.prompts)"

@@ -14,10 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from test_server import url, wait
-from tiny import tiny_config, tiny_tokenizer
+from tiny import moe_config, tiny_config, tiny_tokenizer
 
-from open4ov.engine import Engine, Request, vllm_sync
+from open4ov.engine import Engine, Request, quantize, vllm_sync
 from open4ov.engine.degeneration import Degeneration
+from open4ov.engine.half import products
+from open4ov.engine.rollouts import folders
 from open4ov.engine.rollouts.app import create_app
 from open4ov.engine.service import Service
 from open4ov.engine.serving import listen
@@ -31,9 +33,9 @@ RED = Image.new("RGB", (64, 96), (200, 30, 40))
 class Running:
     """A server on a free port, in threads of this process."""
 
-    def __init__(self, directory: Path, folders: list[Path]) -> None:
+    def __init__(self, directory: Path, folders: list[Path], half: torch.dtype | None = None) -> None:
         self.processor = Processor.from_pretrained(directory)
-        self.engine = Engine(Qwen3VL.from_pretrained(directory), self.processor, watch=False)
+        self.engine = Engine(quantize.load(directory, half=half), self.processor, autocast=half, watch=False)
         self.service = Service(self.engine)
         self.server = listen.server(create_app(self.service, folders, [KEY]), "127.0.0.1", 0)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -97,11 +99,11 @@ def server(tiny_dir: Path, weights: Path) -> Iterator[Running]:
     running.close()
 
 
-def save(directory: Path, folder: Path, seed: int) -> Qwen3VL:
+def save(directory: Path, folder: Path, seed: int, dtype: torch.dtype = torch.float32) -> Qwen3VL:
     """Other weights of the same shape, as a trainer writes them."""
     processor = Processor.from_pretrained(directory)
     model = Qwen3VL(Qwen3VL.from_pretrained(directory).config, seed=seed)
-    vllm_sync.save_untied(model, processor, folder, torch.float32)
+    vllm_sync.save_untied(model, processor, folder, dtype)
     return model
 
 
@@ -206,6 +208,49 @@ def test_only_the_folders_on_its_command_line_are_read(
     status, found = server.load(indexed)
     assert (status, found["error"]["message"]) == (400, "the weights' index names files outside its folder")
     assert server.engine.weight_version == version, "nothing has changed"
+
+
+@pytest.mark.parametrize(
+    ("config", "written"), [(tiny_config, torch.float32), (tiny_config, torch.bfloat16), (moe_config, torch.float32)]
+)
+def test_in_half_precision_no_weight_is_held_in_more_than_it_is_computed_in(
+    tiny_dir: Path, tmp_path: Path, config: Any, written: torch.dtype
+) -> None:
+    """Those that come are not copied before they are taken; and the answers are those of weights in float32, before
+    and after an update."""
+    half, first, folder = torch.bfloat16, tmp_path / "first", tmp_path / "later"
+    processor = Processor.from_pretrained(tiny_dir)
+    Qwen3VL(config(processor), seed=1).save_pretrained(first)
+    processor.save_pretrained(first)
+    save(first, folder, 5, written)
+    running = Running(first, [folder], half)
+    try:
+        model = running.engine.model
+        kinds = {name: half if name in products(model) else torch.float32 for name in model.state_dict()}
+        assert half in kinds.values()
+        for directory in (first, folder):
+            assert {name: value.dtype for name, value in model.state_dict().items()} == kinds
+            plain = Engine(Qwen3VL.from_pretrained(directory), running.processor, autocast=half)
+            (expected,) = plain.generate([PICTURED])
+            status, found = running.generate(PICTURED)
+            assert status == 200, found
+            assert [one["token_ids"] for one in found["choices"]] == [one.token_ids for one in expected]
+            for choice, one in zip(found["choices"], expected, strict=True):
+                assert [each["logprob"] for each in choice["logprobs"]["content"]] == one.log_probs
+            assert running.load(folder)[0] == 200
+        state = folders.read(folder, model.config)
+        maps = mapped(folder / "model.safetensors")
+        assert all(any(first <= value.data_ptr() < end for first, end in maps) for value in state.values())
+        assert not any(first <= value.data_ptr() < end for first, end in maps for value in model.state_dict().values())
+    finally:
+        running.close()
+
+
+def mapped(file: Path) -> list[tuple[int, int]]:
+    """Where a file lies in this process's memory."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
+    borders = [tuple(int(one, 16) for one in line[0].split("-")) for line in lines]
+    return [(first, end) for first, end in borders]
 
 
 def test_weights_of_another_model_are_refused(server: Running, weights: Path, tmp_path: Path) -> None:

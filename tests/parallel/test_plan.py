@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from open4ov.cli import app
+from open4ov.engine.half import products
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 from open4ov.model.sizes import SIZES
@@ -21,7 +22,6 @@ from open4ov.parallel.plan_job import Job, Work, model_of
 from open4ov.parallel.plan_spread import Setup
 from open4ov.recipe import load
 from open4ov.recipe_parallel import ParallelSection
-from open4ov.rl.generation.generator import products
 
 H100 = plan_hardware.find("h100")
 RECIPES = Path(__file__).parents[2] / "recipes"

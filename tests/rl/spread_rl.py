@@ -35,7 +35,7 @@ from open4ov.rl.preference.training import train
 from open4ov.rl.replay import Replay
 from open4ov.rl.rollout import Group
 from open4ov.rl.sampling import Cursor
-from open4ov.rl.update import Updater
+from open4ov.rl.update import Broken, Updater
 from open4ov.sample import Sample, assistant, user
 from open4ov.stages import rl
 from open4ov.stages import spread as spread_stages
@@ -219,6 +219,37 @@ def all_online(directory: Path, folder: Path, sizes: list[dict[str, int]]) -> li
     online_run(directory, sizes[0], folder, 1)
     dist.barrier()
     return [*found, online_run(directory, sizes[0], folder, None)]
+
+
+def torn(directory: Path, values: list[float]) -> list[str]:
+    """What each process says where old log-probabilities of the last one have such a value among them; that nothing has
+    changed; the loss of an update after it, which all do; and what each says after one that breaks the weights."""
+    processor = Processor.from_pretrained(directory)
+    model = model_of(processor, "dense", {"dp_shard": 2})
+    section = online.section(group=4, prompts=5, minibatches=1, learning_rate=RATE)
+    updater = Updater(model, processor, VisionCache(spread.seeing(model), processor), section, weighed=True)
+    optimizer, before = training.adamw(model, RATE), model.full_state(everywhere=True)
+    said: list[str] = []
+    for value in values:
+        batch = updater.prepare(groups())
+        if dist.get_rank() == dist.get_world_size() - 1:
+            part = batch.minibatches[0][0]
+            part.old_logp = part.rollout_logp.clone()
+            part.old_logp[0] = value
+        try:
+            updater.apply(batch, optimizer, RATE)
+        except Broken as error:
+            said.append(str(error))
+        assert all(torch.equal(own, before[name]) for name, own in model.full_state(everywhere=True).items())
+    said.append(str(updater.apply(updater.prepare(groups()), optimizer, RATE).figures()["loss"]))
+    updater.check(groups())
+    updater.apply(updater.prepare(groups()), optimizer, 1e30)
+    try:
+        updater.check(groups())
+    except Broken as error:
+        said.append(str(error))
+    torch.set_flush_denormal(False)
+    return said
 
 
 def perturbed(directory: Path) -> str:

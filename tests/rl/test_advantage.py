@@ -49,9 +49,11 @@ def test_pass_at_k_is_the_mean_over_all_subsets(n: int) -> None:
             assert got.sum().item() == pytest.approx(0, abs=1e-9)
 
 
-def test_k_of_one_is_grpo() -> None:
-    values = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0])
-    torch.testing.assert_close(advantage.pass_at_k(values, 1), advantage.grpo(values), atol=1e-5, rtol=0)
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=16))
+def test_k_of_one_is_grpo(values: list[int]) -> None:
+    mean, spread = fmean(values), pstdev(values)
+    expected = [(value - mean) / spread if spread else 0.0 for value in values]
+    assert advantage.pass_at_k(torch.tensor(values), 1).tolist() == pytest.approx(expected, abs=1e-9)
 
 
 def test_dead_groups_are_those_without_any_advantage() -> None:
@@ -96,14 +98,14 @@ def test_the_groups_mean_reward_golden(case: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_refused(wrong: float) -> None:
-    for compute in (advantage.diversity, advantage.grpo, advantage.dead):
+    for compute in (advantage.diversity, advantage.dead):
         with pytest.raises(advantage.RewardError, match="finite"):
             compute(torch.tensor([0.0, wrong]))
 
 
 def test_a_single_response_teaches_nothing() -> None:
     for values in (torch.ones(1), torch.zeros(1)):
-        for found in (advantage.pass_at_k(values, 1), advantage.diversity(values), advantage.grpo(values)):
+        for found in (advantage.pass_at_k(values, 1), advantage.diversity(values)):
             assert found.tolist() == [0.0]
 
 
@@ -128,7 +130,7 @@ def test_a_uniform_right_group_earns_the_floor_and_is_dead() -> None:
     right[0] = 0.0
     found = rewards.combine(right, none, length_weight=0.0, diversity=scores)
     assert float(found[1] - found[0]) == pytest.approx(0.1), "a right answer of a uniform group earns the floor"
-    assert advantage.dead(advantage.grpo(torch.full((7,), 0.1)))
+    assert advantage.dead(advantage.diversity(torch.full((7,), 0.1)))
 
 
 def test_similarity_need_not_be_transitive() -> None:

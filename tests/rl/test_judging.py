@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 from online import section, tasks
 
 from open4ov import answers_symbolic
 from open4ov.engine import Completion
-from open4ov.rl import figures, rewards
+from open4ov.recipe import load
+from open4ov.rl import figures, rewards, schedule
 from open4ov.rl.judging import Judge
 
 
@@ -46,3 +48,13 @@ def test_the_curve_has_the_reward_that_is_optimised() -> None:
     assert figures.of_groups([group], options)["reward"] == pytest.approx((1 - 0.5) / 3, abs=1e-4)
     again = rewards.combine(group.correct, group.length_rewards, length_weight=0.5, pass_k=1)
     assert group.advantages.tolist() == again.tolist()
+
+
+def test_the_recipe_of_grpo(tmp_path: Path) -> None:
+    """As docs/rl.md has it: the same advantage in the last step as in the first, standardised rewards alone."""
+    (tmp_path / "r.yaml").write_text("name: t\nrl: {loss: grpo, pass_k: 1, pass_k_share: 1, length_weight: 0}\n")
+    options = load(tmp_path / "r.yaml").rl.model_copy(update={"reward": "online:begins_with_a_digit", "group": 4})
+    done = [{"step": step, "phase": "pass_at_k", "pass_at_k": 0.5} for step in range(1, options.steps)]
+    assert {schedule.phase(options, done[:n]) for n in range(options.steps)} == {"pass_at_k"}
+    (group,) = Judge(options).groups(tasks(1), [[said("7", tokens=60), said("x"), said("y"), said("z")]], "pass_at_k")
+    assert group.advantages.tolist() == pytest.approx([3**0.5, *[-(3**-0.5)] * 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from spread_rl import (
     preference_pairs,
     stage_run,
     stages,
+    torn,
 )
 
 from open4ov.model import Processor, Qwen3VL
@@ -120,6 +122,18 @@ def test_online_training_on_two_processes(tiny_dir: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(again[name], value, atol=3e-5, rtol=1e-3, msg=name)
     first: dict[str, Any] = results[0][0][1]
     assert all(torch.equal(first[name], results[1][0][1][name]) for name in first)
+
+
+@pytest.mark.distributed
+def test_what_one_process_sees_is_not_finite_ends_the_update_of_all(tiny_dir: Path) -> None:
+    """None is left waiting for the others. A token held for impossible alone would not make the loss infinite."""
+    values = [math.nan, -math.inf]
+    first, second = world.run(torn, 2, tiny_dir, values, timeout=120)
+    told = [f"the sum of the responses' log-probabilities is {value}: lower rl.learning_rate" for value in values]
+    assert first == second
+    assert [line.split(" (")[0] for line in first[:2]] == told
+    assert math.isfinite(float(first[2]))
+    assert first[3].startswith("the sum of the responses' log-probabilities after the update is nan")
 
 
 @pytest.mark.distributed

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from online import train
+from online import odd, train
 
 from open4ov import training
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 from open4ov.recipe import load
+from open4ov.sample import Sample
 from open4ov.store import ImageStore
 
 
@@ -75,6 +76,34 @@ def test_a_policy_that_came_apart_ends_the_run_also_where_no_group_is_alive(
     options: dict[str, Any] = {"steps": 4, "minibatches": 1, "reward": "online:odd", "rollout": rollout}
     with pytest.raises(training.Diverged, match=told):
         train(tiny_dir, learning_rate=1e30, **options)
+
+
+def right_at_first(response: str, sample: Sample) -> float:
+    """Of tasks of the first step half of the responses, later none."""
+    return odd(response, sample) if sample.id in ("t0", "t1", "t2", "t3") else 0.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "ahead", "reward"), [(1, False, "online:odd"), (2, True, "test_rl_trainer:right_at_first")]
+)
+def test_a_policy_that_came_apart_in_the_last_step_ends_the_run_too(
+    tiny_dir: Path, steps: int, ahead: bool, reward: str
+) -> None:
+    """Also where the last step's responses are by the weights before, and teach nothing."""
+    options: dict[str, Any] = {"steps": steps, "minibatches": 1, "reward": reward, "rollout": {"ahead": ahead}}
+    told = (
+        rf"step {steps}: the sum of the responses' log-probabilities after the update is nan: lower rl\.learning_rate"
+    )
+    with pytest.raises(training.Diverged, match=told + r".*tasks of this batch: t"):
+        train(tiny_dir, learning_rate=1e30, **options)
+
+
+def test_a_policy_that_came_apart_is_not_kept(tiny_dir: Path, tmp_path: Path) -> None:
+    """Every checkpoint that is kept can be gone on from."""
+    options: dict[str, Any] = {"steps": 3, "minibatches": 1, "reward": "online:odd", "checkpoint_every": 1}
+    with pytest.raises(training.Diverged, match=r"step 1: .*after the update is nan"):
+        train(tiny_dir, learning_rate=1e30, arguments={"checkpoints": tmp_path / "kept"}, **options)
+    assert not [*tmp_path.glob("kept/step-*")]
 
 
 def test_the_first_minibatch_is_on_policy(tiny_dir: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from open4ov.engine import deepgemm
 from open4ov.engine.fp8 import MULTIPLE, Fp8Experts, Fp8Matrix
+from open4ov.engine.half import in_half, reading
 from open4ov.engine.int8 import Int8Experts, Int8Matrix, available
 from open4ov.errors import UserError, nearest
 from open4ov.model import Qwen3VL, lora
@@ -87,21 +88,27 @@ def quantize(model: Qwen3VL, kind: str, parts: Sequence[str] = ("language",)) ->
     return Report(kind, len(layers), grouped, before, weight_bytes(model))
 
 
-def load(directory: Path | str, kind: str | None = None, adapter: Path | None = None) -> Qwen3VL:
+def load(
+    directory: Path | str, kind: str | None = None, adapter: Path | None = None, half: torch.dtype | None = None
+) -> Qwen3VL:
     """A model to answer with, read from a folder: float32 on the CPU, and quantised when `kind` is given; bfloat16 on
-    the GPU for fp8. `adapter`: a file of `lora.save`, merged into the weights. Raises UserError as `quantize`,
-    `lora.load` and `Qwen3VL.from_pretrained`."""
+    the GPU for fp8. `adapter`: a file of `lora.save`, merged into the weights. `half`: what an engine with `autocast`
+    is to compute in: it then casts no weight more than once. Raises UserError as `quantize`, `lora.load` and
+    `Qwen3VL.from_pretrained`."""
     if kind == "fp8":
         check_machine(kind, torch.device("cuda"))
         model = Qwen3VL.from_pretrained(directory, torch.bfloat16).to("cuda")
     else:
-        model = Qwen3VL.from_pretrained(directory)
+        plain = kind is None and adapter is None  # else it is quantised or merged in float32
+        model = Qwen3VL.from_pretrained(directory, reading(half) if half is not None and plain else torch.float32)
     if adapter is not None:
         lora.load(model, adapter)
         lora.merge(model)
     if kind is not None:
         quantize(model, kind)
-    return model.requires_grad_(False)
+    if half is not None:
+        in_half(model, half)
+    return model.requires_grad_(half is not None)  # of such weights alone autocast keeps what it has cast
 
 
 def quantised(model: nn.Module) -> bool:

@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from open4ov import side_by_side, training
 from open4ov.engine import Completion, Engine, Request
 from open4ov.engine.quantize import load
@@ -84,13 +82,13 @@ class Here:
         extra = f" {quantize}" if quantize else ""
         extra += f" with {fingerprint([adapter])[:16]}" if adapter else ""
         self.identity = f"weights {fingerprint(files)[:16]}{extra}"
-        self._load = partial(load, folder, quantize, adapter)
+        self._autocast = training.autocast("auto")
+        self._load = partial(load, folder, quantize, adapter, self._autocast)
         self._processor = Processor.from_pretrained(folder)
 
     def ask(self, suites: Sequence[Suite], book: AnswerBook, progress: Progress | None) -> Asked:
         model = self._load()
-        autocast = torch.bfloat16 if training.kind("auto") == "bf16" else None
-        engine = Engine(model, self._processor, MAX_BATCH, autocast=autocast, watch=False)
+        engine = Engine(model, self._processor, MAX_BATCH, autocast=self._autocast, watch=False)
         total, parts = sum(suite.count for suite in suites), side_by_side.places()
 
         def piece(part: int) -> Asked:
@@ -117,7 +115,7 @@ class Here:
         fresh = _fresh(suites, self.identity, book, asked, part, parts)
         under_way: dict[int, tuple[Item, str, dict[int, Completion]]] = {}
         more, seen, open_ = True, 0, 0
-        with torch.inference_mode(), engine.precision():
+        with engine.precision():  # one context for all steps: what autocast casts it keeps so long
             while True:
                 while more and open_ < MAX_BATCH:
                     item, key = next(fresh, (None, ""))

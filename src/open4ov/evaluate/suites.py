@@ -13,7 +13,6 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
 from open4ov import assets, functions, side_by_side, training
@@ -62,7 +61,11 @@ def run(run: StageRun, model: str) -> None:
     if section.weights != "same":
         named["weights"] = section.weights
     answers = ask(
-        load(folder, None if section.weights == "same" else section.weights),
+        load(
+            folder,
+            None if section.weights == "same" else section.weights,
+            half=training.autocast(section.precision),
+        ),
         Processor.from_pretrained(folder),
         section,
         run.seed,
@@ -125,7 +128,7 @@ def ask(
     `own`: asked instead of the shipped vertical."""
     asked = questions(section.items, section.sampled_items, seed, own)
     requests = [_request(question, section, seed) for question in asked]
-    autocast = torch.bfloat16 if training.kind(section.precision) == "bf16" else None
+    autocast = training.autocast(section.precision)
     name = section.model_dump_json(), seed
     completions = _answered(reading.Reader(model, processor, requests, asked, name, autocast), progress)
     answers: list[Answer] = []

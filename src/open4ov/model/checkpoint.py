@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +71,12 @@ def hf_name(name: str) -> str:
     raise AssertionError(f"parameter {name} has no Hugging Face name")
 
 
-def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
+Held = torch.dtype | Callable[[str, Tensor], Tensor]
+"""How weights are held: all in a type, or each by (our name, weight as the file has it, experts maybe in another order
+of memory) -> weight. One that is given back as it came lies in the file's memory map, all of which then stays."""
+
+
+def load(directory: Path | str, dtype: Held = torch.float32) -> Qwen3VL:
     """A model from a Hugging Face directory (one `model.safetensors`, or shards with an index).
 
     Files are read one after another through a memory map: beside the model itself, memory holds the pages of one only.
@@ -87,7 +92,9 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
     state: dict[str, Tensor] = {}
     for path in dict.fromkeys(found.files.values()):
         for key, tensor in _tensors(path, [key for key, place in found.files.items() if place == path]):
-            state[found.wanted[key]] = _held(found.wanted[key], tensor, found.hub).to(dtype).contiguous()
+            name = found.wanted[key]
+            weight = _held(name, tensor, found.hub)
+            state[name] = weight.to(dtype).contiguous() if isinstance(dtype, torch.dtype) else dtype(name, weight)
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)
 

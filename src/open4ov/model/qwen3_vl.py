@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from .rope import text_angles
 from .text import DecoderLayer, TextModel
 from .trainable import Trainable
 from .vision import VisionFeatures, VisionModel
+
+if TYPE_CHECKING:
+    from .checkpoint import Held
 
 LOGITS_AT_ONCE = 2**26
 """Logits that `log_probs` keeps for its gradient; where there are more, it computes them again."""
@@ -72,7 +75,7 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
                     weight.normal_(0.0, self.config.text.initializer_range, generator=generator)
 
     @classmethod
-    def from_pretrained(cls, directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
+    def from_pretrained(cls, directory: Path | str, dtype: Held = torch.float32) -> Qwen3VL:
         """Reads a Hugging Face directory. Raises UserError for missing files or keys, and other model types."""
         from .checkpoint import load
 

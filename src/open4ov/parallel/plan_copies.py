@@ -1,7 +1,7 @@
 """Whole models beside the parts that are trained: the rollout engine's, and the first process's own before and after.
 
 Both are float32, as `Qwen3VL.from_pretrained` gives them (`sft/spread.py`, `stages/spread.py`), but for what an engine
-that computes in bf16 reads by products only (`rl/generation/spread.py`). Everything is bytes.
+that computes in bf16 reads by products only (`engine/half.py`). Everything is bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def whole(config: Config, tower: bool = True, half: bool = False) -> int:
 
 
 def _product(one: Held) -> bool:
-    """As `products` of `rl/generation/spread.py` has it; a test compares the two."""
+    """As `products` of `engine/half.py` has it; a test compares the two."""
     return one.name == "head.weight" or (one.name.startswith("text.layers.") and len(one.shape) > 1)
 
 

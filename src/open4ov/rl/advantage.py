@@ -11,8 +11,6 @@ from math import comb, sqrt
 import torch
 from torch import Tensor
 
-_EPSILON = 1e-6  # of GRPO's denominator
-
 
 class RewardError(ValueError):
     """Rewards that an advantage is not defined for."""
@@ -29,8 +27,9 @@ def pass_at_k(rewards: Tensor, k: int) -> Tensor:
         wrong  (1 - R - q) / s,   q = C(m-1,k-1) / C(N-1,k-1): the chance that its subset is all wrong.
 
     The paper's eq. (6) gives +R/s for a wrong response: it lost its minus sign and is the advantage of an all-wrong
-    *subset*, not of a response. The original method (Chen et al. 2025) is followed here. k = 1 is GRPO with the
-    population standard deviation. All zero when p = 0 or m < k (s = 0): such a group teaches nothing.
+    *subset*, not of a response. The original method (Chen et al. 2025) is followed here. k = 1 is GRPO: rewards less
+    their mean, by their population standard deviation. All zero when p = 0 or m < k (s = 0): such a group teaches
+    nothing.
 
     Raises ValueError for rewards other than 0 and 1 (they would silently become their own advantage in the original
     code) or not finite, for an empty group, and for k outside 1..N.
@@ -72,12 +71,6 @@ def diversity(rewards: Tensor) -> Tensor:
     values = _one_group(rewards)
     centred = values - values.mean()
     return torch.where(centred.abs() < 1e-12, torch.zeros_like(centred), centred)
-
-
-def grpo(rewards: Tensor) -> Tensor:
-    """Group-standardised advantages (population standard deviation), the Pass@1 baseline to compare with."""
-    centred = diversity(rewards)
-    return centred / (centred.square().mean().sqrt() + _EPSILON)
 
 
 def centred_length(length_rewards: Tensor, weight: float) -> Tensor:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -79,49 +79,58 @@ def build(
     bare = [s for s in (usable if texts is None else texts) if s.answer and not s.images]
     maker = Maker(pictured, bare, mix, count, seed, get, put, wordings)
     answer = _Answering(engine, get, seed, progress)
-    counts: Counter[str] = Counter()
-    found: dict[str, Sample] = {}
-    guessed: dict[str, None] = {}
-    wanted = maker.wanted("image_normal")
-    known: list[Sample] = []
-    controls: list[Sample] = []
-    # first what the model sees rightly: the other kinds are made of these
-    for drafts in maker.normal(known):
-        for each, own in answer(drafts):
-            verdict = complete(each, own)
-            if verdict == "not_known":
-                counts[verdict] += 1
-            elif verdict is None:
-                known.append(each.sample)
-                controls.append(_pair(each))
-    for pair in controls[:wanted]:
-        found[pair.id] = pair
-    bare_known: list[Draft] = []
-    for each, own in answer(maker.bare_drafts()):
-        verdict = complete(each, own)
-        if verdict is None:
-            bare_known.append(each)
-        else:
-            counts[verdict] += 1
+    kept = _Kept()
+    known = _known(maker, answer, kept)  # first what the model sees rightly: the other kinds are made of these
+    bare_known = [*kept.completed(answer(maker.bare_drafts()))]
     chosen, drafts = maker.alike(known, bare_known)
     for each in chosen:
-        pair = _pair(each)
-        found.setdefault(pair.id, pair)
+        kept.take(each)
     others, cannot = maker.others(known)
-    drafts += others
-    counts["cannot"] += cannot
-    for each, own in answer(drafts):
-        verdict = complete(each, own)
-        if verdict == "guessed_blind":
-            guessed[each.sample.id] = None
-        if verdict:
-            counts[verdict] += 1
-        else:
-            pair = _pair(each)
-            found.setdefault(pair.id, pair)
-    kinds = Counter(str(pair.extra["pair"]) for pair in found.values())
-    told = {name: number for name, number in (counts + kinds).items() if number}
-    return Made(list(found.values()), dict(sorted(told.items())), list(guessed))
+    kept.counts["cannot"] += cannot
+    for each in kept.completed(answer([*drafts, *others])):
+        kept.take(each)
+    return kept.made()
+
+
+def _known(maker: Maker, answer: _Answering, kept: _Kept) -> list[Sample]:
+    """The samples that the model answers rightly with their picture; of as many as are wanted the pairs are kept."""
+    known: list[Sample] = []
+    controls: list[Sample] = []
+    for drafts in maker.normal(known):
+        for each in kept.completed(answer(drafts)):
+            known.append(each.sample)
+            controls.append(_pair(each))
+    kept.pairs.update((pair.id, pair) for pair in controls[: maker.wanted("image_normal")])
+    return known
+
+
+class _Kept:
+    """The pairs, by id, and what became of the other drafts (see `Made`)."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, Sample] = {}
+        self.counts: Counter[str] = Counter()
+        self.guessed: dict[str, None] = {}
+
+    def completed(self, answered: Iterable[tuple[Draft, str]]) -> Iterator[Draft]:
+        """The drafts that the model's own answers make pairs of; the others are counted."""
+        for each, own in answered:
+            verdict = complete(each, own)
+            if verdict == "guessed_blind":
+                self.guessed[each.sample.id] = None
+            if verdict is None:
+                yield each
+            else:
+                self.counts[verdict] += 1
+
+    def take(self, each: Draft) -> None:
+        pair = _pair(each)
+        self.pairs.setdefault(pair.id, pair)
+
+    def made(self) -> Made:
+        kinds = Counter(str(pair.extra["pair"]) for pair in self.pairs.values())
+        told = {name: number for name, number in (self.counts + kinds).items() if number}
+        return Made(list(self.pairs.values()), dict(sorted(told.items())), list(self.guessed))
 
 
 def complete(pair: Draft, own: str) -> str | None:

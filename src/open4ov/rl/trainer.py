@@ -79,7 +79,7 @@ def fit(
 
     Raises UserError for a reward that Pass@k cannot use, a pool with fewer tasks than a step, GeneratorGone, and where
     `rl.no_live` ends the run; what was done is in `checkpoints`. Raises training.Diverged when a loss or gradient is
-    not finite.
+    not finite, and when log-probabilities are not: of a step's responses, or after the last update.
     """
     state = State.begin(model, tasks, section, seed, failures, replayed)
     if not section.steps:
@@ -139,6 +139,7 @@ class _Online:
                 replayed, images.get, processor, self.pictures, section, state.replay, behind, state.replayed
             )
         self.groups: list[Group] = []
+        self.chosen: list[Group] = []
         self.last: dict[str, Any] | None = None
 
     def step(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class _Online:
         with clock("reward"):
             self.groups, unsaid = self.judge.shared(self.model, tasks, responses, phase)
             state.no_verdict += unsaid
-            chosen = most_even(self.groups, section.prompts)
+            self.chosen = chosen = most_even(self.groups, section.prompts)
         with clock("score"), self.phases.update():
             batch = self.updater.prepare(chosen)
         with clock("update"):
@@ -181,9 +182,12 @@ class _Online:
         return {**state.curve[-1], **clock.pace(tokens, rolled)}
 
     def keep(self) -> None:
-        """Writes a checkpoint when its time has come. Raises UserError where `rl.no_live` ends the run."""
+        """Writes a checkpoint when its time has come. Raises UserError where `rl.no_live` ends the run, and
+        training.Diverged where it has ended, or is to be kept, with a policy that came apart."""
         state, section = self.state, self.section
         ended = state.done == section.steps
+        if ended:
+            self._check()
         barren = state.barren >= stops.limit(section) and not ended
         if barren or (state.done % section.checkpoint_every == 0 and not ended):
             try:
@@ -217,8 +221,16 @@ class _Online:
             self._save(self.rollouts.kept())
             raise
 
+    def _check(self) -> None:
+        """The next step's responses would show a policy that came apart: here none may follow."""
+        try:
+            self.updater.check(self.chosen)
+        except Broken as broken:
+            raise stops.diverged(broken.reason, self.state.done, broken.names, self.keeper.folder) from None
+
     def _save(self, coming: dict[str, Any] | None) -> None:
         if self.keeper.folder:
+            self._check()
             self.state.coming = coming
             self.state.save(self.keeper)
 

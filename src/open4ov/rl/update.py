@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -31,6 +30,7 @@ from open4ov.engine import VisionCache
 from open4ov.model import Processor
 from open4ov.recipe import RlSection
 from open4ov.rl import importance, losses
+from open4ov.rl.figures import Seen, Update
 from open4ov.rl.parts import Encoding, Part, parts
 from open4ov.rl.policy import Policy, cost
 from open4ov.rl.prefix import scoring
@@ -59,56 +59,8 @@ class Batch:
         return sum(self.lengths[first:])
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What one pass saw, plain numbers."""
-
-    ratios: losses.RatioStatistics
-    entropy: float
-    """The sum over its tokens"""
-    mismatch: importance.MismatchStatistics | None
-    responses: int
-    tokens: int
-
-
-@dataclass
-class Update:
-    """What the optimizer steps of one batch saw: a list of one entry a mini-batch each."""
-
-    losses: list[float] = field(default_factory=list)
-    ratios: list[float] = field(default_factory=list)
-    least: list[float] = field(default_factory=list)
-    largest: list[float] = field(default_factory=list)
-    clipped_low: list[float] = field(default_factory=list)
-    clipped_high: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    replay: list[float] = field(default_factory=list)
-    importance: list[dict[str, float]] = field(default_factory=list)
-
-    def figures(self) -> dict[str, float]:
-        """For the curve; nothing was updated where no group was alive."""
-        if not self.norms:
-            none = {"updates": 0, "loss": 0.0, "entropy": 0.0, "ratio": 1.0, "clip_low": 0.0, "clip_high": 0.0}
-            return {**none, "grad_norm": 0.0}
-        found = {
-            "updates": len(self.norms),
-            "loss": round(fmean(self.losses), 6),
-            "entropy": round(fmean(self.entropies), 4),
-            "ratio": round(fmean(self.ratios), 6),
-            "ratio_min": round(min(self.least), 6),
-            "ratio_max": round(max(self.largest), 6),
-            "clip_low": round(fmean(self.clipped_low), 4),
-            "clip_high": round(fmean(self.clipped_high), 4),
-            "grad_norm": round(fmean(self.norms), 4),
-        }
-        for name in self.importance[0] if self.importance else ():
-            found[name] = round(fmean(each[name] for each in self.importance), 6)
-        return {**found, "replay_loss": round(fmean(self.replay), 4)} if self.replay else found
-
-
 class Broken(Exception):
-    """A mini-batch whose loss or gradient is not finite: the reason and the tasks."""
+    """What is not finite, such as the loss of a mini-batch: the reason and the tasks."""
 
     def __init__(self, reason: training.Diverged, names: list[str]) -> None:
         super().__init__(str(reason))
@@ -174,66 +126,62 @@ class Updater:
 
     def _accumulate(self, number: int, batch: Batch, seen: Update, replay: Replay | None) -> None:
         """The gradients of one mini-batch, part by part, and of what is replayed with it."""
-        section, steps, parts = self.section, len(batch.minibatches), batch.minibatches[number]
-        whole = losses.mean_over(section.loss, batch.responses, batch.tokens)
-        shares = [losses.mean_over(section.loss, part.responses, part.tokens) * steps / whole for part in parts]
-        own: list[tuple[losses.RatioStatistics, Tensor, importance.MismatchStatistics | None, Part]] = []
-
-        def objective(part: Part, logp: Tensor, entropy: Tensor) -> Tensor:
-            old = logp.detach() if part.old_logp is None else part.old_logp
-            mismatch, weights = self._mismatch(part, old)
-            value, ratios = losses.loss(
-                section.loss, logp, old, part.shared.response, part.advantages, section, weights
-            )
-            own.append((ratios, entropy.sum(), mismatch, part))
-            return value
-
-        passes = [self._pass(part, share, partial(objective, part)) for part, share in zip(parts, shares, strict=True)]
+        own: list[Seen] = []
+        passes = self._passes(number, batch, own)
         again = replay.coming(self.model) if replay is not None else None
         made = [*in_step(self.model, passes, batch.passes[number]), *(() if again is None else [again])]
         values = accumulate(self.model, made, self._precision)
         replayed = float(values.pop()) if again is not None else 0.0
         (loss,) = summed(self.model, [sum(_numbers(values))])
-        entropies = _numbers([entropy for _, entropy, _, _ in own])
-        found = gathered(
-            self.model,
-            [
-                _Seen(ratios, entropy, mismatch, part.responses, part.tokens)
-                for (ratios, _, mismatch, part), entropy in zip(own, entropies, strict=True)
-            ],
-        )
-        self._checked(loss, "loss")
-        responses, tokens = [one.responses for one in found], [one.tokens for one in found]
-        counts = responses if section.loss == "gspo" else tokens
-
-        def mean(values: Sequence[float]) -> float:
-            return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
-
-        seen.losses.append(loss)
-        seen.ratios.append(mean([one.ratios.ratio for one in found]))
-        seen.least.append(min(one.ratios.ratio_min for one in found))
-        seen.largest.append(max(one.ratios.ratio_max for one in found))
-        seen.clipped_low.append(mean([one.ratios.clipped_low for one in found]))
-        seen.clipped_high.append(mean([one.ratios.clipped_high for one in found]))
-        seen.entropies.append(sum(one.entropy for one in found) / sum(tokens))
-        mismatches = [one.mismatch for one in found if one.mismatch is not None]
-        if mismatches:
-            self._apart(importance.together(mismatches, responses, tokens), seen)
+        found = gathered(self.model, own)
+        self._checked(sum(one.old for one in found), "sum of the responses' log-probabilities")
+        seen.saw(self._checked(loss, "loss"), found, self.section.loss)
+        self._apart(found, seen)
         if replay is not None and again is not None:
             seen.replay.append(self._checked(replay.took(self.model, replayed), "replayed samples' loss"))
 
-    def _mismatch(self, part: Part, old: Tensor) -> tuple[importance.MismatchStatistics | None, Tensor | None]:
+    def _passes(self, number: int, batch: Batch, own: list[Seen]) -> list[Pass]:
+        """Those of this process for one mini-batch, each by its share of what the loss is a mean over. What they see
+        goes to `own`."""
+        kind, parts = self.section.loss, batch.minibatches[number]
+        whole = losses.mean_over(kind, batch.responses, batch.tokens)
+        shares = [
+            losses.mean_over(kind, part.responses, part.tokens) * len(batch.minibatches) / whole for part in parts
+        ]
+        return [
+            self._pass(part, share, partial(self._objective, part, own))
+            for part, share in zip(parts, shares, strict=True)
+        ]
+
+    def _objective(self, part: Part, own: list[Seen], logp: Tensor, entropy: Tensor) -> Tensor:
+        """The loss of one part."""
+        old = logp.detach() if part.old_logp is None else part.old_logp
+        mismatch, weights, total = self._mismatch(part, old)
+        section, response = self.section, part.shared.response
+        value, ratios = losses.loss(section.loss, logp, old, response, part.advantages, section, weights)
+        own.append(Seen(ratios, float(entropy.sum()), mismatch, total, part.responses, part.tokens))
+        return value
+
+    def _mismatch(self, part: Part, old: Tensor) -> tuple[importance.MismatchStatistics | None, Tensor | None, float]:
         """How far the rollouts are from the policy, where that is looked at; the weight of each token [R], where they
-        are of another one."""
+        are of another one; and the sum of `old`, which all processes are to see before one raises: where it is not
+        finite there is neither."""
         if not self.weighed and self.watched is None:
-            return None, None
-        self._checked(float(old.sum()), "sum of the responses' log-probabilities")
+            return None, None, 0.0
+        total = float(old.sum())
+        if not math.isfinite(total):
+            return None, None, total
         cap = self.section.rollout.tis_cap
         found = importance.statistics(old, part.rollout_logp, part.shared.response, part.responses, cap)
-        return found, importance.weights(old, part.rollout_logp, cap) if self.weighed else None
+        return found, importance.weights(old, part.rollout_logp, cap) if self.weighed else None, total
 
-    def _apart(self, found: importance.MismatchStatistics, seen: Update) -> None:
-        """Raises RuntimeError for copies of the policy that are none; nothing of the mini-batch has changed then."""
+    def _apart(self, passes: Sequence[Seen], seen: Update) -> None:
+        """Notes how far rollouts and policy are apart, where that was looked at. Raises RuntimeError for copies of the
+        policy that are none; nothing of the mini-batch has changed then."""
+        mismatches = [one.mismatch for one in passes if one.mismatch is not None]
+        if not mismatches:
+            return
+        found = importance.together(mismatches, [one.responses for one in passes], [one.tokens for one in passes])
         if self.weighed:
             seen.importance.append(found.figures())
             return
@@ -255,6 +203,20 @@ class Updater:
         """log p of the part's response tokens [R] under the policy as it is, and the entropies [R], without gradient;
         on many processes all call it."""
         return score(self.model, self._pass(part), self._precision)
+
+    def check(self, groups: Sequence[Group]) -> None:
+        """Raises Broken where log-probabilities of these groups' responses, under the policy as it is, are no numbers.
+        Dead groups tell, too. On many processes all call it with the same groups."""
+        said = [group for group in groups if any(r.token_ids for r in group.responses)]
+        own = self._share(said)
+        passes = [self._pass(part) for part in self._laid(own, self._encoded(own))]
+        (count,) = most(self.model, [len(passes)])
+        scored = [score(self.model, one, self._precision)[0] for one in in_step(self.model, passes, count)]
+        (total,) = summed(self.model, [sum(_numbers([logp.sum() for logp in scored]))])
+        try:
+            self._checked(total, "sum of the responses' log-probabilities after the update")
+        except training.Diverged as error:
+            raise Broken(error, [group.task.sample.id for group in said]) from None
 
     def _pass(
         self, part: Part, weight: float = 1.0, objective: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -14,6 +14,7 @@ from vllm_like import asking, shaken
 
 from open4ov import training
 from open4ov.engine import Completion, Engine, Request, VisionCache, int8
+from open4ov.engine.half import products
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe_rl_rollout import RolloutSection
@@ -208,7 +209,7 @@ def test_products_weights_in_what_is_computed_in_change_no_bit(tiny_dir: Path, c
     """What processes generate with; also after an update."""
     processor, half = Processor.from_pretrained(tiny_dir), torch.bfloat16
     model, twin = (Qwen3VL(config(processor, tie), seed=2) for _ in range(2))
-    names = generator.products(twin)
+    names = products(twin)
     for name, parameter in twin.named_parameters():
         parameter.requires_grad_(False)
         parameter.data = parameter.data.to(half if name in names else parameter.dtype)
@@ -239,7 +240,7 @@ def test_a_copy_holds_what_it_computes_with_and_says_the_same(tiny_dir: Path, co
     requests = asking(4, PICTURE, temperature=0.8)
     for _ in range(2):
         held = {name: p.dtype for name, p in twin.named_parameters() if p.dtype != torch.float32}
-        assert held == dict.fromkeys(generator.products(twin), half)
+        assert held == dict.fromkeys(products(twin), half)
         wanted, found = engine.generate(requests), ahead.generate(requests)
         assert tokens(found) == tokens(wanted)
         assert said(found).equal(said(wanted))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from open4ov.engine.quantize import DTYPES
 from open4ov.engine.serving.faults import Refused
 from open4ov.errors import UserError
 from open4ov.model import Config, Qwen3VL
@@ -35,12 +36,14 @@ def allowed(path: str, folders: Sequence[Path]) -> Path:
 
 
 def read(folder: Path, config: Config) -> Mapping[str, Tensor]:
-    """The weights in a folder as a state dict of a model of `config`; they may have a head of their own where it has
-    none, as vLLM wants it. Raises Refused for another model's, and for what is no whole model."""
+    """The weights in a folder as a state dict of a model of `config`. As far as they are float32 or bfloat16 they lie
+    in the files' memory maps: whoever takes them copies them, and there is no other copy. They may have a head of
+    their own where `config` has none, as vLLM wants it. Raises Refused for another model's, and for what is no whole
+    model."""
     try:
         if any(file.parent != folder for file in weight_files(folder).values()):
             raise Refused("the weights' index names files outside its folder", _PARAM)
-        model = Qwen3VL.from_pretrained(folder)
+        model = Qwen3VL.from_pretrained(folder, lambda _, weight: weight if weight.dtype in DTYPES else weight.float())
     except UserError as error:
         raise Refused(f"the weights cannot be read: {error}", _PARAM) from None
     own, theirs = _told(config), _told(model.config)
@@ -48,7 +51,7 @@ def read(folder: Path, config: Config) -> Mapping[str, Tensor]:
         raise Refused(f"the weights are of another model than this server's: {', '.join(other)} differ", _PARAM)
     state = model.state_dict()
     head = state.pop("head.weight", None) if config.tie_word_embeddings else None
-    if head is not None and not torch.equal(head, state["text.embed.weight"]):
+    if head is not None and not torch.equal(head.float(), state["text.embed.weight"].float()):
         raise Refused("the weights have a head of their own, and this server's model has none", _PARAM)
     return state
 

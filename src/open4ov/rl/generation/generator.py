@@ -23,6 +23,7 @@ from torch import Tensor
 
 from open4ov.engine import Completion, Engine, Request, VisionCache
 from open4ov.engine.generate import Progress
+from open4ov.engine.half import in_half
 from open4ov.engine.quantize import quantize
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
@@ -170,21 +171,6 @@ def copied(model: Qwen3VL) -> Qwen3VL:
         parameter.requires_grad_(False)
         parameter.grad = None
     return twin
-
-
-def products(model: Qwen3VL) -> list[str]:
-    """The decoder's parameters that are read by products only, of which autocast computes in its own type: in that type
-    they give the same bits. Not the words, which are looked up, nor norms."""
-    found = [f"text.layers.{name}" for name, p in model.text.layers.named_parameters() if p.dim() > 1]
-    return found if model.head is None else [*found, "head.weight"]
-
-
-def in_half(model: Qwen3VL, half: torch.dtype) -> None:
-    """Holds the weights of products in the type that autocast computes in: half the bytes, and none is cast anew in
-    every step (autocast keeps what it has cast only of weights that are trained)."""
-    for name in products(model):
-        parameter = model.get_parameter(name)
-        parameter.data = parameter.data.to(half)
 
 
 def build(

@@ -22,12 +22,13 @@ from torch import nn
 
 from open4ov.engine import Completion, Request, VisionCache
 from open4ov.engine.generate import Progress
+from open4ov.engine.half import products
 from open4ov.model import Config, Qwen3VL, VisionFeatures
 from open4ov.model.vision import VisionModel
 from open4ov.parallel import exchange
 from open4ov.parallel.model import Parallel
 from open4ov.recipe_rl_rollout import RolloutSection
-from open4ov.rl.generation.generator import Generator, GeneratorGone, products
+from open4ov.rl.generation.generator import Generator, GeneratorGone
 
 T = TypeVar("T")
 
