@@ -47,10 +47,10 @@ class Piped(Parallel):
         self._seen: Tensor | None = None
 
     @classmethod
-    def laid(cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection) -> Piped:
+    def laid(cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection, allocate: bool = False) -> Piped:
         """As `Parallel.of`."""
         stages = own_stages(model, mesh, options)
-        spread(stages, mesh, options, gathered=True)
+        spread(stages, mesh, options, gathered=True, allocate=allocate)
         return cls(model.config, mesh, options, stages)
 
     def accumulate(self, passes: Iterable[Pass], precision: Precision) -> list[Tensor]:
