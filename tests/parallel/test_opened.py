@@ -3,8 +3,6 @@ no rank holds more on the way than its parts and a little."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,11 @@ import torch
 import torch.distributed as dist
 import world
 from safetensors.torch import load_file, save_file
-from spread import same, tiny_model, weights
+from spread import same, tiny_model
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from open4ov import training
-from open4ov.errors import UserError
 from open4ov.model import Qwen3VL, lora
 from open4ov.parallel import pretrained, recompute
 from open4ov.parallel.mesh import Mesh
@@ -83,9 +80,7 @@ def models(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({"lm_head.weight": torch.zeros(1)}, root / "hub" / "old.safetensors")
     sparse.save_pretrained(root / "experts")
     path = root / "experts" / "model.safetensors"
-    turned = {
-        name: t.transpose(1, 2).contiguous() if ".experts." in name else t for name, t in load_file(path).items()
-    }
+    turned = {name: t.transpose(1, 2).contiguous() if ".experts." in name else t for name, t in load_file(path).items()}
     save_file(turned, path)
     config = tiny_model(tiny_dir).config
     untied = Qwen3VL(config.__class__(**{**config.__dict__, "tie_word_embeddings": False}), seed=2)

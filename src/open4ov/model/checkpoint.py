@@ -74,10 +74,11 @@ def hf_name(name: str) -> str:
     raise AssertionError(f"parameter {name} has no Hugging Face name")
 
 
-def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
+def load(directory: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Qwen3VL:
     """A model from a Hugging Face directory (one `model.safetensors`, or shards with an index).
 
-    Files are read one after another through a memory map: beside the model itself, memory holds the pages of one only.
+    Files are read one after another through a memory map, each tensor straight to the device: beside the model itself,
+    the host's memory holds the pages of one file only.
     Raises UserError for a missing or unreadable file, pickled weights, another model type, and for tensors that are
     missing, unknown, misshapen or of numbers other than float16, bfloat16, float32 and float64. All files are looked
     through before any is read; the first eight faults are named, the rest counted.
@@ -87,12 +88,22 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen3VL:
     found = examine(Path(directory))
     with torch.device("meta"):
         model = Qwen3VL(found.config)
-    state: dict[str, Tensor] = {}
-    for path in dict.fromkeys(found.files.values()):
-        for key, tensor in _tensors(path, [key for key, place in found.files.items() if place == path]):
-            state[found.wanted[key]] = _held(found.wanted[key], tensor, found.hub).to(dtype).contiguous()
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(dict(_each(found, dtype, device)), assign=True)
     return model.requires_grad_(True)
+
+
+def each(directory: Path, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a directory one after another, by our names, without a model to hold them. Raises UserError as
+    `load` does, before the first."""
+    return _each(examine(directory), dtype, "cpu")
+
+
+def _each(found: Directory, dtype: torch.dtype, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    for path in dict.fromkeys(found.files.values()):
+        with _opened(path) as file:
+            for key in [key for key, place in found.files.items() if place == path]:
+                name = found.wanted[key]
+                yield name, _held(name, file.get_tensor(key), found.hub).to(device, dtype).contiguous()
 
 
 @dataclass(frozen=True)
@@ -314,12 +325,6 @@ def _header(path: Path) -> dict[str, Header]:
             return {key: (list(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from None
-
-
-def _tensors(path: Path, keys: list[str]) -> Iterator[tuple[str, Tensor]]:
-    with _opened(path) as file:
-        for key in keys:
-            yield key, file.get_tensor(key)
 
 
 @contextmanager

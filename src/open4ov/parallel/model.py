@@ -211,15 +211,20 @@ class Parallel(Trainable[Pack, VisionFeatures]):
         gradients.clip(parameters, norm, most)
         return norm
 
+    def wholes(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """The whole weights one after another, on every rank where it computes: name, value, whether it is trained.
+        All ranks go through all of them, and copy what they keep: a value may be the model's own memory."""
+        for name, parameter in self.named_parameters():
+            yield name, whole(parameter.detach()), parameter.requires_grad
+
     def full_state(self, everywhere: bool = False) -> dict[str, Tensor]:
-        """The whole weights by name, on the CPU: on rank 0, elsewhere nothing; with `everywhere` on all ranks. All
-        ranks call it."""
+        """The whole weights by name, copies on the CPU: on rank 0, elsewhere nothing; with `everywhere` on all ranks.
+        All ranks call it."""
         wanted = everywhere or self.mesh.at == 0
         state: dict[str, Tensor] = {}
-        for name, parameter in self.named_parameters():
-            value = whole(parameter.detach())
+        for name, value, trained in self.wholes():
             if wanted:
-                state[name] = value.cpu().requires_grad_(parameter.requires_grad)
+                state[name] = value.to("cpu", copy=True).requires_grad_(trained)
         return state
 
     def to_plain(self, everywhere: bool = False) -> Qwen3VL | None:
