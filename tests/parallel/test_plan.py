@@ -244,6 +244,19 @@ def test_only_the_first_process_has_the_whole() -> None:
     assert not plan_memory.of_rank(setup("2B", 1), 0).alone
 
 
+def test_host_memory_is_of_parts_but_for_the_first_process() -> None:
+    """8B: the largest tensors are embedding and head, 151,936 x 4,096."""
+    one = setup("8B", 8)
+    kept = plan_memory.states_of(one, 0)
+    found = plan_memory.host(one)
+    assert found.reading == 151_936 * 4_096 // 8 * 4
+    assert found.checkpoint == kept.weights + kept.optimizer
+    assert found.whole == 8_767_123_696 * 4
+    parts = plan_memory.host(setup("8B", 64))
+    assert parts.checkpoint < found.checkpoint / 7
+    assert parts.reading == found.reading // 8
+
+
 @pytest.mark.parametrize("kind", ["rl", "dpo"])
 def test_what_has_no_option_is_not_proposed(kind: Any) -> None:
     job = Job("2B", SIZES["2B"], Work((1024,) * 4, predicted=2048), 3, kind=kind, frozen_vision=True, held_vision=True)

@@ -1,7 +1,8 @@
 """Whole models beside the parts that are trained: the rollout engine's, and the first process's own before and after.
 
-Both are float32, as `Qwen3VL.from_pretrained` gives them (`sft/spread.py`, `stages/spread.py`), but for what an engine
-that computes in bf16 reads by products only (`rl/generation/spread.py`). Everything is bytes.
+Both are float32, but for what an engine that computes in bf16 reads by products only (`rl/generation/spread.py`). No
+training reads the model whole (`pretrained.opened`): the engine's is gathered from the parts, tensor by tensor, and so
+is the first process's after the training; before it, that reads it to grade, filter or make pairs. Everything is bytes.
 """
 
 from __future__ import annotations
