@@ -192,6 +192,8 @@ def test_the_recipe_that_ships_fits() -> None:
     assert {"rl", "dpo"} < set(plans)
     assert all(plan["fits"] for plan in plans.values())
     words = 2 * 151_936 * 4096
+    assert plans["rl"]["host"]["moments"] > 8 * (8_767_123_696 - 576_388_336) // 8
+    assert plans["sft_knowledge+ability+preference"]["host"]["moments"] == 0
     assert 2 * (8_767_123_696 - 576_388_336) < plans["rl"]["memory"]["rollouts"] < 2 * 8_767_123_696 + words
 
 
@@ -252,6 +254,8 @@ def test_host_memory_is_of_parts_but_for_the_first_process() -> None:
     assert found.reading == 151_936 * 4_096 // 8 * 4
     assert found.checkpoint == kept.weights + kept.optimizer
     assert found.whole == 8_767_123_696 * 4
+    assert found.moments == 0
+    assert plan_memory.host(replace(one, job=replace(one.job, kind="rl", offload=True))).moments == kept.optimizer
     parts = plan_memory.host(setup("8B", 64))
     assert parts.checkpoint < found.checkpoint / 7
     assert parts.reading == found.reading // 8

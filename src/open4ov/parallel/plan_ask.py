@@ -180,10 +180,11 @@ def jobs_of(recipe: Recipe, name: str, config: Config, asked: Asked) -> tuple[di
 def _engine(rollout: RolloutSection, half: bool) -> dict[str, Any]:
     """What the plan must know of who generates. half: products are in bf16."""
     if rollout.backend != "own":
-        return {"engine": "other"}
+        return {"engine": "other", "offload": rollout.offload}
     copies = int(rollout.ahead or rollout.weights != "same")
     kept = rollout.kv_tokens if rollout.ahead or not rollout.offload else 0
-    return {"copies": copies, "cached": kept, "engine_half": half and rollout.weights == "same"}
+    half = half and rollout.weights == "same"
+    return {"copies": copies, "cached": kept, "engine_half": half, "offload": rollout.offload}
 
 
 def checked(plans: Iterable[Plan]) -> list[Checked]:

@@ -91,6 +91,8 @@ class Job:
     """of the weights that the engine has beyond the one that it needs on many processes"""
     cached: int = 0
     """tokens whose keys and values the engine keeps during an update"""
+    offload: bool = False
+    """the optimizer's moments are on the host while responses are generated"""
     notes: tuple[str, ...] = field(default=())
 
     @property

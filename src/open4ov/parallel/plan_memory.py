@@ -65,10 +65,12 @@ class RankMemory:
 class Host:
     """What a GPU's training needs of its machine's memory, in float32. `reading`: the most that a process reads at once
     of the model's files, its part of one tensor; `checkpoint`: a process's weights and moments, copied to be written
-    while the training goes on; `whole`: the model on the first process, when it is gathered to be saved."""
+    while the training goes on; `moments`: those that RL puts aside to generate (`rl.rollout.offload`); `whole`: the
+    model on the first process, when it is gathered to be saved."""
 
     reading: int
     checkpoint: int
+    moments: int
     whole: int
 
 
@@ -79,6 +81,7 @@ def host(setup: Setup) -> Host:
     return Host(
         max(parts) * plan_copies.FLOAT32,
         max(one.weights + one.optimizer for one in kept),
+        max(one.optimizer for one in kept) if setup.job.offload else 0,
         plan_copies.whole(setup.job.config),
     )
 

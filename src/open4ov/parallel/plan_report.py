@@ -127,11 +127,14 @@ def detail(plan: Plan, total_tokens: float | None = None, price: float | None = 
         lines += [f"  {NAMES[name]:45} {size / 1e9:8.2f}" for name, size in memory.alone.items() if size]
         lines.append(f"  {'in all':45} {sum(memory.alone.values()) / 1e9:8.2f} of {setup.hardware.memory:g}")
         host, local = plan_memory.host(setup), min(setup.mesh.world, setup.hardware.node)
+        aside = (
+            f", beside {host.moments * local / 1e9:,.0f} GB of moments put aside to generate" if host.moments else ""
+        )
         lines.append(
             f"Host memory: a process reads only its parts of the model, at most {host.reading / 1e9:.2f} GB at once, "
             f"and copies {host.checkpoint / 1e9:,.1f} GB of weights and moments for a checkpoint "
-            f"({host.checkpoint * local / 1e9:,.0f} GB in a node of {local}); the first one has the whole model, "
-            f"{host.whole / 1e9:,.0f} GB, when it is saved at the end"
+            f"({host.checkpoint * local / 1e9:,.0f} GB in a node of {local}){aside}; the first one has the whole "
+            f"model, {host.whole / 1e9:,.0f} GB, when it is saved at the end"
         )
     inside = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in memory.activations.most_common())
     flying = f"; {memory.in_flight:g} at once" if memory.in_flight != 1 else ""
