@@ -204,7 +204,8 @@ def test_the_paper_scale_fits_the_gpus_that_its_recipe_names_and_no_smaller_ones
     assert told.exit_code == 0, told.output
     plans = json.loads(told.stdout)
     assert all(plan["fits"] for plan in plans.values())
-    assert all(plan["alone"]["whole"] > 120e9 for plan in plans.values())
+    assert all((plan["alone"].get("whole", 0) > 120e9) == (name != "rl") for name, plan in plans.items())
+    assert all(plan["host"]["whole"] > 120e9 for plan in plans.values())
     assert 60e9 < plans["rl"]["memory"]["rollouts"] < 64e9
     assert run(path, "--hardware", "h100", "--json").exit_code == 1
 
@@ -243,6 +244,7 @@ def test_only_the_first_process_has_the_whole() -> None:
     assert first.alone["whole"] == 8_767_123_696 * 4
     assert first.alone["training"] == first.parts["weights"] + first.parts["optimizer"]
     assert not second.alone
+    assert not plan_memory.of_rank(replace(one, job=replace(one.job, kind="rl", whole=False)), 0).alone
     assert not plan_memory.of_rank(setup("2B", 1), 0).alone
 
 

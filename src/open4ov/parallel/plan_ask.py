@@ -159,7 +159,8 @@ def jobs_of(recipe: Recipe, name: str, config: Config, asked: Asked) -> tuple[di
         work = Work((prompt, *[response] * fitting), ((1, *side),), fitting * response, prompt * fitting * response)
         jobs["rl"] = replace(
             base, kind="rl", work=work, packs=asked.packs or max(1, round(share)), frozen_vision=rl.freeze_vision,
-            held_vision=rl.freeze_vision, half=rl.precision != "fp32", **_engine(rl.rollout, rl.precision != "fp32"),
+            held_vision=rl.freeze_vision, half=rl.precision != "fp32", whole=bool(rl.filter.rollouts),
+            **_engine(rl.rollout, rl.precision != "fp32"),
         )  # fmt: skip
         notes.append(
             f"rl: responses are taken to be half of rl.max_tokens ({response} tokens), prompts {prompt}, no group dead"

@@ -55,7 +55,7 @@ def engine(setup: Setup, rank: int) -> int:
 def alone(setup: Setup, rank: int, kept: int) -> Sizes:
     """The first process while it has the whole model to itself: it grades, filters or makes pairs before and after the
     training. kept: what it has of the training meanwhile, in SFT, whose stage may go on."""
-    if setup.mesh.world == 1 or rank:
+    if setup.mesh.world == 1 or rank or not setup.job.whole:
         return Counter()
     parts: Sizes = Counter(whole=whole(setup.job.config), process=round(setup.hardware.host * 1e9))
     if setup.job.kind == "sft":

@@ -126,6 +126,7 @@ def detail(plan: Plan, total_tokens: float | None = None, price: float | None = 
         lines.append("The first process before and after it, to grade, filter or make pairs, GB:")
         lines += [f"  {NAMES[name]:45} {size / 1e9:8.2f}" for name, size in memory.alone.items() if size]
         lines.append(f"  {'in all':45} {sum(memory.alone.values()) / 1e9:8.2f} of {setup.hardware.memory:g}")
+    if setup.mesh.world > 1:
         host, local = plan_memory.host(setup), min(setup.mesh.world, setup.hardware.node)
         aside = (
             f", beside {host.moments * local / 1e9:,.0f} GB of moments put aside to generate" if host.moments else ""

@@ -39,7 +39,7 @@ THRESHOLDS = "encoder_thresholds"
 def online(
     run: StageRun, start: Path, processor: Processor, tasks: Sequence[Task], failures: Failures
 ) -> tuple[Fit, Qwen3VL]:
-    """Online RL on these tasks of the pool -> what it left, and the trained model, whole."""
+    """Online RL on these tasks of the pool -> what it left, and the trained model, whole, on the CPU."""
     assert run.crew is not None
     section = run.recipe.rl
     names = run.scratch / "tasks.json"
@@ -112,9 +112,7 @@ def _online(
         thresholds=store.root.parent / THRESHOLDS,
         **told,
     )
-    plain = model.to_plain()
-    del model  # its parts leave the device before the whole comes
-    return result, None if plain is None else plain.to(world.device)
+    return result, model.to_plain()
 
 
 def preferences(
