@@ -75,8 +75,10 @@ def test_weights_part_of_the_way() -> None:
     start, model = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False).to(torch.bfloat16)
     start.weight.data = torch.tensor([[1.0, -2.0]])
     model.weight.data = torch.tensor([[5.0, 2.0]], dtype=torch.bfloat16)
-    interpolate(model, start, 0.75)
+    interpolate(model, start.named_parameters(), 0.75)
     assert model.weight.tolist() == [[4.0, 1.0]]
     assert model.weight.dtype == torch.bfloat16
     with pytest.raises(KeyError, match="weight"):
-        interpolate(model, torch.nn.Identity(), 0.5)
+        interpolate(model, [], 0.5)
+    with pytest.raises(KeyError, match="bias"):
+        interpolate(model, torch.nn.Linear(2, 1).named_parameters(), 0.5)

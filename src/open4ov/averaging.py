@@ -7,7 +7,7 @@ with `num_updates`). Kept in float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +37,19 @@ class Average:
 
 
 @torch.no_grad()
-def interpolate(model: nn.Module, start: nn.Module, share: float) -> None:
+def interpolate(model: nn.Module, start: Iterable[tuple[str, Tensor]], share: float) -> None:
     """Leaves the model at start + share * (model - start) (WiSE-FT, arXiv:2109.01903): what training taught stays for
-    the most part, and most of what it cost comes back. Both have the same parameters; `start` may be on another device.
+    the most part, and most of what it cost comes back. `start` has the same parameters, one after another by name, and
+    may be on another device.
 
-    Raises KeyError for a parameter that `start` lacks.
+    Raises KeyError for a parameter that one of the two lacks.
     """
-    before = dict(start.named_parameters())
-    for name, parameter in model.named_parameters():
-        parameter.lerp_(before[name].to(parameter), 1 - share)
+    own = dict(model.named_parameters())
+    for name, before in start:
+        parameter = own.pop(name)
+        parameter.lerp_(before.to(parameter), 1 - share)
+    if own:
+        raise KeyError(next(iter(own)))
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from open4ov.model import Config, Processor, Qwen3VL
+from open4ov.model.checkpoint import each, save
 from open4ov.recipe import UserError
 
 
@@ -122,3 +123,15 @@ def test_a_failed_save_leaves_the_old_file(copy: Path, monkeypatch: pytest.Monke
         Qwen3VL.from_pretrained(copy).save_pretrained(copy)
     assert (copy / "model.safetensors").read_bytes() == before
     assert not list(copy.glob(".model*"))
+
+
+def test_tensors_one_after_another_are_the_models(tiny_dir: Path, tmp_path: Path) -> None:
+    model = Qwen3VL.from_pretrained(tiny_dir)
+    save(model, tmp_path, torch.bfloat16, shard_bytes=100_000)
+    found = dict(each(tmp_path))
+    expected = Qwen3VL.from_pretrained(tmp_path).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(found[name].dtype == torch.float32 and torch.equal(found[name], expected[name]) for name in expected)
+    next(tmp_path.glob("*.safetensors")).unlink()
+    with pytest.raises(UserError, match="names files that are not there"):
+        each(tmp_path)

@@ -192,6 +192,8 @@ def test_the_recipe_that_ships_fits() -> None:
     assert {"rl", "dpo"} < set(plans)
     assert all(plan["fits"] for plan in plans.values())
     words = 2 * 151_936 * 4096
+    assert plans["rl"]["host"]["moments"] > 8 * (8_767_123_696 - 576_388_336) // 8
+    assert plans["sft_knowledge+ability+preference"]["host"]["moments"] == 0
     assert 2 * (8_767_123_696 - 576_388_336) < plans["rl"]["memory"]["rollouts"] < 2 * 8_767_123_696 + words
 
 
@@ -202,7 +204,8 @@ def test_the_paper_scale_fits_the_gpus_that_its_recipe_names_and_no_smaller_ones
     assert told.exit_code == 0, told.output
     plans = json.loads(told.stdout)
     assert all(plan["fits"] for plan in plans.values())
-    assert all(plan["alone"]["whole"] > 120e9 for plan in plans.values())
+    assert all((plan["alone"].get("whole", 0) > 120e9) == (name != "rl") for name, plan in plans.items())
+    assert all(plan["host"]["whole"] > 120e9 for plan in plans.values())
     assert 60e9 < plans["rl"]["memory"]["rollouts"] < 64e9
     assert run(path, "--hardware", "h100", "--json").exit_code == 1
 
@@ -241,7 +244,23 @@ def test_only_the_first_process_has_the_whole() -> None:
     assert first.alone["whole"] == 8_767_123_696 * 4
     assert first.alone["training"] == first.parts["weights"] + first.parts["optimizer"]
     assert not second.alone
+    assert not plan_memory.of_rank(replace(one, job=replace(one.job, kind="rl", whole=False)), 0).alone
     assert not plan_memory.of_rank(setup("2B", 1), 0).alone
+
+
+def test_host_memory_is_of_parts_but_for_the_first_process() -> None:
+    """8B: the largest tensors are embedding and head, 151,936 x 4,096."""
+    one = setup("8B", 8)
+    kept = plan_memory.states_of(one, 0)
+    found = plan_memory.host(one)
+    assert found.reading == 151_936 * 4_096 // 8 * 4
+    assert found.checkpoint == kept.weights + kept.optimizer
+    assert found.whole == 8_767_123_696 * 4
+    assert found.moments == 0
+    assert plan_memory.host(replace(one, job=replace(one.job, kind="rl", offload=True))).moments == kept.optimizer
+    parts = plan_memory.host(setup("8B", 64))
+    assert parts.checkpoint < found.checkpoint / 7
+    assert parts.reading == found.reading // 8
 
 
 @pytest.mark.parametrize("kind", ["rl", "dpo"])

@@ -10,14 +10,16 @@ import torch
 import torch.distributed as dist
 from looped import Bench, coloured
 from torch import Tensor
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 
 from open4ov.errors import UserError
+from open4ov.parallel.crew import follow, leading
 from open4ov.parallel.launch import World
 from open4ov.parallel.mesh import Mesh
 from open4ov.parallel.model import Parallel, whole
 from open4ov.recipe import Recipe, SftSection, SftStage
 from open4ov.recipe_parallel import ParallelSection
-from open4ov.sft import preparation, spread
+from open4ov.sft import preparation, pupil, spread
 from open4ov.sft.fit import Fit
 from open4ov.stages import spread as stages
 from open4ov.store import ImageStore
@@ -92,6 +94,32 @@ def called(folder: Path) -> list[str]:
         except UserError as error:
             said.append(str(error))
     return said
+
+
+def led(tiny: Path, store: Path, folder: Path, lora_rank: int) -> list[tuple[dict[str, Tensor], set[str]]]:
+    """Of rank 0, which leads trainings in two parts: what the model has after them, and which parameters are trained.
+    First it has the model whole before, then not."""
+    rank, sft = dist.get_rank(), {"precision": "fp32", "pack_tokens": 64, "lora_rank": lora_rank}
+    recipe = Recipe.model_validate({"name": "x", "parallel": {"dp_shard": 2}, "sft": sft})
+    whole_store = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
+    here = World(rank, 2, rank, torch.device("cpu"), PrefixStore("led", whole_store))
+    if rank:
+        held: dict[str, Any] = {}
+        follow(here, lambda work: spread.join(here, recipe, held, **work["arguments"]))
+        return []
+    bench, found = Bench(tiny, ImageStore(store)), list[tuple[dict[str, Tensor], set[str]]]()
+    with leading(here) as crew:
+        for made in (pupil.load, pupil.skeleton):
+            task = spread.Task("knowledge", str(tiny), str(store), str(folder / made.__name__), 3)
+            model = made(tiny, recipe.sft, 3)
+            leader = spread.Leader(crew, recipe, task, bench.encoder())
+            told = {"progress": lambda *_: None, "log": lambda _: None, "journal": folder / "journal", "name": "x"}
+            for first in (0, 6):
+                leader.fit(model, coloured(bench.store, 6, first), [], 2000, **told)
+                assert model.device.type == "cpu"
+            own = dict(model.named_parameters())
+            found.append(({n: p.detach().clone() for n, p in own.items()}, {n for n in own if own[n].requires_grad}))
+    return found
 
 
 def several(tiny: Path, store: Path, folder: Path, options: dict[str, Any], stage: dict[str, Any]) -> list[Any]:

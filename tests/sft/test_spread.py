@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spread_fits import called, paced, several, trained
+import torch
+from spread_fits import called, led, paced, several, trained
+
+from open4ov.model import Qwen3VL
+from open4ov.model.lora import is_adapter
 
 sys.path.append(str(Path(__file__).parents[1] / "parallel"))
 
@@ -56,6 +60,20 @@ def test_every_axis_a_frozen_tower_and_a_training_that_is_taken_up_again(tiny_di
     for outcomes in world.run(several, 2, *given, timeout=900):
         for found in outcomes:
             assert_alike(found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_who_leads_needs_no_model_before(tiny_dir: Path, tmp_path: Path, lora_rank: int) -> None:
+    """The whole one comes out of the training: the same weights, the same ones trained."""
+    (before, trained_before), (after, trained_after) = world.run(led, 2, tiny_dir, tmp_path, tmp_path, lora_rank)[0]
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    start = Qwen3VL.from_pretrained(tiny_dir).state_dict()
+    moved = {name for name, value in after.items() if name not in start or not torch.equal(value, start[name])}
+    assert moved == trained_after == trained_before
+    assert all(is_adapter(name) for name in moved) == bool(lora_rank)
 
 
 @pytest.mark.distributed

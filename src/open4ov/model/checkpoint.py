@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Header = tuple[list[int], str]
 """The shape and the type of a tensor in a file"""
+Region = tuple[slice, ...]
+"""Of one of our tensors, a slice for each dim; `slice(None)` where it is the whole dim"""
 
 _PREFIXES = (
     ("vision.taps.", "model.visual.deepstack_merger_list."),
@@ -76,10 +79,11 @@ Held = torch.dtype | Callable[[str, Tensor], Tensor]
 of memory) -> weight. One that is given back as it came lies in the file's memory map, all of which then stays."""
 
 
-def load(directory: Path | str, dtype: Held = torch.float32) -> Qwen3VL:
+def load(directory: Path | str, dtype: Held = torch.float32, device: torch.device | str = "cpu") -> Qwen3VL:
     """A model from a Hugging Face directory (one `model.safetensors`, or shards with an index).
 
-    Files are read one after another through a memory map: beside the model itself, memory holds the pages of one only.
+    Files are read one after another through a memory map, each tensor straight to the device: beside the model itself,
+    the host's memory holds the pages of one file only.
     Raises UserError for a missing or unreadable file, pickled weights, another model type, and for tensors that are
     missing, unknown, misshapen or of numbers other than float16, bfloat16, float32 and float64. All files are looked
     through before any is read; the first eight faults are named, the rest counted.
@@ -89,14 +93,26 @@ def load(directory: Path | str, dtype: Held = torch.float32) -> Qwen3VL:
     found = examine(Path(directory))
     with torch.device("meta"):
         model = Qwen3VL(found.config)
-    state: dict[str, Tensor] = {}
-    for path in dict.fromkeys(found.files.values()):
-        for key, tensor in _tensors(path, [key for key, place in found.files.items() if place == path]):
-            name = found.wanted[key]
-            weight = _held(name, tensor, found.hub)
-            state[name] = weight.to(dtype).contiguous() if isinstance(dtype, torch.dtype) else dtype(name, weight)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(dict(_each(found, dtype, device)), assign=True)
     return model.requires_grad_(True)
+
+
+def each(directory: Path, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a directory one after another, by our names, without a model to hold them. Raises UserError as
+    `load` does, before the first."""
+    return _each(examine(directory), dtype, "cpu")
+
+
+def _each(found: Directory, dtype: Held, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    for path in dict.fromkeys(found.files.values()):
+        with _opened(path) as file:
+            for key in [key for key, place in found.files.items() if place == path]:
+                name = found.wanted[key]
+                weight = _held(name, file.get_tensor(key), found.hub)
+                if isinstance(dtype, torch.dtype):
+                    yield name, weight.to(device, dtype).contiguous()
+                else:
+                    yield name, dtype(name, weight).to(device)
 
 
 @dataclass(frozen=True)
@@ -139,10 +155,19 @@ def examine(directory: Path) -> Directory:
     return Directory(config, read, {key: (stored[key] or ([], ""))[0] for key in read}, wanted, hub)
 
 
-def on_disk(name: str, tensor: Tensor, config: Config, hub: bool = True) -> Tensor:
-    """One of our tensors, whole or sharded, as a view of the shape that it has in a file; `hub`: experts [E, in, out],
-    as released."""
-    return tensor if _of_experts(name) and not hub else _to_hub(name, tensor, config)
+def regions(found: Directory, wanted: Mapping[str, Region]) -> Iterator[tuple[str, Tensor]]:
+    """Reads these regions of our tensors only, one after another: our name, and the region as we hold it, in the file's
+    type. It may lie in the file still: copy it before the next one is asked for.
+
+    Raises UserError for a file that cannot be read.
+    """
+    for path in dict.fromkeys(found.files.values()):
+        keys = [key for key, place in found.files.items() if place == path and found.wanted[key] in wanted]
+        with _opened(path) as file:
+            for key in keys:
+                name = found.wanted[key]
+                part = file.get_slice(key)[_in_file(name, wanted[name], len(found.shapes[key]), found.hub)]
+                yield name, _held(name, part, found.hub)
 
 
 def save(
@@ -208,7 +233,9 @@ def _experts_as_on_the_hub(config: Config, stored: Mapping[str, Header | None]) 
 
 def _on_disk(name: str, shape: torch.Size, config: Config, hub: bool) -> list[int]:
     """The shape that one of our tensors has in a file."""
-    return list(on_disk(name, torch.empty(shape, device="meta"), config, hub).shape)
+    if _of_experts(name) and not hub:
+        return list(shape)
+    return list(_to_hub(name, torch.empty(shape, device="meta"), config).shape)
 
 
 def _fault(key: str, header: Header, needed: list[int]) -> str:
@@ -233,6 +260,17 @@ def _to_hub(name: str, tensor: Tensor, config: Config) -> Tensor:
     if name == _PATCH:
         return tensor.unflatten(1, (vision.in_channels, vision.temporal_patch_size, *2 * (vision.patch_size,)))
     return tensor.transpose(1, 2) if _of_experts(name) else tensor
+
+
+def _in_file(name: str, region: Region, dims: int, hub: bool) -> Region:
+    """A region of one of our tensors, as it lies in a file, where the tensor has so many dims; see `_held`."""
+    if name == _PATCH:  # [D, C, T, P, P] there
+        assert region[1:] == (slice(None),), "what is one dim here is several there"
+        return (region[0], *[slice(None)] * (dims - 1))
+    if hub and _of_experts(name):
+        experts, out, width = region
+        return experts, width, out
+    return region
 
 
 def _of_experts(name: str) -> bool:
@@ -298,10 +336,10 @@ def _header(path: Path) -> dict[str, Header]:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-def _tensors(path: Path, keys: list[str]) -> Iterator[tuple[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Generator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            for key in keys:
-                yield key, file.get_tensor(key)
+            yield file
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from None

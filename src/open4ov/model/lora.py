@@ -9,7 +9,7 @@ Shapes: E experts, R rows sorted by expert, r rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -209,6 +209,15 @@ def load(model: Qwen3VL, path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
+def beginnings(shapes: Mapping[str, Sequence[int]], seed: int) -> Iterator[tuple[str, Tensor]]:
+    """The random ones of what `add` puts beside layers, by the names and shapes of all adapters in the model's order:
+    one after another, whole, in float32 on the CPU. The others are zero at first."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, shape in shapes.items():
+        if name.endswith("_a"):
+            yield name, _drawn(tuple(shape), generator)
+
+
 def _adapted(model: nn.Module) -> Iterator[LoraLinear | LoraMoE]:
     return (module for module in model.modules() if isinstance(module, LoraLinear | LoraMoE))
 
@@ -219,7 +228,10 @@ def is_adapter(name: str) -> bool:
 
 
 def _random(like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> nn.Parameter:
+    return nn.Parameter(_drawn(shape, generator).to(like.device, like.dtype))
+
+
+def _drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Uniform within 1 / sqrt(inputs), as a linear layer starts."""
     bound = 1 / math.sqrt(shape[-1])
-    values = torch.empty(shape).uniform_(-bound, bound, generator=generator)
-    return nn.Parameter(values.to(like.device, like.dtype))
+    return torch.empty(shape, dtype=torch.float32, device="cpu").uniform_(-bound, bound, generator=generator)

@@ -75,11 +75,13 @@ class Qwen3VL(Trainable[Pack, VisionFeatures]):
                     weight.normal_(0.0, self.config.text.initializer_range, generator=generator)
 
     @classmethod
-    def from_pretrained(cls, directory: Path | str, dtype: Held = torch.float32) -> Qwen3VL:
+    def from_pretrained(
+        cls, directory: Path | str, dtype: Held = torch.float32, device: torch.device | str = "cpu"
+    ) -> Qwen3VL:
         """Reads a Hugging Face directory. Raises UserError for missing files or keys, and other model types."""
         from .checkpoint import load
 
-        return load(directory, dtype)
+        return load(directory, dtype, device)
 
     def save_pretrained(self, directory: Path | str, dtype: torch.dtype | None = None) -> None:
         """Writes `config.json` and the weights (in `dtype`; as held when None) for Hugging Face readers."""

@@ -44,9 +44,12 @@ class Parallel(Trainable[Pack, VisionFeatures]):
         self._uneven: list[float] = []
 
     @classmethod
-    def of(cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection | None = None) -> Parallel:
+    def of(
+        cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection | None = None, *, allocate: bool = False
+    ) -> Parallel:
         """Spreads the model over an opened mesh; it is not used any more by itself. It should be on the CPU: only parts
-        of it go to the mesh's device. What is frozen must be so before, and recomputation applied.
+        of it go to the mesh's device. What is frozen must be so before, and recomputation applied. allocate: it is on
+        the meta device; this rank's parts get memory, and what lies in it is nothing (`pretrained.opened` fills it).
 
         Raises UserError for what a mesh cannot cut.
         """
@@ -54,9 +57,9 @@ class Parallel(Trainable[Pack, VisionFeatures]):
         if mesh.pp > 1:
             from .piped import Piped  # which builds on this
 
-            return Piped.laid(model, mesh, options)
+            return Piped.laid(model, mesh, options, allocate)
         stages = [Stage(model, 0, model.config.text.num_hidden_layers)]
-        spread(stages, mesh, options)
+        spread(stages, mesh, options, allocate=allocate)
         return cls(model.config, mesh, options, stages)
 
     def accumulate(self, passes: Iterable[Pass], precision: Precision) -> list[Tensor]:
@@ -208,15 +211,20 @@ class Parallel(Trainable[Pack, VisionFeatures]):
         gradients.clip(parameters, norm, most)
         return norm
 
+    def wholes(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """The whole weights one after another, on every rank where it computes: name, value, whether it is trained.
+        All ranks go through all of them, and copy what they keep: a value may be the model's own memory."""
+        for name, parameter in self.named_parameters():
+            yield name, whole(parameter.detach()), parameter.requires_grad
+
     def full_state(self, everywhere: bool = False) -> dict[str, Tensor]:
-        """The whole weights by name, on the CPU: on rank 0, elsewhere nothing; with `everywhere` on all ranks. All
-        ranks call it."""
+        """The whole weights by name, copies on the CPU: on rank 0, elsewhere nothing; with `everywhere` on all ranks.
+        All ranks call it."""
         wanted = everywhere or self.mesh.at == 0
         state: dict[str, Tensor] = {}
-        for name, parameter in self.named_parameters():
-            value = whole(parameter.detach())
+        for name, value, trained in self.wholes():
             if wanted:
-                state[name] = value.cpu().requires_grad_(parameter.requires_grad)
+                state[name] = value.to("cpu", copy=True).requires_grad_(trained)
         return state
 
     def to_plain(self, everywhere: bool = False) -> Qwen3VL | None:
@@ -268,15 +276,21 @@ class Parallel(Trainable[Pack, VisionFeatures]):
         return self
 
 
-def spread(stages: Sequence[Stage], mesh: Mesh, options: ParallelSection, gathered: bool = False) -> None:
-    """Cuts the stages of a rank as the mesh says. gathered: what FSDP has put together stays so for a whole step."""
+def spread(
+    stages: Sequence[Stage], mesh: Mesh, options: ParallelSection, gathered: bool = False, allocate: bool = False
+) -> None:
+    """Cuts the stages of a rank as the mesh says. gathered: what FSDP has put together stays so for a whole step.
+    allocate: see `Parallel.of`."""
     for stage in stages:
         expert.apply(stage, mesh, options.dispatch)
         tensor.apply(stage, mesh, mesh.dense["tp"])
         if stage.vision is not None and options.vision == "pictures" and not tensor.frozen_tower(stage):
             pictures.apply(stage.vision, stage.config, mesh.group("seq"))
         fsdp.apply(stage, mesh, gathered)
-        _moved(stage, mesh.dense.device_type)
+        if allocate:
+            stage.to_empty(device=mesh.dense.device_type)
+        else:
+            _moved(stage, mesh.dense.device_type)
 
 
 def _moved(stage: Stage, kind: str) -> None:

@@ -7,7 +7,7 @@ ask for; their values, and scores, go to all.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, cast
@@ -47,10 +47,10 @@ class Piped(Parallel):
         self._seen: Tensor | None = None
 
     @classmethod
-    def laid(cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection) -> Piped:
+    def laid(cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection, allocate: bool = False) -> Piped:
         """As `Parallel.of`."""
         stages = own_stages(model, mesh, options)
-        spread(stages, mesh, options, gathered=True)
+        spread(stages, mesh, options, gathered=True, allocate=allocate)
         return cls(model.config, mesh, options, stages)
 
     def accumulate(self, passes: Iterable[Pass], precision: Precision) -> list[Tensor]:
@@ -100,10 +100,10 @@ class Piped(Parallel):
         gradients.clip(parameters, norm, most)
         return norm
 
-    def full_state(self, everywhere: bool = False) -> dict[str, Tensor]:
-        """See Parallel: the stages' parameters go to the ranks that want them, one after another."""
-        wanted = everywhere or self.mesh.at == 0
-        head, state = self.pipeline.twins.head, dict[str, Tensor]()
+    def wholes(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """See Parallel: the stages' parameters go to all ranks of the pipeline, one after another; of tied words the
+        first stage's."""
+        head = self.pipeline.twins.head
         for owner in range(self.mesh.pp):
             mine = owner == self.pipeline.rank
             own = [(name, p) for name, p in self.named_parameters() if p is not head] if mine else []
@@ -112,9 +112,7 @@ class Piped(Parallel):
             for number, (name, shape, dtype, trained) in enumerate(told[0]):
                 value = whole(own[number][1].detach()) if mine else torch.empty(shape, dtype=dtype, device=self.device)
                 dist.broadcast(value, group=self.group, group_src=owner)
-                if wanted:
-                    state[name] = value.cpu().requires_grad_(trained)
-        return state
+                yield name, value, trained
 
     def figures(self) -> dict[str, float]:
         """As Qwen3VL's, of this rank's passes, all stages' layers together."""

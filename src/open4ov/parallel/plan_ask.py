@@ -159,7 +159,8 @@ def jobs_of(recipe: Recipe, name: str, config: Config, asked: Asked) -> tuple[di
         work = Work((prompt, *[response] * fitting), ((1, *side),), fitting * response, prompt * fitting * response)
         jobs["rl"] = replace(
             base, kind="rl", work=work, packs=asked.packs or max(1, round(share)), frozen_vision=rl.freeze_vision,
-            held_vision=rl.freeze_vision, half=rl.precision != "fp32", **_engine(rl.rollout, rl.precision != "fp32"),
+            held_vision=rl.freeze_vision, half=rl.precision != "fp32", whole=bool(rl.filter.rollouts),
+            **_engine(rl.rollout, rl.precision != "fp32"),
         )  # fmt: skip
         notes.append(
             f"rl: responses are taken to be half of rl.max_tokens ({response} tokens), prompts {prompt}, no group dead"
@@ -180,10 +181,11 @@ def jobs_of(recipe: Recipe, name: str, config: Config, asked: Asked) -> tuple[di
 def _engine(rollout: RolloutSection, half: bool) -> dict[str, Any]:
     """What the plan must know of who generates. half: products are in bf16."""
     if rollout.backend != "own":
-        return {"engine": "other"}
+        return {"engine": "other", "offload": rollout.offload}
     copies = int(rollout.ahead or rollout.weights != "same")
     kept = rollout.kv_tokens if rollout.ahead or not rollout.offload else 0
-    return {"copies": copies, "cached": kept, "engine_half": half and rollout.weights == "same"}
+    half = half and rollout.weights == "same"
+    return {"copies": copies, "cached": kept, "engine_half": half, "offload": rollout.offload}
 
 
 def checked(plans: Iterable[Plan]) -> list[Checked]:

@@ -1,7 +1,8 @@
 """Whole models beside the parts that are trained: the rollout engine's, and the first process's own before and after.
 
-Both are float32, as `Qwen3VL.from_pretrained` gives them (`sft/spread.py`, `stages/spread.py`), but for what an engine
-that computes in bf16 reads by products only (`engine/half.py`). Everything is bytes.
+Both are float32, but for what an engine that computes in bf16 reads by products only (`engine/half.py`). No
+training reads the model whole (`pretrained.opened`): the engine's is gathered from the parts, tensor by tensor, and so
+is the first process's after the training; before it, that reads it to grade, filter or make pairs. Everything is bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def engine(setup: Setup, rank: int) -> int:
 def alone(setup: Setup, rank: int, kept: int) -> Sizes:
     """The first process while it has the whole model to itself: it grades, filters or makes pairs before and after the
     training. kept: what it has of the training meanwhile, in SFT, whose stage may go on."""
-    if setup.mesh.world == 1 or rank:
+    if setup.mesh.world == 1 or rank or not setup.job.whole:
         return Counter()
     parts: Sizes = Counter(whole=whole(setup.job.config), process=round(setup.hardware.host * 1e9))
     if setup.job.kind == "sft":

@@ -91,6 +91,10 @@ class Job:
     """of the weights that the engine has beyond the one that it needs on many processes"""
     cached: int = 0
     """tokens whose keys and values the engine keeps during an update"""
+    whole: bool = True
+    """the first process of many has the whole model on its device before or after, to grade, filter or make pairs"""
+    offload: bool = False
+    """the optimizer's moments are on the host while responses are generated"""
     notes: tuple[str, ...] = field(default=())
 
     @property

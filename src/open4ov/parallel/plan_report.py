@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from . import plan_copies
+from . import plan_memory
 from .plan_rollout import Rollouts
 from .plan_search import Found, Plan
 from .plan_time import MFU
@@ -125,10 +126,16 @@ def detail(plan: Plan, total_tokens: float | None = None, price: float | None = 
         lines.append("The first process before and after it, to grade, filter or make pairs, GB:")
         lines += [f"  {NAMES[name]:45} {size / 1e9:8.2f}" for name, size in memory.alone.items() if size]
         lines.append(f"  {'in all':45} {sum(memory.alone.values()) / 1e9:8.2f} of {setup.hardware.memory:g}")
-        size, local = plan_copies.whole(setup.job.config) / 1e9, min(setup.mesh.world, setup.hardware.node)
+    if setup.mesh.world > 1:
+        host, local = plan_memory.host(setup), min(setup.mesh.world, setup.hardware.node)
+        aside = (
+            f", beside {host.moments * local / 1e9:,.0f} GB of moments put aside to generate" if host.moments else ""
+        )
         lines.append(
-            f"Host memory to load it: {size:,.0f} GB (float32) in each process, {size * local:,.0f} GB in a node of "
-            f"{local}; the first process has it once more"
+            f"Host memory: a process reads only its parts of the model, at most {host.reading / 1e9:.2f} GB at once, "
+            f"and copies {host.checkpoint / 1e9:,.1f} GB of weights and moments for a checkpoint "
+            f"({host.checkpoint * local / 1e9:,.0f} GB in a node of {local}){aside}; the first one has the whole "
+            f"model, {host.whole / 1e9:,.0f} GB, when it is saved at the end"
         )
     inside = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in memory.activations.most_common())
     flying = f"; {memory.in_flight:g} at once" if memory.in_flight != 1 else ""
@@ -168,6 +175,7 @@ def data(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "memory": {"rank": plan.memory.rank, "total": plan.memory.total, **plan.memory.parts},
         "alone": dict(plan.memory.alone),
+        "host": asdict(plan_memory.host(setup)) if mesh.world > 1 else {},
         "activations": dict(plan.memory.activations),
         "in_flight": plan.memory.in_flight,
         "free": round(plan.left),

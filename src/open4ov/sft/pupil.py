@@ -10,7 +10,7 @@ import torch
 from open4ov import training
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL, lora
-from open4ov.parallel import recompute
+from open4ov.parallel import pretrained, recompute
 from open4ov.recipe import SftSection
 from open4ov.sft.encoding import Encoder
 from open4ov.sft.features import Features
@@ -37,13 +37,19 @@ def encoder(
     )
 
 
-def load(start: Path, section: SftSection, seed: int, whole: bool = True) -> Qwen3VL:
+def load(start: Path, section: SftSection, seed: int) -> Qwen3VL:
     """The model of a folder on `sft.device`, with what is computed again in its backward pass, and with new adapters
-    where `sft.lora_rank` asks for them. whole: False leaves it on the CPU, for who spreads it over many devices. Raises
-    UserError for options that cannot go together there."""
-    model, device = Qwen3VL.from_pretrained(start), training.device(section.device, "sft.device")
-    if whole:
-        model.to(device)
+    where `sft.lora_rank` asks for them. Raises UserError for options that cannot go together there."""
+    device = training.device(section.device, "sft.device")
+    return _made_ready(Qwen3VL.from_pretrained(start, device=device), section, seed, device)
+
+
+def skeleton(start: Path, section: SftSection, seed: int) -> Qwen3VL:
+    """The same without its weights, on the meta device, for who spreads it over many processes."""
+    return _made_ready(pretrained.skeleton(start), section, seed, training.device(section.device, "sft.device"))
+
+
+def _made_ready(model: Qwen3VL, section: SftSection, seed: int, device: torch.device) -> Qwen3VL:
     if section.compile and training.kind(section.precision, device) == "fp32" and model.config.text.num_experts:
         raise UserError("sft.compile: compiled experts need sft.precision bf16; change one of the two")
     recompute.apply(model, section.recompute, section.recompute_vision)

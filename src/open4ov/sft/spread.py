@@ -1,7 +1,7 @@
-"""A stage's training on several processes: each rank builds the same model, keeps its part, and fits with the others.
+"""A stage's training on several processes: each rank reads its part of the same model, and fits with the others.
 
 Rank 0 has the stage (`trainer.py`): it chooses samples, grades, and saves. For each of its calls of `fit` it writes the
-samples to a file and calls the other ranks, which load the same model and read them; `fit` itself is the same on all.
+samples to a file and calls the other ranks, which read them; `fit` itself is the same on all.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from open4ov.model import Processor, Qwen3VL
+from open4ov.parallel import pretrained
 from open4ov.parallel.agree import agree, files
 from open4ov.parallel.crew import Crew
 from open4ov.parallel.launch import World
 from open4ov.parallel.mesh import Mesh
-from open4ov.parallel.model import Parallel
 from open4ov.recipe import Recipe, SftStage
 from open4ov.recipe_blend import ONE_STAGE
 from open4ov.sample import Sample
@@ -53,10 +53,11 @@ class Training:
         self.encoder, self.scratch = encoder, Path(task.scratch)
         torch.manual_seed(task.seed)
         torch.set_flush_denormal(True)
-        model = pupil.load(Path(task.start), self.section, task.seed, whole=False)
+        start = Path(task.start)
+        model = pupil.skeleton(start, self.section, task.seed)
         preparation.parts(model, self.section, self.options)  # what is frozen must be so before it is spread
         mesh = Mesh.of(recipe.parallel, world.size, model.config).open(world.device)
-        self.model = Parallel.of(model, mesh, recipe.parallel)
+        self.model = pretrained.opened(model, start, mesh, recipe.parallel, task.seed)
         self.carry: Carry | None = None
 
     def fit(self, samples: list[Sample], validation: list[Sample], total_tokens: int | None, **told: Any) -> Fit:
@@ -97,10 +98,10 @@ class Leader:
         journal: Path,
         name: str,
     ) -> Fit:
-        """Trains on all ranks, and puts the weights into `model`, which is whole and in this process; meanwhile it
-        leaves the device to the training."""
-        device = model.device
-        model.to("cpu")
+        """Trains on all ranks, and puts the weights into `model`, which then is whole and in this process; meanwhile,
+        and perhaps before, it has none."""
+        device = self.crew.world.device if model.device.type == "meta" else model.device
+        model.to("meta")
         folder = Path(self.task.scratch) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{self.calls}.parquet", folder / f"{self.calls}-validation.parquet"
@@ -121,7 +122,7 @@ class Leader:
         result = self.training.fit(
             samples, validation, total_tokens, progress=progress, log=log, journal=journal, name=name
         )
-        model.load_state_dict(self.training.model.full_state())
+        model.load_state_dict(self.training.model.full_state(), assign=True)
         model.to(device)
         return result
 

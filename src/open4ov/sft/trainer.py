@@ -62,7 +62,12 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     planning.check(run, stage, material)
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
     start = previous / "model" if previous else assets.base_dir(recipe.model)
-    model, processor = pupil.load(start, section, run.seed), Processor.from_pretrained(start)
+    # many processes read their parts by themselves; whole, it is needed here before for grading alone
+    needed = run.crew is None or (grade is not None and not baseline)
+    model, processor = (
+        (pupil.load if needed else pupil.skeleton)(start, section, run.seed),
+        Processor.from_pretrained(start),
+    )
     processor.check(model.config)
     device = None if run.crew is None else run.crew.world.device
     encoder = pupil.encoder(section, processor, run.images, run.scratch / "features", device)

@@ -20,6 +20,7 @@ from open4ov.averaging import interpolate
 from open4ov.engine import Engine
 from open4ov.functions import function
 from open4ov.model import Processor, Qwen3VL
+from open4ov.model.checkpoint import each
 from open4ov.recipe import DpoSection
 from open4ov.recipe_dpo import ABLATED, MADE, VERIFIED
 from open4ov.rl import hallucination, tasks
@@ -44,12 +45,12 @@ def run(run: StageRun) -> None:
     section = run.recipe.dpo
     torch.set_flush_denormal(True)
     start = run.inputs["rl"] / "model"
-    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    model.to(training.device(section.device, "dpo.device"))
+    device = training.device(section.device, "dpo.device")
+    model, processor = Qwen3VL.from_pretrained(start, device=device), Processor.from_pretrained(start)
     pairs = _pairs(run, model, processor)
     write_samples(run.out / "pairs.parquet", pairs.pairs)
     if run.crew is not None:
-        del model  # the training loads its own, in parts, and gives the whole back
+        del model  # the training reads its own, in parts, and gives the whole back
         fit, model = spread.preferences(run, start, processor, pairs.pairs)
     else:
         fit = train(
@@ -67,7 +68,7 @@ def run(run: StageRun) -> None:
             name=f"{run.recipe.name} {run.stage}",
         )
     if section.interpolation < 1:
-        interpolate(model, Qwen3VL.from_pretrained(start), section.interpolation)
+        interpolate(model, each(start), section.interpolation)
     model.save_pretrained(run.out / "model")
     processor.save_pretrained(run.out / "model")
     left_out = {**pairs.listed, **{name: ids for name, ids in fit.listed.items() if ids}}

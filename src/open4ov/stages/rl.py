@@ -36,20 +36,23 @@ def run(run: StageRun) -> None:
     section = run.recipe.rl
     torch.set_flush_denormal(True)
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
-    model, processor = Qwen3VL.from_pretrained(start), Processor.from_pretrained(start)
-    model.to(training.device(section.device, "rl.device"))
+    processor, device = Processor.from_pretrained(start), training.device(section.device, "rl.device")
     tasks = read(run.inputs["rl_pool"], run.images)
     failures = Failures()
     filtered: dict[str, Any] = {}
-    if section.steps and section.filter.rollouts:
+    filters = bool(section.steps and section.filter.rollouts)
+    model = Qwen3VL.from_pretrained(start, device=device) if filters or run.crew is None else None
+    if filters:
+        assert model is not None
         selected = _selected(run, tasks, model, processor)
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
     replayed = _replayed(run) if section.steps and section.replay.share else ()
     if run.crew is not None:
-        del model  # the training loads its own, in parts, and gives the whole back
+        del model  # the training reads its own, in parts, and gives the whole back
         result, model = spread.online(run, start, processor, tasks, failures)
     else:
+        assert model is not None
         result = fit(
             model,
             processor,

@@ -1,7 +1,7 @@
 """The stages `rl` and `dpo` on several processes: the first one has the stage, and calls the others to its training.
 
-Every process loads the model that the stage begins with and keeps its part of it; what is trained on it reads from
-files of the run directory. Making pairs, filtering tasks and probing are the first process's work alone.
+Every process reads its part of the model that the stage begins with; what is trained on it reads from files of the run
+directory. Making pairs, filtering tasks and probing are the first process's work alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from open4ov import training
 from open4ov.model import Processor, Qwen3VL
+from open4ov.parallel import pretrained
 from open4ov.parallel.agree import agree, files
 from open4ov.parallel.launch import World
 from open4ov.parallel.mesh import Mesh
@@ -38,7 +39,7 @@ THRESHOLDS = "encoder_thresholds"
 def online(
     run: StageRun, start: Path, processor: Processor, tasks: Sequence[Task], failures: Failures
 ) -> tuple[Fit, Qwen3VL]:
-    """Online RL on these tasks of the pool -> what it left, and the trained model, whole."""
+    """Online RL on these tasks of the pool -> what it left, and the trained model, whole, on the CPU."""
     assert run.crew is not None
     section = run.recipe.rl
     names = run.scratch / "tasks.json"
@@ -111,9 +112,7 @@ def _online(
         thresholds=store.root.parent / THRESHOLDS,
         **told,
     )
-    plain = model.to_plain()
-    del model  # its parts leave the device before the whole comes
-    return result, None if plain is None else plain.to(world.device)
+    return result, model.to_plain()
 
 
 def preferences(
@@ -184,11 +183,11 @@ def _preferences(
 
 
 def _parted(world: World, recipe: Recipe, start: Path, frozen: bool, seed: int) -> Parallel:
-    """This process's part of a model. What is frozen must be so before it is parted."""
+    """This process's part of a model; nobody reads the whole. What is frozen must be so before it is parted."""
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
-    model = Qwen3VL.from_pretrained(start)
+    model = pretrained.skeleton(start)
     if frozen:
         training.freeze_vision(model)
     mesh = Mesh.of(recipe.parallel, world.size, model.config).open(world.device)
-    return Parallel.of(model, mesh, recipe.parallel)
+    return pretrained.opened(model, start, mesh, recipe.parallel)

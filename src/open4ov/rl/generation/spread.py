@@ -69,20 +69,27 @@ def seeing(model: Parallel) -> Qwen3VL:
 def copied(model: Parallel, section: RolloutSection, half: torch.dtype | None = None) -> Qwen3VL | None:
     """The whole model for this process to generate with; None where it does not. A frozen tower is the policy's own,
     where this process has it. half: what our engine computes in instead of the weights' type. All processes call it."""
-    twin = model.to_plain(everywhere=section.backend == "own")
-    if twin is None:
-        return None
+    generates = section.backend == "own" or model.leads
+    own = model.stages[0].vision
+    if own is not None and any(parameter.requires_grad for parameter in own.parameters()):
+        own = None
+    with torch.device("meta"):
+        twin = Qwen3VL(model.config)
     kinds: dict[str, torch.dtype] = {}
     if half is not None and section.backend == "own" and section.weights == "same":
         kinds = dict.fromkeys(products(twin), half)
-    for name, parameter in twin.named_parameters():  # what one process has whole may be the policy's very tensor
-        parameter.data = parameter.data.to(model.device, kinds.get(name, parameter.dtype), copy=True)
-    trained = any(parameter.requires_grad for parameter in model.vision_parameters())
-    own = model.stages[0].vision
-    if own is not None and not trained:
+    state: dict[str, torch.Tensor] = {}
+    for name, value, trained in model.wholes():  # each straight to where it stays: the whole is never there twice
+        if generates and (own is None or not name.startswith("vision.")):
+            state[name] = value.to(model.device, kinds.get(name, value.dtype), copy=True)
+            twin.get_parameter(name).requires_grad_(trained)
+    if not generates:
+        return None
+    if own is not None:
         twin.vision = own
-    for parameter in twin.vision_parameters():
-        parameter.requires_grad_(trained)
+    twin.load_state_dict(state, strict=False, assign=True)
+    missing = {name for name, p in twin.named_parameters() if p.is_meta}
+    assert not missing, f"nobody has {missing}"
     return twin
 
 
@@ -120,17 +127,15 @@ class SpreadGenerator:
 
     def update_weights(self) -> int:
         """All processes call it, between two steps."""
-        state = self.model.full_state(everywhere=self.section.backend == "own")
-        twin, inner = self.twin, self._inner
-
-        def take() -> int | None:
-            if twin is None or inner is None:
-                return None
-            same = ("vision.",) if not any(p.requires_grad for p in twin.vision_parameters()) else ()
-            twin.load_state_dict({n: v for n, v in state.items() if not n.startswith(same)}, strict=False)
-            return inner.update_weights()
-
-        versions = {one for one in exchange.told(self._all(take), self._group) if one is not None}
+        inner = self._inner
+        own = {} if self.twin is None else dict(self.twin.named_parameters())
+        still = not any(p.requires_grad for name, p in own.items() if name.startswith("vision."))
+        with torch.no_grad():
+            for name, value, _ in self.model.wholes():
+                if own and not (still and name.startswith("vision.")):
+                    own[name].copy_(value)
+        told = self._all(lambda: None if inner is None else inner.update_weights())
+        versions = {one for one in exchange.told(told, self._group) if one is not None}
         if len(versions) != 1:
             raise RuntimeError(f"processes have weights of the versions {sorted(versions)}")
         (self._version,) = versions
