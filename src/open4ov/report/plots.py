@@ -22,6 +22,8 @@ CURVES = {
 }
 """Keys of curve.json that are drawn, at most `PANELS` a stage, in this order."""
 PANELS = 3
+SHORT = 24
+"""Letters of a legend's entry, up to which three of them stand side by side"""
 
 
 def trajectory(table: Mapping[str, Any], names: Sequence[str]) -> Drawing:
@@ -93,7 +95,7 @@ def lengths(results: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str])
             axes.stairs(share, edges, color=COLOURS[index % len(COLOURS)], lw=1.5, label=titles[name])
         axes.set_xlabel("tokens of a response")
         axes.set_ylabel("percent of responses")
-        legend_above(axes)
+        legend_above(axes, columns=1 if max(len(titles[name]) for name in counted) > SHORT else 3)
 
     return Drawing("lengths", "How long responses are", draw, 5.4, 3.2)
 

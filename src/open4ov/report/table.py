@@ -145,9 +145,12 @@ def to_markdown(table: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def difference_lines(table: Mapping[str, Any], differences: Mapping[str, Mapping[str, float]]) -> str:
-    """Differences {row: {score, low, high}} as a Markdown table: each with its interval, in the row's unit."""
-    lines = ["| suite | difference | interval |", "|---|---|---|"]
+def difference_lines(
+    table: Mapping[str, Any], differences: Mapping[str, Mapping[str, float]], direction: str = "difference"
+) -> str:
+    """Differences {row: {score, low, high}} as a Markdown table: each with its interval, in the row's unit.
+    `direction`: which model's score minus which other's."""
+    lines = [f"| suite | {direction} | interval |", "|---|---|---|"]
     for row in table["rows"]:
         if found := differences.get(row["name"]):
             score, low, high = (shown(found[key], row["unit"]) for key in ("score", "low", "high"))
