@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def test_the_page_loads_nothing_from_outside(reported: Path) -> None:
     assert not {"iframe", "object", "embed", "form"} & set(links.tags)
     assert "@import" not in html
     assert not re.search(r"url\((?!['\"]?#)", html)
+
+
+def test_names_that_the_page_gives_of_the_code_are_there(reported: Path) -> None:
+    named = re.findall(r"<code>(open4ov\.[\w.]+)</code>", (reported / "report.html").read_text())
+    assert named
+    for name in named:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(module), attribute), name
 
 
 def test_words_of_answers_are_escaped(reported: Path) -> None:

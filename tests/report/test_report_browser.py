@@ -138,6 +138,18 @@ def test_a_phone_scrolls_one_way_only(reported: Path, browser: Browser) -> None:
     assert small >= 6, "pixels of the smallest text of a figure"
 
 
+def test_frames_that_scroll_take_keys_and_on_a_desktop_the_fates_are_whole(reported: Path, browser: Browser) -> None:
+    opened(browser, reported / "report.html", width=1280)
+    over = "document.getElementById('fates').parentElement"
+    assert browser.run(f"{over}.scrollWidth - {over}.clientWidth") == 0
+    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=900, deviceScaleFactor=1, mobile=True)
+    frames = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth)"
+    browser.shows(f"{frames}.length > 0 && {frames}.every((one) => one.tabIndex === 0)")
+    assert browser.run(f"{frames}.every((one) => one.getAttribute('aria-label') !== '')") is True
+    still = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth <= one.clientWidth)"
+    browser.shows(f"{still}.every((one) => !one.hasAttribute('tabindex'))")
+
+
 def test_every_control_has_a_name_and_every_picture_words(reported: Path, browser: Browser) -> None:
     opened(browser, reported / "report.html")
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]

@@ -53,6 +53,19 @@ def test_what_is_not_finished_is_named_and_the_rest_is_shown(root: Path) -> None
     assert [model["name"] for model in embedded(html)["models"]][-1] == "rl"
 
 
+def test_stages_stand_in_the_order_of_the_run(root: Path) -> None:
+    for stage, inputs in {"sets": ["data"], "data": ["images"], "dpo": ["rl"], "rl": ["sets"]}.items():
+        record = json.loads((root / stage / "stage.json").read_text())
+        (root / stage / "stage.json").write_text(json.dumps({**record, "inputs": dict.fromkeys(inputs, {})}))
+    unknown = list(of_directory(root, None, "1.2").inputs)
+    places = [unknown.index(stage) for stage in ("images", "data", "sets", "rl", "dpo")]
+    assert places == sorted(places), "each after what it is made from"
+    told = ["rl_pool", "images", "data", "sets", "rl", "dpo", "evaluate_dpo"]
+    assert list(of_directory(root, told, "1.2").inputs)[: len(told)] == told, "as the recipe has them"
+    found = of_directory(root, told, "1.2")
+    assert [one["name"] for one in content.gather(found).page["stages"]] == list(found.inputs)
+
+
 def test_a_run_of_which_nothing_is_finished_has_a_page(root: Path) -> None:
     for stage in root.glob("*/stage.json"):
         shutil.rmtree(stage.parent)

@@ -83,8 +83,8 @@ def shared(first: Side, second: Side) -> list[str]:
 
 def compare(first: Side, second: Side, differences: Differences) -> dict[str, Any]:
     """What the page shows, as data: `titles`, the `direction` of differences, `rows` (name, title, unit, better,
-    cells, difference, verdict), `shared`, `alone` (questions that only one was asked), `options` in which the recipes differ, `confidence`, and the numbers of
-    questions that the second alone and the first alone answered rightly."""
+    cells, difference, verdict), `shared`, `alone` (questions that only one was asked), `options` in which the recipes
+    differ, `confidence`, and the numbers of questions that the second alone and the first alone answered rightly."""
     both = shared(first, second)
     found = differences(both)
     table = build({"first": _plain(first.results), "second": _plain({**second.results, **_settings(first.results)})})

@@ -91,6 +91,7 @@ def of_directory(root: Path, expected: Sequence[str] | None, version: str) -> Fo
         if folder.is_dir() and folder.name not in FOLDERS and not folder.name.startswith(".")
         and not folder.name.endswith(".failed") and (folder / "stage.json").is_file()
     }  # fmt: skip
+    inputs = _in_order(inputs, expected or ())
     pictures = Pictures(ImageStore(root / "image-store"))
     found = Found(name, recipe, inputs, pictures, strict=False, about=about or {})
     if not recipe:
@@ -100,6 +101,21 @@ def of_directory(root: Path, expected: Sequence[str] | None, version: str) -> Fo
     for stage, folder in inputs.items():
         found.problems += _files(stage, folder)
     return found
+
+
+def _in_order(inputs: Mapping[str, Path], expected: Sequence[str]) -> dict[str, Path]:
+    """As the run made them: as its recipe has them, and those that it does not name each after what it is made from."""
+    made_from: dict[str, set[str]] = {}
+    for stage, folder in inputs.items():
+        told: Any = (read_json(folder / "stage.json") or {}).get("inputs")
+        made_from[stage] = set(cast("dict[str, Any]", told)) if isinstance(told, dict) else set()
+    placed = [stage for stage in expected if stage in inputs]
+    rest = [stage for stage in inputs if stage not in placed]
+    while rest:
+        ready = (stage for stage in rest if not made_from[stage] & set(rest))
+        placed.append(next(ready, rest[0]))
+        rest.remove(placed[-1])
+    return {stage: inputs[stage] for stage in placed}
 
 
 def _unfinished(root: Path, inputs: Mapping[str, Path], expected: Sequence[str] | None) -> list[str]:
