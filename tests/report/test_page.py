@@ -48,7 +48,7 @@ def test_the_page_loads_nothing_from_outside(reported: Path) -> None:
     assert all(link.startswith(("data:", "#")) for link in links.loaded)
     assert not {"iframe", "object", "embed", "form"} & set(links.tags)
     assert "@import" not in html
-    assert not re.search(r"url\((?!['\"]?#)", html)
+    assert not re.search(r"url\((?!['\"]?(#|data:))", html)
 
 
 def test_names_that_the_page_gives_of_the_code_are_there(reported: Path) -> None:
@@ -57,6 +57,12 @@ def test_names_that_the_page_gives_of_the_code_are_there(reported: Path) -> None
     for name in named:
         module, _, attribute = name.rpartition(".")
         assert hasattr(import_module(module), attribute), name
+
+
+def test_the_page_tells_how_responses_differ(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    for column in ("distinct, count", "utility, percent", "entropy of answers, bits", "self-similarity, cosine"):
+        assert f"<th>{column}</th>" in html
 
 
 def test_words_of_answers_are_escaped(reported: Path) -> None:
