@@ -56,7 +56,7 @@ def compare(
     told = comparison.compare(a, b, lambda both: _differences(a, b, both))
     _write(out, comparison.page(a, b, told))
     if json_:
-        kept = ("titles", "direction", "confidence", "shared", "alone", "fixed", "broken", "rows", "options")
+        kept = ("titles", "direction", "confidence", "shared", "alone", "fixed", "broken", "rows", "spread", "options")
         print(json.dumps({key: told[key] for key in kept}, ensure_ascii=False))
         return
     found = {row["name"]: row["difference"] for row in told["rows"] if row["difference"]}

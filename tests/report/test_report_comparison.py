@@ -71,6 +71,7 @@ def test_the_page_is_self_contained_and_has_both(sides: tuple[Side, Side]) -> No
     assert len(data["cases"]) == QUESTIONS
     assert "+20.0<small>+10.0 to +30.0</small>" in html
     assert "<code>rl.steps</code>" in html
+    assert "<th>self-similarity, cosine</th>" in html
     assert '<figure id="figure-differences">' in html
     assert "<b>naming</b>" not in html
     assert "partial" in html, "the stages of the recipe are not known here"

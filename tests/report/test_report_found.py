@@ -56,7 +56,7 @@ def test_what_is_not_finished_is_named_and_the_rest_is_shown(root: Path) -> None
 def test_stages_stand_in_the_order_of_the_run(root: Path) -> None:
     for stage, inputs in {"sets": ["data"], "data": ["images"], "dpo": ["rl"], "rl": ["sets"]}.items():
         record = json.loads((root / stage / "stage.json").read_text())
-        (root / stage / "stage.json").write_text(json.dumps({**record, "inputs": dict.fromkeys(inputs, {})}))
+        (root / stage / "stage.json").write_text(json.dumps({**record, "inputs": {key: {} for key in inputs}}))
     unknown = list(of_directory(root, None, "1.2").inputs)
     places = [unknown.index(stage) for stage in ("images", "data", "sets", "rl", "dpo")]
     assert places == sorted(places), "each after what it is made from"

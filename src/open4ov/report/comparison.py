@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from open4ov.errors import UserError, nearest
-from open4ov.report import answers, cases, paired_cases, plots, plots_changes
+from open4ov.report import answers, cases, fonts, paired_cases, plots, plots_changes
 from open4ov.report.drawing import Drawing
 from open4ov.report.found import Found
 from open4ov.report.page import page_environment
-from open4ov.report.table import TITLES, build, row_named
+from open4ov.report.table import TITLES, build, diversity, row_named
 
 Differences = Callable[[Sequence[str]], Mapping[str, Mapping[str, float]]]
 """Ids of the questions that both were asked -> row -> {score, low, high}: the second model minus the first, paired"""
@@ -84,7 +84,8 @@ def shared(first: Side, second: Side) -> list[str]:
 def compare(first: Side, second: Side, differences: Differences) -> dict[str, Any]:
     """What the page shows, as data: `titles`, the `direction` of differences, `rows` (name, title, unit, better,
     cells, difference, verdict), `shared`, `alone` (questions that only one was asked), `options` in which the recipes
-    differ, `confidence`, and the numbers of questions that the second alone and the first alone answered rightly."""
+    differ, `confidence`, `spread` (`table.diversity` of the two), and the numbers of questions that the second alone
+    and the first alone answered rightly."""
     both = shared(first, second)
     found = differences(both)
     table = build({"first": _plain(first.results), "second": _plain({**second.results, **_settings(first.results)})})
@@ -106,6 +107,9 @@ def compare(first: Side, second: Side, differences: Differences) -> dict[str, An
         "fixed": sum(b.is_right and not a.is_right for a, b in pairs),
         "broken": sum(a.is_right and not b.is_right for a, b in pairs),
         "rows": rows,
+        "spread": diversity(
+            {"first": first.results, "second": second.results}, {"first": first.title, "second": second.title}
+        ),
         "options": options(first.found.recipe, second.found.recipe),
         "table": table,
     }
@@ -130,21 +134,19 @@ def page(first: Side, second: Side, told: Mapping[str, Any]) -> str:
         )
         for stage in dict.fromkeys([*first.found.inputs, *second.found.inputs])
     ]
-    return (
-        page_environment(figures(first, second, told))
-        .get_template("html/compare.html.jinja")
-        .render(
-            told=told,
-            problems=problems,
-            pair=names_of(told),
-            titles=suites,
-            paired=paired,
-            gallery=gallery,
-            times=times,
-            headlines=[row for name in ("vertical", "general", "text", "missing_image") if (row := _row(told, name))],
-            few=FEW,
-        )
+    template = page_environment(figures(first, second, told)).get_template("html/compare.html.jinja")
+    html = template.render(
+        told=told,
+        problems=problems,
+        pair=names_of(told),
+        titles=suites,
+        paired=paired,
+        gallery=gallery,
+        times=times,
+        headlines=[row for name in ("vertical", "general", "text", "missing_image") if (row := _row(told, name))],
+        few=FEW,
     )
+    return fonts.embedded(html)
 
 
 def figures(first: Side, second: Side, told: Mapping[str, Any]) -> dict[str, Drawing]:
