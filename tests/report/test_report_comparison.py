@@ -109,7 +109,9 @@ def test_models_that_are_not_there_are_refused(sides: tuple[Side, Side], tmp_pat
     with pytest.raises(UserError, match="nothing of it has been evaluated"):
         comparison.side(opened(tmp_path / "c", {}), None, "A", "c")
     (tmp_path / "a" / "evaluate_rl" / "answers.parquet").write_text("no parquet")
-    with pytest.raises(UserError, match="evaluate rl again"):
+    with pytest.raises(
+        UserError, match=r"evaluate_rl/answers.parquet is no whole Parquet file\); delete the folder evaluate_rl/"
+    ):
         comparison.side(found, "rl", "A", "a")
 
 

@@ -60,10 +60,11 @@ def side(found: Found, model: str | None, label: str, folder: str) -> Side:
     if model is not None and model not in evaluated:
         raise UserError(f"{found.name}: has not evaluated '{model}'{nearest(model, evaluated)}")
     chosen = model or evaluated[-1]
-    results = found.json(f"evaluate_{chosen}", "results.json")
-    rows = found.part(f"answers of {chosen}", lambda: answers.read(found.inputs[f"evaluate_{chosen}"]))
+    stage = f"evaluate_{chosen}"
+    results = found.json(stage, "results.json")
+    rows = found.part(f"answers of {chosen}", lambda: answers.read(found.inputs[stage]), stage)
     if results is None or rows is None:
-        raise UserError(f"{found.name}: {'; '.join(found.problems)}; evaluate {chosen} again")
+        raise UserError(f"{folder}: {'; '.join(found.problems)}")
     name = "" if found.name == folder else f"{found.name}, "
     seed = found.recipe.get("seed", results["seed"])
     title = f"{label}: {folder} ({name}seed {seed}), {TITLES.get(chosen, chosen)}"

@@ -115,7 +115,7 @@ def asked_alike(found: Found, results: Mapping[str, Any]) -> dict[str, list[answ
     read: dict[str, list[answers.Row]] = {}
     for model in results:
         folder = found.inputs[f"evaluate_{model}"]
-        rows = found.part(f"answers of {model}", lambda folder=folder: answers.read(folder))
+        rows = found.part(f"answers of {model}", lambda folder=folder: answers.read(folder), folder.name)
         if rows is None:
             continue
         if unlike := answers.alike({**read, model: rows}):
