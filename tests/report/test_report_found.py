@@ -143,9 +143,8 @@ def test_a_truncated_file_is_told_with_the_folder_to_delete(root: Path, size: in
     again = "/, and `open4ov run` with the same recipe and --out makes it again"
     answers, curve = problems
     assert answers.startswith("answers of rl: left out")
-    assert answers.endswith(
-        f"(evaluate_rl/answers.parquet is no whole Parquet file); delete the folder evaluate_rl{again}"
-    )
+    assert "(evaluate_rl/answers.parquet is no whole Parquet file)" in answers
+    assert answers.endswith(f"; delete the folder evaluate_rl{again}")
     assert curve.startswith("rl/curve.json: left out")
     assert curve.endswith(f"; delete the folder rl{again}")
 
