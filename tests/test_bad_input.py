@@ -189,7 +189,7 @@ def test_the_pixel_limit_is_the_recipes(tmp_path: Path, inside: Inside, monkeypa
     assert inside("run", "r.yaml", "--out", "out", "--until", "images", "--quiet").returncode == 0
     (entry,) = json.loads((tmp_path / "out" / "images" / "skipped.json").read_text())
     assert "large.png" in json.dumps(entry)
-    assert "over-large: 32 x 32 pixels; the limit is 1000 pixels" in json.dumps(entry)
+    assert "over-large: 32 x 32 pixels; the limit is 1000 pixels in all (images.max_pixels)" in json.dumps(entry)
 
 
 def test_images_without_annotations_under_catalog(tmp_path: Path, fails: Fails) -> None:

@@ -67,7 +67,8 @@ def test_two_runs_side_by_side(runs: tuple[Path, Path], open4ov: Run, tmp_path: 
     assert "Two runs compared" in out.read_text()
     code, said, _ = open4ov("report", "compare", *runs, "--out", out)
     assert code == 0
-    assert f"B: b, DPO minus A: a, DPO, paired on {QUESTIONS} questions:" in said
+    assert said.startswith(f"A: a (seed 0), DPO\nB: b (seed 0), DPO\n\nB minus A, paired on {QUESTIONS} questions:")
+    assert "| suite | B minus A | interval |" in said
     assert "| general ability |" in said
 
 

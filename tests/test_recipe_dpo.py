@@ -67,6 +67,7 @@ HUMAN = {"human": 0.5, "image_normal": 0.5}
         ({"preferences": ["x"]}, "dpo.preferences: has no effect: no share of dpo.mix is for human"),
         ({"mined": "a:b"}, "dpo.mined: has no effect"),
         ({"attributes": {"length": 1}}, "dpo.attributes: has no effect"),
+        ({"pairs": 20, "most": 20}, "dpo.most: has no effect: no more than 20 pairs are asked for"),
         ({"mix": {"brevity": 1.0}, "probe": 8}, "dpo.probe: has no effect"),
         ({"mix": {"brevity": 1.0}, "wordings": 3}, "dpo.wordings: has no effect"),
         ({"validation": {"pairs": 0}, "watch": 2.0}, "dpo.watch: has no effect: dpo.validation.pairs is 0"),
@@ -111,3 +112,6 @@ def test_the_stage_is_made_anew_when_its_pairs_change(tmp_path: Path) -> None:
     told = {"checkpoint_every": 7, "tensorboard": True, "wandb": "project"}
     other = recipe.model_copy(update={"dpo": recipe.dpo.model_copy(update=told)})
     assert keys.training("dpo")(other) == first, "what is kept and told on the way changes nothing"
+    assert "most" not in first["dpo"], "what was made before there was the option stays"
+    fewer = recipe.model_copy(update={"dpo": recipe.dpo.model_copy(update={"most": 9})})
+    assert keys.training("dpo")(fewer) != first

@@ -208,7 +208,8 @@ def compare(
     """Pool runs of several seeds into one table (Markdown).
 
     With --model and --with, the paired differences between two models of these runs; with --against, from those of
-    other runs. With the folders of two evaluations (open4ov eval), the differences between these.
+    other runs. With the folders of two evaluations (open4ov eval), the differences between these,
+    first minus second.
     """
     from open4ov.evaluate import paired
 

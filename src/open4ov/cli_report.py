@@ -50,16 +50,19 @@ def compare(
     from open4ov.report import comparison
     from open4ov.report.table import difference_lines
 
-    a, b = comparison.side(_found(first), model, "A"), comparison.side(_found(second), other or model, "B")
+    one, two = comparison.folders(first, second)
+    a = comparison.side(_found(first), model, "A", one)
+    b = comparison.side(_found(second), other or model, "B", two)
     told = comparison.compare(a, b, lambda both: _differences(a, b, both))
     _write(out, comparison.page(a, b, told))
     if json_:
-        kept = ("titles", "confidence", "shared", "alone", "fixed", "broken", "rows", "options")
+        kept = ("titles", "direction", "confidence", "shared", "alone", "fixed", "broken", "rows", "spread", "options")
         print(json.dumps({key: told[key] for key in kept}, ensure_ascii=False))
         return
     found = {row["name"]: row["difference"] for row in told["rows"] if row["difference"]}
-    print(f"{told['titles'][1]} minus {told['titles'][0]}, paired on {told['shared']} questions:\n")
-    print(difference_lines(told["table"], found))
+    print(*told["titles"], sep="\n")
+    print(f"\n{told['direction']}, paired on {told['shared']} questions:\n")
+    print(difference_lines(told["table"], found, told["direction"]))
     print(f"\n{out}")
 
 

@@ -45,8 +45,9 @@ class ImageError(UserError):
     """An image that is refused; the message names it and says why."""
 
 
-def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
-    """The RGB image in a file or in bytes; `name` stands in messages about bytes.
+def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str = "", option: str = "") -> Image.Image:
+    """The RGB image in a file or in bytes; `name` stands in messages about bytes. `option`: what the user sets
+    `max_pixels` with, where that is possible.
 
     Raises ImageError when it is missing, empty, in none of the formats above, truncated, zero-sized, animated, over 200
     times longer than wide (or wider than long), of more than `max_pixels` pixels, or of a pixel type without an agreed
@@ -54,12 +55,12 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str 
     """
     label = name or (str(source) if isinstance(source, Path) else "the image")
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), len(source), max_pixels, label)
+        return _decode(io.BytesIO(source), len(source), label, max_pixels, option)
     try:
         if not stat.S_ISREG(source.stat().st_mode) and not source.is_dir():
             raise ImageError(f"{label}: is no regular file")
         with source.open("rb") as file:
-            return _decode(file, source.stat().st_size, max_pixels, label)
+            return _decode(file, source.stat().st_size, label, max_pixels, option)
     except FileNotFoundError:
         raise ImageError(f"{label}: no such file") from None
     except IsADirectoryError:
@@ -83,7 +84,8 @@ def decoders(head: bytes) -> tuple[str, ...]:
     return (name,) if name else ()
 
 
-def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Image:
+def _decode(file: BinaryIO, size: int, label: str, max_pixels: int, option: str) -> Image.Image:
+    limit = f"the limit is {max_pixels} pixels in all{f' ({option})' if option else '; save it smaller'}"
     if size == 0:
         raise ImageError(f"{label}: the file is empty (0 bytes)")
     head = file.read(_HEAD)
@@ -106,9 +108,7 @@ def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Ima
             )
         if image.width * image.height > max_pixels:
             found = f"{image.width} x {image.height} pixels"
-            raise ImageError(
-                f"{label}: over-large: {found}; the limit is {max_pixels} pixels in all (images.max_pixels)"
-            )
+            raise ImageError(f"{label}: over-large: {found}; {limit}")
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format not in _STILL_SEQUENCES:
             raise ImageError(
@@ -119,9 +119,7 @@ def _decode(file: BinaryIO, size: int, max_pixels: int, label: str) -> Image.Ima
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(
-            f"{label}: over-large (a decompression bomb); the limit is {max_pixels} pixels in all (images.max_pixels)"
-        ) from None
+        raise ImageError(f"{label}: over-large (a decompression bomb); {limit}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{label}: begins like {formats[0]}, but its header is damaged") from None
     except Exception as error:  # Pillow's decoders raise many kinds (struct.error, SyntaxError, ...) on damaged files

@@ -288,7 +288,8 @@ def _offline(recipe: Recipe, base: dict[str, Any]) -> dict[str, Any]:
         files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     found = key_files.there({"dpo.preferences": fingerprint(files) if files else ""})
     found |= key_files.functions({"dpo.mined": dpo.mined})
-    base["dpo"] = dpo.model_dump(mode="json", exclude=recipe_dpo.TOLD)
+    unread = {"most"} if dpo.most is None else set[str]()  # what was made before there was the option stays
+    base["dpo"] = dpo.model_dump(mode="json", exclude=recipe_dpo.TOLD | unread)
     if dpo.mix.get(recipe_dpo.VERIFIED, 0) > 0:
         found |= key_files.functions({"rl.reward": recipe.rl.reward})
         base["rl"] = {"reward": recipe.rl.reward, "max_tokens": recipe.rl.max_tokens}

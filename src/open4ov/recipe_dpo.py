@@ -50,6 +50,12 @@ class DpoSection(ComputeOptions):
         default_factory=lambda: dict(MIX),
         description="kind -> share of the pairs; a kind that is not named is not used; they sum to 1",
     )
+    most: int | None = Field(
+        default=None,
+        ge=1,
+        description="most pairs that are trained on: of more, so many are drawn (the model's answers decide how many "
+        "drafts make pairs, so that two mixes never make equally many); empty: all that could be made",
+    )
     wordings: int | None = Field(
         default=None,
         ge=1,
@@ -155,6 +161,8 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
         for field in sorted(written - {"pairs"}):
             yield ("dpo", field), "dpo.pairs is 0", ("dpo", "pairs")
         return
+    if dpo.most is not None and dpo.most >= dpo.pairs:
+        yield ("dpo", "most"), f"no more than {dpo.pairs} pairs are asked for", ("dpo", "pairs")
     mix: Loc = ("dpo", "mix")
     wanted = {kind for kind, share in dpo.mix.items() if share > 0}
     if dpo.preferences and not wanted & (set(GIVEN) - {"mined"}):

@@ -72,6 +72,13 @@ def test_official_files_from_a_folder(call, tmp_path: Path) -> None:
     assert code == 0
     assert states["MMStar"] == "can run"
     assert states["BLINK"] == "not run: BLINK.tsv not there"
+    (tmp_path / "wrong").mkdir()
+    tsv(tmp_path / "wrong" / "MMStar.tsv", [{"index": "0", "question": "what?", "answer": "A"}])
+    (tmp_path / "wrong" / "OCRBench.tsv").touch()
+    _, out, _ = call("eval", "--list", "--data", str(tmp_path / "wrong"), "--json")
+    states = {row["name"]: row["state"] for row in json.loads(out)}
+    assert states["MMStar"] == "not run: no column 'image', 'category' (found: index, question, answer)"
+    assert states["OCRBench"].startswith("not run: no column 'index'")
     with endpoint(lambda *_: "A") as server:
         code, out, err = call("eval", server.url, "--model", "m", "--data", str(tmp_path), "--out", "a", "--json")
     assert code == 0, err

@@ -42,6 +42,8 @@ def test_differences_by_hand(tmp_path: Path) -> None:
         assert each.adjusted == pytest.approx(holm({"x": each.p, "y": each.p})["x"])
     text = to_text(found)
     assert "| x | 12 | 100.0 | 50.0 | +50.0 |" in text
+    assert "| set | questions | first | second | first minus second |" in text
+    assert found.data()["direction"] == "first minus second"
     assert "2 sets are compared" in text
     back = compare(tmp_path / "two", tmp_path / "one")
     assert back.differences[0].difference == pytest.approx(-0.5)

@@ -83,17 +83,23 @@ def made(root: Path, tiny: Path, stages: Sequence[str] = STAGES, **recipe: Any) 
     def preference(folder: Path) -> None:
         for name in ("samples", "val"):
             write_samples(folder / "preference" / f"{name}.parquet", [])
+        write_json(folder / "summary.json", {"preference": {"train": 400}})
 
     def dpo(folder: Path) -> None:
         _model(folder, tiny, 7)
         write_samples(folder / "pairs.parquet", pairs)
         write_json(folder / "summary.json", {"pairs": 1, "steps": 2})
 
+    def stage_3(folder: Path) -> None:
+        _model(folder, tiny, 8)
+        write_json(folder / "summary.json", {"samples": 420, "tokens": 80_000})
+
     work: dict[str, Callable[[Path], None]] = {
         "sets": sets,
         "preference_set": preference,
         "rl_pool": lambda folder: (write_samples(folder / "pool.parquet", [sample(40, None)]), None)[1],
         "sft_knowledge": lambda folder: _model(folder, tiny, 5),
+        "sft_preference": stage_3,
         "rl": lambda folder: _model(folder, tiny, 6),
         "dpo": dpo,
         "evaluate_base": lambda folder: _evaluated(folder, "base", answers(0), None),

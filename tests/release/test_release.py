@@ -80,7 +80,19 @@ def test_the_hub_reads_the_model_card(released: Path) -> None:
     assert "| naming | 12 | 0.0 (0.0 to 24.2) | 100.0 (75.8 to 100.0) | **+100.0 (100.0 to 100.0)** |" in text
     assert "Clearly worse than the base at: counting." in text
     assert "states no licence" in text
-    assert "offline RL (DPO) | 1 pairs, 2 steps" in text
+    assert (
+        "offline RL (DPO) | 1 pairs (up to 32 of them kept apart for validation), 2 steps | pairs asked for 1500"
+        in text
+    )
+    assert "mix (missing_image 0.3, context 0.05, " in text
+    assert "nll_weight 0.1, learning_rate 5e-05, interpolation 1.0" in text
+
+
+def test_the_model_card_tells_which_samples_of_stage_3_are_of_the_sets_before(tmp_path: Path, tiny_dir: Path) -> None:
+    root = made(tmp_path / "run", tiny_dir, ("sets", "preference_set", "sft_preference"))
+    go(root, tmp_path / "out", model="sft_preference", with_data=False)
+    text = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "420 samples (400 of its set, 20 of the sets before that the model failed at), 80,000 tokens" in text
 
 
 def test_sets_come_back_as_they_were(released: Path, run: Path, tmp_path: Path) -> None:
@@ -120,6 +132,10 @@ def test_the_data_card_names_sets_and_licences(released: Path) -> None:
     assert "SFT-Preference: is empty" in card.text
     assert DatasetCard.load(released / "data" / "sft_ability" / "README.md").data.license == "cc-by-4.0"
     assert DatasetCard.load(released / "data" / "sft_knowledge" / "README.md").data.license == "other"
+    short = {"Apache-2.0 and public domain (open4ov's corpus in_car)": 5}
+    assert record(released)["sets"]["sft_knowledge"]["licences"] == short
+    assert next(iter(short)) in (released / "data" / "sft_knowledge" / "README.md").read_text()
+    assert next(iter(short)) not in card.text, "there it is told what the corpus is made of"
     assert record(released)["missing"] == ["SFT-Preference: is empty"]
 
 

@@ -55,7 +55,7 @@ def test_pairs_and_refusals_are_on_the_page(finished: Any) -> None:
     (run.inputs["dpo"] / "summary.json").write_text(json.dumps(SUMMARY))
     page.run(run)
     html = (run.out / "report.html").read_text()
-    assert html.count('<div class="card pair">') == 4
+    assert html.count('<div class="card preference">') == 4
     assert "what is &lt;i&gt;0&lt;/i&gt;?" in html
     assert "a &lt;good&gt; one" in html
     assert "<th>refused without the picture</th><td>8</td><td>0.0</td><td>87.5</td>" in html

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,21 @@ def test_the_page_loads_nothing_from_outside(reported: Path) -> None:
     assert all(link.startswith(("data:", "#")) for link in links.loaded)
     assert not {"iframe", "object", "embed", "form"} & set(links.tags)
     assert "@import" not in html
-    assert not re.search(r"url\((?!['\"]?#)", html)
+    assert not re.search(r"url\((?!['\"]?(#|data:))", html)
+
+
+def test_names_that_the_page_gives_of_the_code_are_there(reported: Path) -> None:
+    named = re.findall(r"<code>(open4ov\.[\w.]+)</code>", (reported / "report.html").read_text())
+    assert named
+    for name in named:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(module), attribute), name
+
+
+def test_the_page_tells_how_responses_differ(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    for column in ("distinct, count", "utility, percent", "entropy of answers, bits", "self-similarity, cosine"):
+        assert f"<th>{column}</th>" in html
 
 
 def test_words_of_answers_are_escaped(reported: Path) -> None:

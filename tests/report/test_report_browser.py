@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 
 import pytest
 from browser import CHROMIUM, Browser, browser
+from test_offline import SUMMARY, pair
 from test_page import embedded
+
+from open4ov.report import page as report_page
+from open4ov.store import write_samples
 
 __all__ = ["browser"]
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
@@ -133,6 +138,18 @@ def test_a_phone_scrolls_one_way_only(reported: Path, browser: Browser) -> None:
     assert small >= 6, "pixels of the smallest text of a figure"
 
 
+def test_frames_that_scroll_take_keys_and_on_a_desktop_the_fates_are_whole(reported: Path, browser: Browser) -> None:
+    opened(browser, reported / "report.html", width=1280)
+    over = "document.getElementById('fates').parentElement"
+    assert browser.run(f"{over}.scrollWidth - {over}.clientWidth") == 0
+    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=900, deviceScaleFactor=1, mobile=True)
+    frames = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth)"
+    browser.shows(f"{frames}.length > 0 && {frames}.every((one) => one.tabIndex === 0)")
+    assert browser.run(f"{frames}.every((one) => one.getAttribute('aria-label') !== '')") is True
+    still = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth <= one.clientWidth)"
+    browser.shows(f"{still}.every((one) => !one.hasAttribute('tabindex'))")
+
+
 def test_every_control_has_a_name_and_every_picture_words(reported: Path, browser: Browser) -> None:
     opened(browser, reported / "report.html")
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]
@@ -159,6 +176,21 @@ def test_without_pictures_it_still_works(finished: Any, browser: Browser) -> Non
     browser.shows("document.readyState === 'complete' && document.getElementById('partial') !== null")
     browser.shows("document.getElementById('unkept').checked || document.querySelectorAll('#cards > *').length > 0")
     assert browser.complaints == []
+
+
+def test_of_a_preference_pair_the_chosen_response_is_above_the_rejected(finished: Any, browser: Browser) -> None:
+    write_samples(finished.inputs["dpo"] / "pairs.parquet", [pair(1, "missing_image", None)])
+    (finished.inputs["dpo"] / "summary.json").write_text(json.dumps(SUMMARY))
+    report_page.run(finished)
+    opened(browser, finished.out / "report.html")
+    edges = browser.run(
+        "[...document.querySelectorAll('.preference :is(.suite, q, .right, .wrong)')]"
+        ".map((one) => one.getBoundingClientRect()).flatMap((one) => [one.top, one.bottom])"
+        ".map(String).join(' ')"
+    )
+    places = [float(edge) for edge in edges.split()]
+    assert len(places) == 8
+    assert places == sorted(places), "kind, question, chosen, rejected, each below the one before"
 
 
 def test_nothing_is_asked_of_the_network(reported: Path) -> None:

@@ -13,7 +13,7 @@ from test_page import Links, embedded
 from test_report_changes import row
 
 from open4ov.errors import UserError
-from open4ov.report import comparison
+from open4ov.report import comparison, plots_changes
 from open4ov.report.comparison import Side
 from open4ov.report.found import Found, of_directory
 
@@ -31,7 +31,7 @@ def sides(tmp_path: Path) -> tuple[Side, Side]:
         (tmp_path / name).mkdir()
         finished_run(tmp_path / name, seed)
         run = opened(tmp_path / name, {"rl": {"steps": 24 + seed, "lr": 0.1}, "seed": 0})
-        found.append(comparison.side(run, None, name.upper()))
+        found.append(comparison.side(run, None, name.upper(), name))
     return found[0], found[1]
 
 
@@ -67,13 +67,31 @@ def test_the_page_is_self_contained_and_has_both(sides: tuple[Side, Side]) -> No
     links.feed(html)
     assert all(link.startswith(("data:", "#")) for link in links.loaded)
     data = embedded(html)
-    assert [model["title"] for model in data["models"]] == ["A: a, DPO", "B: b, DPO"]
+    assert [model["title"] for model in data["models"]] == ["A: a (seed 0), DPO", "B: b (seed 0), DPO"]
     assert len(data["cases"]) == QUESTIONS
     assert "+20.0<small>+10.0 to +30.0</small>" in html
     assert "<code>rl.steps</code>" in html
+    assert "<th>self-similarity, cosine</th>" in html
     assert '<figure id="figure-differences">' in html
     assert "<b>naming</b>" not in html
     assert "partial" in html, "the stages of the recipe are not known here"
+
+
+def test_two_runs_of_one_recipe_are_told_apart(sides: tuple[Side, Side], tmp_path: Path) -> None:
+    found = replace(sides[0].found, name="in-car")
+    assert comparison.folders(tmp_path / "a", tmp_path / "b") == ("a", "b")
+    assert comparison.folders(tmp_path / "1" / "out", tmp_path / "2" / "out") == ("1/out", "2/out")
+    assert comparison.folders(tmp_path / "a", tmp_path / "b" / ".." / "a") == ("a", "a")
+    assert comparison.side(found, None, "A", "1/out").title == "A: 1/out (in-car, seed 0), DPO"
+
+
+def test_right_of_zero_is_better_in_every_row() -> None:
+    found = {"score": 6.0, "low": 2.0, "high": 9.0}
+    rows = [("naming", found, "higher"), ("false refusals", found, "lower")]
+    assert plots_changes.gains(rows) == [
+        ("naming", found, "higher"),
+        ("false refusals (less)", {"score": -6.0, "low": -9.0, "high": -2.0}, "higher"),
+    ]
 
 
 def test_unlike_questions_are_refused(sides: tuple[Side, Side]) -> None:
@@ -85,14 +103,16 @@ def test_unlike_questions_are_refused(sides: tuple[Side, Side]) -> None:
 def test_models_that_are_not_there_are_refused(sides: tuple[Side, Side], tmp_path: Path) -> None:
     found = sides[0].found
     with pytest.raises(UserError, match="has not evaluated 'dqo'; did you mean 'dpo'"):
-        comparison.side(found, "dqo", "A")
-    assert comparison.side(found, "base", "A").title == "A: a, base"
+        comparison.side(found, "dqo", "A", "a")
+    assert comparison.side(found, "base", "A", "a").title == "A: a (seed 0), base"
     (tmp_path / "c").mkdir()
     with pytest.raises(UserError, match="nothing of it has been evaluated"):
-        comparison.side(opened(tmp_path / "c", {}), None, "A")
+        comparison.side(opened(tmp_path / "c", {}), None, "A", "c")
     (tmp_path / "a" / "evaluate_rl" / "answers.parquet").write_text("no parquet")
-    with pytest.raises(UserError, match="evaluate rl again"):
-        comparison.side(found, "rl", "A")
+    with pytest.raises(
+        UserError, match=r"evaluate_rl/answers.parquet is no whole Parquet file\); delete the folder evaluate_rl/"
+    ):
+        comparison.side(found, "rl", "A", "a")
 
 
 def test_options_that_differ() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from open4ov.report import plots_changes, plots_data, plots_headline
+from open4ov.report import plots, plots_changes, plots_data, plots_headline
 from open4ov.report.drawing import Drawing
 
 
@@ -65,6 +65,21 @@ def test_the_radar_has_a_line_for_each_model(reported: Path) -> None:
     left = plots_headline.radar(table)
     assert left is not None
     assert f">{table['rows'][0]['title']}<" not in left.svg(), "a line over a gap would lie"
+
+
+def test_nothing_of_a_figure_is_cut_off(reported: Path, tmp_path: Path) -> None:
+    table = json.loads((reported / "table.json").read_text())
+    longest = {"rl": ("loss", "pass_rate", "length"), "dpo": ("loss", "accuracy", "lead")}
+    curves = {stage: [{"step": n, **dict.fromkeys(keys, 9.0 * n)} for n in range(9)] for stage, keys in longest.items()}
+    drawn = [plots.diversity(table), *(plots.curve(stage, "", points) for stage, points in curves.items())]
+    for one in drawn:
+        assert one is not None
+        (path,) = one.save(tmp_path, ["png"])
+        with Image.open(path) as image:
+            solid = image.getchannel("A").getbbox()
+            assert solid is not None
+            assert 0 < solid[0] < solid[2] < image.width, one.name
+            assert 0 < solid[1] < solid[3] < image.height, one.name
 
 
 def test_nothing_to_draw_is_no_figure() -> None:

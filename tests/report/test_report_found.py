@@ -53,6 +53,19 @@ def test_what_is_not_finished_is_named_and_the_rest_is_shown(root: Path) -> None
     assert [model["name"] for model in embedded(html)["models"]][-1] == "rl"
 
 
+def test_stages_stand_in_the_order_of_the_run(root: Path) -> None:
+    for stage, inputs in {"sets": ["data"], "data": ["images"], "dpo": ["rl"], "rl": ["sets"]}.items():
+        record = json.loads((root / stage / "stage.json").read_text())
+        (root / stage / "stage.json").write_text(json.dumps({**record, "inputs": {key: {} for key in inputs}}))
+    unknown = list(of_directory(root, None, "1.2").inputs)
+    places = [unknown.index(stage) for stage in ("images", "data", "sets", "rl", "dpo")]
+    assert places == sorted(places), "each after what it is made from"
+    told = ["rl_pool", "images", "data", "sets", "rl", "dpo", "evaluate_dpo"]
+    assert list(of_directory(root, told, "1.2").inputs)[: len(told)] == told, "as the recipe has them"
+    found = of_directory(root, told, "1.2")
+    assert [one["name"] for one in content.gather(found).page["stages"]] == list(found.inputs)
+
+
 def test_a_run_of_which_nothing_is_finished_has_a_page(root: Path) -> None:
     for stage in root.glob("*/stage.json"):
         shutil.rmtree(stage.parent)
@@ -78,6 +91,7 @@ def test_another_version_is_named_with_what_to_do(root: Path) -> None:
     results.write_text(json.dumps({**json.loads(results.read_text()), "schema": 0}))
     html, problems = report(root, None)
     assert problems[0].startswith("the recipe in run.json is of another version")
+    assert problems[0].endswith("into a new --out makes the run anew")
     assert problems[1].startswith("made by open4ov 0.9, this is 1.2: dpo;")
     assert "into a new --out" in problems[1]
     assert "evaluation of dpo" in problems[2]
@@ -118,6 +132,28 @@ def test_a_damaged_file_costs_its_section_only(root: Path, file: str, text: str,
     assert problems, file
     assert gone not in html
     assert '<table id="results" class="full">' in html
+
+
+@pytest.mark.parametrize("size", [0, 40, 5000])
+def test_a_truncated_file_is_told_with_the_folder_to_delete(root: Path, size: int) -> None:
+    path = root / "evaluate_rl" / "answers.parquet"
+    path.write_bytes(path.read_bytes()[:size])
+    (root / "rl" / "curve.json").write_text('[{"step": 0')
+    _, problems = report(root)
+    again = "/, and `open4ov run` with the same recipe and --out makes it again"
+    answers, curve = problems
+    assert answers.startswith("answers of rl: left out")
+    assert "(evaluate_rl/answers.parquet is no whole Parquet file)" in answers
+    assert answers.endswith(f"; delete the folder evaluate_rl{again}")
+    assert curve.startswith("rl/curve.json: left out")
+    assert curve.endswith(f"; delete the folder rl{again}")
+
+
+def test_a_damaged_run_json_says_the_way_on(root: Path) -> None:
+    (root / "run.json").write_text("{")
+    _, (told,) = report(root, None)
+    assert told.startswith("run.json is damaged")
+    assert told.endswith("`open4ov run` with the recipe into a new --out makes the run anew")
 
 
 def test_files_that_stage_json_names_and_that_are_gone(root: Path) -> None:

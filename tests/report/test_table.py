@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from open4ov.report.table import build, row_named, shown, to_text, verdict
+from open4ov.report.table import build, diversity, row_named, shown, to_text, verdict
 
 
 def results(model: str, score: float, difference: dict[str, float] | None = None) -> dict[str, Any]:
@@ -47,10 +47,27 @@ def test_verdict(low: float, high: float, better: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "text"), [(0.1234, "share", "12.3"), (2.345, "count", "2.35"), (9.87, "tokens", "9.9")]
+    ("value", "unit", "text"),
+    [(0.1234, "share", "12.3"), (2.345, "count", "2.35"), (9.87, "tokens", "9.9"), (0.587, "cosine", "0.59")],
 )
 def test_shown(value: float, unit: str, text: str) -> None:
     assert shown(value, unit) == text
+
+
+def test_how_samples_differ_is_told_of_each_model_that_was_sampled() -> None:
+    cell = {"score": 0.5, "low": 0.4, "high": 0.6, "about": "how", "better": "lower"}
+    old, new, none = results("base", 0.4), results("rl", 0.4), results("dpo", 0.4)
+    old["suites"]["diversity"] = new["suites"]["diversity"] = {**cell, "title": "diversity", "unit": "count"}
+    new["diversity"] = {"utility": {**cell, "title": "utility", "unit": "share"}}
+    told = diversity({"base": old, "rl": new, "dpo": none}, {"base": "base", "rl": "RL", "dpo": "DPO"})
+    assert told is not None
+    assert [(column["title"], column["unit"]) for column in told["columns"]] == [
+        ("distinct", "count"),
+        ("utility", "share"),
+    ]
+    rows = [(title, [cell and cell["score"] for cell in cells]) for title, cells in told["rows"]]
+    assert rows == [("base", [0.5, None]), ("RL", [0.5, 0.5]), ("DPO", [None, None])]
+    assert diversity({"dpo": none}, {"dpo": "DPO"}) is None
 
 
 def test_unlike_evaluations_and_none_are_refused() -> None:

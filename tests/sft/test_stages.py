@@ -127,6 +127,20 @@ def test_dpo_goes_part_of_the_way(finished: Run) -> None:
     assert not torch.equal(part["text.embed.weight"], start["text.embed.weight"])
 
 
+def test_dpo_on_at_most_so_many_pairs(finished: Run) -> None:
+    again = finished.stage("dpo", ("rl",))
+    out, scratch = finished.root / "dpo_most", finished.root / "dpo_most.scratch"
+    out.mkdir()
+    scratch.mkdir()
+    settings = finished.recipe.model_dump()
+    settings["dpo"] |= {"mix": {"brevity": 1.0}, "most": 3, "probe": 0}
+    dpo.run(replace(again, recipe=Recipe.model_validate(settings), out=out, scratch=scratch))
+    summary = finished.read("dpo_most", "summary.json")
+    assert summary["pairs"] == len(read_samples(out / "pairs.parquet")) == 3
+    assert summary["counts"]["brevity"] == 3
+    assert summary["left_out"]["not_drawn"] > 3
+
+
 def test_the_records_say_what_was_done(finished: Run) -> None:
     for stage in planning.STAGES:
         summary = finished.read(f"sft_{stage}", "summary.json")

@@ -1,5 +1,5 @@
 """Makes `assets/corpora/mdi/shapes.json`, the icons that the nano tower is pretrained on: `python -m
-open4ov.corpora.shapes_vendor`, from the checkout, with fonttools (extra `dev`). Results ship; users never need it.
+open4ov.corpora.shapes_vendor`, from the checkout, with fonttools. Results ship; users never need it.
 
 Left out: the icons of the verticals by name (`in_car/excluded.yaml`), variants of those that a vertical uses (their
 name with a suffix), whatever looks like one of them, by its outline or by its difference hash, and near copies of

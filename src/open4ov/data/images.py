@@ -183,7 +183,7 @@ def _pictures(file: Path, max_pixels: int) -> Iterator[tuple[Image.Image, dict[s
         for frame in dicom.frames(file.read_bytes(), file.name, max_pixels):
             yield frame.image, frame.about, list(frame.removed)
     else:
-        yield open_image(file, max_pixels=max_pixels), {}, metadata.kinds(file)
+        yield open_image(file, max_pixels=max_pixels, option="images.max_pixels"), {}, metadata.kinds(file)
 
 
 def _several(samples: list[Sample]) -> dict[str, int]:

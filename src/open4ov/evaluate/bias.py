@@ -2,12 +2,12 @@
 
 Suites built from the questions of the others, so that each has a counterpart with the same words:
 
-- missing_image: an image question without its image; right is to say so (`metrics.REFUSALS`);
+- missing_image: an image question without its image; right is to say so (`open4ov.refusals.REFUSALS`);
 - mismatch: a text-only question with a picture that has nothing to do with it; right is the answer;
 - context: an image question after an unrelated exchange; right is the answer;
 - context_turns: the same after several, one of them about another picture;
 - absent: the picture is swapped for one without the object whose colour is asked; right is to say that it is not there
-  (`metrics.DENIALS`).
+  (`open4ov.refusals.DENIALS`).
 
 Their counterparts in Chinese are in `bias_chinese.py`. What needs no further question is read off these answers and
 those of the other suites (`scores.py`): false refusals, language-only leakage, verbosity.

@@ -16,6 +16,9 @@ from open4ov.evaluate.figures import SCHEMA, Question, parts
 from open4ov.evaluate.statistics import Value, holm, interval, paired
 from open4ov.run_dir import read_json
 
+DIRECTION = "first minus second"
+"""Of differences; `open4ov report compare A B` of two runs tells B minus A instead, and says so"""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -48,7 +51,7 @@ class Comparison:
         """For a program."""
         rows = [{name: _rounded(value) for name, value in each.__dict__.items()} for each in self.differences]
         return {"first": self.first, "second": self.second, "differences": rows, "not_compared": self.not_compared,
-                "confidence": self.confidence, "adjustment": "Holm"}  # fmt: skip
+                "direction": DIRECTION, "confidence": self.confidence, "adjustment": "Holm"}  # fmt: skip
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -102,7 +105,7 @@ def to_text(found: Comparison) -> str:
         f"first: {found.first}",
         f"second: {found.second}",
         "",
-        f"| set | questions | first | second | difference | {level} interval | p | p (Holm) | test |",
+        f"| set | questions | first | second | {DIRECTION} | {level} interval | p | p (Holm) | test |",
         "|---|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
     for each in found.differences:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from open4ov.errors import UserError, nearest
-from open4ov.evaluate import built_in
+from open4ov.evaluate import built_in, tables
 from open4ov.evaluate.benchmarks import Benchmark, Type, registry
 from open4ov.evaluate.file_suite import FileSuite
 from open4ov.evaluate.item import Suite
@@ -171,6 +172,15 @@ def _settings(wanted: Wanted) -> dict[str, Any]:
     }
 
 
+def _unlike(path: Path, columns: Sequence[str]) -> str:
+    """Why a file is not that of its set, by its head and first row; empty where it may be."""
+    try:
+        next(tables.rows(path, columns), None)
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return ""
+
+
 def listing(folder: Path | None) -> list[dict[str, str]]:
     """Every set of the registry, and the built-in ones: whether it can be run with the files in `folder`."""
     if folder is not None and not folder.is_dir():
@@ -183,6 +193,8 @@ def listing(folder: Path | None) -> list[dict[str, str]]:
             state = f"not run: {entry.file} not there (name its folder with --data DIR)"
         elif not (folder / entry.file).is_file():
             state = f"not run: {entry.file} not there"
+        elif fault := _unlike(folder / entry.file, entry.columns):
+            state = f"not run: {fault}"
         else:
             state = "can run with a judge" if entry.judged else "can run"
         rows.append(

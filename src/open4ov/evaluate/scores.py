@@ -154,8 +154,14 @@ def read_answers(path: Path) -> list[Answer]:
     """Raises UserError for a file that is missing or damaged."""
     try:
         return [Answer(**row) for row in cast(list[dict[str, Any]], pq.read_table(path).to_pylist())]
+    except pa.ArrowException:  # what Arrow says of it is of no use to a reader
+        raise UserError(f"{path}: is no whole Parquet file; {_again(path)}") from None
     except (OSError, ValueError, TypeError) as error:  # pyarrow's own errors are ValueErrors
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); evaluate again") from None
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); {_again(path)}") from None
+
+
+def _again(path: Path) -> str:
+    return f"delete the folder {path.parent}, and `open4ov run` with the same recipe and --out evaluates again"
 
 
 def rows(scored: Collection[str], name: str | None = None) -> dict[str, Row]:

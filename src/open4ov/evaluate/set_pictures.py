@@ -52,7 +52,7 @@ class SetPictures:
             elif shared := self._shared.get(cell):
                 found += [_encoded(one) for one in shared]
             else:
-                raise RowError(f"its image is that of row index {cell!r}, which has none")
+                raise RowError(f"its image, {cell!r}, is neither base64 nor the index of a row with a picture")
         if not found:
             paths = row.get("image_path")
             for name in tables.listed(paths) or ([paths] if paths else []):

@@ -40,10 +40,11 @@ _MOST = 40
 
 
 class Card:
-    """Counts samples as they pass, and writes the card in the end."""
+    """Counts samples as they pass, and writes the card in the end. `known`: source -> the licences of what is its own,
+    for samples that state none."""
 
-    def __init__(self, name: str, format: str) -> None:
-        self.name, self.format = name, format
+    def __init__(self, name: str, format: str, known: Mapping[str, str] | None = None) -> None:
+        self.name, self.format, self._known = name, format, known or {}
         self.samples = self.images = self.turns = self.unvoted = 0
         self.splits: Counter[str] = Counter()
         self.languages: Counter[str] = Counter()
@@ -66,7 +67,7 @@ class Card:
         self.sources[sample.source[:60]] += 1
         self.labels.update({(label.axis, label.l1, label.l2 or "") for label in sample.labels})
         stated = [value for place in (sample.extra, fields) for key in LICENCE_FIELDS if (value := place.get(key))]
-        self.licences[str(stated[0])[:80] if stated else "not stated"] += 1
+        self.licences[str(stated[0])[:80] if stated else self._known.get(sample.source, "not stated")] += 1
         for step in sample.steps:
             self.steps[step.stage, step.by or "", step.prompt or ""] += 1
             if step.known_tokens is not None or step.cost is not None:

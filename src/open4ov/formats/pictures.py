@@ -74,7 +74,7 @@ class Pictures:
             return self.store.put(frames[0].image)
         if kind is None and data:
             raise ImageError(f"{name}: not PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM by its first bytes")
-        sha = self.store.put(open_image(data, max_pixels=self.max_pixels, name=name))
+        sha = self.store.put(open_image(data, max_pixels=self.max_pixels, name=name, option="--max-pixels"))
         if self.originals is not None and kind in _KEPT:
             self._keep(sha, kind, data)
         return sha

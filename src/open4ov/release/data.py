@@ -71,7 +71,7 @@ def _write(source: Source, one: Set, out: Path, name: str) -> Released:
     below = [Path(file).relative_to(one.stage).as_posix() for file in one.files]
     there = [file for file in below if file in source.stages[one.stage]["files"]]
     source.check(one.stage, there)
-    card = Card(name, one.format)
+    card = Card(name, one.format, licences.IN_SHORT)
     write = registry.named(one.format, writes=True).write
     assert write is not None
     out.mkdir(parents=True)

@@ -30,6 +30,12 @@ SHIPPED: Mapping[str, str] = {
     "corpora": _GENERAL,
 }
 """Source of a sample -> what the corpus of that name, which ships with open4ov, is made of"""
+IN_SHORT: Mapping[str, str] = {
+    source: {_IN_CAR: "Apache-2.0 and public domain", _GENERAL: "Apache-2.0, public domain and OFL-1.1"}[made_of]
+    + f" (open4ov's corpus {source.removeprefix('corpus:')})"
+    for source, made_of in SHIPPED.items()
+}
+"""Source of a sample -> the licences of what `SHIPPED` names, for a count"""
 UNKNOWN = "unknown"
 NOT_STATED = "not stated"
 
@@ -76,14 +82,15 @@ def joined(head: Mapping[str, Any], body: str) -> str:
 
 
 def of_data(licences: Mapping[str, int], sources: Iterable[str]) -> tuple[str, list[str]]:
-    """The hub's licence of a set, and lines on what it is made of: by what its samples state, and their sources."""
+    """The hub's licence of a set, and lines on what it is made of: by what its samples state (or `IN_SHORT` says of
+    their sources), and their sources."""
     known = {source: SHIPPED[source] for source in sources if source in SHIPPED}
     lines = [f"- `{source}`: {text}." for source, text in known.items()]
-    stated = [name for name in licences if name != NOT_STATED]
+    stated = [name for name in licences if name != NOT_STATED and name not in IN_SHORT.values()]
     lines += [f"- stated by {licences[name]:,} samples: {name}." for name in stated]
     rest = [source for source in sources if source not in SHIPPED]
     if not stated and rest:
         lines.append(f"- `{'`, `'.join(rest)}`: no licence is stated. Find out before publishing.")
-    if len(stated) == 1 and NOT_STATED not in licences:
+    if len(licences) == 1 and stated:
         return stated[0].lower(), lines
     return ("other" if known or stated else UNKNOWN), lines

@@ -24,8 +24,10 @@ TITLES = {
 }
 _OPTIONS = {
     "rl": ("steps", "prompts", "group", "pass_k", "learning_rate"),
-    "dpo": ("pairs", "epochs", "beta", "learning_rate"),
+    "dpo": ("pairs", "most", "mix", "epochs", "beta", "nll_weight", "learning_rate", "interpolation"),
 }
+_NAMED = {"dpo.pairs": "pairs asked for", "dpo.most": "pairs at most"}
+"""Options whose name alone would be taken for what was done"""
 _SFT_OPTIONS = ("tokens", "learning_rate", "replay", "turns", "freeze_vision")
 _READERS = {
     "bf16": "Weights are bfloat16.",
@@ -201,15 +203,36 @@ def changed(results: Mapping[str, Any], better: bool) -> list[str]:
 def _training(source: Source, stage: str) -> list[str]:
     lines = ["| stage | what it took | options | seconds |", "|---|---|---|---|"]
     for name in source.trained(stage):
-        summary = source.json(f"{name}/summary.json")
-        took = ", ".join(f"{summary[key]:,} {key}" for key in ("samples", "tokens", "pairs", "steps") if key in summary)
         place = f"sft.{name.removeprefix('sft_')}" if name.startswith("sft_") else name
-        keys = _OPTIONS.get(name, _SFT_OPTIONS)
-        options = [f"{key} {value}" for key in keys if (value := source.option(f"{place}.{key}")) is not None]
+        keys = [f"{place}.{key}" for key in _OPTIONS.get(name, _SFT_OPTIONS)]
+        options = [_option(key, value) for key in keys if (value := source.option(key)) is not None]
+        took = _took(source, name)
         seconds = source.stages[name].get("seconds")
         lines.append(f"| {TITLES[name]} | {took or '–'} | {', '.join(options) or '–'} | {seconds or '–'} |")
     schedule = source.option("sft.schedule")
     return [*lines, *([f"\nSchedule of fine-tuning: `{schedule}`."] if schedule else []), ""]
+
+
+def _took(source: Source, name: str) -> str:
+    """What a stage trained on, by its summary.json."""
+    summary = source.json(f"{name}/summary.json")
+    found = {key: f"{summary[key]:,} {key}" for key in ("samples", "tokens", "pairs", "steps") if key in summary}
+    made = cast("dict[str, Any]", source.json("preference_set/summary.json").get("preference") or {})
+    own, all_ = made.get("train"), summary.get("samples")
+    if name == "sft_preference" and isinstance(own, int) and isinstance(all_, int) and all_ > own:
+        more = all_ - own
+        found["samples"] += f" ({own:,} of its set, {more:,} of the sets before that the model failed at)"
+    if name == "dpo" and (kept := source.option("dpo.validation.pairs")) and "pairs" in found:
+        found["pairs"] += f" (up to {kept} of them kept apart for validation)"
+    return ", ".join(found.values())
+
+
+def _option(key: str, value: object) -> str:
+    named = _NAMED.get(key, key.rpartition(".")[2])
+    if isinstance(value, dict):
+        shares = cast("dict[str, Any]", value)
+        return f"{named} ({', '.join(f'{kind} {share:g}' for kind, share in shares.items() if share)})"
+    return f"{named} {value}"
 
 
 def _data(sets: Sequence[Released] | None) -> list[str]:

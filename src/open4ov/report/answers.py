@@ -9,7 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+
+from open4ov.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,14 @@ LISTS = ("answers", "responses", "right", "tokens", "pictures")
 
 
 def read(folder: Path) -> list[Row]:
-    """The rows of answers.parquet. ValueError for a file that lacks a column or holds a row without a response."""
-    table: Any = pq.read_table(folder / "answers.parquet")
+    """The rows of answers.parquet. UserError for a file that is damaged; ValueError for one that lacks a column or
+    holds a row without a response."""
+    try:
+        table: Any = pq.read_table(folder / "answers.parquet")
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (pa.ArrowException, OSError):  # what Arrow says of it is of no use to a reader
+        raise UserError(f"{folder.name}/answers.parquet is no whole Parquet file") from None
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise ValueError(f"answers.parquet has no column {', '.join(missing)}")
     rows: list[Row] = []

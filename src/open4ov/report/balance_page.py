@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from open4ov import templates
-from open4ov.report import plots_balance
+from open4ov.report import fonts, plots_balance
 
 KINDS = {"embedding": "What embeddings see", "attributes": "What attributes say"}
 AXES = {"domain": "Domain", "ability": "Ability"}
@@ -20,7 +20,7 @@ def page(figures: Mapping[str, Any]) -> str:
     environment = templates.environment("open4ov.report")
     environment.filters |= {"percent": percent, "chance": chance, "plain": plain, "mostly": mostly}  # pyright: ignore[reportUnknownMemberType]
     latent = figures.get("latent", {})
-    return environment.get_template("html/balance.html.jinja").render(
+    html = environment.get_template("html/balance.html.jinja").render(
         samples=figures["samples"],
         level=figures["level"],
         axes=[
@@ -40,6 +40,7 @@ def page(figures: Mapping[str, Any]) -> str:
         ],
         verdict=verdict,
     )
+    return fonts.embedded(html)
 
 
 def verdict(found: Mapping[str, Any]) -> str:

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from open4ov.errors import UserError, nearest
-from open4ov.report import answers, cases, paired_cases, plots, plots_changes
+from open4ov.report import answers, cases, fonts, paired_cases, plots, plots_changes
 from open4ov.report.drawing import Drawing
 from open4ov.report.found import Found
 from open4ov.report.page import page_environment
-from open4ov.report.table import TITLES, build, row_named
+from open4ov.report.table import TITLES, build, diversity, row_named
 
 Differences = Callable[[Sequence[str]], Mapping[str, Mapping[str, float]]]
 """Ids of the questions that both were asked -> row -> {score, low, high}: the second model minus the first, paired"""
 ABSENT = "–"
 """In place of an option that a recipe does not have: of another version, or of another kind of endpoint"""
+GAINED = "What B gains over A, with intervals; (less): less is better, and the sign is turned"
+"""Title of the figure"""
+DIRECTION = "B minus A"
 FEW = 12
 """Options in which the recipes differ, up to which they are unfolded"""
 
@@ -37,8 +41,17 @@ class Side:
     results: Mapping[str, Any]
 
 
-def side(found: Found, model: str | None, label: str) -> Side:
-    """A model of a run: the one named, or the last that was evaluated. UserError where there is none such."""
+def folders(first: Path, second: Path) -> tuple[str, str]:
+    """The folders of two runs by as much of their paths as tells them apart: the ends, by whole names."""
+    one, other = first.resolve().parts, second.resolve().parts
+    most = max(len(one), len(other))
+    alike = next((n for n in range(1, most + 1) if one[-n:] != other[-n:]), 1)
+    return str(Path(*one[-alike:])), str(Path(*other[-alike:]))
+
+
+def side(found: Found, model: str | None, label: str, folder: str) -> Side:
+    """A model of a run: the one named, or the last that was evaluated. `folder`: how its folder is told from the
+    other's. UserError where there is none such."""
     evaluated = [name.removeprefix("evaluate_") for name in found.inputs if name.startswith("evaluate_")]
     order = [*TITLES, *(name for name in evaluated if name not in TITLES)]
     evaluated.sort(key=order.index)
@@ -47,11 +60,15 @@ def side(found: Found, model: str | None, label: str) -> Side:
     if model is not None and model not in evaluated:
         raise UserError(f"{found.name}: has not evaluated '{model}'{nearest(model, evaluated)}")
     chosen = model or evaluated[-1]
-    results = found.json(f"evaluate_{chosen}", "results.json")
-    rows = found.part(f"answers of {chosen}", lambda: answers.read(found.inputs[f"evaluate_{chosen}"]))
+    stage = f"evaluate_{chosen}"
+    results = found.json(stage, "results.json")
+    rows = found.part(f"answers of {chosen}", lambda: answers.read(found.inputs[stage]), stage)
     if results is None or rows is None:
-        raise UserError(f"{found.name}: {'; '.join(found.problems)}; evaluate {chosen} again")
-    return Side(f"{label}: {found.name}, {TITLES.get(chosen, chosen)}", chosen, found, rows, results)
+        raise UserError(f"{folder}: {'; '.join(found.problems)}")
+    name = "" if found.name == folder else f"{found.name}, "
+    seed = found.recipe.get("seed", results["seed"])
+    title = f"{label}: {folder} ({name}seed {seed}), {TITLES.get(chosen, chosen)}"
+    return Side(title, chosen, found, rows, results)
 
 
 def shared(first: Side, second: Side) -> list[str]:
@@ -66,9 +83,10 @@ def shared(first: Side, second: Side) -> list[str]:
 
 
 def compare(first: Side, second: Side, differences: Differences) -> dict[str, Any]:
-    """What the page shows, as data: `rows` (name, title, unit, better, first, second, difference, verdict), `shared`,
-    `alone` (questions that only one was asked), `options` in which the recipes differ, `confidence`, and the numbers of
-    questions that the second alone and the first alone answered rightly."""
+    """What the page shows, as data: `titles`, the `direction` of differences, `rows` (name, title, unit, better,
+    cells, difference, verdict), `shared`, `alone` (questions that only one was asked), `options` in which the recipes
+    differ, `confidence`, `spread` (`table.diversity` of the two), and the numbers of questions that the second alone
+    and the first alone answered rightly."""
     both = shared(first, second)
     found = differences(both)
     table = build({"first": _plain(first.results), "second": _plain({**second.results, **_settings(first.results)})})
@@ -83,12 +101,16 @@ def compare(first: Side, second: Side, differences: Differences) -> dict[str, An
     pairs = _pairs(first, second, both)
     return {
         "titles": (first.title, second.title),
+        "direction": DIRECTION,
         "confidence": first.results["confidence"],
         "shared": len(both),
         "alone": (len(first.rows) - len(both), len(second.rows) - len(both)),
         "fixed": sum(b.is_right and not a.is_right for a, b in pairs),
         "broken": sum(a.is_right and not b.is_right for a, b in pairs),
         "rows": rows,
+        "spread": diversity(
+            {"first": first.results, "second": second.results}, {"first": first.title, "second": second.title}
+        ),
         "options": options(first.found.recipe, second.found.recipe),
         "table": table,
     }
@@ -113,21 +135,19 @@ def page(first: Side, second: Side, told: Mapping[str, Any]) -> str:
         )
         for stage in dict.fromkeys([*first.found.inputs, *second.found.inputs])
     ]
-    return (
-        page_environment(figures(first, second, told))
-        .get_template("html/compare.html.jinja")
-        .render(
-            told=told,
-            problems=problems,
-            pair=names_of(told),
-            titles=suites,
-            paired=paired,
-            gallery=gallery,
-            times=times,
-            headlines=[row for name in ("vertical", "general", "text", "missing_image") if (row := _row(told, name))],
-            few=FEW,
-        )
+    template = page_environment(figures(first, second, told)).get_template("html/compare.html.jinja")
+    html = template.render(
+        told=told,
+        problems=problems,
+        pair=names_of(told),
+        titles=suites,
+        paired=paired,
+        gallery=gallery,
+        times=times,
+        headlines=[row for name in ("vertical", "general", "text", "missing_image") if (row := _row(told, name))],
+        few=FEW,
     )
+    return fonts.embedded(html)
 
 
 def figures(first: Side, second: Side, told: Mapping[str, Any]) -> dict[str, Drawing]:
@@ -140,7 +160,7 @@ def figures(first: Side, second: Side, told: Mapping[str, Any]) -> dict[str, Dra
     results = {"first": first.results, "second": second.results}
     titles = dict(zip(results, told["titles"], strict=True))
     drawn = (
-        plots_changes.differences(shares, "differences", "B minus A, with intervals", ("A is better", "B is better")),
+        plots_changes.differences(shares, "differences", GAINED, ("A is better", "B is better")),
         plots.lengths(results, titles),
     )
     return {drawing.name: drawing for drawing in drawn if drawing is not None}

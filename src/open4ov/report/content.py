@@ -25,7 +25,7 @@ from open4ov.report.drawing import Drawing
 from open4ov.report.found import Found
 from open4ov.report.offline import offline
 from open4ov.report.pool import pool
-from open4ov.report.table import TITLES, build, row_named
+from open4ov.report.table import TITLES, build, diversity, row_named
 
 HEADLINES = ("vertical", "general", "text", "reasoning", "missing_image", "length")
 TRAJECTORY = ("general", "vertical", "text", "reasoning", "reasoning_pass_k", "missing_image")
@@ -59,6 +59,7 @@ def gather(found: Found) -> Content:
     rows = asked_alike(found, results)
     drawn: list[Drawing | None] = []
     page: dict[str, Any] = {"table": table, "headlines": [], "changes": [], "length_rows": [], "sampled": None}
+    page["spread"] = None
     page["gallery"] = NO_GALLERY
     if table is not None:
         groups = vertical_and_others(results)
@@ -114,7 +115,7 @@ def asked_alike(found: Found, results: Mapping[str, Any]) -> dict[str, list[answ
     read: dict[str, list[answers.Row]] = {}
     for model in results:
         folder = found.inputs[f"evaluate_{model}"]
-        rows = found.part(f"answers of {model}", lambda folder=folder: answers.read(folder))
+        rows = found.part(f"answers of {model}", lambda folder=folder: answers.read(folder), folder.name)
         if rows is None:
             continue
         if unlike := answers.alike({**read, model: rows}):
@@ -149,6 +150,7 @@ def _of_models(
         "headlines": [row for each in HEADLINES if (row := row_named(table, each)) is not None],
         "changes": found.part("changes by stage", lambda: changes.stages(table, results, rows)) or [],
         "length_rows": [(titles[key], told) for key, result in results.items() if (told := result.get("lengths"))],
+        "spread": diversity(results, titles),
         "sampled": sampled["items"] if sampled is not None else None,
     }
     if rows:

@@ -20,7 +20,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from open4ov import assets
+from open4ov.report import fonts
 
 COLOURS = ("#8a8f98", "#3b82c4", "#2a9d8f", "#b08900", "#d1603d", "#8e5bb5")
 """One a model, in the order of the run; readable on white and on near black."""
@@ -38,6 +38,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.18,
     "grid.color": INK,
     "legend.frameon": False,
@@ -87,7 +88,9 @@ class Drawing:
 
     def _bytes(self, kind: str, style: dict[Any, Any], legend: bool = True) -> bytes:
         with mpl.rc_context({**_STYLE, **style, "svg.hashsalt": f"open4ov {self.name}"}):
-            figure = Figure(figsize=(self.width, self.height), layout="constrained")
+            figure = Figure(
+                (self.width, self.height), DPI, layout="constrained"
+            )  # at other dots words have other widths
             form = {"projection": "polar"} if self.polar else {}
             self.draw(*figure.subplots(1, self.panels, squeeze=False, subplot_kw=form)[0])
             for one in () if legend else list(figure.legends):
@@ -118,7 +121,7 @@ def _attribute(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _families() -> tuple[str, ...]:
-    """matplotlib's own font, then the shipped one that has Chinese characters."""
-    shipped = assets.ROOT / "corpora" / "font" / "NotoSansCJKsc-subset.otf"
-    font_manager.fontManager.addfont(shipped)
-    return "DejaVu Sans", font_manager.FontProperties(fname=shipped).get_name()
+    """matplotlib's own font, then the shipped ones that have Chinese characters."""
+    for path in fonts.SHIPPED.values():
+        font_manager.fontManager.addfont(path)
+    return "DejaVu Sans", *fonts.SHIPPED

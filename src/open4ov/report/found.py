@@ -47,10 +47,11 @@ class Found:
         """The content of a stage's JSON file; None where there is no such stage, or (not strict) no sound file."""
         if stage not in self.inputs:
             return None
-        return self.part(f"{stage}/{file}", lambda: json.loads((self.inputs[stage] / file).read_text("utf-8")))
+        return self.part(f"{stage}/{file}", lambda: json.loads((self.inputs[stage] / file).read_text("utf-8")), stage)
 
-    def part(self, title: str, make: Callable[[], Made]) -> Made | None:
-        """What `make` gives; where that fails and this is not strict, None, and a sentence about it."""
+    def part(self, title: str, make: Callable[[], Made], stage: str | None = None) -> Made | None:
+        """What `make` gives; where that fails and this is not strict, None, and a sentence about it. `stage`: the one
+        whose file it only reads, so that a fault is the file's."""
         if self.strict:
             return make()
         try:
@@ -63,8 +64,12 @@ class Found:
                     told if told.startswith(f"{title}:") else f"{title}: left out, {missing.name} is missing"
                 )
         except FAULTS as error:
-            told = " ".join(str(error).split()) or type(error).__name__
-            self.problems.append(f"{title}: left out, damaged or of another version ({type(error).__name__}: {told})")
+            told = " ".join(str(error).split()) or "nothing is said"
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            anew = "run the recipe into a new --out"
+            if stage is not None:
+                anew = f"delete the folder {stage}/, and `open4ov run` with the same recipe and --out makes it again"
+            self.problems.append(f"{title}: left out, damaged or of another version ({kind}{told}); {anew}")
         return None
 
     def finish(self) -> None:
@@ -91,21 +96,43 @@ def of_directory(root: Path, expected: Sequence[str] | None, version: str) -> Fo
         if folder.is_dir() and folder.name not in FOLDERS and not folder.name.startswith(".")
         and not folder.name.endswith(".failed") and (folder / "stage.json").is_file()
     }  # fmt: skip
+    inputs = _in_order(inputs, expected or ())
     pictures = Pictures(ImageStore(root / "image-store"))
     found = Found(name, recipe, inputs, pictures, strict=False, about=about or {})
     if not recipe:
-        found.problems.append("run.json is damaged: recipe, versions and machine are not known")
-    found.problems += _unfinished(root, inputs, expected)
+        found.problems.append(
+            "run.json is damaged: recipe, versions and machine are not known, nor which stages are missing; "
+            "`open4ov run` with the recipe into a new --out makes the run anew"
+        )
+    found.problems += _unfinished(root, inputs, [] if not recipe else expected)
     found.problems += _versions(inputs, version)
     for stage, folder in inputs.items():
         found.problems += _files(stage, folder)
     return found
 
 
+def _in_order(inputs: Mapping[str, Path], expected: Sequence[str]) -> dict[str, Path]:
+    """As the run made them: as its recipe has them, and those that it does not name each after what it is made from."""
+    made_from: dict[str, set[str]] = {}
+    for stage, folder in inputs.items():
+        told: Any = (read_json(folder / "stage.json") or {}).get("inputs")
+        made_from[stage] = set(cast("dict[str, Any]", told)) if isinstance(told, dict) else set()
+    placed = [stage for stage in expected if stage in inputs]
+    rest = [stage for stage in inputs if stage not in placed]
+    while rest:
+        ready = (stage for stage in rest if not made_from[stage] & set(rest))
+        placed.append(next(ready, rest[0]))
+        rest.remove(placed[-1])
+    return {stage: inputs[stage] for stage in placed}
+
+
 def _unfinished(root: Path, inputs: Mapping[str, Path], expected: Sequence[str] | None) -> list[str]:
     told: list[str] = []
     if expected is None:
-        told.append("the recipe in run.json is of another version of open4ov: which stages are missing cannot be said")
+        told.append(
+            "the recipe in run.json is of another version of open4ov: which stages are missing cannot be said; "
+            "`open4ov run` with the recipe, as this version has it, into a new --out makes the run anew"
+        )
     missing = [name for name in expected or () if name not in inputs and name not in FOLDERS]
     for folder in sorted(root.glob("*.failed")):
         failed = folder.name.removesuffix(".failed")

@@ -4,10 +4,12 @@
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from open4ov.report.drawing import COLOURS, INK, Drawing, legend_above
 from open4ov.report.table import row_named
@@ -22,6 +24,10 @@ CURVES = {
 }
 """Keys of curve.json that are drawn, at most `PANELS` a stage, in this order."""
 PANELS = 3
+WIDE = 18
+"""Letters that the title of one of so many panels has room for in a line"""
+SHORT = 24
+"""Letters of a legend's entry, up to which three of them stand side by side"""
 
 
 def trajectory(table: Mapping[str, Any], names: Sequence[str]) -> Drawing:
@@ -93,7 +99,7 @@ def lengths(results: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str])
             axes.stairs(share, edges, color=COLOURS[index % len(COLOURS)], lw=1.5, label=titles[name])
         axes.set_xlabel("tokens of a response")
         axes.set_ylabel("percent of responses")
-        legend_above(axes)
+        legend_above(axes, columns=1 if max(len(titles[name]) for name in counted) > SHORT else 3)
 
     return Drawing("lengths", "How long responses are", draw, 5.4, 3.2)
 
@@ -107,27 +113,31 @@ def diversity(table: Mapping[str, Any]) -> Drawing | None:
         return None
     titles = [model["title"] for model in table["models"]]
 
-    def bars(axes: Axes, row: Mapping[str, Any], factor: float, offset: float, width: float, colour: Any) -> None:
+    def bars(axes: Axes, row: Mapping[str, Any], factor: float, offset: float, width: float, alpha: float) -> None:
         for place, cell in enumerate(row["cells"]):
             if cell is None:
                 continue
             score, low, high = (factor * cell[key] for key in ("score", "low", "high"))
-            label = row["title"] if place == 0 else None
-            shade = colour or COLOURS[place % len(COLOURS)]
-            axes.bar(place + offset, score, width, color=shade, label=label if colour else None)
+            axes.bar(place + offset, score, width, color=COLOURS[place % len(COLOURS)], alpha=alpha)
             around = ([max(0.0, score - low)], [max(0.0, high - score)])
             axes.errorbar([place + offset], [score], around, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
 
     def draw(left: Axes, right: Axes) -> None:
-        bars(left, distinct, 1, 0, 0.7, None)
+        bars(left, distinct, 1, 0, 0.7, 1)
         left.set_title(f"distinct among {table['samples']} responses", fontsize=9)
-        for row, offset, colour in zip(shares, (-0.2, 0.2), (COLOURS[1], COLOURS[4]), strict=False):
-            bars(right, row, 100, offset, 0.38, colour)
+        for row, offset, alpha in zip(shares, (-0.2, 0.2), (1, 0.45), strict=False):
+            bars(right, row, 100, offset, 0.38, alpha)
+        # a colour is a model on both sides; which of the two a bar is, its strength says
+        keys = [Patch(color=COLOURS[0], alpha=alpha) for alpha in (1, 0.45)]
+        right.legend(
+            keys, [row["title"].rpartition(", ")[2] for row in shares], loc="upper center", ncols=2, fontsize=8
+        )
+        right.set_ylim(0, 125)  # the legend has its room above 100
+        right.set_yticks(range(0, 101, 20))
         right.set_title("right responses, percent", fontsize=9)
         for axes in (left, right):
             axes.set_xticks(range(len(titles)), titles, fontsize=7.5, rotation=90)
             axes.grid(visible=False, axis="x")
-        legend_above(right)
 
     return Drawing("diversity", "How different responses to one question are", draw, 5.4, 3.0, panels=2)
 
@@ -145,7 +155,7 @@ def curve(stage: str, title: str, points: Sequence[Mapping[str, Any]]) -> Drawin
             x, y = [step for step, _ in known], [value for _, value in known]
             axes.plot(x, y, color=COLOURS[1], alpha=0.35, lw=0.8)
             axes.plot(x, _running_mean(y), color=COLOURS[1], lw=1.6)
-            axes.set_title(CURVES[key], fontsize=9)
+            axes.set_title(textwrap.fill(CURVES[key], WIDE) if len(keys) == PANELS else CURVES[key], fontsize=9)
             axes.set_xlabel("step")
 
     return Drawing(f"curve-{stage}", title, draw, 5.4, 2.3, panels=len(keys))

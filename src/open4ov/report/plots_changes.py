@@ -45,29 +45,43 @@ def fates(groups: Mapping[str, Sequence[Mapping[str, int]]], titles: Sequence[st
     return Drawing("changes", "What was kept, learned, forgotten and regained", draw, 5.4, 3.6, panels=len(groups))
 
 
-def differences(
-    rows: Sequence[tuple[str, Mapping[str, float], str]], name: str, title: str, labels: tuple[str, str]
-) -> Drawing | None:
-    """(title, {score, low, high} in percent points, better) from top to bottom: dots with intervals about zero.
+Change = tuple[str, Mapping[str, float], str]
+"""(title, {score, low, high} in percent points, which is "better": "higher" or "lower")"""
+
+
+def gains(rows: Sequence[Change]) -> list[Change]:
+    """Rows as what is gained by them: where less is better the signs are turned, so that right of zero is better in
+    every row, and the title says so."""
+    made: list[Change] = []
+    for title, found, better in rows:
+        if better == "lower":
+            turned = {"score": -found["score"], "low": -found["high"], "high": -found["low"]}
+            made.append((f"{title} (less)", turned, "higher"))
+        else:
+            made.append((title, found, better))
+    return made
+
+
+def differences(rows: Sequence[Change], name: str, title: str, labels: tuple[str, str]) -> Drawing | None:
+    """From top to bottom dots with intervals about zero; right of it is better (`gains`).
 
     `labels` say what lies left and right of zero. Green and red where the interval is clear of zero.
     """
     if not rows:
         return None
+    gained = gains(rows)
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=INK, lw=1, alpha=0.6)
-        for place, (_, found, better) in enumerate(rows):
+        for place, (_, found, _) in enumerate(gained):
             score, low, high = (found[key] for key in ("score", "low", "high"))
-            clear = low > 0 or high < 0
-            good = (score > 0) == (better == "higher")
-            colour = COLOURS[0] if not clear else COLOURS[2] if good else COLOURS[4]
+            colour = COLOURS[2] if low > 0 else COLOURS[4] if high < 0 else COLOURS[0]
             axes.plot([low, high], [place, place], color=colour, lw=2)
             axes.plot([score], [place], marker="o", ms=5, color=colour)
-        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        reach = 1.08 * max(1.0, *(abs(found[key]) for _, found, _ in rows for key in ("low", "high")))
+        axes.set_yticks(range(len(gained)), [row[0] for row in gained])
+        axes.set_ylim(len(gained) - 0.5, -0.5)
+        reach = 1.08 * max(1.0, *(abs(found[key]) for _, found, _ in gained for key in ("low", "high")))
         axes.set_xlim(-reach, reach)
-        axes.set_xlabel(f"← {labels[0]}    percent points    {labels[1]} →", fontsize=8)
+        axes.set_xlabel(f"← {labels[0]}\u2003percent points\u2003{labels[1]} →", fontsize=8)
 
-    return Drawing(name, title, draw, 5.4, 0.24 * len(rows) + 0.7)
+    return Drawing(name, title, draw, 5.4, 0.24 * len(gained) + 0.7)

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from open4ov import templates
-from open4ov.report import plots_ration
+from open4ov.report import fonts, plots_ration
 from open4ov.store import ImageStore
 
 
@@ -16,7 +16,7 @@ def page(record: Mapping[str, Any], pictures: ImageStore) -> str:
     """The HTML. Every text is escaped; plot and pictures are inside the page; it asks for nothing else."""
     environment = templates.environment("open4ov.report")
     chosen = record["candidates"][record["chosen"]]
-    return environment.get_template("html/ration.html.jinja").render(
+    html = environment.get_template("html/ration.html.jinja").render(
         record=record,
         last=chosen["trials"][-1],
         curves=Markup(plots_ration.curves(record)),
@@ -28,3 +28,4 @@ def page(record: Mapping[str, Any], pictures: ImageStore) -> str:
             for row, failed in record["failures"].items()
         },
     )
+    return fonts.embedded(html)

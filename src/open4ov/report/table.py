@@ -90,9 +90,26 @@ def _cell(result: Results, kind: str, name: str) -> dict[str, Any] | None:
     return {**{key: measured[key] for key in ("score", "low", "high")}, "difference": difference}
 
 
+def diversity(results: Mapping[str, Results], titles: Mapping[str, str]) -> dict[str, Any] | None:
+    """How the sampled responses of each model differ: `columns` (title, about, unit, better), and `rows` of (model's
+    title, its {score, low, high} by column, None where it was not measured). None where no model has been sampled."""
+    about: dict[str, Any] = {}
+    cells: list[tuple[str, dict[str, Any]]] = []
+    for name, result in results.items():
+        told = {**result.get("diversity", {})}
+        if distinct := result["suites"].get("diversity"):
+            told = {"distinct": {**distinct, "title": "distinct"}, **told}
+        about = {**told, **about}
+        cells.append((titles[name], told))
+    if not about:
+        return None
+    columns = [{key: one[key] for key in ("title", "about", "unit", "better")} for one in about.values()]
+    return {"columns": columns, "rows": [(title, [told.get(name) for name in about]) for title, told in cells]}
+
+
 def shown(value: float, unit: str) -> str:
-    """A score as the tables print it: shares in percent with one digit, counts with two, tokens with one."""
-    return f"{100 * value:.1f}" if unit == "share" else f"{value:.2f}" if unit == "count" else f"{value:.1f}"
+    """A score as the tables print it: shares in percent with one digit, tokens with one, anything else with two."""
+    return f"{100 * value:.1f}" if unit == "share" else f"{value:.1f}" if unit == "tokens" else f"{value:.2f}"
 
 
 def verdict(cell: Mapping[str, Any], better: str) -> str:
@@ -145,9 +162,12 @@ def to_markdown(table: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def difference_lines(table: Mapping[str, Any], differences: Mapping[str, Mapping[str, float]]) -> str:
-    """Differences {row: {score, low, high}} as a Markdown table: each with its interval, in the row's unit."""
-    lines = ["| suite | difference | interval |", "|---|---|---|"]
+def difference_lines(
+    table: Mapping[str, Any], differences: Mapping[str, Mapping[str, float]], direction: str = "difference"
+) -> str:
+    """Differences {row: {score, low, high}} as a Markdown table: each with its interval, in the row's unit.
+    `direction`: which model's score minus which other's."""
+    lines = [f"| suite | {direction} | interval |", "|---|---|---|"]
     for row in table["rows"]:
         if found := differences.get(row["name"]):
             score, low, high = (shown(found[key], row["unit"]) for key in ("score", "low", "high"))

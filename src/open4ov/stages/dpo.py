@@ -162,6 +162,11 @@ def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
         own = _verified(run, wanted, engine)
         found.pairs += own
         counts[VERIFIED] = len(own)
+    if section.most is not None:
+        found.pairs, others = mix.drawn(found.pairs, section.most, run.seed)
+        counts.subtract(str(pair.extra["pair"]) for pair in others)
+        if others:
+            found.listed["not_drawn"] = [pair.id for pair in others]
     found.counts = dict(sorted(counts.items()))
     return found
 

@@ -94,6 +94,18 @@ def test_a_pair_that_is_there_twice_is_taken_once() -> None:
     assert found.listed == {"there_twice": ["b"]}
 
 
+def test_of_more_pairs_so_many_are_drawn_of_all_kinds() -> None:
+    pairs = [pair(f"{kind}{n}", kind) for kind in ("human", "scored") for n in range(200)]
+    kept, others = mix.drawn(pairs, 100, 3)
+    assert [one.id for one in pairs if one in kept] == [one.id for one in kept], "in their order"
+    assert len(kept) == 100
+    assert {one.id for one in kept} | {one.id for one in others} == {one.id for one in pairs}
+    assert 30 < sum(one.extra["pair"] == "human" for one in kept) < 70
+    assert mix.drawn(pairs, 100, 3)[0] == kept
+    assert mix.drawn(pairs, 100, 4)[0] != kept
+    assert mix.drawn(pairs, 400, 3) == (pairs, [])
+
+
 def test_the_summary_counts_attributes() -> None:
     told = mix.attributes([pair("a", length="chosen"), pair("b", length="rejected", fluency="equal"), pair("c")])
     assert told == {

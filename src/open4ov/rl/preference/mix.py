@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,15 @@ REASONS = {
     "not_better": "not better in what dpo.attributes wants",
 }
 """Why a pair is left out: its name in left_out.json, and what it means"""
+
+
+def drawn(pairs: Sequence[Sample], most: int, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """So many of the pairs at most, drawn evenly over all kinds by the seed, and the others; both in their order."""
+    taken = set(random.Random(f"most {seed}").sample(range(len(pairs)), min(most, len(pairs))))
+    parts: tuple[list[Sample], list[Sample]] = ([], [])
+    for place, pair in enumerate(pairs):
+        parts[place not in taken].append(pair)
+    return parts
 
 
 def lead(value: object, spread: float = 1.0) -> float:
