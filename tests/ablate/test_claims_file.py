@@ -159,7 +159,9 @@ def test_arms_that_are_like_one_another_in_a_circle(tmp_path: Path) -> None:
 
 def test_a_later_override_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     """All arms', then those of the arm that one is like, its own, the seed, the scale, and the command's at last."""
-    text = GOOD.replace("{evaluate.items: 5}", "{evaluate.items: 5, rl.steps: 9, sft.knowledge.replay: 0.4}")
+    text = GOOD.replace(
+        "{evaluate.items: 5}", "{evaluate.items: 5, dpo.most: 900, rl.steps: 9, sft.knowledge.replay: 0.4}"
+    )
     text = text.replace("  mixed:\n", "  more:\n    model: rl\n    like: plain\n    set: {rl.steps: 30}\n  mixed:\n")
     text = text.replace("{model: sft_preference}", "{model: sft_preference, set: {sft.knowledge: {tokens: 50000}}}")
     claims = read(written(tmp_path, text))
@@ -169,7 +171,7 @@ def test_a_later_override_takes_the_place_of_an_earlier_one(tmp_path: Path) -> N
     assert (recipe.seed, recipe.evaluate.items, recipe.rl.steps) == (3, 7, 3)
     assert (recipe.sft.knowledge.tokens, recipe.sft.knowledge.replay) == (5000, 0.0), "a section as a whole goes first"
     assert recipe.sft.ability.tokens == 60_000, "the recipe's own budgets are scaled too"
-    assert recipe.dpo.pairs == 150
+    assert (recipe.dpo.pairs, recipe.dpo.most) == (150, 90)
     assert arm(claims, "plain", 3).recipe.rl.steps == 9
 
 

@@ -17,7 +17,7 @@ from open4ov.recipe import Recipe, load
 
 SCALED = (
     *(f"sft.{stage}.tokens" for stage in ("knowledge", "ability", "preference")),
-    *("admission.assess.tokens", "admission.ration.tokens", "rl.steps", "dpo.pairs"),
+    *("admission.assess.tokens", "admission.ration.tokens", "rl.steps", "dpo.pairs", "dpo.most"),
 )
 """Budgets of the trainings, which `scale` multiplies"""
 
