@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open4ov.errors import UserError
+from open4ov.keys import SFT
 from open4ov.parallel import launch
 from open4ov.parallel.agree import agree, facts
 from open4ov.parallel.crew import follow, leading
 from open4ov.parallel.mesh import Mesh
+from open4ov.parallel.suits import mesh_of, recomputes
 from open4ov.recipe import Recipe
 from open4ov.recipe_parallel import for_one
 
@@ -55,7 +57,7 @@ def run(
     section, key = (recipe.sft, "sft") if until not in ("rl", "dpo") else (getattr(recipe, until), until)
     place = training.device(section.device, f"{key}.device").type
     with launch.joined(recipe.parallel, place) as world:
-        Mesh.sized(recipe.parallel, world.size)
+        _suits(recipe, world.size, root, until, again=work is not None)
         if world.size > 1:
             refused = [f"{'.'.join(map(str, place))}: {why}" for place, why in for_one(recipe.sft)]
             if refused:
@@ -87,8 +89,25 @@ def _fits_one(recipe: Recipe, root: Path, until: str | None) -> None:
     try:
         Mesh.sized(recipe.parallel, 1)
     except UserError:
-        graph = pipeline.graph(recipe)
-        stages = graph.needed(until)
-        finished = graph.finished(stages, recipe, root)
-        if any(stage.name in pipeline.MODELS and stage.name not in finished for stage in stages):
+        if _making(recipe, root, until) & {*pipeline.MODELS}:
             raise
+
+
+def _suits(recipe: Recipe, world: int, root: Path, until: str | None, again: bool) -> None:
+    """Raises UserError, before anything is made, for a mesh that the model cannot be cut into, and for a schedule that
+    SFT cannot recompute under where it is still to be made. again: in rounds, each of which makes it."""
+    mesh_of(recipe, world)
+    try:
+        recomputes(recipe)
+    except UserError:
+        if again or _making(recipe, root, until) & {*SFT}:
+            raise
+
+
+def _making(recipe: Recipe, root: Path, until: str | None) -> set[str]:
+    """The stages that are not finished."""
+    from open4ov import pipeline
+
+    graph = pipeline.graph(recipe)
+    stages = graph.needed(until)
+    return {stage.name for stage in stages} - graph.finished(stages, recipe, root)

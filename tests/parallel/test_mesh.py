@@ -52,12 +52,17 @@ def test_what_is_left_goes_to_fsdp() -> None:
         ({"ep": 2}, 2, "parallel.ep: 2, but this model has no experts; set it to 1"),
         ({"pp": 37}, 37, "parallel.pp: 37 stages of the pipeline, but the model has 36 layers; lower parallel.pp"),
         ({"pp": 16, "schedule": "interleaved", "chunks": 3}, 16, "16 x 3 pieces of the pipeline, but the model has 36"),
+        ({"pp": 2, "borders": [36]}, 2, "the last piece would begin at layer 36, but the model has 36, counted from 0"),
     ],
 )
 def test_sizes_that_do_not_fit_name_the_number_to_change(sizes: dict[str, Any], processes: int, said: str) -> None:
     with pytest.raises(UserError) as error:
         Mesh.of(section(**sizes), processes, DENSE)
     assert said in str(error.value)
+
+
+def test_the_last_border_may_be_the_last_layer() -> None:
+    assert Mesh.of(section(pp=2, borders=[35]), 2, DENSE).pp == 2
 
 
 def test_what_fits_passes() -> None:

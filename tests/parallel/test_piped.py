@@ -29,8 +29,6 @@ def test_what_a_pipeline_refuses(tiny_dir: Path) -> None:
     recompute.apply(model, "op")
     with pytest.raises(UserError, match=r"parallel\.schedule: zbv .* recompute 'op'"):
         own_stages(model, Mesh(pp=2), ParallelSection(pp=2, schedule="zbv"))
-    with pytest.raises(UserError, match=r"parallel\.borders: the last piece would begin at layer 4.* 3 at most"):
-        own_stages(model, Mesh(pp=2), ParallelSection(pp=2, borders=(4,)))
 
 
 def test_a_rank_has_its_stages_and_a_copy_of_tied_words(tiny_dir: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from open4ov import pipeline, together
 from open4ov.errors import UserError
+from open4ov.parallel import launch
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
 
@@ -53,3 +58,46 @@ def test_one_process_evaluates_what_eight_have_trained(tmp_path: Path, monkeypat
     with pytest.raises(UserError, match=r"but 1 were started"):
         together.run(recipe(dp_shard=8), tmp_path, Quiet(), "evaluate_sft_preference")
     assert asked == ["evaluate_sft_ability"]
+
+
+@contextmanager
+def two(options: Any, device: str) -> Generator[Any]:
+    """In the place of `launch.joined`: the first of two processes, which has not met the other."""
+    yield launch.World(0, 2, 0, torch.device(device), store=None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"parallel": {"ep": 2}}, r"parallel\.ep: 2, but this model has no experts"),
+        ({"parallel": {"pp": 2, "borders": [9]}}, r"parallel\.borders: the last piece would begin at layer 9"),
+        ({"parallel": {"pp": 2, "schedule": "zbv"}, "sft": {"recompute": "op"}}, r"zbv .* recompute 'op'"),
+    ],
+)
+def test_what_the_model_cannot_be_cut_into_is_told_before_anything_is_made(
+    section: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(launch, "joined", two)
+    chosen = Recipe.model_validate({"name": "small", **section})
+    with pytest.raises(UserError, match=said):
+        together.run(chosen, tmp_path / "out", Quiet(), "sft_preference")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rl_alone_takes_a_schedule_that_sft_could_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SFT is finished, how it would compute again is of no interest."""
+    section = {"parallel": {"pp": 2, "schedule": "zbv"}, "sft": {"recompute": "op"}}
+    chosen = Recipe.model_validate({"name": "small", **section})
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(launch, "joined", two)
+    monkeypatch.setattr(pipeline.Graph, "finished", lambda *_: {*pipeline.SFT})
+
+    def agreed(*_: Any) -> None:
+        raise RuntimeError("came to what follows")
+
+    monkeypatch.setattr(together, "agree", agreed)
+    with pytest.raises(RuntimeError, match="came to what follows"):
+        together.run(chosen, tmp_path, Quiet(), "rl")

@@ -228,6 +228,11 @@ def _misfits(mesh: Mesh, options: ParallelSection, config: Config) -> Iterator[s
             f"parallel.pp: {what} of the pipeline, but the model has {text.num_hidden_layers} layers; lower parallel.pp"
             f"{fewer}"
         )
+    elif mesh.pp > 1 and options.borders and options.borders[-1] >= text.num_hidden_layers:
+        yield (
+            f"parallel.borders: the last piece would begin at layer {options.borders[-1]}, but the model has "
+            f"{text.num_hidden_layers}, counted from 0; it can be {text.num_hidden_layers - 1} at most"
+        )
 
 
 def _last(length: int, parts: int) -> int:

@@ -60,6 +60,15 @@ def check(schedule: str, ranks: int, chunks: int) -> None:
         raise UserError(f"parallel.chunks: a rank holds one stage or more, not {chunks}")
 
 
+def goes_with(schedule: str, recomputed: str) -> None:
+    """Raises UserError for recomputation of the decoder's layers that the schedule of a pipeline cannot go with."""
+    if schedule in SPLIT and recomputed == "op":
+        raise UserError(
+            f"parallel.schedule: {schedule} goes through a layer backward twice, for its input and for its "
+            "weights, which recompute 'op' does not allow; set recompute to 'full' or 'none', or use 'interleaved'"
+        )
+
+
 def needed(schedule: str, ranks: int, wanted: int) -> int:
     """How many microbatches a step must have to hold `wanted`: interleaved schedules go over them in rounds of equal
     size, `wanted // ranks` of them. What is missing is filled up with passes that weigh nothing, and each costs as much

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from open4ov.errors import UserError
 from open4ov.model import Config, Pack, Qwen3VL, VisionFeatures
 from open4ov.recipe_parallel import ParallelSection
 from open4ov.training_pass import Pass, Precision
@@ -25,7 +24,7 @@ from . import expert, gradients
 from .cuts import cut, typical
 from .mesh import Mesh
 from .model import Parallel, spread, whole
-from .orders import SPLIT, stages_of
+from .orders import goes_with, stages_of
 from .pipeline import Pipeline
 from .stage import Stage
 from .step import Step
@@ -144,26 +143,18 @@ class Piped(Parallel):
 def own_stages(model: Qwen3VL, mesh: Mesh, options: ParallelSection) -> list[Stage]:
     """The stages of this rank, which take over their modules of the model. Of tied words each has a copy.
 
-    Raises UserError for borders that the model does not have, and for recomputation that the schedule cannot go with.
+    Raises UserError for recomputation that the schedule cannot go with; borders are `Mesh.of`'s to check.
     """
     config, chunks = model.config, options.pieces
     layers = config.text.num_hidden_layers
-    if options.schedule in SPLIT and any(getattr(layer, "recompute", "none") == "op" for layer in model.text.layers):
-        raise UserError(
-            f"parallel.schedule: {options.schedule} goes through a layer backward twice, for its input and for its "
-            "weights, which recompute 'op' does not allow; set recompute to 'full' or 'none', or use 'interleaved'"
-        )
+    for layer in model.text.layers:
+        goes_with(options.schedule, getattr(layer, "recompute", "none"))
     borders = options.borders
     if not borders:
         tower = 3 if any(p.requires_grad for p in model.vision_parameters()) else 1
         costs = typical(config, PACK, options.visual_share, tower=tower)
         taps = len(config.vision.deepstack_visual_indexes)
         borders = cut(costs, mesh.pp, chunks, options.schedule, taps).borders
-    elif borders[-1] >= layers:
-        raise UserError(
-            f"parallel.borders: the last piece would begin at layer {borders[-1]}, but the model has {layers}, counted "
-            f"from 0; it can be {layers - 1} at most"
-        )
     spans = list(pairwise([0, *borders, layers]))
     own = stages_of(options.schedule, mesh.rank("pp"), mesh.pp, chunks)
     stages = [Stage(model, *spans[number], number == 0, number == len(spans) - 1) for number in own]

@@ -102,11 +102,15 @@ class Job:
         return self.work.tokens * self.packs
 
 
+class UnknownModelError(UserError):
+    """A model that is not here and whose name says nothing of its shapes."""
+
+
 def model_of(name: str) -> tuple[str, Config, str]:
     """A released size by name (`qwen3-vl-8b`, `8B`), or a folder with `config.json`: (name, configuration, note).
 
     A folder that is not there yet is known by its name, such as `models/Qwen3-VL-8B-Instruct`, and the note says so.
-    Raises UserError, with the nearest name, for any other.
+    Raises UnknownModelError, with the nearest name, for any other, and UserError for a configuration that is none.
     """
     folder = Path(name)
     if (folder / "config.json").is_file():
@@ -117,7 +121,9 @@ def model_of(name: str) -> tuple[str, Config, str]:
             raise UserError(f"{path}: not valid JSON: {error}") from None
         return folder.name, Config.from_dict(raw, str(path)), ""
     if folder.is_dir():
-        raise UserError(f"{name}: a folder without config.json; give a model's folder, or a name such as qwen3-vl-8b")
+        raise UnknownModelError(
+            f"{name}: a folder without config.json; give a model's folder, or a name such as qwen3-vl-8b"
+        )
     if name in ("nano", "nano-moe"):
         from open4ov.assets import base_dir
 
@@ -129,6 +135,7 @@ def model_of(name: str) -> tuple[str, Config, str]:
         wanted = wanted.removesuffix(ending)
     wanted = wanted if wanted.startswith(PREFIX) else PREFIX + wanted
     if wanted not in sizes:
-        raise UserError(f"{name}: no model of that name, and no folder{nearest(wanted, [*sizes, 'nano', 'nano-moe'])}")
+        known = [*sizes, "nano", "nano-moe"]
+        raise UnknownModelError(f"{name}: no model of that name, and no folder{nearest(wanted, known)}")
     note = f"{name} is not here: shapes are those of {wanted}, by its name" if "/" in name else ""
     return wanted, SIZES[sizes[wanted]], note

@@ -16,7 +16,7 @@ from open4ov.recipe_parallel import ParallelSection, Schedule
 
 from . import plan_memory, plan_time
 from .mesh import Mesh
-from .orders import SPLIT, needed
+from .orders import SPLIT, goes_with, needed
 from .plan_hardware import Hardware
 from .plan_job import Job
 from .plan_memory import RankMemory
@@ -73,7 +73,8 @@ class Found:
 
 
 def of(job: Job, options: ParallelSection, world: int, hardware: Hardware) -> Plan:
-    """The plan of a mesh that is given. Raises UserError as `Mesh.of`, and for fewer packs than ranks."""
+    """The plan of a mesh that is given. Raises UserError as `Mesh.of`, for recomputation that the pipeline's schedule
+    cannot go with, and for fewer packs than ranks."""
     setup = Setup(job, options, Mesh.of(options, world, job.config), hardware)
     _check(setup)
     return Plan(setup, plan_memory.fullest(setup), plan_time.step(setup))
@@ -159,6 +160,8 @@ def _schedules(pp: int, layers: int) -> list[Schedule]:
 
 
 def _check(setup: Setup) -> None:
+    if setup.mesh.pp > 1:
+        goes_with(setup.options.schedule, setup.job.recompute)
     ranks = setup.mesh.size("dp")
     if ranks > setup.job.packs:
         raise UserError(
