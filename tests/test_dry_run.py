@@ -65,3 +65,35 @@ def test_what_is_finished_is_told(tmp_path: Path) -> None:
     after = run(recipe, out, "--until", "data").output
     assert after.splitlines()[:2] == ["images  finished", "data    to make"]
     assert sorted(path for path in out.rglob("*")) == files
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "said"),
+    [
+        (
+            "qwen3-vl-8b",
+            ["tp=3", "dp_shard=8"],
+            "parallel.tp: the model's 32 attention heads cannot",
+        ),
+        ("qwen3-vl-30b-a3b", ["ep=48", "dp_shard=48"], "parallel.ep: 48 ranks cannot share 128 experts evenly"),
+        ("in-car-nano", ["ep=2"], "parallel.ep: 2, but this model has no experts"),
+        (
+            "in-car-nano",
+            ["pp=2", "dp_shard=1", "borders=[6]"],
+            "parallel.borders: the last piece would begin at",
+        ),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused_though_the_model_is_not_here(
+    name: str, sizes: list[str], said: str, tmp_path: Path
+) -> None:
+    options = [part for size in sizes for part in ("--set", f"parallel.{size}")]
+    told = run(RECIPES / f"{name}.yaml", tmp_path / "out", *options)
+    assert said in str(told.exception)
+    data = run(RECIPES / f"{name}.yaml", tmp_path / "out", *options, "--until", "data")
+    assert data.exit_code == 0, data.exception
+
+
+def test_a_mesh_that_takes_what_is_started_is_not_refused(tmp_path: Path) -> None:
+    told = run(RECIPES / "qwen3-vl-30b-a3b.yaml", tmp_path / "out", "--set", "parallel.dp_shard=-1")
+    assert told.exit_code == 0, told.exception

@@ -172,12 +172,14 @@ def cluster(
 ) -> None:
     """Write the files that start a recipe on a cluster: Slurm, Kubernetes JobSet or RayCluster."""
     from open4ov.errors import nearest
-    from open4ov.parallel.cluster import KINDS, by_hand, render
+    from open4ov.parallel.cluster import KINDS, by_hand, render, unknown
     from open4ov.recipe import load
 
     if kind not in KINDS:
         raise UserError(f"--kind {kind}: there is no such kind{nearest(kind, KINDS)}")
     for path in render(recipe, set_ or (), out, kind, gpus, node, image, run_dir):
         print(path)
-    if kind != "raycluster" and (told := by_hand(load(recipe, set_ or ()))):
-        typer.echo(f"note: {told}", err=True)
+    chosen = load(recipe, set_ or ())
+    notes = [unknown(chosen), *([by_hand(chosen)] if kind != "raycluster" else [])]
+    for note in filter(None, notes):
+        typer.echo(f"note: {note}", err=True)

@@ -62,7 +62,7 @@ class DryRun:
 
 def look(recipe: Recipe, root: Path, until: str | None = None, graph: Graph | None = None) -> DryRun:
     """What `open4ov run` would do with the recipe in the folder `root`, as far as the stage `until`. `graph`: other
-    stages than a run's. Raises UserError for a stage that is none."""
+    stages than a run's. Raises UserError for a stage that is none, and for a mesh that the model cannot be cut into."""
     graph = graph or pipeline.graph(recipe)
     stages = graph.needed(until)
     faults = {stage.name: _faults(stage, recipe) for stage in stages}
@@ -75,6 +75,7 @@ def look(recipe: Recipe, root: Path, until: str | None = None, graph: Graph | No
         else:
             steps.append(Step(stage.name, "blocked" if own else "to make", tuple(own)))
     making = {step.stage for step in steps if step.status != "finished"}
+    _mesh(recipe, making)
     missing = dict.fromkeys(fault for step in steps for fault in step.missing)
     missing |= dict.fromkeys([*_keys(recipe, making), *_devices(recipe, making)])
     return DryRun(tuple(steps), tuple(_needs(recipe, making)), tuple(missing))
@@ -125,6 +126,19 @@ def _devices(recipe: Recipe, making: set[str]) -> list[str]:
     if here >= world:
         return []
     return [f"parallel: {world} processes, one for each GPU, and this machine has {here}; other nodes may have more"]
+
+
+def _mesh(recipe: Recipe, making: set[str]) -> None:
+    """Raises UserError where a training is still to be made and the mesh cannot be."""
+    from open4ov.parallel.suits import mesh_of, recomputes
+
+    world = processes(recipe)
+    if recipe.parallel.dp_shard == -1:  # as many as are started: at least those that share the experts
+        world *= recipe.parallel.ep
+    if world > 1 and making & {*pipeline.MODELS}:
+        mesh_of(recipe, world)
+    if making & {*pipeline.SFT}:
+        recomputes(recipe)
 
 
 def processes(recipe: Recipe) -> int:

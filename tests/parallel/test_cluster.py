@@ -175,11 +175,30 @@ def test_fewer_than_a_node(tmp_path: Path) -> None:
         ("tp: 16, dp_shard: 1", None, "16 is more than the 8 devices of a node"),
         ("tp: 2", None, "say with --gpus how many"),
         ("tp: 3", 16, "does not divide 16"),
+        ("tp: 3, dp_shard: 8", None, r"parallel\.tp: the model's 32 attention heads cannot be shared out to 3"),
+        ("dp_shard: 8, ep: 8", None, r"parallel\.ep: 8, but this model has no experts"),
+        ("dp_shard: 4, pp: 2, borders: [36]", None, r"parallel\.borders: .* layer 36, but the model has 36"),
     ],
 )
 def test_refusals(parallel: str, gpus: int | None, message: str, tmp_path: Path) -> None:
+    """The model is not here: its shapes are those of its name."""
     with pytest.raises(UserError, match=message):
-        made(recipe(tmp_path, parallel), tmp_path, "slurm", gpus=gpus)
+        made(recipe(tmp_path, parallel, "model: models/Qwen3-VL-8B-Instruct\n"), tmp_path, "slurm", gpus=gpus)
+
+
+def test_a_schedule_that_sft_cannot_recompute_under_is_refused(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "dp_shard: 4, pp: 2, schedule: zbv", "sft: {recompute: op}\n")
+    with pytest.raises(UserError, match=r"zbv .* recompute 'op'"):
+        made(path, tmp_path, "slurm")
+
+
+def test_a_model_that_is_not_known_is_told(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "dp_shard: 8, ep: 8", "model: models/mine\n")
+    told = CliRunner().invoke(app, ["cluster", "--recipe", str(path), "--out", str(tmp_path)])
+    assert told.exit_code == 0, told.exception
+    assert "note: models/mine is not here, and its name says no size" in told.stderr
+    path = recipe(tmp_path, "dp_shard: 8", "model: models/Qwen3-VL-8B-Instruct\n")
+    assert not CliRunner().invoke(app, ["cluster", "--recipe", str(path), "--out", str(tmp_path)]).stderr
 
 
 def test_the_container_file_names_what_is_there() -> None:

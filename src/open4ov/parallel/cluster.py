@@ -19,8 +19,8 @@ from open4ov.errors import UserError
 from open4ov.recipe import Recipe, load
 from open4ov.store import atomic
 
-from .mesh import Mesh
 from .plan_ask import world_of
+from .suits import config_of, mesh_of, recomputes
 
 TEMPLATES = Path(__file__).with_name("templates")
 KINDS = {"slurm": "slurm.sh", "jobset": "jobset.yaml", "raycluster": "raycluster.yaml"}
@@ -60,11 +60,13 @@ def render(
     """Writes the files of a kind into the folder `out` and gives their paths. gpus: in all, where the recipe's mesh
     leaves that open.
 
-    Raises UserError as `recipe.load`, and for a mesh that does not fill its nodes.
+    Raises UserError as `recipe.load`, for a mesh that the model cannot be cut into, and for one that does not fill its
+    nodes.
     """
     chosen = load(recipe, overrides)
     world = gpus or world_of(chosen.parallel, str(recipe))
-    mesh = Mesh.sized(chosen.parallel, world)
+    mesh = mesh_of(chosen, world)
+    recomputes(chosen)
     if world > per_node and world % per_node:
         raise UserError(
             f"{recipe}: {world} processes ({mesh}) do not fill nodes of {per_node}; change the section parallel, or "
@@ -134,6 +136,16 @@ def servers_of(recipe: Recipe, per_node: int) -> Servers | None:
         rollout.key_env,
         shlex.quote(folder),
         shlex.quote(rollout.served_folder or folder),
+    )
+
+
+def unknown(recipe: Recipe) -> str:
+    """That the mesh was not held against the model; "" where it was."""
+    if config_of(recipe) is not None:
+        return ""
+    return (
+        f"{recipe.model} is not here, and its name says no size: whether the mesh suits it will be seen at the start "
+        "of the job"
     )
 
 
