@@ -238,6 +238,15 @@ def test_copies_of_the_engine() -> None:
     assert [plan_copies.engine(other, rank) for rank in (0, 1)] == [size, 0]
 
 
+def test_one_process_gathers_nothing() -> None:
+    """A GPU alone trains the model as it is: nothing is gathered, sent or laid ready for that."""
+    alone = plan_memory.of_rank(setup("2B", 1, packs=1), 0).parts
+    assert (alone["unsharded"], alone["buffers"]) == (0, 0)
+    # two layers of 2B and one's gradient, and the tied embedding with its gradient, all float32
+    layer = 2048 * (2 * 2048 + 2 * 1024) + 3 * 2048 * 6144 + 2 * 2048 + 2 * 128
+    assert plan_memory.of_rank(setup("2B", 2), 0).parts["unsharded"] == 4 * (3 * layer + 2 * 151_936 * 2048)
+
+
 def test_only_the_first_process_has_the_whole() -> None:
     one = setup("8B", 8, pp=2)
     first, second = (plan_memory.of_rank(one, rank) for rank in (0, 1))

@@ -196,9 +196,10 @@ def logits(setup: Setup) -> int:
 
 def unsharded(setup: Setup, rank: int) -> int:
     """FSDP's, in float32: two blocks' weights and one block's gradient, and for the whole pass what is in no block. The
-    tower is a block of its own where it is trained; a frozen one is whole on every rank anyway."""
+    tower is a block of its own where it is trained; a frozen one is whole on every rank anyway. One process has the
+    model as it is, without FSDP."""
     job, mesh = setup.job, setup.mesh
-    if mesh.world == 1 and not setup.cuda:
+    if mesh.world == 1:
         return 0
     piece = setup.piece(rank)
     blocks = [block_count(job.config, mesh.tp, mesh.ep, layer) for layer in piece.layers]
