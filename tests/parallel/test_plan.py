@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,49 @@ def test_what_does_not_fit_says_by_how_much() -> None:
     assert not found.best
     assert all(plan.left < 0 for plan in found.near)
     assert found.near[0].memory.total > 33.3e9 * 16 / 2
+
+
+def test_the_advice_is_of_the_largest_part() -> None:
+    """30B-A3B on 64 H100: trainings fit, the whole model on the first process does not, on however many."""
+    told = run("--model", "30b-a3b", "--gpus", "64", "--fix", "pp=1", "--fix", "tp=1", "--fix", "cp=1", "--keep", "2")
+    assert told.exit_code == 1
+    assert "more devices do not help, but ones of more than 127 GB (--hardware) do" in told.output
+    assert "--tokens a pack" not in told.output
+    before, _, after = told.output.partition("The best by its own memory alone:\n")
+    assert "Nothing fits" in before
+    lines = after.splitlines()
+    assert len(lines) == 2
+    assert all("of 85 GB" in line and float(line.split(", ")[-1].split()[0]) < 85 for line in lines)
+    # 32 billion parameters of 16 bytes over two
+    told = run("--model", "32b", "--gpus", "2", "--tokens", "1024")
+    assert "More devices, or --freeze-vision, take less memory a device" in told.output
+    assert "more devices do not help, but ones of more than 136 GB" in told.output
+    assert "its own memory alone" not in told.output
+    told = run("--model", "30b-a3b", "--gpus", "8", "--fix", "pp=1", "--hardware", "h200")
+    assert "More devices, or --freeze-vision, take less memory a device" in told.output
+    assert "do not help" not in told.output
+    told = run("--model", "2b", "--gpus", "1", "--tokens", "262144", "--document", "2048")
+    assert "Fewer --tokens a pack, or --freeze-vision, take less memory" in told.output
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("nano", ["tp=3"], "with --fix tp=3:\nparallel.tp: the model's 4 attention heads cannot be shared out to 3"),
+        ("30b-a3b", ["ep=256"], "with --fix ep=256:\nparallel.ep: 256 ranks cannot share 128 experts evenly"),
+        ("nano", ["pp=8"], "with --fix pp=8:\nparallel.pp: 8 stages of the pipeline, but the model has 6 layers"),
+        ("8b", ["pp=3"], "with --fix pp=3: 3 does not divide 8; give other --gpus, or another size to --fix"),
+        ("8b", ["dp_shard=8", "dp_replicate=8"], "64 does not divide 8; give other --gpus"),
+        ("30b-a3b", ["dp_shard=1", "cp=1", "tp=4", "ep=8"], "ep 8 must divide dp_shard x cp x tp, .* folds: 4"),
+        ("30b-a3b", ["pp=4", "ep=8"], "ep 8 must divide dp_shard x cp x tp, .* folds: 2"),
+        ("8b", ["dp_shard=8"], "with --fix dp_shard=8: 4 packs a step for 8 ranks of dp; give --packs 8 or more"),
+    ],
+)
+def test_an_axis_that_cannot_be_fixed_says_why(model: str, options: list[str], said: str) -> None:
+    fixed = [part for one in options for part in ("--fix", one)]
+    found = str(run("--model", model, "--gpus", "8", "--packs", "4", *fixed).exception)
+    assert found.startswith("no mesh of 8 devices suits")
+    assert re.search(said, found)
 
 
 def test_names_of_models(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Mesh:
         """The mesh of `world` processes for that model. Raises UserError, naming the number to change, for sizes that
         do not multiply to the processes or that the model cannot be cut into."""
         mesh = Mesh.sized(options, world)
-        faults = [*_misfits(mesh, options, config)]
+        faults = [*misfits(mesh, options, config)]
         if faults:
             raise UserError("\n".join(faults))
         return mesh
@@ -197,8 +197,8 @@ def _named(options: ParallelSection) -> str:
     return " or ".join([*names, *([] if options.dp_shard == -1 else ["parallel.dp_shard"])])
 
 
-def _misfits(mesh: Mesh, options: ParallelSection, config: Config) -> Iterator[str]:
-    """What of the model the mesh cannot cut."""
+def misfits(mesh: Mesh, options: ParallelSection, config: Config) -> Iterator[str]:
+    """What of the model the mesh cannot cut, each with the number to change."""
     text = config.text
     tp, seq = mesh.tp, mesh.cp * mesh.tp
     both = f"cp x tp = {mesh.cp} x {tp}" if mesh.cp > 1 else f"{tp}"

@@ -52,6 +52,11 @@ class RankMemory:
     alone: Sizes = field(default_factory=Counter[str])
 
     @property
+    def training(self) -> int:
+        """Bytes of the training itself."""
+        return sum(self.parts.values())
+
+    @property
     def fullest(self) -> Sizes:
         """Of the two what needs more."""
         return max(self.parts, self.alone, key=lambda sizes: sum(sizes.values()))

@@ -71,13 +71,50 @@ def reasons(plan: Plan) -> list[str]:
 
 def missing(plan: Plan) -> str:
     """Where a plan that does not fit is too large, and by how much."""
-    gib = plan.setup.hardware.memory
+    room = plan.setup.hardware.memory
     largest = ", ".join(f"{NAMES[name]} {size / 1e9:.1f} GB" for name, size in plan.memory.fullest.most_common(3))
     where = f" on rank {plan.memory.rank} of the pipeline" if plan.setup.mesh.pp > 1 else ""
     return (
-        f"does not fit: {plan.memory.total / 1e9:.1f} GB of {gib:g}{where}, {-plan.left / 1e9:.1f} GB too much "
+        f"does not fit: {plan.memory.total / 1e9:.1f} GB of {room:g}{where}, {-plan.left / 1e9:.1f} GB too much "
         f"({largest})"
     )
+
+
+def figures(plan: Plan, used: int) -> str:
+    """A plan's speed, and the bytes that it uses."""
+    seconds = plan.seconds
+    return (
+        f"{seconds.tokens_per_second:,.0f} tokens/s, a step {seconds.total:.2f} s, MFU {seconds.mfu:.1%}, "
+        f"{used / 1e9:.1f} of {plan.setup.hardware.memory:g} GB"
+    )
+
+
+def advice(plan: Plan) -> list[str]:
+    """What would make a plan that does not fit smaller, by the largest part of what is too large."""
+    memory, room = plan.memory, plan.setup.hardware.memory * 1e9
+    lines: list[str] = []
+    if memory.training > room:
+        lines.append(_smaller(plan, memory.parts.most_common(1)[0][0]))
+    needed = sum(size for name, size in memory.alone.items() if name != "training")
+    if needed > room:
+        lines.append(
+            "The first process has the whole model before and after the training, to grade, filter or make pairs, "
+            f"whatever the mesh: more devices do not help, but ones of more than {needed / 1e9:.0f} GB (--hardware) do."
+        )
+    elif sum(memory.alone.values()) > room:
+        lines.append(_smaller(plan, "training"))
+    return list(dict.fromkeys(lines))
+
+
+def _smaller(plan: Plan, part: str) -> str:
+    freeze = "" if plan.setup.job.frozen_vision else ", or --freeze-vision,"
+    if part == "rollouts":
+        return "The rollout engine has the whole model on every device; servers by address (rl.rollout.url) spare that."
+    if part in ("weights", "gradients", "optimizer", "training"):
+        return f"More devices{freeze} take less memory a device: each then has a smaller share of the weights."
+    if part == "unsharded":
+        return "A block is gathered whole to be computed: tp or ep cuts it; more devices alone do not."
+    return f"Fewer --tokens a pack{freeze} take less memory; more devices do where tp or cp shares a pack out."
 
 
 def text(found: Found, total_tokens: float | None = None, price: float | None = None) -> str:
@@ -85,15 +122,14 @@ def text(found: Found, total_tokens: float | None = None, price: float | None = 
     if not found.best:
         lines = [f"Nothing fits ({found.seen} ways were looked at). What misses least:"]
         lines += [f"  {title(plan)}: {missing(plan)}" for plan in found.near]
-        lines.append("More devices, fewer --tokens a pack, or --freeze-vision take less memory a device.")
+        lines += advice(found.near[0])
+        if found.trained:
+            lines += ["", "The training itself would fit. The best by its own memory alone:"]
+            lines += [f"  {title(plan)}: {figures(plan, plan.memory.training)}" for plan in found.trained]
         return "\n".join(lines)
     lines = [heading(found.best[0]), f"{found.seen} ways were looked at, {found.fitting} fit. The best:", ""]
     for number, plan in enumerate(found.best, 1):
-        seconds = plan.seconds
-        lines.append(
-            f"{number}. {title(plan)}: {seconds.tokens_per_second:,.0f} tokens/s, a step {seconds.total:.2f} s, MFU "
-            f"{seconds.mfu:.1%}, {plan.memory.total / 1e9:.1f} of {plan.setup.hardware.memory:g} GB"
-        )
+        lines.append(f"{number}. {title(plan)}: {figures(plan, plan.memory.total)}")
         lines += [f"   {line}" for line in reasons(plan)]
     if found.near:
         lines += ["", "Faster, but:"]
@@ -199,6 +235,7 @@ def found_data(found: Found) -> dict[str, Any]:
         "fitting": found.fitting,
         "best": [data(plan) for plan in found.best],
         "near": [{**data(plan), "why": missing(plan)} for plan in found.near],
+        "trained": [data(plan) for plan in found.trained],
         "efficiencies": (found.best or found.near)[0].setup.hardware.measured if found.best or found.near else "",
     }
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from open4ov.errors import UserError
-from open4ov.recipe_parallel import ParallelSection, Schedule
+from open4ov.recipe_parallel import AXES, ParallelSection, Schedule
 
 from . import plan_memory, plan_time
-from .mesh import Mesh
+from .mesh import Mesh, misfits
 from .orders import SPLIT, goes_with, needed
 from .plan_hardware import Hardware
 from .plan_job import Job
@@ -64,12 +64,14 @@ class Plan:
 @dataclass(frozen=True)
 class Found:
     """What a search has found: the best that fit, and of those that do not the ones that would be faster than the best
-    (or, where nothing fits, those that miss least). `seen`: how many were looked at."""
+    (or, where nothing fits, those that miss least). `seen`: how many were looked at. `trained`: where nothing fits, the
+    fastest of those whose training would, but for what the first process has before and after it."""
 
     best: list[Plan]
     near: list[Plan]
     seen: int
     fitting: int
+    trained: tuple[Plan, ...] = ()
 
 
 def of(job: Job, options: ParallelSection, world: int, hardware: Hardware) -> Plan:
@@ -88,7 +90,8 @@ def search(job: Job, world: int, hardware: Hardware, keep: int = 5, fixed: dict[
     fitting: list[tuple[float, Setup, RankMemory]] = []
     over: list[tuple[float, Setup, RankMemory]] = []
     seen = 0
-    for options in candidates(job, world, hardware, fixed or {}):
+    refused: list[str] = []
+    for options in candidates(job, world, hardware, fixed or {}, refused):
         mesh = Mesh.of(options, world, job.config)
         modes = MODES if not (job.frozen_vision or not job.work.grids) else MODES[:3]
         if job.kind != "sft":
@@ -105,24 +108,28 @@ def search(job: Job, world: int, hardware: Hardware, keep: int = 5, fixed: dict[
             missing = memory.total - hardware.memory * 1e9
             (fitting if missing <= 0 else over).append((missing, setup, memory))
     if not seen:
-        raise UserError(
-            f"no mesh of {world} devices suits {job.model} with {job.packs} packs a step; give other --gpus or more "
-            "--packs"
-        )
+        raise UserError(_none(job, world, fixed or {}, refused))
     plans = [Plan(setup, memory, plan_time.step(setup)) for _, setup, memory in fitting]
     plans.sort(key=lambda plan: -plan.seconds.tokens_per_second)
     best = _varied(plans, keep)
     over.sort(key=lambda one: one[0])
     near = [Plan(setup, memory, plan_time.step(setup)) for _, setup, memory in over[: 60 if best else 3]]
+    trained: list[Plan] = []
     if best:
         speed = best[0].seconds.tokens_per_second
         near = [plan for plan in near if plan.seconds.tokens_per_second > speed]
         near.sort(key=lambda plan: -plan.seconds.tokens_per_second)
-    return Found(best, _varied(near, 3), seen, len(fitting))
+    else:
+        room = hardware.memory * 1e9
+        trained = [Plan(setup, memory, plan_time.step(setup)) for _, setup, memory in over if memory.training <= room]
+        trained.sort(key=lambda plan: -plan.seconds.tokens_per_second)
+    return Found(best, _varied(near, 3), seen, len(fitting), (*_varied(trained, keep),))
 
 
-def candidates(job: Job, world: int, hardware: Hardware, fixed: dict[str, int]) -> Iterator[ParallelSection]:
-    """Every mesh that is looked at."""
+def candidates(
+    job: Job, world: int, hardware: Hardware, fixed: dict[str, int], refused: list[str] | None = None
+) -> Iterator[ParallelSection]:
+    """Every mesh that is looked at. refused: gets why the first one that cannot be was left out."""
     text, node = job.config.text, hardware.node
     sizes = [2**n for n in range(world.bit_length()) if 2**n <= world]
     experts = [n for n in sizes if text.num_experts and text.num_experts % n == 0 and n <= 8 * node] or [1]
@@ -148,9 +155,33 @@ def candidates(job: Job, world: int, hardware: Hardware, fixed: dict[str, int]) 
             )
             try:
                 Mesh.of(options, world, job.config)
-            except UserError:
+            except UserError as error:
+                if refused is not None and not refused:
+                    refused.append(str(error))
                 continue
             yield options
+
+
+def _none(job: Job, world: int, fixed: dict[str, int], refused: list[str]) -> str:
+    """Why there is no mesh at all: by the axes that are fixed, by the number of devices, or else as it was refused."""
+    asked = " ".join(f"--fix {axis}={size}" for axis, size in fixed.items())
+    head = f"no mesh of {world} devices suits {job.model}" + (f" with {asked}" if fixed else "")
+    pp, copies, shard, cp, tp, ep = (fixed.get(axis, 1) for axis in (*AXES, "ep"))
+    alone = Mesh(pp, copies, shard, cp, tp, ep)
+    if faults := [*misfits(alone, ParallelSection.model_validate(fixed), job.config)]:
+        return "\n".join((f"{head}:", *faults))
+    if world % alone.world:
+        return f"{head}: {alone.world} does not divide {world}; give other --gpus, or another size to --fix"
+    cut = all(axis in fixed for axis in ("dp_shard", "cp", "tp"))
+    folded = alone.dp_shard * alone.cp * alone.tp if cut else world // alone.pp // alone.dp_replicate
+    if folded % alone.ep:
+        return f"{head}: ep {alone.ep} must divide dp_shard x cp x tp, the ranks that it folds: {folded}"
+    ranks = alone.dp_replicate * alone.dp_shard
+    if ranks > job.packs:
+        return f"{head}: {job.packs} packs a step for {ranks} ranks of dp; give --packs {ranks} or more"
+    if refused and fixed:
+        return f"{head}: {refused[0]}"
+    return f"{head} with {job.packs} packs a step; give other --gpus or more --packs"
 
 
 def _schedules(pp: int, layers: int) -> list[Schedule]:
