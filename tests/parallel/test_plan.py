@@ -20,6 +20,7 @@ from open4ov.model.sizes import SIZES
 from open4ov.parallel import plan_copies, plan_hardware, plan_memory, plan_search, plan_time, plan_traffic
 from open4ov.parallel.mesh import Mesh
 from open4ov.parallel.plan_job import Job, Work, model_of
+from open4ov.parallel.plan_rollout import rollouts
 from open4ov.parallel.plan_spread import Setup
 from open4ov.recipe import load
 from open4ov.recipe_parallel import ParallelSection
@@ -314,6 +315,28 @@ def test_host_memory_is_of_parts_but_for_the_first_process() -> None:
     parts = plan_memory.host(setup("8B", 64))
     assert parts.checkpoint < found.checkpoint / 7
     assert parts.reading == found.reading // 8
+
+
+def test_a_step_of_rollouts_ends_with_its_longest_response() -> None:
+    """36 layers of 0.9 ms: 64 rows on each of two devices take as many decoding steps as the longest has tokens; each
+    further wave a mean response's."""
+
+    def generated(responses: int, longest: int | None) -> float:
+        found = rollouts(SIZES["8B"], responses, 500, 1000, 2, H100, 64, own=True, half=True, longest=longest)
+        assert found.bound == "launches by the host"
+        assert found.tokens == responses * 1000
+        return found.seconds / (36 * 0.9e-3)
+
+    assert generated(128, None) == pytest.approx(1000)
+    assert generated(128, 2000) == pytest.approx(2000)
+    assert generated(2, 2000) == pytest.approx(2000)
+    assert generated(3 * 128, 2000) == pytest.approx(2 * 1000 + 2000)
+
+
+def test_decoding_reads_the_rows_that_there_are() -> None:
+    """A server's step of few rows reads their keys and values, not those of all that it could have."""
+    few, many = (rollouts(SIZES["8B"], count, 500, 1000, 1, H100, 256, own=False).step for count in (1, 256))
+    assert many - few == pytest.approx(2 * 255 * 1000 * 2 * 36 * 8 * 128 / (3350e9 * 0.5))
 
 
 @pytest.mark.parametrize("kind", ["rl", "dpo"])

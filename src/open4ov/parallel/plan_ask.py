@@ -112,7 +112,7 @@ def of_recipe(path: Path, overrides: Sequence[str], asked: Asked) -> RecipePlans
         rows = rl.rollout.batch if own else rl.rollout.concurrency * rl.group
         responses = rl.prompts * rl.group
         half = jobs["rl"].engine_half and world > 1
-        generated = rollouts(config, responses, prompt, length, world, asked.device(), rows, own, half)
+        generated = rollouts(config, responses, prompt, length, world, asked.device(), rows, own, half, rl.max_tokens)
     return RecipePlans(plans, (*([note] if note else []), *notes), generated, recipe.rl.minibatches)
 
 
@@ -163,7 +163,8 @@ def jobs_of(recipe: Recipe, name: str, config: Config, asked: Asked) -> tuple[di
             **_engine(rl.rollout, rl.precision != "fp32"),
         )  # fmt: skip
         notes.append(
-            f"rl: responses are taken to be half of rl.max_tokens ({response} tokens), prompts {prompt}, no group dead"
+            f"rl: responses are taken to be half of rl.max_tokens in the mean ({response} tokens), the longest of a "
+            f"step all of them, prompts {prompt}, no group dead"
         )
     if dpo.pairs:
         pair = max(64, min(dpo.max_tokens, each + TEXT + 512))

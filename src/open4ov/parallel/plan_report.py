@@ -244,7 +244,8 @@ def rollout_text(one: Rollouts, updates: int) -> str:
     """Of a step of RL, beside its updates."""
     return (
         f"rollouts of a step: {one.tokens:,} tokens in {one.seconds:.0f} s ({one.tokens_per_second:,.0f} tokens/s; "
-        f"limited by {one.bound}; no prompt beyond those that are trained on), and then {updates} updates as above"
+        f"limited by {one.bound}, until the longest has ended; no prompt beyond those that are trained on), and then "
+        f"{updates} updates as above"
     )
 
 

@@ -3,6 +3,9 @@
 A decoding step of many rows reads every weight that some row needs and every row's keys and values: on a GPU memory is
 the limit, and below it what the host can launch. `HOST` is measured for this project's engine; a server such as vLLM,
 which records its launches, is limited by memory instead.
+
+A step ends with its longest response: whatever else is done, that one takes its tokens' decoding steps. What is more
+than the engines hold at once is taken in while others end, in the mean after a mean response's steps.
 """
 
 from __future__ import annotations
@@ -44,11 +47,13 @@ def rollouts(
     rows: int,
     own: bool,
     half: bool = False,
+    longest: int | None = None,
 ) -> Rollouts:
-    """`responses` of `length` tokens each to prompts of `prompt` tokens, on `devices` engines of one device each, with
-    `rows` under way on each. own: this project's engine; half: its weights are bf16, as a server's
-    are, and not float32."""
-    text = config.text
+    """`responses` of `length` tokens in the mean, and `longest` at most (None: all are alike), to prompts of `prompt`
+    tokens, on `devices` engines of one device each, with at most `rows` under way on each. own: this project's engine;
+    half: its weights are bf16, as a server's are, and not float32."""
+    text, each = config.text, -(-responses // devices)
+    waves, rows = -(-each // rows), min(rows, each)
     attention = text.hidden_size * text.head_dim * (2 * text.num_attention_heads + 2 * text.num_key_value_heads)
     weights = float(text.vocab_size * text.hidden_size)
     for layer in range(text.num_hidden_layers):
@@ -63,7 +68,5 @@ def rollouts(
     memory = read / (hardware.bandwidth * 1e9 * BANDWIDTH)
     host = text.num_hidden_layers * HOST if own else 0.0
     step = max(memory, host)
-    waves = -(-responses // (rows * devices))
-    return Rollouts(
-        responses * length, step, waves * length * step, "launches by the host" if host > memory else "memory"
-    )
+    steps = (waves - 1) * length + (longest or length)
+    return Rollouts(responses * length, step, steps * step, "launches by the host" if host > memory else "memory")
