@@ -354,6 +354,16 @@ def test_devices_name_their_sources() -> None:
     assert yaml.safe_load(plan_hardware.FILE.read_text()).keys() == set(plan_hardware.names())
 
 
+def test_a_plan_on_gpus_says_that_its_times_are_bounds() -> None:
+    """The efficiencies are of compiled steps in bf16; a training on several GPUs is not compiled."""
+    for device in ("h100", "h200"):
+        told = run("--model", "2b", "--gpus", "2", "--packs", "4", "--keep", "1", "--hardware", device)
+        last = told.output.splitlines()[-1]
+        assert last.startswith("Efficiencies: ")
+        assert "bf16 weights and compiled blocks" in last
+        assert "MFU is at most, times and costs are at least what is printed" in last
+
+
 def test_a_plan_is_checked_against_what_is_built() -> None:
     options = ("--model", "nano", "--gpus", "4", "--packs", "8", "--keep", "1", "--fix", "pp=1", "--fix", "tp=2")
     told = run(*options, "--check")
