@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -150,6 +151,40 @@ def test_jobset(name: str, tmp_path: Path) -> None:
     assert script.count(f"--nnodes={nodes} --nproc-per-node={gpus}") == 3
     assert f"{name}-train-0-0.{name}:29500" in script  # the first pod, as JobSet names it
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_host_memory_is_asked_for(tmp_path: Path) -> None:
+    """8B on eight GPUs of one node: weights and both moments once for checkpoints, both moments aside while RL
+    generates, the whole model on the first process, 8 GB for each process; float32."""
+    parameters, tower = 8_767_123_696, 576_388_336
+    least = 12 * (parameters - tower) + 8 * (parameters - tower) + 4 * parameters + 8 * 8e9
+    text = made(RECIPES / "qwen3-vl-8b.yaml", tmp_path, "slurm")
+    assert "\n#SBATCH --mem=0\n" in text
+    assert "\n##SBATCH --time=" in text
+    (said,) = re.findall(r"by plan (\d+) GiB are needed", text)
+    assert least / 2**30 < int(said) < 1.1 * least / 2**30
+    pod = yaml.safe_load(made(RECIPES / "qwen3-vl-8b.yaml", tmp_path, "jobset"))
+    container = pod["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"]["requests"] == {"cpu": "64", "memory": f"{said}Gi"}
+    # spread over 64 the copies are an eighth, but the first process has the whole 30B-A3B
+    (said,) = re.findall(r"by plan (\d+) GiB", made(RECIPES / "qwen3-vl-30b-a3b.yaml", tmp_path, "slurm"))
+    assert int(said) > (124e9 + 8 * 8e9) / 2**30
+
+
+def test_host_memory_that_is_not_known_is_not_made_up(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "dp_shard: 8", "model: models/mine\n")
+    assert "how much is needed is not known, for models/mine is not here" in made(path, tmp_path, "slurm")
+    pod = yaml.safe_load(made(path, tmp_path, "jobset"))
+    container = pod["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"]["requests"] == {"cpu": "64"}
+
+
+def test_adapters_are_counted_as_whole_weights(tmp_path: Path) -> None:
+    found = [
+        re.findall(r"by plan (\d+) GiB", made(recipe(tmp_path, "dp_shard: 8", rest), tmp_path, "slurm"))
+        for rest in ("sft: {lora_rank: 8}\n", "")
+    ]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -2,7 +2,7 @@
 
 Nodes and GPUs are counted from the recipe's mesh, so that the three cannot disagree with it. Where the recipe has
 rollouts of our servers by address, Slurm script and JobSet start as many as it has addresses, each on a GPU of its own
-on nodes of their own, and put their true addresses in the place of the recipe's.
+on nodes of their own, and put their true addresses in the place of the recipe's. Host memory is asked for by plan.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from open4ov.errors import UserError
 from open4ov.recipe import Recipe, load
 from open4ov.store import atomic
 
+from . import node_memory
 from .plan_ask import world_of
 from .suits import config_of, mesh_of, recomputes
 
@@ -29,6 +30,10 @@ CPUS = 8
 """Cores for each GPU, data threads among them: an assumption"""
 RESTARTS = 3
 """Of all processes, after one has died; each goes on from the last checkpoint"""
+
+GIB = 2**30
+STEP = 8
+"""Memory is asked for in multiples of so many GiB"""
 
 ROLLOUT_PORT = 8100
 """Of the first server of rollouts on a node; the next ones have the ports behind it"""
@@ -77,6 +82,8 @@ def render(
             f"parallel.tp: {mesh.tp} is more than the {per_node} devices of a node; lower it, or raise --node"
         )
     here = min(world, per_node)
+    config = config_of(chosen)
+    memory = None if config is None else -(-node_memory.needed(chosen, config, mesh, per_node) // (STEP * GIB)) * STEP
     servers = None if kind == "raycluster" else servers_of(chosen, per_node)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -93,6 +100,8 @@ def render(
         nodes=-(-world // per_node),
         per_node=here,
         cpus=CPUS * here,
+        memory=memory,
+        model=chosen.model,
         threads=CPUS,
         restarts=RESTARTS,
         image=image,
