@@ -109,11 +109,7 @@ def _finish(told: dict[str, Any], checked: list[Checked], json_: bool, fits: boo
 
 def _idle(context: typer.Context, of_recipe: bool) -> None:
     """Raises UserError for an option that was given and would do nothing."""
-    given = {
-        name
-        for name in context.params
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }
+    given = _given(context)
 
     def refuse(name: str, why: str) -> None:
         if name in given:
@@ -135,6 +131,15 @@ def _idle(context: typer.Context, of_recipe: bool) -> None:
         refuse("freeze_vision", "RL and DPO are planned with a frozen tower anyway; leave it out")
     if context.params["json_"]:
         refuse("total_tokens", "hours and cost are in the text only; leave out --json, or take tokens_per_second")
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The options that stand on the command line."""
+    return {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
 
 
 def _stage(name: str) -> StageKind:
@@ -161,11 +166,12 @@ def _fixed(texts: list[str]) -> dict[str, int]:
 
 @app.command()
 def cluster(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Option(help="the YAML file of the run")],
     out: Annotated[Path, typer.Option(help="where the files go")],
     kind: Annotated[str, typer.Option(help="slurm, jobset or raycluster")] = "slurm",
     gpus: Annotated[int | None, typer.Option(min=1, help="devices, where parallel.dp_shard is -1")] = None,
-    node: Annotated[int, typer.Option(min=1, help="devices of a node")] = 8,
+    node: Annotated[int, typer.Option(min=1, help="devices of a node (slurm, jobset)")] = 8,
     image: Annotated[str, typer.Option(help="container image (jobset, raycluster)")] = "open4ov:latest",
     run_dir: Annotated[str, typer.Option(help="the run directory, on a file system that all nodes share")] = "out",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override an option")] = None,
@@ -177,9 +183,13 @@ def cluster(
 
     if kind not in KINDS:
         raise UserError(f"--kind {kind}: there is no such kind{nearest(kind, KINDS)}")
+    for name in ("image",) if kind == "slurm" else ("gpus", "node") if kind == "raycluster" else ():
+        if name in _given(context):
+            why = "Slurm starts what is installed on its nodes" if kind == "slurm" else "data construction uses no GPU"
+            raise UserError(f"--{name}: {why}; leave it out with --kind {kind}")
     for path in render(recipe, set_ or (), out, kind, gpus, node, image, run_dir):
         print(path)
     chosen = load(recipe, set_ or ())
-    notes = [unknown(chosen), *([by_hand(chosen)] if kind != "raycluster" else [])]
+    notes = [unknown(chosen), by_hand(chosen)] if kind != "raycluster" else []
     for note in filter(None, notes):
         typer.echo(f"note: {note}", err=True)

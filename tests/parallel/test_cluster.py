@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -187,14 +188,72 @@ def test_adapters_are_counted_as_whole_weights(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_raycluster(name: str, tmp_path: Path) -> None:
-    found = yaml.safe_load(made(RECIPES / f"{name}.yaml", tmp_path, "raycluster"))
-    nodes, gpus = SIZES[name]
+RAY = """data:
+  executor: {kind: ray, workers: 40, cpus: 1}
+  providers: {default: {kind: openai, model: m, base_url: "http://a:1/v1", api_key_env: MY_KEY, concurrency: 64}}
+"""
+
+
+def test_raycluster_has_the_processors_of_its_workers_and_no_gpu(tmp_path: Path) -> None:
+    """40 workers of a processor each, in pods of at most 16."""
+    text = made(recipe(tmp_path, "dp_shard: -1", RAY), tmp_path, "raycluster")
+    found = yaml.safe_load(text)
     (group,) = found["spec"]["workerGroupSpecs"]
-    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == nodes
-    assert group["rayStartParams"]["num-gpus"] == str(gpus)
-    assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == gpus
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 3
+    assert group["rayStartParams"] == {"num-cpus": "14", "num-gpus": "0"}
+    assert found["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    resources = group["template"]["spec"]["containers"][0]["resources"]
+    assert resources == {"requests": {"cpu": "14", "memory": "60Gi"}, "limits": {"memory": "60Gi"}}
+    assert "gpu:" not in text
+    for one in (group, found["spec"]["headGroupSpec"]):  # workers read keys from their environment
+        container = one["template"]["spec"]["containers"][0]
+        assert container["envFrom"] == [{"secretRef": {"name": "my-run-1-keys"}}]
+    assert "kubectl create secret generic my-run-1-keys --from-literal=MY_KEY=...\n" in text
+
+
+def test_raycluster_has_the_ray_of_the_extra(tmp_path: Path) -> None:
+    import tomllib
+
+    project = tomllib.loads((RECIPES.parent / "pyproject.toml").read_text())["project"]
+    found = yaml.safe_load(made(recipe(tmp_path, "dp_shard: 1", RAY), tmp_path, "raycluster"))
+    assert project["optional-dependencies"]["ray"] == [f"ray[data]=={found['spec']['rayVersion']}"]
+
+
+def test_the_run_is_started_on_the_head_with_the_same_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "my recipe.yaml"
+    recipe(tmp_path, "dp_shard: 1", RAY).rename(path)
+    (file,) = cluster.render(path, ["data.executor.workers=8"], tmp_path, "raycluster")
+    (line,) = [line for line in file.read_text().splitlines() if "kubectl exec" in line]
+    words = shlex.split(shlex.split(line.partition("-- ")[2])[2])
+    assert words[:2] == ["cd", "/work"]
+    assert words[3:] == [
+        "open4ov", "run", str(path), "--out", "out", "--until", "sets", "--set", "data.executor.workers=8",
+        "--set", "data.executor.address=127.0.0.1:6379",
+    ]  # fmt: skip
+    started = load(path, ["data.executor.workers=8", "data.executor.address=127.0.0.1:6379"])
+    assert started.data.executor.workers == 8
+
+
+def test_a_raycluster_that_nothing_would_use_is_refused(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "dp_shard: 8")
+    with pytest.raises(UserError, match=r"data\.executor: is local, which uses no RayCluster; set it to ray"):
+        made(path, tmp_path, "raycluster")
+    (file,) = cluster.render(path, ["data.executor.kind=ray"], tmp_path, "raycluster")
+    assert yaml.safe_load(file.read_text())["kind"] == "RayCluster"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--kind", "raycluster", "--gpus", "8"], "--gpus: data construction uses no GPU"),
+        (["--kind", "raycluster", "--node", "8"], "--node: data construction uses no GPU"),
+        (["--image", "a"], "--image: Slurm starts what is installed on its nodes"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(options: list[str], said: str, tmp_path: Path) -> None:
+    path = recipe(tmp_path, "dp_shard: 8", RAY)
+    told = CliRunner().invoke(app, ["cluster", "--recipe", str(path), "--out", str(tmp_path), *options])
+    assert said in str(told.exception)
 
 
 def test_fewer_than_a_node(tmp_path: Path) -> None:

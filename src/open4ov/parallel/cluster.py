@@ -7,11 +7,13 @@ on nodes of their own, and put their true addresses in the place of the recipe's
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -31,6 +33,12 @@ CPUS = 8
 RESTARTS = 3
 """Of all processes, after one has died; each goes on from the last checkpoint"""
 
+RAY = "2.60.0"
+"""Of the extra `ray`, which the image has"""
+HEAD = "127.0.0.1:6379"
+"""Where Ray answers on the head, on which the run is started"""
+POD, WORKER_GIB, OBJECTS_GIB = 16, 4, 4
+"""Of RayCluster, assumed: most processors of a pod, GiB of memory for each worker, and for Ray's object store"""
 GIB = 2**30
 STEP = 8
 """Memory is asked for in multiples of so many GiB"""
@@ -63,12 +71,42 @@ def render(
     run_dir: str = "out",
 ) -> list[Path]:
     """Writes the files of a kind into the folder `out` and gives their paths. gpus: in all, where the recipe's mesh
-    leaves that open.
+    leaves that open. A RayCluster has no GPUs, and neither `gpus` nor `per_node` matter to it.
 
-    Raises UserError as `recipe.load`, for a mesh that the model cannot be cut into, and for one that does not fill its
-    nodes.
+    Raises UserError as `recipe.load`, for a mesh that the model cannot be cut into, for one that does not fill its
+    nodes, and for a RayCluster that nothing would use.
     """
     chosen = load(recipe, overrides)
+    shared = {
+        "name": label(chosen.name),
+        "recipe": shlex.quote(str(recipe)),
+        "run_dir": shlex.quote(run_dir),
+        "image": image,
+        "overrides": "".join(f" --set {shlex.quote(one)}" for one in overrides),
+    }
+    filled = workers(chosen) if kind == "raycluster" else trainers(chosen, str(recipe), gpus, per_node)
+    if kind == "raycluster":
+        command = f"cd /work && open4ov run {shared['recipe']} --out {shared['run_dir']} --until sets"
+        command += f"{shared['overrides']} --set data.executor.address={HEAD}"
+        filled["start"] = shlex.quote(command)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(KINDS[kind] + ".jinja").render(**shared, **filled)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / KINDS[kind]
+    with atomic(path) as place:
+        place.write_text(text)
+    if path.suffix == ".sh":
+        path.chmod(0o755)
+    return [path]
+
+
+def trainers(chosen: Recipe, recipe: str, gpus: int | None, per_node: int) -> dict[str, Any]:
+    """What the files say that start trainings."""
     world = gpus or world_of(chosen.parallel, str(recipe))
     mesh = mesh_of(chosen, world)
     recomputes(chosen)
@@ -84,41 +122,49 @@ def render(
     here = min(world, per_node)
     config = config_of(chosen)
     memory = None if config is None else -(-node_memory.needed(chosen, config, mesh, per_node) // (STEP * GIB)) * STEP
-    servers = None if kind == "raycluster" else servers_of(chosen, per_node)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template(KINDS[kind] + ".jinja").render(
-        name=label(chosen.name),
-        recipe=shlex.quote(str(recipe)),
-        run_dir=shlex.quote(run_dir),
-        mesh=str(mesh),
-        world=world,
-        nodes=-(-world // per_node),
-        per_node=here,
-        cpus=CPUS * here,
-        memory=memory,
-        model=chosen.model,
-        threads=CPUS,
-        restarts=RESTARTS,
-        image=image,
-        commands=commands(chosen),
-        servers=servers,
-        rollout_port=ROLLOUT_PORT,
-        devices=per_node,
-        by_hand=by_hand(chosen),
-        overrides="".join(f" --set {shlex.quote(one)}" for one in overrides),
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / KINDS[kind]
-    with atomic(path) as place:
-        place.write_text(text)
-    if path.suffix == ".sh":
-        path.chmod(0o755)
-    return [path]
+    return {
+        "mesh": str(mesh),
+        "world": world,
+        "nodes": -(-world // per_node),
+        "per_node": here,
+        "cpus": CPUS * here,
+        "memory": memory,
+        "model": chosen.model,
+        "threads": CPUS,
+        "restarts": RESTARTS,
+        "commands": commands(chosen),
+        "servers": servers_of(chosen, per_node),
+        "rollout_port": ROLLOUT_PORT,
+        "devices": per_node,
+        "by_hand": by_hand(chosen),
+    }
+
+
+def workers(recipe: Recipe) -> dict[str, Any]:
+    """What the file says of Ray's workers: as many processors as `data.executor` takes, in pods of at most `POD`. Data
+    construction uses no GPU: who answers is an endpoint, or a model on the worker's processor. Raises UserError where
+    the recipe does not use Ray."""
+    executor = recipe.data.executor
+    if executor.kind != "ray":
+        raise UserError(
+            f"data.executor: is {executor.kind}, which uses no RayCluster; set it to ray in the recipe, or give --set "
+            "data.executor.kind=ray and --set data.executor.workers=N"
+        )
+    most = max(1, int(POD / executor.cpus))
+    pods = -(-executor.workers // most)
+    each = -(-executor.workers // pods)
+    keys = sorted({one.api_key_env for one in recipe.data.providers.values() if one.kind == "openai"})
+    endpoint = recipe.data.embedder.endpoint
+    if endpoint is not None:
+        keys = sorted({*keys, endpoint.api_key_env})
+    return {
+        "workers": executor.workers,
+        "pods": pods,
+        "cpus": math.ceil(each * executor.cpus),
+        "memory": each * WORKER_GIB + OBJECTS_GIB,
+        "ray": RAY,
+        "keys": keys,
+    }
 
 
 def commands(recipe: Recipe) -> list[str]:
