@@ -52,10 +52,11 @@ def test_the_script_starts_what_it_should(tmp_path: Path) -> None:
         (bin_ / name).write_text(f"#!{shutil.which('bash')}\n{body}\n")
         (bin_ / name).chmod(0o755)
     path = recipe(tmp_path, "dp_shard: 16", "rl: {steps: 0}\n")
-    made(path, tmp_path, "slurm", run_dir="a run")
+    cluster.render(path, ["name=It is"], tmp_path, "slurm", run_dir="a run")
     environment = {"PATH": f"{bin_}:/usr/bin:/bin", "SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node[7-8]"}
     done = subprocess.run(["bash", tmp_path / "slurm.sh"], env=environment, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    *lines, last = done.stdout.splitlines()
+    assert last == f"trained; evaluation and report, with one GPU: open4ov run {path} --out a run --set 'name=It is'"
     assert [line.split("-m open4ov ")[1].split()[0] for line in lines] == ["sft", "dpo"]
     assert all("--rdzv-endpoint=node7:29500" in line and f"--recipe {path} --out a run" in line for line in lines)
 
@@ -122,6 +123,7 @@ def test_a_jobset_starts_servers_of_rollouts(tmp_path: Path) -> None:
     assert container["env"] == [{"name": "OPEN4OV_API_KEYS", "valueFrom": secret}]
     trainer = train["template"]["spec"]["containers"][0]
     assert {"name": "ROLLOUT_KEY", "valueFrom": secret} in trainer["env"]
+    assert trainer["args"][0].endswith(f"with one GPU: open4ov run {path} --out out'\n")
     for script in (container["args"][0], trainer["args"][0]):
         assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     assert "http://my-run-1-rollouts-0-$i.my-run-1:8100" in trainer["args"][0]

@@ -89,6 +89,10 @@ def render(
         command = f"cd /work && open4ov run {shared['recipe']} --out {shared['run_dir']} --until sets"
         command += f"{shared['overrides']} --set data.executor.address={HEAD}"
         filled["start"] = shlex.quote(command)
+    else:
+        told = f"trained; evaluation and report, with one GPU: open4ov run {shared['recipe']} --out {shared['run_dir']}"
+        filled["told_overrides"] = shlex.quote(shared["overrides"]) if overrides else ""
+        filled["finish"] = shlex.quote(told + shared["overrides"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
