@@ -190,6 +190,24 @@ def test_under_torchrun_a_user_error_is_told_once() -> None:
 
 
 @pytest.mark.slow
+def test_under_torchrun_a_user_error_is_not_tried_again() -> None:
+    process = torchrun("user_error", 2, "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--max-restarts=2")
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 1
+    assert err.count("recipe.yaml, line 3: sft.tokens: expected more") == 1
+    assert err.count("open4ov: not tried again, though torchrun has --max-restarts left") == 2
+
+
+@pytest.mark.slow
+def test_under_torchrun_a_fault_is_tried_again() -> None:
+    process = torchrun("fault", 2, "--standalone", "--max-restarts=1")
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 1
+    assert err.count("open4ov: rank 1 failed:") == 2
+    assert "not tried again" not in err
+
+
+@pytest.mark.slow
 def test_a_torchrun_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     process = torchrun("dies_alone", 1, "--standalone", NUMBERS=str(tmp_path))
     process_of_rank_0 = tmp_path / "0"

@@ -23,11 +23,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from open4ov.errors import UserError
+from open4ov.errors import RefusedError, UserError
 from open4ov.parallel.watch import LEAVING, Watch
 from open4ov.recipe_parallel import ParallelSection
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+IN_VAIN = "open4ov/in vain"
+"""Key of torchrun's store, which outlives a start: one has ended with what the user must mend"""
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
@@ -59,9 +61,10 @@ def joined(options: ParallelSection, device: str) -> Generator[World]:
 
     Ranks other than 0 print nothing in the block. A failure of any rank in it ends all of them: rank 0 prints the first
     one and exits with 2 for a UserError, 1 for another fault and for ranks that died or hang, 130 after Ctrl-C, and so
-    do the others, in silence. Raises UserError for an environment that says nothing sensible, a port in use, a meeting
-    point where nobody is, ranks that do not come within `parallel.timeout`, and more processes than the machine has
-    GPUs.
+    do the others, in silence. After a UserError another start by torchrun (`--max-restarts`) ends at once.
+
+    Raises UserError for an environment that says nothing sensible, a port in use, a meeting point where nobody is,
+    ranks that do not come within `parallel.timeout`, and more processes than the machine has GPUs.
     """
     rank, size, local = (_number(name) for name in NAMES[:3])
     place = _device(device, local)
@@ -70,7 +73,9 @@ def joined(options: ParallelSection, device: str) -> Generator[World]:
             ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
     if rank >= size:
         raise UserError(f"RANK is {rank}, but WORLD_SIZE is {size}: ranks go from 0 to {size - 1}")
-    store = _met(rank, size, options.timeout)
+    base = _met(rank, size, options.timeout)
+    _not_again(base, rank)
+    store = PrefixStore(f"open4ov/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", base)
     hosts = _all_here(store, rank, size, options.timeout)
     out, err = sys.stdout, sys.stderr
     watch = Watch(store, rank, hosts, options.timeout, err, speaks=rank == 1 or local == 0)
@@ -88,6 +93,9 @@ def joined(options: ParallelSection, device: str) -> Generator[World]:
             yield World(rank, size, local, place, store, options.timeout)
             dist.barrier()
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, UserError) and not (isinstance(error, RefusedError) and not error.final):
+                with suppress(RuntimeError):  # the store is gone with rank 0, and with it whoever would start again
+                    base.set(IN_VAIN, "")
             code = watch.failed(error)
             out.flush()
             os._exit(code) if rank else _leave(code)
@@ -147,8 +155,16 @@ def _met(rank: int, size: int, timeout: float) -> Store:
             f"rank {rank}: nobody answers at {host}, port {port} (MASTER_ADDR, MASTER_PORT) within {timeout:g} s "
             "(parallel.timeout): rank 0 is not started, cannot be reached, or another program has the port"
         ) from None
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"open4ov/{attempt}", store)
+    return store
+
+
+def _not_again(store: Store, rank: int) -> None:
+    """Raises UserError, on rank 0, where an earlier start of torchrun's has ended with one: this one would, too. The
+    others leave in silence."""
+    if store.check([IN_VAIN]):
+        if rank:
+            raise SystemExit(2)
+        raise UserError("not tried again, though torchrun has --max-restarts left: mend what is told above first")
 
 
 def _all_here(store: Store, rank: int, size: int, timeout: float) -> list[str]:
