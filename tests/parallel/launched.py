@@ -68,6 +68,13 @@ def over_there() -> None:
     time.sleep(600)
 
 
+def works(world: World) -> None:
+    for _ in range(600):
+        dist.barrier()
+        (Path(os.environ["NUMBERS"]) / "working").touch()
+        time.sleep(0.1)
+
+
 def differ(world: World) -> None:
     facts = {"recipe: sft.pack_tokens": "512", "code of open4ov": "a" * 64}
     agree(world, facts, "first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -205,6 +206,21 @@ def test_under_torchrun_a_fault_is_tried_again() -> None:
     assert process.returncode == 1
     assert err.count("open4ov: rank 1 failed:") == 2
     assert "not tried again" not in err
+
+
+@pytest.mark.slow
+def test_under_torchrun_a_killed_rank_is_told_by_its_report(tmp_path: Path) -> None:
+    """It sees its own children die, and ends the others before these could find out."""
+    process = torchrun("works", 2, "--standalone", NUMBERS=str(tmp_path))
+    while not (tmp_path / "working").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(int((tmp_path / "1").read_text()), signal.SIGKILL)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    cause = err.partition("Root Cause")[2]
+    assert re.search(r"rank +: 1 \(local_rank: 1\)", cause)
+    assert "SIGKILL" in cause
 
 
 @pytest.mark.slow
