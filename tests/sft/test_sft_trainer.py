@@ -18,6 +18,7 @@ from open4ov.sample import Sample, assistant, user
 from open4ov.sft.encoding import Encoder, prefetch
 from open4ov.sft.features import Features
 from open4ov.sft.fit import fit
+from open4ov.sft.trainer import idle_ranks
 from open4ov.store import ImageStore
 from open4ov.verifier import Verifier
 
@@ -234,3 +235,11 @@ def test_adapters_that_are_asked_for_must_be_there(tiny_dir: Path, samples: tupl
     section = SftSection(pack_tokens=128, precision="fp32", lora_rank=2)
     with pytest.raises(UserError, match="has no adapters"):
         fit(model, Encoder(processor, samples[1]), samples[0], section, SftStage(tokens=1))
+
+
+def test_ranks_without_packs_are_told_with_what_to_do() -> None:
+    assert idle_ranks(3, 8) == (
+        "sft.accumulate: 3 packs a step keep only 3 of 8 ranks of packs busy; raise it to 8 or a multiple of that, or "
+        "start fewer processes"
+    )
+    assert idle_ranks(8, 8) == idle_ranks(9, 8) == ""

@@ -84,6 +84,16 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     school.report()
 
 
+def idle_ranks(packs: int, ranks: int) -> str:
+    """What to do about ranks that get none of the packs of a step; "" where all get some."""
+    if packs >= ranks:
+        return ""
+    return (
+        f"sft.accumulate: {packs} packs a step keep only {packs} of {ranks} ranks of packs busy; raise it to {ranks} "
+        "or a multiple of that, or start fewer processes"
+    )
+
+
 class _School:
     """A stage under way: what it has been trained on so far, part by part."""
 
@@ -98,8 +108,8 @@ class _School:
         self.leader: spread.Leader | None = None
         if run.crew is not None:
             ranks, packs = Mesh.sized(run.recipe.parallel, run.crew.world.size).size("dp"), run.recipe.sft.accumulate
-            if packs < ranks:
-                run.note(f"sft.accumulate: {packs} packs a step keep only {packs} of {ranks} ranks of packs busy")
+            if told := idle_ranks(packs, ranks):
+                run.note(told)
             task = spread.Task(stage, str(start), str(run.images.root), str(run.scratch), run.seed)
             self.leader = spread.Leader(run.crew, run.recipe, task, encoder)
 
