@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +77,7 @@ def plan(
                 print(f"== {name}: {plan_report.heading(one)}\n{plan_report.detail(one, price=price)}{verdict}\n")
             if plans.rollouts:
                 print(plan_report.rollout_text(plans.rollouts, plans.updates))
-        checked = plan_ask.checked(plans.plans.values()) if check else []
+        checked = plan_ask.checked(plans.plans) if check else {}
         _finish(told, checked, json_, all(one.fits for one in plans.plans.values()))
         return
     found, notes = plan_ask.searched(asked)
@@ -84,7 +85,7 @@ def plan(
         typer.echo(f"note: {note}", err=True)
     if write and found.best:
         plan_write.write(found.best[0], write)
-    checked = plan_ask.checked(found.best[:1]) if check else []
+    checked = plan_ask.checked({stage: found.best[0]}) if check and found.best else {}
     if not json_:
         print(plan_report.text(found, total_tokens, price))
         if write and found.best:
@@ -94,7 +95,7 @@ def plan(
     _finish(plan_report.found_data(found), checked, json_, bool(found.best))
 
 
-def _finish(told: dict[str, Any], checked: list[Checked], json_: bool, fits: bool) -> None:
+def _finish(told: dict[str, Any], checked: Mapping[str, list[Checked]], json_: bool, fits: bool) -> None:
     """Prints what was checked, and ends with 1 where a plan does not fit or is not what is built."""
     from open4ov.parallel import plan_ask, plan_report
 

@@ -17,7 +17,7 @@ from open4ov.engine.half import products
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 from open4ov.model.sizes import SIZES
-from open4ov.parallel import plan_copies, plan_hardware, plan_memory, plan_search, plan_time, plan_traffic
+from open4ov.parallel import plan_check, plan_copies, plan_hardware, plan_memory, plan_search, plan_time, plan_traffic
 from open4ov.parallel.mesh import Mesh
 from open4ov.parallel.plan_job import Job, Work, model_of
 from open4ov.parallel.plan_rollout import rollouts
@@ -369,3 +369,19 @@ def test_a_plan_is_checked_against_what_is_built() -> None:
     told = run(*options, "--check")
     assert told.exit_code == 0, told.output
     assert told.output.count(": exact: ") == 3  # the first rank, a middle one, the last
+    assert "of the full size:\nsft:\nrank 0: exact" in told.output
+
+
+def test_a_check_says_which_trainings_its_lines_are_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """RL and DPO have the same parts, with a frozen tower: they are built once. (Building itself is tested above.)"""
+    held = plan_memory.States(1, 1, 2)
+    monkeypatch.setattr(plan_check, "check", lambda setup: [plan_check.Checked(0, held, held, 1)])
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: a\nparallel: {dp_shard: 2}\nsft: {schedule: curriculum, ability: {freeze_vision: true}}\n"
+        "rl: {steps: 1}\ndpo: {pairs: 8}\n"
+    )
+    lines = run(str(path), "--check", "--packs", "2").output.partition("of the full size:\n")[2].splitlines()
+    assert lines[::2] == ["sft_knowledge+preference:", "sft_ability, rl, dpo:"]
+    found = json.loads(run(str(path), "--check", "--packs", "2", "--json").stdout)["check"]
+    assert [one["trainings"] for one in found] == [["sft_knowledge+preference"], ["sft_ability", "rl", "dpo"]]

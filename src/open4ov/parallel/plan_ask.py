@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,12 @@ def of_recipe(path: Path, overrides: Sequence[str], asked: Asked) -> RecipePlans
     name, config, note = model_of(asked.model or recipe.model)
     world = asked.gpus or world_of(recipe.parallel, str(path))
     jobs, notes = jobs_of(recipe, name, config, asked)
-    plans = {key: plan_search.of(job, recipe.parallel, world, asked.device()) for key, job in jobs.items()}
+    plans: dict[str, Plan] = {}
+    for key, job in jobs.items():
+        try:
+            plans[key] = plan_search.of(job, recipe.parallel, world, asked.device())
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
     generated = None
     if "rl" in jobs and recipe.rl.rollout.url is None:
         rl, work = recipe.rl, jobs["rl"].work
@@ -189,28 +194,27 @@ def _engine(rollout: RolloutSection, half: bool) -> dict[str, Any]:
     return {"copies": copies, "cached": kept, "engine_half": half, "offload": rollout.offload}
 
 
-def checked(plans: Iterable[Plan]) -> list[Checked]:
-    """Holds each plan against what is built; those on the same mesh, with the same parts frozen, once."""
+def checked(plans: Mapping[str, Plan]) -> dict[str, list[Checked]]:
+    """Holds each plan against what is built; those on the same mesh, with the same parts frozen, once, by their names
+    together: `rl, dpo`."""
     from . import plan_check
 
-    found: list[Checked] = []
-    seen: set[tuple[Any, ...]] = set()
-    for plan in plans:
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, plan in plans.items():
         key = (plan.setup.mesh, plan.setup.job.frozen_vision, tuple(plan.setup.stages))
-        if key not in seen:
-            seen.add(key)
-            found += plan_check.check(plan.setup)
-    return found
+        groups.setdefault(key, []).append(name)
+    return {", ".join(names): plan_check.check(plans[names[0]].setup) for names in groups.values()}
 
 
-def all_exact(found: Iterable[Checked]) -> bool:
-    return all(one.exact for one in found)
+def all_exact(found: Mapping[str, Iterable[Checked]]) -> bool:
+    return all(one.exact for group in found.values() for one in group)
 
 
-def check_data(found: Iterable[Checked]) -> list[dict[str, Any]]:
+def check_data(found: Mapping[str, Iterable[Checked]]) -> list[dict[str, Any]]:
     """For a program."""
     return [
         {
+            "trainings": names.split(", "),
             "rank": one.rank,
             "exact": one.exact,
             "parameters": one.parameters,
@@ -218,5 +222,6 @@ def check_data(found: Iterable[Checked]) -> list[dict[str, Any]]:
             "built": vars(one.built),
             "differences": one.differences,
         }
-        for one in found
+        for names, group in found.items()
+        for one in group
     ]

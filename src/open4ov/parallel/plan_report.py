@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import plan_memory
 from .plan_rollout import Rollouts
 from .plan_search import Found, Plan
 from .plan_time import MFU
 from .recompute import Mode
+
+if TYPE_CHECKING:
+    from .plan_check import Checked
 
 NAMES = {
     "weights": "weights (float32)",
@@ -249,10 +252,14 @@ def rollout_text(one: Rollouts, updates: int) -> str:
     )
 
 
-def check_text(found: Sequence[Any]) -> str:
-    """What `plan --check` has found, rank by rank."""
+def check_text(found: Mapping[str, Sequence[Checked]]) -> str:
+    """What `plan --check` has found, training by training and rank by rank."""
+    return "\n".join(f"{names}:\n{_ranks(group)}" for names, group in found.items())
+
+
+def _ranks(group: Sequence[Checked]) -> str:
     lines: list[str] = []
-    for one in found:
+    for one in group:
         states = one.built
         told_ = f"{one.parameters} parameters, {states.total:,} bytes (weights {states.weights:,}, gradients "
         told_ += f"{states.gradients:,}, optimizer {states.optimizer:,})"
