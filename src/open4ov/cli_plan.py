@@ -72,11 +72,13 @@ def plan(
             typer.echo(f"note: {note}", err=True)
         told = {name: plan_report.data(one) for name, one in plans.plans.items()}
         if not json_:
+            print(plan_report.table(plans.plans), end="\n\n")
             for name, one in plans.plans.items():
                 verdict = "" if one.fits else f"\n{plan_report.missing(one)}"
                 print(f"== {name}: {plan_report.heading(one)}\n{plan_report.detail(one, price=price)}{verdict}\n")
             if plans.rollouts:
                 print(plan_report.rollout_text(plans.rollouts, plans.updates))
+            print(plan_report.conventions(asked.device()))
         checked = plan_ask.checked(plans.plans) if check else {}
         _finish(told, checked, json_, all(one.fits for one in plans.plans.values()))
         return

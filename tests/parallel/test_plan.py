@@ -230,6 +230,15 @@ def test_refusals_of_the_command(arguments: list[str], message: str) -> None:
     assert message in str(run(*arguments).exception)
 
 
+def test_a_recipe_begins_with_a_table_and_tells_conventions_once() -> None:
+    told = run(str(RECIPES / "qwen3-vl-30b-a3b.yaml")).stdout
+    first, *rows = [line.split() for line in told.splitlines()[:4]]
+    assert first == ["training", "fits", "GB", "s/step", "MFU", "mesh"]
+    assert [row[:2] for row in rows] == [["sft_knowledge+ability+preference", "NO"], ["rl", "NO"], ["dpo", "NO"]]
+    assert all(row[3:5] == ["of", "85"] and row[-3:-1] == ["8,", "recompute"] for row in rows)
+    assert (told.count("MFU counts matrix products"), told.count("Efficiencies: ")) == (1, 1)
+
+
 def test_the_recipe_that_ships_fits() -> None:
     told = run(str(RECIPES / "qwen3-vl-8b.yaml"), "--json")
     assert told.exit_code == 0, told.output

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from . import plan_memory
+from .plan_hardware import Hardware
 from .plan_rollout import Rollouts
 from .plan_search import Found, Plan
 from .plan_time import MFU
@@ -137,7 +138,7 @@ def text(found: Found, total_tokens: float | None = None, price: float | None = 
     if found.near:
         lines += ["", "Faster, but:"]
         lines += [f"  {title(plan)}: {missing(plan)}" for plan in found.near]
-    lines += ["", detail(found.best[0], total_tokens, price)]
+    lines += ["", detail(found.best[0], total_tokens, price), conventions(found.best[0].setup.hardware)]
     return "\n".join(lines)
 
 
@@ -191,15 +192,32 @@ def detail(plan: Plan, total_tokens: float | None = None, price: float | None = 
     )
     lines.append(
         f"MFU {seconds.mfu:.1%}: decoder {seconds.mfu_decoder:.1%}, tower {seconds.mfu_vision:.1%} of the peak of "
-        f"{setup.hardware.peak:g} TFLOP/s. {MFU}."
+        f"{setup.hardware.peak:g} TFLOP/s"
     )
     if total_tokens:
         hours = total_tokens / seconds.tokens_per_second / 3600
         devices = hours * setup.mesh.world
         cost = f", {devices * price:,.0f} at {price:g} an hour and device" if price else ""
         lines.append(f"{total_tokens:,.0f} tokens: {hours:,.1f} hours, {devices:,.0f} device hours{cost}")
-    lines.append(f"Efficiencies: {setup.hardware.measured}.")
     return "\n".join(lines)
+
+
+def conventions(hardware: Hardware) -> str:
+    """What the figures of all plans on that device count and rest on."""
+    return f"{MFU}.\nEfficiencies: {hardware.measured}."
+
+
+def table(plans: Mapping[str, Plan]) -> str:
+    """The trainings of a recipe, one a line."""
+    rows = [("training", "fits", "GB", "s/step", "MFU", "mesh")]
+    for name, plan in plans.items():
+        used = f"{plan.memory.total / 1e9:.1f} of {plan.setup.hardware.memory:g}"
+        mfu = f"{plan.seconds.mfu:.1%}"
+        rows.append((name, "yes" if plan.fits else "NO", used, f"{plan.seconds.total:.2f}", mfu, title(plan)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def data(plan: Plan) -> dict[str, Any]:
