@@ -97,3 +97,14 @@ def test_a_mesh_that_cannot_be_is_refused_though_the_model_is_not_here(
 def test_a_mesh_that_takes_what_is_started_is_not_refused(tmp_path: Path) -> None:
     told = run(RECIPES / "qwen3-vl-30b-a3b.yaml", tmp_path / "out", "--set", "parallel.dp_shard=-1")
     assert told.exit_code == 0, told.exception
+
+
+def test_each_cause_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base model that is missing blocks every training and its evaluation: they name it by its number."""
+    monkeypatch.chdir(tmp_path)
+    told = run(RECIPES / "qwen3-vl-8b.yaml", tmp_path / "out").output
+    stages, _, missing = told.partition("Missing here:\n")
+    assert told.count("no shipped base model and no folder") == 1
+    (model,) = [line.split(".")[0].strip() for line in missing.splitlines() if "no shipped base model" in line]
+    (sft,) = [line for line in stages.splitlines() if line.startswith("sft_knowledge ")]
+    assert sft.split(maxsplit=1)[1] == f"blocked by {model}"

@@ -47,14 +47,19 @@ class DryRun:
     def text(self) -> str:
         """For a person."""
         width = max(len(step.stage) for step in self.steps)
+        number = {fault: str(place) for place, fault in enumerate(self.missing, 1)}
         lines = [
-            f"{step.stage.ljust(width)}  {step.status}" + (f": {step.missing[0]}" if step.missing else "")
+            f"{step.stage.ljust(width)}  {step.status}"
+            + (f" by {', '.join(number[fault] for fault in step.missing)}" if step.missing else "")
             for step in self.steps
         ]
         done = sum(step.status == "finished" for step in self.steps)
         lines.append(f"{len(self.steps)} stages, {done} of them finished. Nothing was changed.")
         if self.missing:
-            lines += ["", "Missing here:", *(f"  {line}" for one in self.missing for line in one.splitlines())]
+            lines += ["", "Missing here:"]
+            for one in self.missing:
+                first, *rest = one.splitlines()
+                lines += [f"  {number[one]}. {first}", *(f"     {line}" for line in rest)]
         if self.needs:
             lines += ["", "Needed, and not looked for:", *(f"  {line}" for line in self.needs)]
         return "\n".join(lines)
