@@ -45,7 +45,7 @@ def run(
     Raises as that does, and UserError where the recipe's sizes are not those of the processes, or ranks do not have the
     same recipe and code.
     """
-    from open4ov import pipeline, training
+    from open4ov import pipeline
 
     if not launch.launched():
         _fits_one(recipe, root, until)
@@ -54,9 +54,14 @@ def run(
         else:
             work(None)
         return True
-    section, key = (recipe.sft, "sft") if until not in ("rl", "dpo") else (getattr(recipe, until), until)
-    place = training.device(section.device, f"{key}.device").type
-    with launch.joined(recipe.parallel, place) as world:
+    places = _places(recipe, root, until)
+    with launch.joined(recipe.parallel, next(iter(places.values()))) as world:
+        if len({*places.values()}) > 1:
+            told = ", ".join(f"{key}.device: {place}" for key, place in places.items())
+            raise UserError(
+                f"{told}: several processes are joined for devices of one kind; set them alike, or make one training "
+                "after the other (open4ov sft, rl, dpo)"
+            )
         _suits(recipe, world.size, root, until, again=work is not None)
         if world.size > 1:
             refused = [f"{'.'.join(map(str, place))}: {why}" for place, why in for_one(recipe.sft)]
@@ -102,6 +107,25 @@ def _suits(recipe: Recipe, world: int, root: Path, until: str | None, again: boo
     except UserError:
         if again or _making(recipe, root, until) & {*SFT}:
             raise
+
+
+def _places(recipe: Recipe, root: Path, until: str | None) -> dict[str, str]:
+    """Section -> the kind of its device (`cuda`, `cpu`), of the trainings that are needed; where they differ, of those
+    that are not finished."""
+    from open4ov import pipeline, training
+
+    needed = {stage.name for stage in pipeline.graph(recipe).needed(until)}
+    trains = {"rl": recipe.rl.steps > 0, "dpo": recipe.dpo.pairs > 0}
+
+    def kinds(stages: set[str]) -> dict[str, str]:
+        keys = ["sft"] if stages & {*SFT} else []
+        keys += [name for name, does in trains.items() if does and name in stages]
+        return {key: training.device(getattr(recipe, key).device, f"{key}.device").type for key in keys}
+
+    found = kinds(needed)
+    if len({*found.values()}) > 1:
+        found = kinds(_making(recipe, root, until)) or found
+    return found or {"sft": training.device(recipe.sft.device, "sft.device").type}
 
 
 def _making(recipe: Recipe, root: Path, until: str | None) -> set[str]:

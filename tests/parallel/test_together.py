@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from open4ov import pipeline, together
+from open4ov import pipeline, together, training
 from open4ov.errors import UserError
 from open4ov.parallel import launch
 from open4ov.progress import Quiet
@@ -84,6 +84,35 @@ def test_what_the_model_cannot_be_cut_into_is_told_before_anything_is_made(
     with pytest.raises(UserError, match=said):
         together.run(chosen, tmp_path / "out", Quiet(), "sft_preference")
     assert not (tmp_path / "out").exists()
+
+
+UNLIKE = {"sft": {"device": "cpu"}, "rl": {"device": "cuda"}, "dpo": {"pairs": 0}}
+
+
+def test_trainings_on_unlike_devices_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are joined for one kind of device; SFT that is finished needs none any more."""
+    chosen = Recipe.model_validate({"name": "small", "parallel": {"dp_shard": 2}, **UNLIKE})
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(launch, "joined", two)
+    monkeypatch.setattr(training, "device", lambda choice, key: torch.device(choice))
+    with pytest.raises(UserError, match=r"sft\.device: cpu, rl\.device: cuda: several processes"):
+        together.run(chosen, tmp_path / "out", Quiet())
+    assert not (tmp_path / "out").exists()
+    kinds: list[str] = []
+
+    @contextmanager
+    def noted(options: Any, device: str) -> Generator[Any]:
+        kinds.append(device)
+        raise RuntimeError("joined")
+        yield
+
+    monkeypatch.setattr(launch, "joined", noted)
+    monkeypatch.setattr(pipeline.Graph, "finished", lambda *_: {*pipeline.SFT})
+    for until in ("sft_preference", "rl"):
+        with pytest.raises(RuntimeError, match="joined"):
+            together.run(chosen, tmp_path / "out", Quiet(), until)
+    assert kinds == ["cpu", "cuda"]
 
 
 def test_rl_alone_takes_a_schedule_that_sft_could_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
