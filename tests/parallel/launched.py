@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ def summed(world: World) -> None:
     print(f"the sum is {value.item():g}")
     print("to stderr", file=sys.stderr)
     warnings.warn("a warning", stacklevel=1)
+    logging.getLogger("torch").warning("by a log")
 
 
 def user_error(world: World) -> None:

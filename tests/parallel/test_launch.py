@@ -46,6 +46,7 @@ def test_rank_0_alone_prints() -> None:
     first, second = start("summed", 2)
     assert (first.code, first.out) == (0, "the sum is 1\n")
     assert "to stderr" in first.err
+    assert "by a log" in first.err
     assert (second.code, second.out) == (0, "")
     assert not told([second])
 

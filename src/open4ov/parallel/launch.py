@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from open4ov.errors import RefusedError, UserError
+from open4ov.parallel import torch_log
 from open4ov.parallel.watch import LEAVING, Watch
 from open4ov.recipe_parallel import ParallelSection
 
@@ -79,7 +80,7 @@ def joined(options: ParallelSection, device: str) -> Generator[World]:
     hosts = _all_here(store, rank, size, options.timeout)
     out, err = sys.stdout, sys.stderr
     watch = Watch(store, rank, hosts, options.timeout, err, speaks=rank == 1 or local == 0)
-    with _silent(rank) as _:
+    with torch_log.told(rank), _silent(rank) as _:
         try:
             own = store.clone()  # pyright: ignore[reportAttributeAccessIssue]  # a store is for one thread
             dist.init_process_group(
