@@ -1,8 +1,8 @@
 """Preference pairs of the model's own responses (paper §4.1.2): a function of the recipe's judges them, or RL's reward
 does.
 
-The latter keep what online RL has taught: pairs that teach to refuse cost a small model some of the sharpness that it
-counts and reads with, and these ask for it in the same training."""
+The latter are meant to keep what online RL has taught: the other pairs of DPO ask a model to see and to answer, none to
+count and to work something out."""
 
 from __future__ import annotations
 
