@@ -90,8 +90,9 @@ def test_pairs_of_rl_s_tasks_want_tasks(tmp_path: Path) -> None:
     longer = recipe.model_copy(update={"rl": recipe.rl.model_copy(update={"max_tokens": 99})})
     assert keys.training("dpo")(longer) != keys.training("dpo")(recipe), "responses are as long as RL's"
     (tmp_path / "none.yaml").write_text(yaml.safe_dump({"name": "r", "dpo": {"mix": mix}, "rl": {"steps": 0}}))
-    with pytest.raises(UserError, match=r"dpo.mix.verified: rl.steps is 0"):
+    with pytest.raises(UserError, match=r"dpo.mix.verified: has no effect: rl.steps is 0"):
         load(tmp_path / "none.yaml")
+    load(tmp_path / "r.yaml", ["rl.steps=0"])  # switched off by an override
 
 
 def test_a_recipe_with_people_s_pairs(tmp_path: Path) -> None:

@@ -7,13 +7,18 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user can mend: the message says what, where, and what to do. The CLI prints it and exits with 2."""
+    """Something the user can mend: the message says what, where, and what to do. The CLI prints it and exits with 2.
+
+    `final`: the same command would end in the same way, unless something is mended first.
+    """
+
+    final: bool = True
 
 
 class RefusedError(UserError):
     """What a stage made is of no use to those after it, and says itself why: it is kept aside for the user to look at.
 
-    `final`: the next start would make the same. Otherwise it begins anew, and asks again what got no answer.
+    Not `final`: the next start begins anew, and asks again what got no answer.
     """
 
     def __init__(self, message: str, *, final: bool = True) -> None:

@@ -150,8 +150,6 @@ def contradictions(recipe: Recipe) -> Iterator[tuple[Loc, str]]:
         yield (*loc, human[0]), "no file of preference pairs is named in dpo.preferences"
     if dpo.pairs and dpo.mix.get("mined", 0) > 0 and dpo.mined is None:
         yield (*loc, "mined"), "dpo.mined names no function that scores responses"
-    if dpo.pairs and dpo.mix.get(VERIFIED, 0) > 0 and not recipe.rl.steps:
-        yield (*loc, VERIFIED), "rl.steps is 0: there are no tasks of online RL to make pairs of"
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
@@ -167,6 +165,8 @@ def idle(recipe: Recipe) -> Iterator[tuple[Loc, str, Loc]]:
     wanted = {kind for kind, share in dpo.mix.items() if share > 0}
     if dpo.preferences and not wanted & (set(GIVEN) - {"mined"}):
         yield ("dpo", "preferences"), "no share of dpo.mix is for human, corrective or scored pairs", mix
+    if VERIFIED in wanted and not recipe.rl.steps:
+        yield (*mix, VERIFIED), "rl.steps is 0, so that there are no tasks of online RL", ("rl", "steps")
     if dpo.mined is not None and "mined" not in wanted:
         yield ("dpo", "mined"), "no share of dpo.mix is for mined pairs", mix
     if dpo.attributes and not wanted & set(GIVEN):

@@ -93,8 +93,8 @@ def load(
 ) -> Qwen3VL:
     """A model to answer with, read from a folder: float32 on the CPU, and quantised when `kind` is given; bfloat16 on
     the GPU for fp8. `adapter`: a file of `lora.save`, merged into the weights. `half`: what an engine with `autocast`
-    is to compute in: it then casts no weight more than once. Raises UserError as `quantize`, `lora.load` and
-    `Qwen3VL.from_pretrained`."""
+    is to compute in: it then casts no weight more than once; the weights that are left require gradients for that,
+    though nothing trains them. Raises UserError as `quantize`, `lora.load` and `Qwen3VL.from_pretrained`."""
     if kind == "fp8":
         check_machine(kind, torch.device("cuda"))
         model = Qwen3VL.from_pretrained(directory, torch.bfloat16).to("cuda")

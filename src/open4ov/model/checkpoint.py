@@ -82,8 +82,8 @@ of memory) -> weight. One that is given back as it came lies in the file's memor
 def load(directory: Path | str, dtype: Held = torch.float32, device: torch.device | str = "cpu") -> Qwen3VL:
     """A model from a Hugging Face directory (one `model.safetensors`, or shards with an index).
 
-    Files are read one after another through a memory map, each tensor straight to the device: beside the model itself,
-    the host's memory holds the pages of one file only.
+    Files are read one after another through a memory map, each tensor straight to the device. On the CPU a tensor
+    that is of the wanted type already is not copied: it lies in the file's map, which stays for the model's life.
     Raises UserError for a missing or unreadable file, pickled weights, another model type, and for tensors that are
     missing, unknown, misshapen or of numbers other than float16, bfloat16, float32 and float64. All files are looked
     through before any is read; the first eight faults are named, the rest counted.

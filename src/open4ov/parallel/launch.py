@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from open4ov.errors import RefusedError, UserError
+from open4ov.errors import UserError
 from open4ov.parallel import torch_log
 from open4ov.parallel.watch import LEAVING, Watch
 from open4ov.recipe_parallel import ParallelSection
@@ -94,7 +94,7 @@ def joined(options: ParallelSection, device: str) -> Generator[World]:
             yield World(rank, size, local, place, store, options.timeout)
             dist.barrier()
         except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, UserError) and not (isinstance(error, RefusedError) and not error.final):
+            if isinstance(error, UserError) and error.final:
                 with suppress(RuntimeError):  # the store is gone with rank 0, and with it whoever would start again
                     base.set(IN_VAIN, "")
             code = watch.failed(error)

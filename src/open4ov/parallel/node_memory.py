@@ -30,9 +30,7 @@ def needed(recipe: Recipe, config: Config, mesh: Mesh, per_node: int) -> int:
     for job in jobs.values():
         setup = Setup(job, recipe.parallel, mesh, plan_hardware.find("h100"))
         host = plan_memory.host(setup)
-        each = PROCESS + host.checkpoint
-        if job.kind == "rl" and recipe.rl.rollout.offload:
-            each += max(plan_memory.states_of(setup, rank).optimizer for rank in range(mesh.pp))
+        each = PROCESS + host.checkpoint + host.moments
         if job.kind == "sft" and job.held_vision:
             each += recipe.sft.vision_cache_gib * 2**30
         most = max(most, here * each + host.whole)

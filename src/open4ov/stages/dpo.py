@@ -172,11 +172,15 @@ def _pairs(run: StageRun, model: Qwen3VL, processor: Processor) -> _Pairs:
 
 
 def _verified(run: StageRun, wanted: int, engine: Engine) -> list[Sample]:
-    rl, pool = run.recipe.rl, tasks.read(run.inputs["rl_pool"], run.images)
+    rl = run.recipe.rl
+    pool = tasks.read(run.inputs["rl_pool"], run.images) if rl.steps else []
     reward = function(rl.reward, "rl.reward")
     found = mining.verify(pool, wanted, engine, reward, rl.reward, rl.max_tokens, run.seed, run.progress)
     if len(found) < SCARCE * wanted:
-        run.note(f"dpo.mix: {len(found)} pairs of {VERIFIED} could be made, of {wanted} ({len(pool)} tasks of RL)")
+        run.note(
+            f"dpo.mix: {len(found)} pairs of {VERIFIED} could be made, of {wanted}: RL has {len(pool)} tasks, and "
+            "those that are always or never answered rightly make none"
+        )
     return found
 
 

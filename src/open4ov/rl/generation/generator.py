@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 class GeneratorGone(UserError):
     """Nobody generates any more. The step's responses are lost, the training is not: it goes on from its checkpoint."""
 
+    final = False
+
 
 class Generator(Protocol):
     """What generates rollouts. One thread at a time may call it.

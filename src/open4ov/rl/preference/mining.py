@@ -70,8 +70,24 @@ def verify(
     `reward`, in the recipe `name`, says what is right; `max_tokens`: of a response. A response that was cut off is
     neither chosen nor rejected. Raises UserError as `graded_groups` does.
     """
-    rng = random.Random(f"verified {seed}")
-    drawn = rng.sample(tasks, min(2 * count, len(tasks)))
+    order = random.Random(f"verified {seed}").sample(tasks, len(tasks))
+    found: list[Sample] = []
+    while order and len(found) < count:
+        size = 2 * (count - len(found))  # half of them are answered all alike, say
+        drawn, order = order[:size], order[size:]
+        found += _verified(drawn, engine, reward, name, max_tokens, seed, progress)
+    return found[:count]
+
+
+def _verified(
+    drawn: Sequence[Task],
+    engine: Answers,
+    reward: Reward,
+    name: str,
+    max_tokens: int,
+    seed: int,
+    progress: Progress | None,
+) -> list[Sample]:
     asked = [(task.sample, task.prompt, task.images) for task in drawn]
     groups = [
         [one for one in group if one.finish_reason == "stop" and one.text.strip()]
@@ -85,7 +101,7 @@ def verify(
         if right and wrong:
             chosen = min(right, key=lambda one: len(one.token_ids)).text.strip()
             found.append(make_pair(task.sample, chosen, wrong[0].text.strip(), VERIFIED, prompt=task.prompt))
-    return found[:count]
+    return found
 
 
 def _answers(
