@@ -256,7 +256,7 @@ def test_compare(tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "run" / "run.json").write_text("{}")
     (folder / "results.json").write_text('{"seed": 0, "items": 1, "samples": 1, "confidence": 0.95}')
     (folder / "answers.parquet").write_bytes(b"short")
-    fails("run/evaluate_base/answers.parquet: cannot be read", "compare", "run")
+    fails("run/evaluate_base/answers.parquet: is no whole Parquet file; delete", "compare", "run")
 
 
 @pytest.mark.slow
