@@ -172,6 +172,8 @@ def test_a_later_override_takes_the_place_of_an_earlier_one(tmp_path: Path) -> N
     assert (recipe.sft.knowledge.tokens, recipe.sft.knowledge.replay) == (5000, 0.0), "a section as a whole goes first"
     assert recipe.sft.ability.tokens == 60_000, "the recipe's own budgets are scaled too"
     assert (recipe.dpo.pairs, recipe.dpo.most) == (150, 90)
+    recipe = arm(claims, "more", 3, Options(scale=0.1, extra=("dpo.pairs=1000",))).recipe
+    assert (recipe.dpo.pairs, recipe.dpo.most) == (1000, 900)
     assert arm(claims, "plain", 3).recipe.rl.steps == 9
 
 

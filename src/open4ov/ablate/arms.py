@@ -56,7 +56,7 @@ def arm(claims: Claims, name: str, seed: int, options: Options | None = None) ->
     told["seed"] = seed
     written = [f"{key}={json.dumps(_filled(value, options), ensure_ascii=False)}" for key, value in told.items()]
     try:
-        scaled = _scaled(load(claims.recipe, written), options.scale)
+        scaled = _scaled(load(claims.recipe, written), options.scale, options.extra)
         overrides = _last(written, scaled, options.extra)
         recipe = load(claims.recipe, overrides)
     except UserError as error:
@@ -86,9 +86,10 @@ def _filled(value: object, options: Options) -> object:
     return value
 
 
-def _scaled(recipe: Recipe, scale: float) -> list[str]:
+def _scaled(recipe: Recipe, scale: float, extra: Sequence[str]) -> list[str]:
     if scale == 1:
         return []
+    given = {text.partition("=")[0].strip() for text in extra}
     found: list[str] = []
     for key in SCALED:
         value: Any = recipe
@@ -96,6 +97,8 @@ def _scaled(recipe: Recipe, scale: float) -> list[str]:
             value = getattr(value, part)
         if not value or (key == "admission.ration.tokens" and not recipe.admission.ration.on):
             continue  # what is switched off stays off
+        if key == "dpo.most" and "dpo.pairs" in given:
+            continue  # it is of these
         least = recipe.sft.pack_of("knowledge") if key.startswith("admission.") else 1
         found.append(f"{key}={max(least, round(value * scale))}")
     return found

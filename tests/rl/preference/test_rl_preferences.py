@@ -224,6 +224,12 @@ def test_of_the_tasks_of_rl_the_shortest_right_response_is_chosen_over_a_wrong_o
     assert len(verify("\\boxed{4}", "\\boxed{5}", count=2)) == 2
 
 
+def test_tasks_are_asked_until_there_are_pairs_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mining, "AT_ONCE", 2)
+    assert len(verify("\\boxed{4}", "\\boxed{5}", count=3)) == 3
+    assert len(verify("\\boxed{4}", "\\boxed{5}", count=9)) == 5, "each task once"
+
+
 def test_tasks_that_are_always_or_never_answered_rightly_make_no_pair() -> None:
     assert verify("\\boxed{4}", "so \\boxed{4}") == []
     assert verify("\\boxed{5}", "so \\boxed{6}") == []

@@ -26,6 +26,8 @@ from open4ov.sample import Message, Sample
 Score = Callable[[Sample, Sequence[str]], Sequence[float] | Mapping[str, Sequence[float]]]
 """A sample and responses to its question -> a score each, or attribute -> a score each; higher is better"""
 RESPONSES = 4
+AT_ONCE = 512
+"""Tasks of RL that are asked together: their pictures are in memory"""
 
 
 def mine(
@@ -73,7 +75,7 @@ def verify(
     order = random.Random(f"verified {seed}").sample(tasks, len(tasks))
     found: list[Sample] = []
     while order and len(found) < count:
-        size = 2 * (count - len(found))  # half of them are answered all alike, say
+        size = min(2 * (count - len(found)), AT_ONCE)  # half of them are answered all alike, say
         drawn, order = order[:size], order[size:]
         found += _verified(drawn, engine, reward, name, max_tokens, seed, progress)
     return found[:count]
