@@ -1,34 +1,42 @@
 """On one GPU: a training step and generation at released shapes, random weights, against transformers. See `--help`.
 
-    python -m bench.gpu [--only train,generate] [--rounds 6]
+    python -m bench.gpu [--only train,generate,rl] [--rounds 6] [--sides ours,theirs] [--peer PYTHON]
 
 train: a step (forward, backward, AdamW) in bf16 of a 2B-shaped dense model and of a 4-layer model with the experts of
 30B-A3B, both sides with every block compiled and recomputing nothing. Tokens a second, and the share of the GPU's dense
 bf16 peak that the counted operations make (MFU: causal attention counted as causal, vision counted). generate: 64
 requests of 256 new tokens at the 2B shape and of 4 layers of 30B-A3B, our engine in bf16 and FP8 against transformers'
-generate.
+generate. rl: steps of online RL at the 2B shape, prompt four times the response, ours with rollouts by the weights
+themselves and by an FP8 copy, against TRL's GRPOTrainer set up as GSPO (as `bench.rl` does it), one after the other.
+`--peer`: a Python that has TRL.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLMoeForConditionalGeneration
 
+from bench import rl_work
 from bench.engines import picture
 from bench.measure import machine, write
+from bench.rl_report import PHASES
+from bench.sft_pace import Worker
 from bench.steps import NANO
 from open4ov.engine import Engine, Request
 from open4ov.engine.quantize import quantize
-from open4ov.model import Config, Encoded, Processor, Qwen3VL, attention, pack
+from open4ov.model import Config, Encoded, Processor, Qwen3VL, pack
 from open4ov.model.flops import count
 from open4ov.model.sizes import SIZES
 from open4ov.sample import assistant, user
@@ -61,12 +69,31 @@ def documents(processor: Processor) -> list[Encoded]:
     return found
 
 
+def random(config: Config, dtype: torch.dtype = torch.bfloat16) -> Qwen3VL:
+    """A random model on the GPU, where it is drawn in no time."""
+    with torch.device("meta"):
+        model = Qwen3VL(config).to(dtype)
+    model.to_empty(device="cuda")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.02)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    return model
+
+
 def save(config: Config, processor: Processor, directory: Path) -> Path:
-    """A random model of that shape in bf16, for both sides."""
-    model = Qwen3VL(config, seed=0).to(torch.bfloat16)
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
+    """A random model of that shape in bf16, for both sides; the same one where it has been saved before."""
+    if not directory.exists():
+        random(config).save_pretrained(directory)
+        processor.save_pretrained(directory)
     return directory
+
+
+def folder_of(title: str, folder: Path) -> Path:
+    return folder / title.replace(" ", "-").replace(",", "")
 
 
 def family(config: Config) -> type[Qwen3VLForConditionalGeneration] | type[Qwen3VLMoeForConditionalGeneration]:
@@ -79,7 +106,6 @@ def step_of(
     """A training step of `ours` or `theirs`, blocks compiled."""
     if kind == "ours":
         model = Qwen3VL.from_pretrained(directory, torch.bfloat16).cuda()
-        attention.use(model, "padded")  # equal lengths: nothing is padded
         blocks = [*model.vision.blocks, *model.text.layers]
         packed = pack(docs).to("cuda")
 
@@ -115,7 +141,7 @@ def step_of(
     return step
 
 
-def train(rounds: int, folder: Path) -> str:
+def train(rounds: int, folder: Path, sides: Sequence[str]) -> str:
     processor = Processor.from_pretrained(NANO)
     docs = documents(processor)
     grids = [tuple(grid) for d in docs for grid in d.grids.tolist()]
@@ -123,9 +149,9 @@ def train(rounds: int, folder: Path) -> str:
     lines = ["| model | side | tokens/s | MFU | step, ms | peak memory, GiB |", "|---|---|---|---|---|---|"]
     for title, layers in SHAPES.items():
         config = shape(title.split()[0], processor, layers)
-        directory = save(config, processor, folder / title.replace(" ", "-").replace(",", ""))
+        directory = save(config, processor, folder_of(title, folder))
         work = count(config, LENGTHS, grids, sum(int(d.targets.sum()) for d in docs)).training()
-        for side in ("ours", "theirs"):
+        for side in sides:
             try:
                 torch.compiler.reset()
                 torch.cuda.empty_cache()
@@ -157,7 +183,7 @@ def generate(folder: Path) -> str:
     lines = ["| model | who | tokens/s | seconds | peak memory, GiB |", "|---|---|---|---|---|"]
     for title, layers in SHAPES.items():
         config = shape(title.split()[0], processor, layers)
-        lines += _answered(title, config, save(config, processor, folder / f"answering-{layers}"), processor)
+        lines += _answered(title, config, save(config, processor, folder_of(title, folder)), processor)
     return "\n".join(lines)
 
 
@@ -189,7 +215,6 @@ def _generator(
         model = Qwen3VL.from_pretrained(directory, torch.bfloat16).cuda().requires_grad_(False)
         if "fp8" in who:
             quantize(model, "fp8")
-        attention.use(model, "padded")
         engine = Engine(model, processor, max_batch=64, kv_tokens=65536, watch=False)
 
         def run() -> object:
@@ -212,15 +237,71 @@ def _generator(
     return lambda: model.generate(**batch, max_new_tokens=256, do_sample=False, pad_token_id=processor.pad_id)
 
 
+RL = {"group": 8, "prompts": 4, "minibatches": 2}
+RL_SHAPE = rl_work.Shape(768, 192, 24)
+PARTS = 2
+"""Forward passes in which the peer takes a mini-batch: its activations are many times ours"""
+
+
+def online(rounds: int, folder: Path, sides: Sequence[str], peer: str) -> str:
+    """Seconds of a step's phases and peak memory on the GPU; medians of the rounds after one that warms up."""
+    processor = Processor.from_pretrained(NANO)
+    model = save(shape("2B", processor), processor, folder_of(next(iter(SHAPES)), folder))
+    torch.cuda.empty_cache()
+    rl_work.make(folder, processor, RL_SHAPE, (rounds + 1) * RL["prompts"], RL["group"])
+    told = RL | {
+        "model": str(model), "data": str(folder), "precision": "bf16", "threads": 8, "response": RL_SHAPE.response,
+        "rate": 1e-6, "steps": rounds + 1, "fed": False, "device": "cuda",
+    }  # fmt: skip
+    who_is: dict[str, dict[str, Any]] = {
+        "ours": {},
+        "ours, FP8 rollouts": {"rollout": {"weights": "fp8"}},
+        "TRL": {"parts": PARTS, "compile": False, "rewards": rl_work.RIGHT},
+    }
+    lines = [
+        "| who | rollout, s | score, s | update, s | step, s | peak GPU memory, GiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for number, (who, own) in enumerate(who_is.items()):
+        if ("theirs" if who == "TRL" else "ours") not in sides:
+            continue
+        out = folder / f"online-{number}"
+        out.mkdir()
+        (out / "told.json").write_text(json.dumps(told | own | {"out": str(out)}))
+        module, python = ("bench.rl_peer", peer) if who == "TRL" else ("bench.rl_ours", sys.executable)
+        worker = Worker(python, module, [str(out / "told.json")], out / "log", told["threads"])
+        try:
+            steps = worker.block(rounds + 1)["steps"][1:]
+            assert all(step["response"] == steps[0]["response"] for step in steps), steps
+            phases = [statistics.median(step["phases"][name][0] for step in steps) for name in PHASES]
+            peak = max(step["gpu"] for step in steps)
+            cells = [f"{seconds:.2f}" for seconds in (*phases, sum(phases))]
+            lines.append(f"| {who} | {' | '.join(cells)} | {peak:.1f} |")
+        except RuntimeError as error:
+            lines.append(f"| {who} | {str(error)[-1500:]} | | | | |")
+        finally:
+            worker.close()
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="train,generate")
+    parser.add_argument("--only", default="train,generate,rl")
+    parser.add_argument("--sides", default="ours,theirs", help="of train and rl")
+    parser.add_argument("--peer", default=sys.executable, help="a Python that has TRL")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
+    sides = options.sides.split(",")
+    parts: dict[str, Callable[[Path], str]] = {
+        "train": lambda folder: train(options.rounds, folder, sides),
+        "generate": generate,
+        "rl": lambda folder: online(options.rounds, folder, sides, options.peer),
+    }
     text = f"# One GPU\n\n{machine()}- GPU: {torch.cuda.get_device_name()}\n"
     with tempfile.TemporaryDirectory() as name:
         for part in options.only.split(","):
-            made = train(options.rounds, Path(name)) if part == "train" else generate(Path(name))
+            made = parts[part](Path(name))
             text += f"\n## {part.capitalize()}\n\n{made}\n"
     print(text)
     print(write("gpu", text))

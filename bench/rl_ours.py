@@ -3,8 +3,9 @@
     python -m bench.rl_ours SETTINGS
 
 SETTINGS is JSON: model, data, out (folders), steps, prompts (a step), minibatches, group, response (tokens), rate,
-precision, threads, `fed` (the responses of work.json are taken, none is sampled). The generator and the updater are the
-trainer's own (`rl/trainer.py`); lengths and rewards are set instead of earned.
+precision, threads, `fed` (the responses of work.json are taken, none is sampled); and, where they are not the usual
+ones, device and rollout (a recipe's `rl.rollout`). The generator and the updater are the trainer's
+own (`rl/trainer.py`); lengths and rewards are set instead of earned.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Any
 
 import torch
 
-from bench.rl_pace import Phases
+from bench.rl_pace import Phases, peak_gpu
 from bench.rl_work import RIGHT, read
 from bench.sft_pace import Pace
 from open4ov import memory, training
 from open4ov.engine import Completion, VisionCache
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
-from open4ov.rl import advantage, rollout
+from open4ov.recipe_rl_rollout import exact
+from open4ov.rl import advantage, importance, rollout
 from open4ov.rl.generation import generator
 from open4ov.rl.rollout import Group
 from open4ov.rl.tasks import Task
@@ -37,16 +39,19 @@ class Loop:
     def __init__(self, told: dict[str, Any], phases: Phases) -> None:
         self.fed, self.phases = told["fed"], phases
         size, tokens = told["group"], told["response"]
-        limits = {"max_tokens": tokens, "length_weight": 0.0, "rollout": {"stop_loops": False}}
-        options = {"group": size, "minibatches": told["minibatches"], "device": "cpu", "precision": told["precision"]}
+        rolling, device = {"stop_loops": False, **told.get("rollout", {})}, told.get("device", "cpu")
+        limits = {"max_tokens": tokens, "length_weight": 0.0, "rollout": rolling}
+        options = {"group": size, "minibatches": told["minibatches"], "device": device, "precision": told["precision"]}
         self.section = RlSection.model_validate(options | limits)
-        processor, self.model = Processor.from_pretrained(told["model"]), Qwen3VL.from_pretrained(told["model"])
+        processor = Processor.from_pretrained(told["model"])
+        self.model = Qwen3VL.from_pretrained(told["model"], device=device)
         training.freeze_vision(self.model)
         self.optimizer, self.rate = training.adamw(self.model, told["rate"]), told["rate"]
         self.pictures = VisionCache(self.model, processor)
         half = training.autocast(self.section.precision, self.model.device)
         self.generator = generator.build(self.model, processor, self.section.rollout, self.pictures, autocast=half)
-        self.updater = Updater(self.model, processor, self.pictures, self.section)
+        weighed = importance.wanted(self.section.rollout.tis, exact(self.section.rollout))
+        self.updater = Updater(self.model, processor, self.pictures, self.section, weighed)
 
     def step(self, tasks: list[Task], given: list[list[int]], number: int) -> dict[str, Any]:
         """One rollout batch with its mini-batches: what they saw, and the phases' seconds."""
@@ -63,7 +68,7 @@ class Loop:
         tokens = sum(len(response.token_ids) for own in responses for response in own)
         spent = self.phases.take()
         self.phases.begin("")
-        figures = {"loss": seen.losses, "norm": seen.norms, "response": tokens, "phases": spent}
+        figures = {"loss": seen.losses, "norm": seen.norms, "response": tokens, "phases": spent, "gpu": peak_gpu()}
         return figures | scored | ({} if self.fed else {"apart": self._apart(batch)})
 
     def _sampled(self, tasks: list[Task], number: int) -> list[list[Completion]]:

@@ -1,9 +1,11 @@
-"""The phases of a step, each timed by the wall and by what the process computed. Standard library only: the peer's
-worker runs it in the peer's environment, too."""
+"""The phases of a step, each timed by the wall and by what the process computed. Standard library and torch only: the
+peer's worker runs it in the peer's environment, too."""
 
 from __future__ import annotations
 
 import time
+
+import torch
 
 
 class Phases:
@@ -35,4 +37,15 @@ class Phases:
 
     @staticmethod
     def _now() -> tuple[float, float]:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         return time.perf_counter(), time.process_time()
+
+
+def peak_gpu() -> float:
+    """GiB that PyTorch has held on the GPU at most since the last call; 0 without one."""
+    if not torch.cuda.is_initialized():
+        return 0.0
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.reset_peak_memory_stats()
+    return peak

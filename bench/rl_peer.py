@@ -20,7 +20,7 @@ from datasets import Dataset, Features, Image, List, Value  # pyright: ignore[re
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
-from bench.rl_pace import Phases
+from bench.rl_pace import Phases, peak_gpu
 from bench.sft_pace import Pace
 
 
@@ -84,7 +84,7 @@ class Turns(TrainerCallback):
             return
         figures = {"loss": trainer.losses, "norm": trainer.norms, "logp": trainer.scores, "response": trainer.generated}
         trainer.losses, trainer.norms, trainer.scores, trainer.generated = [], [], [], 0
-        self.pace.step(**figures, phases=trainer.phases.take())
+        self.pace.step(**figures, phases=trainer.phases.take(), gpu=peak_gpu())
         trainer.phases.take()  # the wait for the next turn is no part of any phase
 
 
@@ -136,7 +136,7 @@ def main() -> None:
         weight_decay=0.0,
         max_grad_norm=1.0,
         bf16=told["precision"] == "bf16",
-        use_cpu=True,
+        use_cpu=told.get("device", "cpu") == "cpu",
         gradient_checkpointing=False,
         shuffle_dataset=False,
         remove_unused_columns=False,

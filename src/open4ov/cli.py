@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -140,6 +140,9 @@ def ask(
     seed: Annotated[int | None, typer.Option(min=0, help="of the sampling; another one each time if not given")] = None,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="a LoRA adapter to merge in")] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where it computes; auto: a CUDA card where there is one")
+    ] = "auto",
     api_key_env: Annotated[str, typer.Option(help="the environment variable with the server's key")] = "OPENAI_API_KEY",
 ) -> None:
     """Ask a model, or a server, about images or without any."""
@@ -155,8 +158,10 @@ def ask(
     images = [open_image(path) for path in image or ()]
     seed = secrets.randbelow(2**31) if seed is None else seed
     if model.startswith(("http://", "https://")):
-        if quantize is not None or adapter is not None:
-            raise UserError("--quantize and --adapter have no effect on a server's model; give them to open4ov serve")
+        if quantize is not None or adapter is not None or device != "auto":
+            raise UserError(
+                "--quantize, --adapter and --device have no effect on a server's model; give them to open4ov serve"
+            )
         from open4ov.engine import remote
 
         key = os.environ.get(api_key_env, "")
@@ -164,13 +169,12 @@ def ask(
     else:
         folder = model_dir(Path(model))
 
-        from open4ov.engine import Engine, Request
-        from open4ov.engine.quantize import load
-        from open4ov.model import Processor
+        from open4ov.engine import Request
+        from open4ov.engine.loaded import loaded
 
         asked = [user(question, images=len(images))]
         request = Request(asked, images, max_tokens=max_tokens, temperature=temperature, seed=seed)
-        pieces = Engine(load(folder, quantize, adapter), Processor.from_pretrained(folder)).stream(request)
+        pieces = loaded(folder, quantize, adapter, device).stream(request)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -73,6 +73,9 @@ def evaluate(
     ] = None,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="a LoRA adapter to merge in")] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where it computes; auto: a CUDA card where there is one")
+    ] = "auto",
     model: Annotated[str | None, typer.Option(help="an address: what the server calls the model")] = None,
     api_key_env: Annotated[str, typer.Option(help="the environment variable with the server's key")] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(min=1, help="an address: questions open at once")] = 16,
@@ -118,7 +121,8 @@ def evaluate(
     if what is None:
         raise UserError("name what to evaluate: a model's folder, nano, a run directory, or an address; or give --list")
     remote = what.startswith(("http://", "https://"))
-    _idle(remote, judge, {"--model": model, "--quantize": quantize, "--adapter": adapter},
+    chosen = None if device == "auto" else device
+    _idle(remote, judge, {"--model": model, "--quantize": quantize, "--adapter": adapter, "--device": chosen},
           {"--judge-model": judge_model, "--judge-tokens": judge_tokens, "--judge-money": judge_money})  # fmt: skip
     if not remote:
         from open4ov.cli_serving import model_dir
@@ -156,7 +160,16 @@ def evaluate(
 
         options = cli_eval_harness.options(harness_pictures, items, seed, max_tokens, concurrency, retries, timeout)
         results, agreement = cli_eval_harness.check(
-            plan, what, place, options, model, api_key_env, quantize, adapter, None if quiet or json_ else _progress()
+            plan,
+            what,
+            place,
+            options,
+            model,
+            api_key_env,
+            quantize,
+            adapter,
+            device,
+            None if quiet or json_ else _progress(),
         )
         cli_eval_harness.show(results, agreement, place, json_)
         if against is not None:
@@ -168,7 +181,7 @@ def evaluate(
     answerer = (
         _remote(what, model, api_key_env, concurrency, timeout, retries, max_pixels)
         if remote
-        else _here(what, quantize, adapter)
+        else _here(what, quantize, adapter, device)
     )
     found = _judge(judge, judge_model, judge_api_key_env, judge_tokens, judge_money, judge_price, place)
 
@@ -197,7 +210,7 @@ def evaluate(
 
 def _idle(remote: bool, judge: str | None, given: dict[str, Any], judging: dict[str, Any]) -> None:
     """Refuses options that have no effect, or lack another."""
-    for name in ("--quantize", "--adapter") if remote else ("--model",):
+    for name in ("--quantize", "--adapter", "--device") if remote else ("--model",):
         if given[name] is not None:
             raise UserError(f"{name} has no effect with {'an address' if remote else 'a model in this process'}")
     if remote and given["--model"] is None:
@@ -224,11 +237,11 @@ def _harness_idle(harness: str | None, only_with: dict[str, Any], never_with: di
             raise UserError(f"{name} cannot go with --harness: one greedy response an item, and no judge, are compared")
 
 
-def _here(what: str, quantize: str | None, adapter: Path | None) -> Answerer:
+def _here(what: str, quantize: str | None, adapter: Path | None, device: str) -> Answerer:
     from open4ov.cli_serving import model_dir
     from open4ov.evaluate.answering import Here
 
-    return Here(model_dir(Path(what)), quantize, adapter)
+    return Here(model_dir(Path(what)), quantize, adapter, device)
 
 
 def _remote(

@@ -41,6 +41,7 @@ def check(
     api_key_env: str,
     quantize: str | None,
     adapter: Path | None,
+    device: str,
     told: Told | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Asks an address, or a model's folder that is served meanwhile. Raises UserError."""
@@ -55,8 +56,8 @@ def check(
     from open4ov.evaluate.answering import Here
 
     folder = model_dir(Path(what))
-    identity = Here(folder, quantize, adapter).identity
-    with serving(folder, place / "vlmevalkit" / "server.log", quantize, adapter) as served:
+    identity = Here(folder, quantize, adapter, device).identity
+    with serving(folder, place / "vlmevalkit" / "server.log", quantize, adapter, device) as served:
         os.environ[_KEY] = served.key
         try:
             answerer = _endpoint(served, _KEY, f"open4ov serve, {identity}", chosen)

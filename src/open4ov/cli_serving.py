@@ -34,6 +34,9 @@ def serve(
     ] = False,
     quantize: Annotated[str | None, typer.Option(help="the decoder's weights: int8 (CPU) or fp8 (GPU)")] = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="a LoRA adapter to merge in")] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="where it computes; auto: a CUDA card where there is one")
+    ] = "auto",
     lora: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="a LoRA adapter that requests choose by the model name NAME"),
@@ -75,6 +78,12 @@ def serve(
         raise UserError(
             "prefill stages have the folder's own weights: leave out --quantize and --adapter, or the stages"
         )
+    if encode_at or prefill_at or encode_workers or prefill_workers:
+        if device == "cuda":
+            raise UserError(
+                "--device cuda: servers with stages compute on the CPU, as stages do; leave out one of them"
+            )
+        device = "cpu"
     adapters = _named(lora or (), name)
     folder = model_dir(model)
 
@@ -82,20 +91,17 @@ def serve(
 
     listener = bound(host, port)  # before a model is loaded for nothing
 
-    from open4ov.engine import Engine
     from open4ov.engine.degeneration import Degeneration
     from open4ov.engine.disaggregated.run import StageOptions, stages_of
-    from open4ov.engine.quantize import load
+    from open4ov.engine.loaded import loaded
     from open4ov.engine.server import create_app
     from open4ov.engine.service import Service
     from open4ov.engine.serving.fetch import Fetcher
     from open4ov.engine.serving.listen import server
     from open4ov.engine.sessions.session import Limits
-    from open4ov.model import Processor
 
     stages = StageOptions(encode_at, prefill_at, encode_workers, prefill_workers, stage_fallback, stage_memory)
-    loaded = load(folder, quantize, adapter)
-    engine = Engine(loaded, Processor.from_pretrained(folder), max_batch, kv_tokens, watch=False)
+    engine = loaded(folder, quantize, adapter, device, max_batch=max_batch, kv_tokens=kv_tokens)
     for called, path in adapters.items():
         engine.adapters.add(called, path)
     closing = ExitStack()

@@ -311,7 +311,8 @@ def evaluation(recipe: Recipe) -> dict[str, Any]:
     files = {"model": key_files.base(recipe), SHIPPED: key_files.corpora()}
     files |= key_files.functions({"evaluate.equivalence": recipe.evaluate.equivalence})
     machine.evaluation(recipe.evaluate)
-    unread = {"min_items", "weights"} if recipe.evaluate.weights == "same" else {"min_items"}  # as before the choice
+    usual = {"weights": "same", "device": "auto"}  # not named in keys, as before there was a choice
+    unread = {"min_items", *(name for name, value in usual.items() if getattr(recipe.evaluate, name) == value)}
     found = {"evaluate": recipe.evaluate.model_dump(mode="json", exclude=unread), "threads": recipe.threads}
     if recipe.images.own:  # with another vertical another set is asked
         found["images"] = {"title": recipe.images.called}

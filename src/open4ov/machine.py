@@ -1,10 +1,15 @@
-"""What a recipe's trainings ask of this machine, told before any stage runs: a card that is not there, an option that
-only a card can do anything with."""
+"""What a recipe asks of this machine, told before any stage runs: a card that is not there, an option that only a card
+can do anything with. And where models answer."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from open4ov.errors import UserError
 from open4ov.recipe import DpoSection, EvaluateSection, RlSection
+
+if TYPE_CHECKING:
+    import torch
 
 
 def online(section: RlSection) -> None:
@@ -38,13 +43,28 @@ def offline(section: DpoSection) -> None:
 
 
 def evaluation(section: EvaluateSection) -> None:
-    """Raises UserError, naming the key, where models could not answer here. They are asked on the CPU."""
-    if section.weights != "same":
-        import torch
+    """Raises UserError, naming the key, where models could not answer here."""
+    if section.weights != "same" or section.device == "cuda":
+        answering(section.weights, section.device, "evaluate.device", "evaluate.weights")
 
-        from open4ov.engine.quantize import check_machine
 
-        try:
-            check_machine(section.weights, torch.device("cpu"))
-        except UserError as error:
-            raise UserError(f"evaluate.weights: {error}") from None
+def answering(kind: str | None, choice: str, key: str, kind_key: str) -> torch.device:
+    """Where a model answers whose weights are of that kind (None and `same`: as they are): int8 on the CPU, fp8 on a
+    GPU, others on the device of that choice (`training.device`). Raises UserError, naming the key, where it cannot."""
+    from open4ov import training
+
+    if kind in (None, "same"):
+        return training.device(choice, key)
+    import torch
+
+    from open4ov.engine.quantize import check_machine
+
+    needed = "cuda" if kind == "fp8" else "cpu"
+    if choice not in ("auto", needed):
+        raise UserError(f"{key}: {kind} ({kind_key}) is computed on {needed}, not on {choice}; leave one of them out")
+    place = torch.device(needed)
+    try:
+        check_machine(kind, place)
+    except UserError as error:
+        raise UserError(f"{kind_key}: {error}") from None
+    return place

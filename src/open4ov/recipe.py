@@ -140,9 +140,11 @@ class EvaluateSection(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="of matrix products while answering; auto: bf16 where the device is fast in it"
     )
-    weights: Literal["same", "int8"] = Field(
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
+    weights: Literal["same", "int8", "fp8"] = Field(
         default="same",
-        description="of the models that answer: as they were trained, or an 8-bit copy of the decoder's (paper §5.2)",
+        description="of the models that answer: as they were trained, or an 8-bit copy of the decoder's (paper §5.2): "
+        "int8 on a CPU, fp8 on a GPU",
     )
     confidence: float = Field(default=0.95, gt=0, lt=1, description="level of the intervals")
     equivalence: str = Field(

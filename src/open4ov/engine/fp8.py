@@ -48,7 +48,8 @@ class Fp8Experts:
     def __init__(self, weight: Tensor) -> None:
         self.values, self.scales = to_fp8(weight)
         hopper = weight.is_cuda and torch.cuda.get_device_capability(weight.device) == HOPPER
-        self._products = grouped if hopper else loop
+        self.one_by_one = not hopper
+        self._products = loop if self.one_by_one else grouped
         self.nbytes = self.values.nbytes + self.scales.nbytes
 
     def __call__(self, x: Tensor, counts: Tensor) -> Tensor:
@@ -65,7 +66,10 @@ def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def rows_to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
     """`to_fp8`, on a GPU as one kernel: the products are so fast that seven small ones take longer."""
-    return _compiled()(x) if x.is_cuda else to_fp8(x)
+    if not x.is_cuda:
+        return to_fp8(x)
+    torch._dynamo.mark_static(x, 1)  # a kernel that knows a row's width reads it once, one that does not twice
+    return _compiled()(x)
 
 
 @cache

@@ -17,6 +17,7 @@ from torch import Tensor
 from open4ov.engine import sequence, weights
 from open4ov.engine.adapters import Adapters
 from open4ov.engine.blocks import BlockPool, Key, root_key
+from open4ov.engine.decoding import Decoding
 from open4ov.engine.degeneration import EVERY
 from open4ov.engine.handover import Handover
 from open4ov.engine.inputs import Inputs
@@ -41,8 +42,8 @@ class Engine:
     `block_size`; `step_tokens`: most tokens of a step (longer prompts take several). `autocast` computes in that type
     instead of the weights'. `vision_cache` keeps the features of pictures from one call to the next (None: a cache of
     the engine's own); it may be another model's that has the very same tower. `watch`: look whether the weights are
-    others before work begins; a server whose weights change by `update_weights` only does without. Raises UserError for
-    a processor that is not this model's.
+    others before work begins; a server whose weights change by `update_weights` only does without. `graphs`: on a GPU,
+    steps that only decode are CUDA graphs (`decoding.py`). Raises UserError for a processor that is not this model's.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Engine:
         autocast: torch.dtype | None = None,
         vision_cache: VisionCache | None = None,
         watch: bool = True,
+        graphs: bool = True,
     ) -> None:
         processor.check(model.config)
         self.model, self.processor, self.autocast = model, processor, autocast
@@ -69,6 +71,9 @@ class Engine:
         self._store = KVStore(model.config.text, self.pool.count, block_size, self.dtype, model.device)
         self.handover = Handover(self.scheduler, self._store)
         self._rows = Rows(self._store)
+        self._decoding = Decoding(model, self._store, self._rows, autocast, graphs)
+        self._lasting = False
+        """Whether what autocast has cast outlasts a step"""
         self._inputs = Inputs(model, self.vision_cache)
         self._watch = Watch(lambda: self.model.parameters(), watch)
         self._next = 0
@@ -170,6 +175,14 @@ class Engine:
         planned = [chunk for chunk in chunks if chunk.sequence not in others]
         fresh = [chunk for chunk in planned if not chunk.sequence.computed]
         continued = [chunk for chunk in planned if chunk.sequence.computed]
+        if not planned and self._recorded():
+            sampled = list(self._rows.sequences)
+            with self.precision():
+                logits = self._decoding.logits()
+            for one in sampled:
+                self.scheduler.computed(Chunk(one, 1))
+            self._sample(sampled, logits)
+            return sampled + self.scheduler.take_ready()
         kernel = attention.chosen(self.model.text)
         with self.precision():
             memory = StepMemory(self._store, self._rows, bool(decoded), fresh, continued, kernel)
@@ -207,6 +220,7 @@ class Engine:
                 except UserError as error:
                     raise UserError(f"request {place}: {error}") from None
             with self.precision():  # one context for all steps: autocast then casts each weight once, not every time
+                self._lasting = True
                 while done < total:
                     for one in self.step():
                         if one.finish_reason is not None and one.number in numbers:
@@ -215,6 +229,9 @@ class Engine:
                             if progress is not None:
                                 progress(done, total)
         finally:
+            self._lasting = False
+            if self._decoding.casts:
+                self._decoding.clear()
             if done < total:
                 for number in numbers:
                     self.abort(number)
@@ -249,6 +266,12 @@ class Engine:
         return Completion(
             text, one.sampled, one.log_probs, one.finish_reason, self.weight_version, one.top, one.prompt_log_probs
         )
+
+    def _recorded(self) -> bool:
+        """Whether a step that only decodes can be played back: see `decoding.py`."""
+        if not self._decoding.on or (self._decoding.casts and not self._lasting):
+            return False
+        return all(one.prompt.adapter is None for one in self._rows.sequences)
 
     def _sample(self, sequences: Sequence[sequence.Sequence], logits: Tensor) -> None:
         drawn = sample(logits, [one.sampling for one in sequences])
@@ -321,6 +344,7 @@ class Engine:
         torch.clear_autocast_cache()  # else what autocast has cast serves until the caller's context ends
         for one in list(self._rows.sequences):
             self._rows.leave(one)
+        self._decoding.clear()
         self.scheduler.forget(self._root())
 
     def _root(self) -> Key:

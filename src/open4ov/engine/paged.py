@@ -20,16 +20,17 @@ from open4ov.model import attention
 from open4ov.model.attention import Documents
 from open4ov.model.config import TextConfig
 
-GROW = 32
-"""A row's room is a multiple of this many tokens."""
+GROW, GROW_GPU = 32, 256
+"""A row's room is a multiple of this many tokens; on a GPU of more, as every room takes plans and graphs of its own."""
 
 
 class KVStore:
-    """The tensors behind a `BlockPool`: `keys`, `values` [layers, blocks * size, K, d]."""
+    """The tensors behind a `BlockPool`: `keys`, `values` [layers, blocks * size + 1, K, d]. The last slot (`spare`)
+    belongs to no block: what nobody reads is written there."""
 
     def __init__(self, config: TextConfig, blocks: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.shape = (config.num_hidden_layers, blocks * size, config.num_key_value_heads, config.head_dim)
-        self.size = size
+        self.shape = (config.num_hidden_layers, blocks * size + 1, config.num_key_value_heads, config.head_dim)
+        self.size, self.spare = size, blocks * size
         self.keys, self.values = (torch.zeros(self.shape, dtype=dtype, device=device) for _ in range(2))
 
     def release(self) -> None:
@@ -49,6 +50,14 @@ class KVStore:
             for store in (self.keys, self.values):
                 store[:, new] = store[:, old]
 
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [T, K, d] into the slots [T] of a layer; gives them in the type that they are held in."""
+        keys, values = self.keys[layer], self.values[layer]
+        k, v = k.to(keys.dtype), v.to(values.dtype)
+        keys.index_copy_(0, slots, k)
+        values.index_copy_(0, slots, v)
+        return k, v
+
     def slots(self, sequence: Sequence, start: int, end: int) -> Tensor:
         """Where the tokens start .. end - 1 of a sequence lie: Long [end - start]."""
         first, last = start // self.size, -(-end // self.size)
@@ -65,11 +74,14 @@ class Rows:
     def __init__(self, store: KVStore) -> None:
         self.store = store
         self.sequences: list[Sequence] = []
+        self.taken = 0
+        """How often memory was taken: what was recorded of an earlier one is of no use"""
         self._clear()
 
     def _clear(self) -> None:
         layers, _, heads, d = self.store.keys.shape
         self.keys, self.values = (self.store.keys.new_zeros(layers, 0, heads, 0, d) for _ in range(2))
+        self.taken += 1
 
     def enter(self, sequences: Many[Sequence]) -> None:
         """Gives each a row, filled from its blocks."""
@@ -110,6 +122,31 @@ class Rows:
             new = old.new_zeros(layers, rows, heads, room, d)
             new[:, :old_rows, :, :old_room] = old
             setattr(self, name, new)
+        self.taken += 1
+
+
+class OneMore:
+    """A token more in each of the first B rows, of which row r holds `held[r]`: Long [B]. Attention sees `width` tokens
+    of a row at most. Nothing here waits for a GPU."""
+
+    def __init__(self, rows: Rows, held: Tensor, width: int) -> None:
+        self.rows, self.held, self.width = rows, held, width
+        count, device = len(held), held.device
+        seen = (torch.arange(width, device=device) <= held[:, None])[:, None, None]
+        # a GPU gets what is added to scores: of what may be seen it would make that anew in every layer
+        self.mask = (
+            seen.new_zeros(seen.shape, dtype=rows.keys.dtype).masked_fill_(~seen, -torch.inf) if held.is_cuda else seen
+        )
+        self.row = torch.arange(count, device=device)
+        self.documents = Documents(torch.arange(count + 1, device=device), self.row[:, None], self.row, None, None)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [B, H, d], k and v [B, K, d] of the new tokens -> [B, H * d]."""
+        parts: list[Tensor] = []
+        for store, new in ((self.rows.keys[layer], k), (self.rows.values[layer], v)):
+            store[self.row, :, self.held] = new
+            parts.append(store[: len(q), :, : self.width].to(q.dtype))
+        return attention.cached(q, parts[0], parts[1], self.mask, self.documents)
 
 
 class StepMemory:
@@ -137,13 +174,10 @@ class StepMemory:
         self.slots = torch.tensor(slots, device=device)
         if decoded:
             rows.reserve()
-            seen = torch.tensor([chunk.sequence.computed for chunk in decoded], device=device)
-            self.last = seen
+            held = [chunk.sequence.computed for chunk in decoded]
             # a GPU gets the rows' whole room: cuDNN plans anew, for milliseconds, at every new length
-            width = rows.keys.shape[3] if seen.is_cuda else int(seen.max()) + 1
-            self.decode_mask = (torch.arange(width, device=device) <= seen[:, None])[:, None, None]
-            self.row = torch.arange(len(decoded), device=device)
-            self.decode_documents = Documents.of(torch.arange(len(decoded) + 1, device=device))
+            width = rows.keys.shape[3] if device.type == "cuda" else max(held) + 1
+            self.one_more = OneMore(rows, torch.tensor(held, device=device), width)
         if fresh:
             self.fresh_documents = Documents.of(_borders(fresh).to(device))
         if continued:
@@ -162,30 +196,20 @@ class StepMemory:
         self.context_mask = (torch.arange(longest, device=device) <= query[..., None])[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.store.keys[layer], self.store.values[layer]
-        k, v = k.to(keys.dtype), v.to(values.dtype)
-        keys.index_copy_(0, self.slots, k)
-        values.index_copy_(0, self.slots, v)
+        k, v = self.store.write(layer, self.slots, k, v)
         decoded, begun = self.ends
         out: list[Tensor] = []
         if decoded:
-            out.append(self._decode(layer, q[:decoded], k[:decoded], v[:decoded]))
+            out.append(self.one_more.attend(layer, q[:decoded], k[:decoded], v[:decoded]))
         if begun > decoded:
             part = slice(decoded, begun)
             own_k, own_v = k[part].to(q.dtype), v[part].to(q.dtype)
             out.append(attention.attend(q[part], own_k, own_v, self.fresh_documents, True, self.kernel))
         if len(q) > begun:
-            before, told = (store[self.context].transpose(1, 2).to(q.dtype) for store in (keys, values))
+            stores = (self.store.keys[layer], self.store.values[layer])
+            before, told = (store[self.context].transpose(1, 2).to(q.dtype) for store in stores)
             out.append(attention.cached(q[begun:], before, told, self.context_mask, self.continued_documents))
         return out[0] if len(out) == 1 else torch.cat(out)
-
-    def _decode(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        seen = self.decode_mask.shape[-1]
-        parts: list[Tensor] = []
-        for store, new in ((self.rows.keys[layer], k), (self.rows.values[layer], v)):
-            store[self.row, :, self.last] = new
-            parts.append(store[: len(q), :, :seen].to(q.dtype))
-        return attention.cached(q, parts[0], parts[1], self.decode_mask, self.decode_documents)
 
 
 def _borders(chunks: Many[Chunk]) -> Tensor:

@@ -89,18 +89,24 @@ def quantize(model: Qwen3VL, kind: str, parts: Sequence[str] = ("language",)) ->
 
 
 def load(
-    directory: Path | str, kind: str | None = None, adapter: Path | None = None, half: torch.dtype | None = None
+    directory: Path | str,
+    kind: str | None = None,
+    adapter: Path | None = None,
+    half: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
 ) -> Qwen3VL:
-    """A model to answer with, read from a folder: float32 on the CPU, and quantised when `kind` is given; bfloat16 on
-    the GPU for fp8. `adapter`: a file of `lora.save`, merged into the weights. `half`: what an engine with `autocast`
-    is to compute in: it then casts no weight more than once; the weights that are left require gradients for that,
-    though nothing trains them. Raises UserError as `quantize`, `lora.load` and `Qwen3VL.from_pretrained`."""
+    """A model to answer with, read from a folder to a device (fp8: to the GPU, whatever `device` is) in float32, and
+    quantised when `kind` is given; in bfloat16 for fp8. `adapter`: a file of `lora.save`, merged into the weights.
+    `half`: what an engine with `autocast` is to compute in: it then casts no weight more than once; the weights that
+    are left require gradients for that, though nothing trains them. Raises UserError as `quantize`, `lora.load` and
+    `Qwen3VL.from_pretrained`."""
     if kind == "fp8":
         check_machine(kind, torch.device("cuda"))
         model = Qwen3VL.from_pretrained(directory, torch.bfloat16).to("cuda")
     else:
         plain = kind is None and adapter is None  # else it is quantised or merged in float32
-        model = Qwen3VL.from_pretrained(directory, reading(half) if half is not None and plain else torch.float32)
+        held = reading(half) if half is not None and plain else torch.float32
+        model = Qwen3VL.from_pretrained(directory, held, device)
     if adapter is not None:
         lora.load(model, adapter)
         lora.merge(model)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from open4ov import side_by_side, training
+from open4ov import machine, side_by_side, training
 from open4ov.engine import Completion, Engine, Request
 from open4ov.engine.quantize import load
 from open4ov.errors import UserError
@@ -71,19 +71,23 @@ class Answerer(Protocol):
 
 
 class Here:
-    """A model in this process. With several cores as many processes share the items (`side_by_side.py`).
+    """A model in this process, on `device` (auto, cpu, cuda). On a CPU of several cores as many processes share the
+    items (`side_by_side.py`).
 
-    Raises UserError for a folder that holds no model.
+    Raises UserError for a folder that holds no model, and a device that is not there.
     """
 
-    def __init__(self, folder: Path, quantize: str | None = None, adapter: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, quantize: str | None = None, adapter: Path | None = None, device: str = "auto"
+    ) -> None:
         names = ("*.safetensors", "config.json", "tokenizer.json", "*preprocessor_config.json")
         files = [path for name in names for path in folder.glob(name)]
         extra = f" {quantize}" if quantize else ""
         extra += f" with {fingerprint([adapter])[:16]}" if adapter else ""
         self.identity = f"weights {fingerprint(files)[:16]}{extra}"
-        self._autocast = training.autocast("auto")
-        self._load = partial(load, folder, quantize, adapter, self._autocast)
+        place = machine.answering(quantize, device, "--device", "--quantize")
+        self._autocast = training.autocast("auto", place)
+        self._load = partial(load, folder, quantize, adapter, self._autocast, place)
         self._processor = Processor.from_pretrained(folder)
 
     def ask(self, suites: Sequence[Suite], book: AnswerBook, progress: Progress | None) -> Asked:

@@ -37,12 +37,14 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, log: Path, quantize: str | None = None, adapter: Path | None = None) -> Generator[Served]:
+def serving(
+    folder: Path, log: Path, quantize: str | None = None, adapter: Path | None = None, device: str = "auto"
+) -> Generator[Served]:
     """`open4ov serve` on a free local port, for as long as the block runs. Raises UserError when it does not come up,
     with the last lines of its log."""
     key = secrets.token_urlsafe(32)
     command = [sys.executable, "-m", "open4ov", "serve", str(folder), "--port", "0", "--name", MODEL,
-               "--keep-degenerate", "--drain-seconds", "0"]  # fmt: skip
+               "--keep-degenerate", "--drain-seconds", "0", "--device", device]  # fmt: skip
     command += ["--quantize", quantize] if quantize else []
     command += ["--adapter", str(adapter)] if adapter else []
     with process(command, {**os.environ, "OPEN4OV_API_KEYS": key}, log) as server:

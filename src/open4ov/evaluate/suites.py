@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from open4ov import assets, functions, side_by_side, training
+from open4ov import assets, functions, machine, side_by_side, training
 from open4ov.engine import Completion, Request
 from open4ov.engine.quantize import load
 from open4ov.evaluate import bias, bias_chinese, held_out, items, reading
@@ -60,12 +60,10 @@ def run(run: StageRun, model: str) -> None:
     named: dict[str, str] = {} if section.equivalence == EQUIVALENCE else {"equivalence": section.equivalence}
     if section.weights != "same":
         named["weights"] = section.weights
+    kind = None if section.weights == "same" else section.weights
+    device = machine.answering(kind, section.device, "evaluate.device", "evaluate.weights")
     answers = ask(
-        load(
-            folder,
-            None if section.weights == "same" else section.weights,
-            half=training.autocast(section.precision),
-        ),
+        load(folder, kind, half=training.autocast(section.precision, device), device=device),
         Processor.from_pretrained(folder),
         section,
         run.seed,
@@ -128,7 +126,7 @@ def ask(
     `own`: asked instead of the shipped vertical."""
     asked = questions(section.items, section.sampled_items, seed, own)
     requests = [_request(question, section, seed) for question in asked]
-    autocast = training.autocast(section.precision)
+    autocast = training.autocast(section.precision, model.device)
     name = section.model_dump_json(), seed
     completions = _answered(reading.Reader(model, processor, requests, asked, name, autocast), progress)
     answers: list[Answer] = []

@@ -16,11 +16,11 @@ from open4ov import engine
 from open4ov.assets import base_dir
 from open4ov.engine.degeneration import Degeneration
 from open4ov.engine.grammar import Grammars
+from open4ov.engine.loaded import loaded
 from open4ov.engine.service import Busy, Failed, Service
 from open4ov.errors import UserError
 from open4ov.mllm.ask import Answered, AnswerError, ProviderError, Request
 from open4ov.mllm.took import Took
-from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import ProviderSection
 from open4ov.sample import user
 
@@ -36,14 +36,12 @@ class EngineProvider:
             raise ProviderError(f"{where}.model: an engine provider needs a model's folder, or a shipped model's name")
         try:
             folder = base_dir(settings.model)
-            model = Qwen3VL.from_pretrained(folder).requires_grad_(False)
-            processor = Processor.from_pretrained(folder)
+            self._engine = loaded(folder, max_batch=settings.concurrency)
         except UserError as error:
             raise ProviderError(f"{where}: {error}") from None
         self.concurrency = settings.concurrency
         self._name, self._where = settings.model, where
-        self._engine = engine.Engine(model, processor, max_batch=settings.concurrency, watch=False)
-        self._grammars = Grammars(processor, model.config.text.vocab_size)
+        self._grammars = Grammars(self._engine.processor, self._engine.model.config.text.vocab_size)
         self._service = Service(self._engine, queue_limit=settings.concurrency)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine provider", daemon=True).start()

@@ -293,7 +293,7 @@ def to_packed(x: Tensor, documents: Documents) -> Tensor:
 
 def cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, documents: Documents) -> Tensor:
     """New tokens against keys and values that already hold theirs. q [T, H, d], keys and values [B, K, S, d],
-    mask [B, 1, L, S] (True: may look) -> [T, H * d]."""
+    mask [B, 1, L, S] (True: may look; on a GPU also what is added to the scores) -> [T, H * d]."""
     return to_packed(attend_rows(to_padded(q, documents), keys, values, mask=mask), documents)
 
 

@@ -57,7 +57,7 @@ class MoE(nn.Module):
         how many documents each token stands (None: in one)."""
         probs = self.probabilities(x)
         weights, chosen = self.choose(probs)
-        counts = torch.bincount(chosen.flatten(), minlength=probs.shape[-1])
+        counts = tally(chosen, probs.shape[-1])
         if routings is not None:
             routings.append(self.routing(probs, chosen, counts, times))
         return self.combined(x, weights.to(x.dtype), chosen, counts)
@@ -103,6 +103,13 @@ class MoE(nn.Module):
     def weights(self) -> tuple[Tensor, Tensor]:
         """`gate_up` and `down` as the products take them."""
         return self.gate_up, self.down
+
+
+def tally(chosen: Tensor, experts: int) -> Tensor:
+    """How often each of E experts was chosen, Long [E]: chosen Long, any shape. As `bincount`, for which the host would
+    wait until the GPU is done."""
+    flat = chosen.flatten()
+    return torch.zeros(experts, dtype=torch.long, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
 
 
 def spread(chosen: Tensor, times: Tensor, experts: int) -> Tensor:

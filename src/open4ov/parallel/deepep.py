@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from open4ov.errors import UserError
+from open4ov.model.moe import tally
 
 from .expert_layer import ParallelMoE
 
@@ -61,7 +62,7 @@ class DeepEP(ParallelMoE):
         expert = experts[token, slot]
         order = expert.argsort(stable=True)
         token, slot = token[order], slot[order]
-        out = self.products(here[token], torch.bincount(expert, minlength=len(counts) // self.ep.size()))
+        out = self.products(here[token], tally(expert, len(counts) // self.ep.size()))
         out = out * shares[token, slot, None].to(out.dtype)
         summed = torch.zeros_like(here, dtype=torch.float32).index_add(0, token, out.float())
         return travel.back(summed.bfloat16()).to(x.dtype)

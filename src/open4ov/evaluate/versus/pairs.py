@@ -20,8 +20,8 @@ from PIL import Image
 
 from open4ov.answers import normalise
 from open4ov.engine import Engine, Request
+from open4ov.engine.loaded import loaded
 from open4ov.errors import UserError
-from open4ov.model import Processor, Qwen3VL
 from open4ov.run_dir import fingerprint, hash_json, read_json
 from open4ov.sample import Message
 from open4ov.store import ImageStore, atomic, write_json
@@ -170,7 +170,7 @@ def _answers(name: Model, folder: Path, asked: Sequence[Asked], out: Path, longe
         if set(known) != {one.id for one in part}:
             tell(f"model {name.upper()}: answers {start} to {start + len(part)} of {len(asked)}")
             if engine is None:
-                engine = Engine(Qwen3VL.from_pretrained(folder), Processor.from_pretrained(folder))
+                engine = loaded(folder)
             requests = [Request(list(one.messages), list(one.images), max_tokens=longest) for one in part]
             said = [completions[0].text for completions in engine.generate(requests)]
             known = {one.id: text for one, text in zip(part, said, strict=True)}
