@@ -62,6 +62,11 @@ class ParallelSection(Section):
         description="how tokens and experts meet. all_to_all: tokens travel to the experts' ranks; local: every rank "
         "gathers all experts for each pass; deepep: as all_to_all by DeepEP's kernels (CUDA, package deep_ep)",
     )
+    gather: Literal["auto", "fp32"] = Field(
+        default="auto",
+        description="what FSDP sends of the decoder layers' weights. auto: what products compute in, so that bf16 has "
+        "half the bytes (norms are then rounded to it, too); fp32: as they are held",
+    )
     timeout: float = Field(
         default=600.0, gt=0, description="seconds that ranks wait for one another before all are ended"
     )

@@ -58,9 +58,12 @@ def test_traffic_of_each_axis() -> None:
     # eight rows of 2,048 for each token, there and back, forward, again and backward
     ep = by_axis(setup("30B-A3B", 8, ep=8))["ep"]
     assert ep == 6 * (7 / 8) * tokens * 8 * 2048 * 2 * 48 * 8
-    # what is sharded is gathered twice a pass in float32, and its gradient reduced once
-    fsdp = by_axis(setup("8B", 8, packs=8))["fsdp"]
+    # what is sharded is gathered twice a pass, layers in bf16, and its gradient reduced once in float32
     language = 8_767_123_696 - 576_388_336 - 4096  # without the tower, which has no picture, and the norm
+    words = 2 * 151_936 * 4096
+    fsdp = by_axis(setup("8B", 8, packs=8))["fsdp"]
+    assert fsdp == pytest.approx((7 / 8) * (words * 12 + (language - words) * 8), rel=1e-6)
+    fsdp = by_axis(setup("8B", 8, packs=8, gather="fp32"))["fsdp"]
     assert fsdp == pytest.approx((7 / 8) * language * 12, rel=1e-6)
 
 
@@ -296,9 +299,12 @@ def test_one_process_gathers_nothing() -> None:
     """A GPU alone trains the model as it is: nothing is gathered, sent or laid ready for that."""
     alone = plan_memory.of_rank(setup("2B", 1, packs=1), 0).parts
     assert (alone["unsharded"], alone["buffers"]) == (0, 0)
-    # two layers of 2B and one's gradient, and the tied embedding with its gradient, all float32
+    # two layers of 2B, one's gradient, and the tied embedding with its gradient; float32 but for layers that are sent
     layer = 2048 * (2 * 2048 + 2 * 1024) + 3 * 2048 * 6144 + 2 * 2048 + 2 * 128
-    assert plan_memory.of_rank(setup("2B", 2), 0).parts["unsharded"] == 4 * (3 * layer + 2 * 151_936 * 2048)
+    words = 2 * 151_936 * 2048
+    assert plan_memory.of_rank(setup("2B", 2), 0).parts["unsharded"] == (2 * 2 + 4) * layer + 4 * words
+    full = setup("2B", 2, gather="fp32")
+    assert plan_memory.of_rank(full, 0).parts["unsharded"] == 4 * (3 * layer + words)
 
 
 def test_only_the_first_process_has_the_whole() -> None:

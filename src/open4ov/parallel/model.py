@@ -45,11 +45,18 @@ class Parallel(Trainable[Pack, VisionFeatures]):
 
     @classmethod
     def of(
-        cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection | None = None, *, allocate: bool = False
+        cls,
+        model: Qwen3VL,
+        mesh: Mesh,
+        options: ParallelSection | None = None,
+        *,
+        allocate: bool = False,
+        half: bool = False,
     ) -> Parallel:
         """Spreads the model over an opened mesh; it is not used any more by itself. It should be on the CPU: only parts
         of it go to the mesh's device. What is frozen must be so before, and recomputation applied. allocate: it is on
         the meta device; this rank's parts get memory, and what lies in it is nothing (`pretrained.opened` fills it).
+        half: products will be in bf16, and so may be what FSDP sends (`parallel.gather`).
 
         Raises UserError for what a mesh cannot cut.
         """
@@ -57,9 +64,9 @@ class Parallel(Trainable[Pack, VisionFeatures]):
         if mesh.pp > 1:
             from .piped import Piped  # which builds on this
 
-            return Piped.laid(model, mesh, options, allocate)
+            return Piped.laid(model, mesh, options, allocate, half)
         stages = [Stage(model, 0, model.config.text.num_hidden_layers)]
-        spread(stages, mesh, options, allocate=allocate)
+        spread(stages, mesh, options, allocate=allocate, half=half)
         return cls(model.config, mesh, options, stages)
 
     def accumulate(self, passes: Iterable[Pass], precision: Precision) -> list[Tensor]:
@@ -277,16 +284,21 @@ class Parallel(Trainable[Pack, VisionFeatures]):
 
 
 def spread(
-    stages: Sequence[Stage], mesh: Mesh, options: ParallelSection, gathered: bool = False, allocate: bool = False
+    stages: Sequence[Stage],
+    mesh: Mesh,
+    options: ParallelSection,
+    gathered: bool = False,
+    allocate: bool = False,
+    half: bool = False,
 ) -> None:
     """Cuts the stages of a rank as the mesh says. gathered: what FSDP has put together stays so for a whole step.
-    allocate: see `Parallel.of`."""
+    allocate, half: see `Parallel.of`."""
     for stage in stages:
         expert.apply(stage, mesh, options.dispatch)
         tensor.apply(stage, mesh, mesh.dense["tp"])
         if stage.vision is not None and options.vision == "pictures" and not tensor.frozen_tower(stage):
             pictures.apply(stage.vision, stage.config, mesh.group("seq"))
-        fsdp.apply(stage, mesh, gathered)
+        fsdp.apply(stage, mesh, gathered, half and options.gather == "auto")
         if allocate:
             stage.to_empty(device=mesh.dense.device_type)
         else:

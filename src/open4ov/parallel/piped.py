@@ -46,10 +46,12 @@ class Piped(Parallel):
         self._seen: Tensor | None = None
 
     @classmethod
-    def laid(cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection, allocate: bool = False) -> Piped:
+    def laid(
+        cls, model: Qwen3VL, mesh: Mesh, options: ParallelSection, allocate: bool = False, half: bool = False
+    ) -> Piped:
         """As `Parallel.of`."""
         stages = own_stages(model, mesh, options)
-        spread(stages, mesh, options, gathered=True, allocate=allocate)
+        spread(stages, mesh, options, gathered=True, allocate=allocate, half=half)
         return cls(model.config, mesh, options, stages)
 
     def accumulate(self, passes: Iterable[Pass], precision: Precision) -> list[Tensor]:

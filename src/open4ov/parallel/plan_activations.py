@@ -40,6 +40,8 @@ class Spread:
     imbalance: float = 1.0
     whole_vision: bool = False
     """each rank of cp x tp encodes all pictures"""
+    sent_half: bool = False
+    """FSDP sends the decoder layers' weights in the products' type"""
 
     @property
     def width(self) -> int:
@@ -49,8 +51,12 @@ class Spread:
     @property
     def casts(self) -> bool:
         """Whether products read copies of their weights, as autocast makes them, which the graph keeps unless the layer
-        is computed again."""
+        is computed again. The decoder's do not where FSDP sends them so."""
         return self.half
+
+    @property
+    def layers_cast(self) -> bool:
+        return self.casts and not self.sent_half
 
     def chunk(self, tokens: int) -> int:
         return -(-tokens // (self.cp * self.tp)) * self.tp
@@ -85,7 +91,7 @@ def decoder_layer(config: Config, layer: int, work: Work, spread: Spread, mode: 
         found += _attention(config, work, spread, rows if not sparse else None)
         # its half: residual and norm
         found["norms"] += (after if tp == 1 else shard) * (size * RESIDUAL + 4) + after * size * width
-        if spread.casts:
+        if spread.layers_cast:
             found["weight copies"] += (2 * queries + 2 * keys) * size * 2
     if sparse:
         found += _experts(config, work, spread, mode)
@@ -93,7 +99,7 @@ def decoder_layer(config: Config, layer: int, work: Work, spread: Spread, mode: 
         found["feed-forward"] += after * (2 * text.intermediate_size // tp + size) * width
     else:
         found["feed-forward"] += after * 4 * (text.intermediate_size // tp) * width
-        if spread.casts:
+        if spread.layers_cast:
             found["weight copies"] += 3 * (text.intermediate_size // tp) * size * 2
     return found
 
@@ -119,7 +125,7 @@ def _experts(config: Config, work: Work, spread: Spread, mode: Mode) -> Sizes:
     found["experts"] += round(arrive * (size + 4 * expert)) * width + 2 * sent * size * width
     if spread.ep > 1:
         found["router"] += round(arrive) * 16  # the order in which rows are laid, and back
-    if spread.casts:
+    if spread.layers_cast:
         found["weight copies"] += text.num_experts // spread.ep * 3 * expert * size * 2
     return found
 

@@ -22,7 +22,7 @@ from .plan_shapes import Held, Piece, held, layer_parameters, tp_cut, vision_par
 from .plan_spread import Setup
 
 GATHERED = 4
-"""Bytes of a weight as FSDP gathers it: float32, of which autocast makes its copies"""
+"""Bytes of a weight as FSDP gathers it in float32, of which autocast makes its copies (else: `Setup.layer_bytes`)"""
 STEP = 4
 """Bytes of AdamW's count of steps, of every parameter that it trains"""
 
@@ -200,22 +200,24 @@ def logits(setup: Setup) -> int:
 
 
 def unsharded(setup: Setup, rank: int) -> int:
-    """FSDP's, in float32: two blocks' weights and one block's gradient, and for the whole pass what is in no block. The
-    tower is a block of its own where it is trained; a frozen one is whole on every rank anyway. One process has the
-    model as it is, without FSDP."""
+    """FSDP's: two blocks' weights, as they are sent, and one block's gradient in float32, and for the whole pass what
+    is in no block, in float32. The tower is a block of its own where it is trained; a frozen one is whole on every rank
+    anyway. One process has the model as it is, without FSDP."""
     job, mesh = setup.job, setup.mesh
     if mesh.world == 1:
         return 0
-    piece = setup.piece(rank)
-    blocks = [block_count(job.config, mesh.tp, mesh.ep, layer) for layer in piece.layers]
+    piece, width = setup.piece(rank), setup.layer_bytes
+    counts = [block_count(job.config, mesh.tp, mesh.ep, layer) for layer in piece.layers]
+    weights, gradients = [count * width for count in counts], [count * GATHERED for count in counts]
     if piece.begins and job.work.grids and not job.frozen_vision:
-        blocks.append(vision_count(job.config))
+        weights.append(vision_count(job.config) * GATHERED)
+        gradients.append(vision_count(job.config) * GATHERED)
     words = -(-job.config.text.vocab_size // mesh.tp) * job.config.text.hidden_size
     tables = piece.begins + (piece.ends and not (piece.begins and job.config.tie_word_embeddings))
-    in_turn = sum(sorted(blocks)[-2:]) + max(blocks, default=0)
+    in_turn = sum(sorted(weights)[-2:]) + max(gradients, default=0)
     if mesh.pp > 1:
-        in_turn = 2 * sum(blocks)  # weights and gradients, for the whole step
-    return (in_turn + 2 * tables * words) * GATHERED
+        in_turn = sum(weights) + sum(gradients)  # for the whole step
+    return in_turn + 2 * tables * words * GATHERED
 
 
 @lru_cache(maxsize=1024)

@@ -93,11 +93,12 @@ def figures(plan: Plan, used: int) -> str:
     )
 
 
-def advice(plan: Plan) -> list[str]:
-    """What would make a plan that does not fit smaller, by the largest part of what is too large."""
+def advice(plan: Plan, otherwise: bool = False) -> list[str]:
+    """What would make a plan that does not fit smaller, by the largest part of what is too large. otherwise: there is
+    a mesh on which the training itself fits."""
     memory, room = plan.memory, plan.setup.hardware.memory * 1e9
     lines: list[str] = []
-    if memory.training > room:
+    if memory.training > room and not otherwise:
         lines.append(_smaller(plan, memory.parts.most_common(1)[0][0]))
     needed = sum(size for name, size in memory.alone.items() if name != "training")
     if needed > room:
@@ -126,7 +127,7 @@ def text(found: Found, total_tokens: float | None = None, price: float | None = 
     if not found.best:
         lines = [f"Nothing fits ({found.seen} ways were looked at). What misses least:"]
         lines += [f"  {title(plan)}: {missing(plan)}" for plan in found.near]
-        lines += advice(found.near[0])
+        lines += advice(found.near[0], bool(found.trained))
         if found.trained:
             lines += ["", "The training itself would fit. The best by its own memory alone:"]
             lines += [f"  {title(plan)}: {figures(plan, plan.memory.training)}" for plan in found.trained]

@@ -40,7 +40,13 @@ class Setup:
             cuda=self.cuda,
             imbalance=job.imbalance if mesh.ep > 1 else 1.0,
             whole_vision=self.options.vision == "whole",
+            sent_half=mesh.world > 1 and self.layer_bytes == 2,
         )
+
+    @property
+    def layer_bytes(self) -> int:
+        """Of a number of the decoder layers' weights, as FSDP sends it (`parallel.gather`)."""
+        return 2 if self.job.half and self.options.gather == "auto" else 4
 
     @property
     def microbatches(self) -> int:

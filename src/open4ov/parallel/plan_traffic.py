@@ -111,13 +111,14 @@ def _of_weights(setup: Setup, rank: int) -> list[Traffic]:
     # once a step
     gathers, reduces = (1, 1) if mesh.pp > 1 else (2 * m, m)
     found: list[Traffic] = []
-    for axis, ranks, stride, count in (
-        ("fsdp", mesh.size("fsdp"), mesh.tp, dense + root),
-        ("efsdp", mesh.efsdp, mesh.ep, experts),
+    width = setup.layer_bytes
+    for axis, ranks, stride, count, gathered in (
+        ("fsdp", mesh.size("fsdp"), mesh.tp, dense + root, dense * width + root * GATHERED),
+        ("efsdp", mesh.efsdp, mesh.ep, experts, experts * width),
     ):
         if ranks > 1 and count:
             share = (ranks - 1) / ranks
-            sent = share * count * (gathers * GATHERED + reduces * 4)
+            sent = share * (gathers * gathered + reduces * 4 * count)
             found.append(_made(setup, axis, "weights gathered, gradients reduced", sent, ranks, stride))
         if mesh.dp_replicate > 1 and count:
             sent = 2 * (mesh.dp_replicate - 1) / mesh.dp_replicate * 4 * count / ranks

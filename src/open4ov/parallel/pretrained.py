@@ -29,16 +29,21 @@ def skeleton(directory: Path) -> Qwen3VL:
 
 
 def opened(
-    model: Qwen3VL, directory: Path, mesh: Mesh, options: ParallelSection | None = None, seed: int = 0
+    model: Qwen3VL,
+    directory: Path,
+    mesh: Mesh,
+    options: ParallelSection | None = None,
+    seed: int = 0,
+    half: bool = False,
 ) -> Parallel:
     """A `skeleton` on an opened mesh, with the weights of its directory: bit for bit what `Parallel.of` leaves of the
     model read whole, but no rank ever has more than its parts and what it reads at once of one tensor. seed: that of
-    the adapters, where there are any (`lora.add`). All ranks call it.
+    the adapters, where there are any (`lora.add`). half: see `Parallel.of`. All ranks call it.
 
     Raises UserError as `Parallel.of` and `fill` do.
     """
     adapters = {name: p.shape for name, p in model.named_parameters() if is_adapter(name)}
-    parallel = Parallel.of(model, mesh, options, allocate=True)
+    parallel = Parallel.of(model, mesh, options, allocate=True, half=half)
     assert not any(True for stage in parallel.stages for _ in stage.buffers()), "nobody would fill a buffer"
     fill(parallel, directory)
     _begin(parallel, adapters, seed)

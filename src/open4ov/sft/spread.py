@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from open4ov import training
 from open4ov.model import Processor, Qwen3VL
 from open4ov.parallel import pretrained
 from open4ov.parallel.agree import agree, files
@@ -57,7 +58,8 @@ class Training:
         model = pupil.skeleton(start, self.section, task.seed)
         preparation.parts(model, self.section, self.options)  # what is frozen must be so before it is spread
         mesh = Mesh.of(recipe.parallel, world.size, model.config).open(world.device)
-        self.model = pretrained.opened(model, start, mesh, recipe.parallel, task.seed)
+        half = training.kind(self.section.precision, world.device) == "bf16"
+        self.model = pretrained.opened(model, start, mesh, recipe.parallel, task.seed, half)
         self.carry: Carry | None = None
 
     def fit(self, samples: list[Sample], validation: list[Sample], total_tokens: int | None, **told: Any) -> Fit:

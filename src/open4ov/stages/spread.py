@@ -99,7 +99,7 @@ def _online(
     if tasks is None:
         known = {task.sample.id: task for task in read(Path(pool), store)}
         tasks = [known[name] for name in json.loads(Path(names).read_text())]
-    model = _parted(world, recipe, Path(start), section.freeze_vision, seed)
+    model = _parted(world, recipe, Path(start), section.freeze_vision, section.precision, seed)
     result = fit(
         model,
         processor or Processor.from_pretrained(Path(start)),
@@ -166,7 +166,7 @@ def _preferences(
     told: dict[str, Any],
 ) -> tuple[offline.Fit, Qwen3VL | None]:
     agree(world, files(start, pairs), what=pairs)
-    model = _parted(world, recipe, Path(start), True, seed)
+    model = _parted(world, recipe, Path(start), True, recipe.dpo.precision, seed)
     result = offline.train(
         model,
         processor or Processor.from_pretrained(Path(start)),
@@ -182,7 +182,7 @@ def _preferences(
     return result, None if plain is None else plain.to(world.device)
 
 
-def _parted(world: World, recipe: Recipe, start: Path, frozen: bool, seed: int) -> Parallel:
+def _parted(world: World, recipe: Recipe, start: Path, frozen: bool, precision: str, seed: int) -> Parallel:
     """This process's part of a model; nobody reads the whole. What is frozen must be so before it is parted."""
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -190,4 +190,5 @@ def _parted(world: World, recipe: Recipe, start: Path, frozen: bool, seed: int) 
     if frozen:
         training.freeze_vision(model)
     mesh = Mesh.of(recipe.parallel, world.size, model.config).open(world.device)
-    return pretrained.opened(model, start, mesh, recipe.parallel)
+    half = training.kind(precision, world.device) == "bf16"
+    return pretrained.opened(model, start, mesh, recipe.parallel, half=half)
