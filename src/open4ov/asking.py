@@ -9,6 +9,7 @@ are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -16,12 +17,28 @@ from PIL import Image
 
 from open4ov import training
 from open4ov.engine import Engine, Request
+from open4ov.engine.half import in_half
+from open4ov.engine.quantize import load
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import Message, Sample
 from open4ov.verifier import Verdict, Verifier
 
 Progress = Callable[[int, int], None]
+
+
+def model_of(folder: Path, precision: str, device: torch.device | str) -> Qwen3VL:
+    """A model that is asked and not trained, on a device: what products alone read is held in what they compute in, and
+    says the same as in float32. `precision`: as `sft.precision`. Raises UserError as `Qwen3VL.from_pretrained`."""
+    return load(folder, half=training.autocast(precision, device), device=device)
+
+
+def made_ready(model: Qwen3VL, precision: str, device: torch.device | str) -> Qwen3VL:
+    """A model that is not trained any more, in place: as `model_of` gives it."""
+    half = training.autocast(precision, device)
+    if half is not None:
+        in_half(model, half)
+    return model.to(device)
 
 
 def prompt(sample: Sample) -> list[Message]:

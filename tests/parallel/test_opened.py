@@ -210,7 +210,7 @@ def joined(folder: Path, store: Path) -> list[list[tuple[str, bool, bool]]]:
         sft = Training(here, recipe, task, encoder=None)  # pyright: ignore[reportArgumentType]
         plain = recipe.model_copy(update={"sft": SftSection()})
         still = Training(here, plain, replace(task, start=str(folder / "dense")), encoder=None)  # pyright: ignore[reportArgumentType]
-        others = [_parted(here, recipe, folder / "dense", frozen, SEED) for frozen in (True, False)]
+        others = [_parted(here, recipe, folder / "dense", frozen, "fp32", SEED) for frozen in (True, False)]
     found = [(sft.model, given["experts"]), *((model, given["dense"]) for model in (still.model, *others))]
     return [
         [(name, trained, torch.equal(value, whole[name])) for name, value, trained in model.wholes()]

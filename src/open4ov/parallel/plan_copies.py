@@ -2,7 +2,8 @@
 
 Both are float32, but for what an engine that computes in bf16 reads by products only (`engine/half.py`). No
 training reads the model whole (`pretrained.opened`): the engine's is gathered from the parts, tensor by tensor, and so
-is the first process's after the training; before it, that reads it to grade, filter or make pairs. Everything is bytes.
+is the first process's after the training, on the CPU; before it, that reads it to grade, filter or make pairs.
+Everything is bytes.
 """
 
 from __future__ import annotations
@@ -54,10 +55,13 @@ def engine(setup: Setup, rank: int) -> int:
 
 def alone(setup: Setup, rank: int, kept: int) -> Sizes:
     """The first process while it has the whole model to itself: it grades, filters or makes pairs before and after the
-    training. kept: what it has of the training meanwhile, in SFT, whose stage may go on."""
-    if setup.mesh.world == 1 or rank or not setup.job.whole:
+    training, by our engine; for others that generate in RL the model is on the CPU. kept: what it has of the training
+    meanwhile, in SFT, whose stage may go on."""
+    job = setup.job
+    if setup.mesh.world == 1 or rank or not job.whole or (job.kind == "rl" and job.engine == "other"):
         return Counter()
-    parts: Sizes = Counter(whole=whole(setup.job.config), process=round(setup.hardware.host * 1e9))
-    if setup.job.kind == "sft":
+    half = job.engine_half if job.kind == "rl" else job.half
+    parts: Sizes = Counter(whole=whole(job.config, half=half), process=round(setup.hardware.host * 1e9))
+    if job.kind == "sft":
         parts["training"] = kept
     return parts

@@ -26,7 +26,7 @@ NAMES = {
     "unsharded": "FSDP's gathered blocks",
     "buffers": "buffers of collectives",
     "rollouts": "rollout engine's whole weights",
-    "whole": "whole model on the first process (float32)",
+    "whole": "whole model on the first process",
     "training": "weights and moments of the training",
     "allocator": "lost by the allocator (assumed)",
     "process": "process and driver (assumed)",

@@ -100,9 +100,8 @@ class Leader:
         journal: Path,
         name: str,
     ) -> Fit:
-        """Trains on all ranks, and puts the weights into `model`, which then is whole and in this process; meanwhile,
-        and perhaps before, it has none."""
-        device = self.crew.world.device if model.device.type == "meta" else model.device
+        """Trains on all ranks, and puts the weights into `model`, which then is whole, on the CPU; meanwhile, and
+        before the first call, it has none."""
         model.to("meta")
         folder = Path(self.task.scratch) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +124,6 @@ class Leader:
             samples, validation, total_tokens, progress=progress, log=log, journal=journal, name=name
         )
         model.load_state_dict(self.training.model.full_state(), assign=True)
-        model.to(device)
         return result
 
 

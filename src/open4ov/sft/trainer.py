@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from open4ov import assets, journal
+from open4ov import asking, assets, journal
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.parallel.mesh import Mesh
@@ -62,12 +62,8 @@ def run_stage(run: StageRun, stage: Stage, grade: Grade | None, resample: Resamp
     planning.check(run, stage, material)
     previous = next((run.inputs[name] for name in run.inputs if name.startswith("sft_")), None)
     start = previous / "model" if previous else assets.base_dir(recipe.model)
-    # many processes read their parts by themselves; whole, it is needed here before for grading alone
-    needed = run.crew is None or (grade is not None and not baseline)
-    model, processor = (
-        (pupil.load if needed else pupil.skeleton)(start, section, run.seed),
-        Processor.from_pretrained(start),
-    )
+    ready = pupil.load if run.crew is None else pupil.skeleton  # many processes read their parts by themselves
+    model, processor = ready(start, section, run.seed), Processor.from_pretrained(start)
     processor.check(model.config)
     device = None if run.crew is None else run.crew.world.device
     encoder = pupil.encoder(section, processor, run.images, run.scratch / "features", device)
@@ -100,7 +96,7 @@ class _School:
     def __init__(
         self, run: StageRun, stage: Stage, model: Qwen3VL, encoder: Encoder, options: SftStage, start: Path
     ) -> None:
-        self.run, self.model, self.encoder, self.options = run, model, encoder, options
+        self.run, self.model, self.encoder, self.options, self.start = run, model, encoder, options, start
         self.stage: Stage = stage
         self.validation = planning.validation_of(run, stage)
         self.parts: list[tuple[curriculum.Material, curriculum.Order]] = []
@@ -126,6 +122,17 @@ class _School:
     def stopped(self) -> bool:
         """Whether validation has ended the stage early."""
         return self.result.carry is not None and self.result.carry.stopped
+
+    def asked(self) -> Qwen3VL:
+        """The model as it is now, to answer questions. One that many processes train is asked here, by itself."""
+        if self.leader is None:
+            return self.model
+        section, device = self.run.recipe.sft, self.encoder.device
+        if self.model.device.type == "meta":  # nothing has been trained yet
+            return asking.model_of(self.start, section.precision, device)
+        twin = pupil.skeleton(self.start, section, self.run.seed)
+        twin.load_state_dict(dict(self.model.state_dict()), assign=True)
+        return asking.made_ready(twin, section.precision, device)
 
     def attend(self, material: curriculum.Material, plan: curriculum.Order, several: bool = False) -> None:
         """Trains on one part of the stage."""
@@ -225,7 +232,7 @@ def _graded(school: _School, material: curriculum.Material, iteration: int, grad
     if cache.exists():
         graded = read_samples(cache)
     else:
-        graded = grade(pool, school.model, school.encoder.processor, school.encoder.picture, iteration)
+        graded = grade(pool, school.asked(), school.encoder.processor, school.encoder.picture, iteration)
         with atomic(cache) as temporary:
             write_samples(temporary, graded)
     return curriculum.Material(material.own, graded) if preference else curriculum.Material(graded, material.replay)

@@ -22,7 +22,7 @@ from open4ov.data import labels
 from open4ov.data.language import answers_in
 from open4ov.errors import RefusedError, UserError
 from open4ov.formats.convert import located
-from open4ov.model import Processor, Qwen3VL
+from open4ov.model import Processor
 from open4ov.recipe import Recipe
 from open4ov.run_dir import fingerprint
 from open4ov.sample import Label, Sample, content_id
@@ -241,8 +241,8 @@ class Asking:
     def __call__(self, model: Path, questions: Sequence[Sample], what: str) -> list[str]:
         """A model's greedy answer to the last question of each sample."""
         section, progress = self.recipe.sft, self.progress
-        network, processor = Qwen3VL.from_pretrained(model), Processor.from_pretrained(model)
-        network.to(training.device(section.device, "sft.device"))
+        network = asking.model_of(model, section.precision, training.device(section.device, "sft.device"))
+        processor = Processor.from_pretrained(model)
         report = None if progress is None else lambda done, total: progress(what, done, total)
         return asking.answers(
             network, processor, questions, self.store.get, section.precision, lambda _: LONGEST, report

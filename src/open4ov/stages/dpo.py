@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open4ov import journal, training
+from open4ov import asking, journal, training
 from open4ov.averaging import interpolate
 from open4ov.engine import Engine
 from open4ov.functions import function
@@ -46,7 +46,11 @@ def run(run: StageRun) -> None:
     torch.set_flush_denormal(True)
     start = run.inputs["rl"] / "model"
     device = training.device(section.device, "dpo.device")
-    model, processor = Qwen3VL.from_pretrained(start, device=device), Processor.from_pretrained(start)
+    alone = run.crew is None  # else many train it, each its part
+    model = (
+        Qwen3VL.from_pretrained(start, device=device) if alone else asking.model_of(start, section.precision, device)
+    )
+    processor = Processor.from_pretrained(start)
     pairs = _pairs(run, model, processor)
     write_samples(run.out / "pairs.parquet", pairs.pairs)
     if run.crew is not None:
@@ -80,6 +84,8 @@ def run(run: StageRun) -> None:
         **fit.summary,
     }
     if pairs.probe is not None:
+        if not alone:
+            asking.made_ready(model, section.precision, device)
         after = pairs.probe.ask(_engine(model, processor, section), run.images.get)
         summary["refusal"] = {"before": pairs.before, "after": after}
     for name, ids in fit.listed.items():

@@ -41,15 +41,14 @@ def run(run: StageRun) -> None:
     failures = Failures()
     filtered: dict[str, Any] = {}
     filters = bool(section.steps and section.filter.rollouts)
-    model = Qwen3VL.from_pretrained(start, device=device) if filters or run.crew is None else None
+    model = Qwen3VL.from_pretrained(start, device=device) if run.crew is None else None
     if filters:
-        assert model is not None
-        selected = _selected(run, tasks, model, processor)
+        selected = _selected(run, tasks, model or mixed.model_of(start, section), processor)
         tasks, filtered = selected.tasks, {"filter": selected.figures}
         failures.never(selected.never, section.filter.rollouts)
     replayed = _replayed(run) if section.steps and section.replay.share else ()
     if run.crew is not None:
-        del model  # the training reads its own, in parts, and gives the whole back
+        # the training reads its own, in parts, and gives the whole back
         result, model = spread.online(run, start, processor, tasks, failures)
     else:
         assert model is not None

@@ -200,8 +200,7 @@ def _decided(path: str | None) -> Callable[[Sample], tuple[Sample, bool] | None]
 
 def _screen(run: StageRun, book: Book) -> compose.Screen:
     """Asks the model that RL begins with, as it will be asked in training, but without the pictures."""
-    from open4ov import training
-    from open4ov.model import Processor, Qwen3VL
+    from open4ov.model import Processor
 
     section = run.recipe.rl
     start = next(folder for name, folder in run.inputs.items() if name.startswith("sft_")) / "model"
@@ -217,7 +216,7 @@ def _screen(run: StageRun, book: Book) -> compose.Screen:
         def tell(done: int, total: int) -> None:
             run.progress("asking without the pictures", done, total)
 
-        network = Qwen3VL.from_pretrained(start).to(training.device(section.device, "rl.device"))
+        network = mixed.model_of(start, section)
         processor = Processor.from_pretrained(start)
         engine, model = mixed.asked(network, processor, section)
         with closing(engine):

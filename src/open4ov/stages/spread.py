@@ -177,9 +177,7 @@ def _preferences(
         scratch=Path(scratch),
         **told,
     )
-    plain = model.to_plain()
-    del model  # its parts leave the device before the whole comes
-    return result, None if plain is None else plain.to(world.device)
+    return result, model.to_plain()
 
 
 def _parted(world: World, recipe: Recipe, start: Path, frozen: bool, precision: str, seed: int) -> Parallel:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from open4ov import training
+from open4ov import asking, training
 from open4ov.errors import UserError
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import RlSection
@@ -50,6 +51,17 @@ def sampling_of(section: RlSection, seed: int) -> Sampling:
     """How responses are drawn in training, for those who ask the model before it."""
     watched = degenerate.watch(section.rollout, section.max_tokens)
     return Sampling(section.temperature, 1.0, section.max_tokens, "always", seed, watched)
+
+
+def model_of(folder: Path, section: RlSection) -> Qwen3VL:
+    """The model that `asked` is to ask, where nobody trains it. Servers and vLLM get it from the CPU; a quantised copy
+    is made of float32."""
+    if section.rollout.backend != "own":
+        return Qwen3VL.from_pretrained(folder)
+    device = training.device(section.device, "rl.device")
+    if section.rollout.weights != "same":
+        return Qwen3VL.from_pretrained(folder, device=device)
+    return asking.model_of(folder, section.precision, device)
 
 
 def asked(model: Qwen3VL, processor: Processor, section: RlSection) -> tuple[Generator, str]:
