@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from open4ov import machine
 from open4ov.cli import app
 from open4ov.engine.loaded import loaded
+from open4ov.engine.paged import GROW_GPU
 from open4ov.engine.quantize import load
 from open4ov.errors import UserError
 from open4ov.recipe import EvaluateSection
@@ -80,4 +81,5 @@ def test_on_a_card_products_are_held_in_bfloat16(tiny_dir: Path) -> None:
     assert engine.autocast == torch.bfloat16 == engine.model.text.layers[0].attention.q.weight.dtype
     assert engine._decoding.on
     assert not engine._decoding.casts
+    assert engine._rows.grow == GROW_GPU
     assert load(tiny_dir).device.type == "cpu"
