@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ from typer.testing import CliRunner
 from open4ov import machine
 from open4ov.cli import app
 from open4ov.engine.loaded import loaded
+from open4ov.engine.paged import GROW_GPU
 from open4ov.engine.quantize import load
 from open4ov.errors import UserError
+from open4ov.evaluate import reading, suites
+from open4ov.model import Processor
 from open4ov.recipe import EvaluateSection
 
 without_card = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NAMES = ("evaluate.device", "evaluate.weights")
 
 
@@ -73,11 +78,28 @@ def test_an_address_computes_elsewhere() -> None:
         assert "no effect" in str(result.exception)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@cuda
 def test_on_a_card_products_are_held_in_bfloat16(tiny_dir: Path) -> None:
     engine = loaded(tiny_dir)
     assert engine.model.device.type == "cuda"
     assert engine.autocast == torch.bfloat16 == engine.model.text.layers[0].attention.q.weight.dtype
     assert engine._decoding.on
     assert not engine._decoding.casts
+    assert engine._rows.grow == GROW_GPU
     assert load(tiny_dir).device.type == "cpu"
+
+
+@cuda
+def test_nothing_stays_on_a_card_after_an_evaluation(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of pictures are held for the next model, in host memory."""
+    monkeypatch.setattr(reading, "_latest", None)
+    section = EvaluateSection(items=4, sampled_items=2, samples=2, max_tokens=3)
+    processor = Processor.from_pretrained(tiny_dir)
+    after: list[int] = []
+    for _ in range(2):
+        suites.ask(load(tiny_dir, half=torch.bfloat16, device="cuda"), processor, section, 0)
+        gc.collect()
+        after.append(torch.cuda.memory_allocated())
+    assert after[1] <= after[0]  # the first one has brought workspaces of libraries, too
+    assert reading._latest is not None
+    assert {one.merged.device.type for one in reading._latest.features.values()} == {"cpu"}

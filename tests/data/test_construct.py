@@ -19,6 +19,7 @@ from open4ov.data.construct import Result, construct, make
 from open4ov.data.report import warnings
 from open4ov.data.verify import DIMENSIONS
 from open4ov.errors import UserError
+from open4ov.mllm.ask import Asker
 from open4ov.recipe import DataSection, ProviderSection, Recipe
 from open4ov.sample import Sample
 from open4ov.store import ImageStore, read_samples, write_samples
@@ -203,6 +204,22 @@ def test_the_stage_writes_the_same_bytes_twice(tmp_path: Path, images: list[Samp
     assert {description for description, _, _ in run.steps} == {
         "matching labels", "scoring density", "writing questions", "judging", "verifying",
     }  # fmt: skip
+
+
+def test_the_stage_lets_go_of_who_answered(
+    tmp_path: Path, images: list[Sample], store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that answers in this process would lie beside what is trained after."""
+    closed: list[Asker] = []
+    monkeypatch.setattr(Asker, "close", lambda asker: closed.append(asker))
+    construct(Run(tmp_path / "a", images[:8], store))  # type: ignore[arg-type]
+    with pytest.raises(UserError):
+        construct(Run(tmp_path / "b", [images[0].model_copy(update={"scene": None})], store))  # type: ignore[arg-type]
+    make(images[:8], DataSection(), store)
+    assert len(closed) == 3
+    given = Asker(DataSection())
+    make(images[:8], DataSection(), store, asker=given)
+    assert len(closed) == 3
 
 
 def test_unannotated_images_under_the_catalog_are_listed_and_alone_are_an_error(

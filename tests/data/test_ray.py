@@ -20,7 +20,7 @@ from PIL import Image
 
 from open4ov.corpora import in_car
 from open4ov.data.construct import build
-from open4ov.data.executor_ray import Cluster
+from open4ov.data.executor_ray import Cluster, _Worker
 from open4ov.data.task import Task
 from open4ov.errors import UserError
 from open4ov.mllm import Asker
@@ -214,6 +214,15 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytes
     task = Task(DataSection(executor=RAY), tmp_path / "i", tmp_path / "s", tmp_path / "w", 0)
     with pytest.raises(UserError, match=r"pip install 'open4ov\[ray\]'"), Cluster(task, None):
         pass
+
+
+def test_a_worker_sees_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Ray hides: a model among the providers would come to lie on the first card, once for every worker."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "mark").touch()
+    worker = _Worker(Task(DataSection(), tmp_path / "i.parquet", tmp_path, tmp_path, 0), "match", None, "mark")
+    assert not worker._fault
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_no_key_travels_in_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 from test_generate import mixed_requests, picture
 
 from open4ov.engine import Completion, Engine, Request
-from open4ov.engine.decoding import Recorded
-from open4ov.engine.quantize import quantize
+from open4ov.engine.decoding import Recorded, Step
+from open4ov.engine.quantize import load, quantize
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import user
 
@@ -52,14 +53,14 @@ def alike(found: list[list[Completion]], expected: list[list[Completion]], apart
         assert own.log_probs == pytest.approx(theirs.log_probs, abs=apart)
 
 
-def played(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows of every step that is played from now on."""
-    seen: list[int] = []
+def played(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object] = lambda: None) -> list[tuple[Recorded, object]]:
+    """Every step that is played from now on, with what `look` gives then."""
+    seen: list[tuple[Recorded, object]] = []
     play = Recorded.play
 
-    def counted(step: Recorded) -> torch.Tensor:
-        seen.append(step.count)
-        return play(step)
+    def counted(one: Recorded, step: Step) -> torch.Tensor:
+        seen.append((one, look()))
+        return play(one, step)
 
     monkeypatch.setattr(Recorded, "play", counted)
     return seen
@@ -77,13 +78,14 @@ def test_shapes_that_stay_change_no_answer(
     assert counts
 
 
-def test_weights_that_come_half_way_count(parts: Parts) -> None:
+def test_weights_that_come_half_way_count(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is recorded is of the old weights' memory only until they change."""
     asked = Request([user("count", 1)], [picture(1)], max_tokens=12, ignore_eos=True)
     other = {name: value * 1.25 for name, value in parts[0].state_dict().items()}
     own = {name: value.clone() for name, value in parts[0].state_dict().items()}
     found: list[list[int]] = []
     for engine in (Engine(*parts), still(parts)):
+        steps = played(monkeypatch, lambda engine=engine: engine.weight_version)
         number = engine.add(asked)
         for _ in range(5):
             engine.step()
@@ -92,6 +94,42 @@ def test_weights_that_come_half_way_count(parts: Parts) -> None:
         engine.update_weights(own)
         found.append(done[0].sampled)
     assert found[0] == found[1]
+    assert {version for _, version in steps} == {0, 1}
+    assert not {one for one, version in steps if not version} & {one for one, version in steps if version}
+
+
+def test_what_is_recorded_is_of_one_memory(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = still(parts, max_batch=4)
+    engine._rows.grow = 4
+    steps = played(monkeypatch, lambda: (engine._rows.keys, engine._store.keys))
+    engine.generate(mixed_requests())
+    of: dict[Recorded, object] = {}
+    for one, memory in steps:
+        assert all(a is b for a, b in zip(of.setdefault(one, memory), memory, strict=True))  # type: ignore[arg-type, call-overload]
+    assert len({id(keys) for _, (keys, _) in steps}) > 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held in half", "cast"])
+def test_a_step_keeps_nothing_in_the_cache_of_all_threads(
+    tiny_dir: Path, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another thread leaves autocast, it is empty. Weights that are cast all the time must lie there still."""
+    half = torch.bfloat16
+    model = load(tiny_dir, half=half) if held else Qwen3VL.from_pretrained(tiny_dir)
+    processor = Processor.from_pretrained(tiny_dir)
+    expected = Engine(model, processor, autocast=half).generate(mixed_requests())
+    engine = still((model, processor), autocast=half)
+    steps, seen = played(monkeypatch), list[tuple[int, bool]]()
+    forward = model.hidden_states
+
+    def noted(*args: object) -> torch.Tensor:
+        seen.append((len(steps), torch.is_autocast_cache_enabled()))
+        return forward(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "hidden_states", noted)
+    alike(engine.generate(mixed_requests()), expected, 0.05)
+    recorded = {kept for (before, _), (now, kept) in pairwise([(0, True), *seen]) if now > before}
+    assert recorded == {not held}
 
 
 def test_what_autocast_has_cast_is_used_inside_one_context_only(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +151,7 @@ def test_nothing_that_was_recorded_keeps_memory(parts: Parts) -> None:
     engine.add(Request([user("count")], max_tokens=8, ignore_eos=True))
     for _ in range(4):
         engine.step()
+    assert engine._decoding._steps
     held = [weakref.ref(engine._rows.keys), weakref.ref(engine._store.keys)]
     while engine.busy:
         engine.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -274,3 +276,17 @@ def test_a_processor_of_another_model_is_refused(parts: tuple[Qwen3VL, Processor
     coarse = Processor(processor.tokenizer, replace(processor.images, patch_size=8), processor.files)
     with pytest.raises(UserError, match="patch_size"):
         Engine(model, coarse)
+
+
+def test_a_model_is_gone_with_its_engine(tiny_dir: Path) -> None:
+    """At once, and not when the collector comes by: the next one needs the memory."""
+    model, processor = Qwen3VL.from_pretrained(tiny_dir), Processor.from_pretrained(tiny_dir)
+    engine, there = Engine(model, processor), weakref.ref(model)
+    gc.collect()
+    gc.disable()
+    try:
+        engine.generate(mixed_requests())
+        del model, engine
+        assert there() is None
+    finally:
+        gc.enable()

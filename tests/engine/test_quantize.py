@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch._dynamo
+import torch._dynamo.utils
 from test_generate import mixed_requests, picture
 from tiny import moe_config
 from torch import Tensor, nn
@@ -96,6 +99,26 @@ def test_fp8_products_are_off_by_no_more_than_derived() -> None:
     counts = torch.tensor([5, 0, 7])
     parts = [fp8.Fp8Matrix(one)(part) for one, part in zip(weight, x.split(counts.tolist()), strict=True)]
     assert torch.equal(fp8.Fp8Experts(weight)(x, counts), torch.cat(parts))
+
+
+def test_rows_of_every_width_get_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch would stop at eight kernels of a function: four widths, each for one row and for more."""
+    dynamo = torch._dynamo
+    dynamo.reset()
+    monkeypatch.setattr(dynamo.config, "recompile_limit", 8)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    fp8._compiled.cache_clear()
+    counts = dynamo.utils.counters["frames"]
+    before = counts["ok"]
+    for width in range(16, 16 * 7, 16):
+        for count in (1, 2, 3):
+            x = rows(count, width)
+            dynamo.mark_static(x, 1)
+            found = fp8._compiled()(x)
+            assert all(torch.equal(a, b) for a, b in zip(found, fp8.to_fp8(x), strict=True))
+    assert counts["ok"] - before == 12
+    fp8._compiled.cache_clear()
+    dynamo.reset()
 
 
 def test_rows_of_deepgemm_begin_at_its_blocks() -> None:

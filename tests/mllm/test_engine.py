@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from endpoint import serving
 from PIL import Image
 from pydantic import BaseModel, Field, field_validator
 
+from open4ov.engine.sequence import Sequence
 from open4ov.mllm import AnswerError, Asker, Picture, Prompt, ProviderError, Request
 from open4ov.mllm.answers import Judgement
 from open4ov.mllm.engine import EngineProvider
@@ -85,3 +89,46 @@ def test_faults_are_of_one_question(provider: EngineProvider) -> None:
 def test_no_model(model: str | None, said: str) -> None:
     with pytest.raises(ProviderError, match=said):
         EngineProvider(ProviderSection(kind="engine", model=model), "data.providers.default")
+
+
+def test_a_closed_one_gives_its_model_up(tiny_dir: Path) -> None:
+    """A training follows in the same process, and on the same card."""
+    section = DataSection(providers={"default": ProviderSection(kind="engine", model=str(tiny_dir))})
+    asker = Asker(section)
+    own = asker.provider("judge_1")
+    assert isinstance(own, EngineProvider)
+    assert set(own.answer(request())) == {"score", "reason"}
+    model = weakref.ref(own._engine.model)
+    asker.close()
+    with pytest.raises(ProviderError, match=r"data\.providers\.default, judge_1: asked after it was closed"):
+        own.answer(request())
+    asker.close()
+    del own, asker
+    gc.collect()
+    assert model() is None
+
+
+def test_what_is_under_way_when_it_is_closed_fails(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = EngineProvider(ProviderSection(kind="engine", model=str(tiny_dir)), "data.providers.default")
+    begun, step = threading.Event(), own._engine.step
+
+    def told() -> list[Sequence]:
+        begun.set()
+        return step()
+
+    monkeypatch.setattr(own._engine, "step", told)
+    faults: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            own.answer(request(schema=Judgement))  # comes to no end
+        except ProviderError as error:
+            faults.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    assert begun.wait(60)
+    own.close()
+    asking.join(60)
+    assert not asking.is_alive()
+    assert "the engine could not answer" in str(faults[0])

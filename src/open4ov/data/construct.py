@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,8 @@ def construct(run: StageRun) -> None:
         with Cluster(task, place) as cluster:
             told = build(task, run.out, cluster.asker, run.progress, cluster)
     else:
-        told = build(task, run.out, Asker(section, place=place), run.progress)
+        with closing(Asker(section, place=place)) as asker:
+            told = build(task, run.out, asker, run.progress)
     for line in report.warnings(told):
         run.note(line)
     if not told["counts"]["kept"]:
@@ -132,7 +134,8 @@ def make(
         source = Path(folder) / "images.parquet"
         write_samples(source, images)
         task = Task(section, source, store.root, Path(folder) / "work", seed, guessed=guessed)
-        told = build(task, out, asker or Asker(section), progress)
+        with nullcontext(asker) if asker else closing(Asker(section)) as asker:
+            told = build(task, out, asker, progress)
         told["skipped"] = list(told["skipped"])
         return Result(
             read_samples(out / "samples.parquet"),

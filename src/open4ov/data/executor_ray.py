@@ -114,6 +114,7 @@ class Cluster:
         (self._task.work / self._mark).unlink(missing_ok=True)
         if isinstance(self.asker.desk, SharedDesk):
             self.asker.desk.close()
+        self.asker.close()
         if self._started:
             self._ray.shutdown()
 
@@ -160,6 +161,7 @@ class _Worker:
 
     def __init__(self, task: Task, step: str, counter: Any, mark: str) -> None:
         self._work, self._step, self._fault = task.work, step, ""
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a worker asks Ray for no card; all of them would answer on the first
         if not (task.work / mark).exists():
             self._fault = f"data.executor: {task.work} is not there on {os.uname().nodename}; all nodes must share it"
             return

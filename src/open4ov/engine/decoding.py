@@ -5,36 +5,54 @@ it. Recorded once, the whole step is asked for with one call. It is recorded for
 that nobody uses compute something, too, and write it where nobody reads. What a graph refers to must stay in its place,
 so graphs go with the memory of the rows, and with it whenever the weights are others.
 
+What autocast has cast is no such thing: its cache is one for all threads, and emptied when any of them leaves its
+outermost context. A graph reads from it only where all weights are cast (`Decoding.casts`), inside one context.
+
 Shapes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from open4ov.engine.fp8 import Fp8Experts
 from open4ov.engine.half import products
 from open4ov.engine.paged import KVStore, OneMore, Rows
 from open4ov.engine.quantize import QuantisedMoE
-from open4ov.model import Pack, Qwen3VL
+from open4ov.model import Memory, Pack, Qwen3VL
 from open4ov.model.moe import MoE
+
+Step = Callable[[Pack, Memory], Tensor]
+
+_RECORDING = threading.Lock()
+"""PyTorch records one graph at a time, whichever thread asks"""
 
 
 class Decoding:
     """The decoding steps of an engine. `on`: whether the model can be computed so; `casts`: whether autocast has
-    weights to cast to `half`, which it keeps in a place that lasts as long as its context."""
+    weights of products to cast to `half`. It keeps those as long as its context, so steps are to be in one, and no
+    other thread may leave one of its own meanwhile."""
 
     def __init__(self, model: Qwen3VL, store: KVStore, rows: Rows, half: torch.dtype | None, graphs: bool) -> None:
-        self.model, self.store, self.rows = model, store, rows
+        self.model, self.store, self.rows, self.half = model, store, rows, half
         self.on = graphs and model.device.type == "cuda" and not _waits(model, half)
         self.casts = half is not None and any(model.get_parameter(name).dtype != half for name in products(model))
+        words = model.text.embed.weight
+        self._tied = half is not None and not self.casts and model.head is None and words.dtype != half
+        self._head: Tensor | None = None
+        """A tied head in `half`: the largest product, whose weights no step is to cast anew"""
         self._steps: dict[int, Recorded] = {}
         self._of = rows.taken
 
     def clear(self) -> None:
         """Drops what was recorded."""
-        self._steps = {}
+        self._steps, self._head = {}, None
 
     def logits(self) -> Tensor:
         """One token more in every row: what may follow it, [B, V], until the next call."""
@@ -42,19 +60,29 @@ class Decoding:
         if self._of != self.rows.taken:
             self.clear()
             self._of = self.rows.taken
+        if self._tied and self._head is None:
+            self._head = self.model.text.embed.weight.to(self.half)
         used = len(self.rows.sequences)
         count = min(1 << (used - 1).bit_length(), self.rows.keys.shape[1])
         if count not in self._steps:
-            self._steps[count] = Recorded(self.model, self.store, self.rows, count)
-        return self._steps[count].play()[:used]
+            self._steps[count] = Recorded(self.store, self.rows, count)
+        return self._steps[count].play(self._step)[:used]
+
+    def _step(self, pack: Pack, memory: Memory) -> Tensor:
+        """A forward pass -> logits. What it casts is its own, unless the engine `casts`."""
+        alone = self.half is not None and not self.casts
+        kind = self.model.device.type
+        with torch.autocast(kind, self.half, cache_enabled=False) if alone else nullcontext():
+            hidden = self.model.hidden_states(pack, None, memory)
+            return self.model.logits(hidden) if self._head is None else F.linear(hidden, self._head)
 
 
 class Recorded:
     """The step of `count` rows: the first time computed as it is, which lets libraries get ready, then recorded."""
 
-    def __init__(self, model: Qwen3VL, store: KVStore, rows: Rows, count: int) -> None:
-        self.model, self.store, self.rows, self.count = model, store, rows, count
-        device = model.device
+    def __init__(self, store: KVStore, rows: Rows, count: int) -> None:
+        self.store, self.rows, self.count = store, rows, count
+        device = store.keys.device
         self.given = torch.zeros(4, count, dtype=torch.long, device=device)
         """Of each row: the token, its position, its slot, and how many tokens the row holds before it"""
         self.borders = torch.arange(count + 1, device=device)
@@ -63,18 +91,20 @@ class Recorded:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.out = torch.empty(0, device=device)
 
-    def play(self) -> Tensor:
+    def play(self, step: Step) -> Tensor:
         """The logits [count, V] after the last tokens of the rows; rows that nobody uses give some as well."""
         self.given.copy_(torch.tensor(self._told()).T)
         if not self.ready or not self.given.is_cuda:
             self.ready = True
-            return self._compute()
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            # other threads may compute meanwhile: a training one step behind, NCCL's watchdog
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.out = self._compute()
-        self.graph.replay()
+            return self._compute(step)
+        with torch.cuda.device(self.given.device):  # a thread begins on the machine's first card, whichever this is
+            if self.graph is None:
+                graph = torch.cuda.CUDAGraph()
+                # other threads may compute meanwhile, and NCCL's watchdog look; to wait for the whole card ends it
+                with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    self.out = self._compute(step)
+                self.graph = graph
+            self.graph.replay()
         return self.out
 
     def _told(self) -> list[tuple[int, int, int, int]]:
@@ -85,7 +115,7 @@ class Recorded:
         ]
         return told + [(0, 0, self.store.spare, 0)] * (self.count - len(told))
 
-    def _compute(self) -> Tensor:
+    def _compute(self, step: Step) -> Tensor:
         ids, positions, slots, held = self.given
         pack = Pack(
             input_ids=ids,
@@ -96,8 +126,7 @@ class Recorded:
             grids=self.nothing[:, None],
             places=self.nothing,
         )
-        memory = _Memory(self.store, slots, OneMore(self.rows, held, self.rows.keys.shape[3]))
-        return self.model.logits(self.model.hidden_states(pack, None, memory))
+        return step(pack, _Memory(self.store, slots, OneMore(self.rows, held, self.rows.keys.shape[3])))
 
 
 class _Memory:

@@ -24,6 +24,9 @@ LARGEST = 448.0
 MULTIPLE = 16
 """K and N must be multiples of this; T is made one on a GPU."""
 
+MOST_KERNELS = 64
+"""For rows of all widths together"""
+
 HOPPER = (9, 0)
 """Compute capability of the GPUs whose grouped FP8 products PyTorch has"""
 ROWS = F.ScalingType.RowWise
@@ -74,6 +77,9 @@ def rows_to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _compiled() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    # two kernels a width; beyond so many of a function PyTorch would compute the rest as it is
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, MOST_KERNELS)
     return torch.compile(to_fp8, dynamic=True)
 
 

@@ -75,7 +75,7 @@ class Engine:
         self._lasting = False
         """Whether what autocast has cast outlasts a step"""
         self._inputs = Inputs(model, self.vision_cache)
-        self._watch = Watch(lambda: self.model.parameters(), watch)
+        self._watch = Watch(model.parameters, watch)
         self._next = 0
         self._whole = True
         self.scheduler.root = self._root()

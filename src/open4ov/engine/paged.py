@@ -72,7 +72,7 @@ class Rows:
     rows and heads takes them as they lie."""
 
     def __init__(self, store: KVStore) -> None:
-        self.store = store
+        self.store, self.grow = store, GROW_GPU if store.keys.is_cuda else GROW
         self.sequences: list[Sequence] = []
         self.taken = 0
         """How often memory was taken: what was recorded of an earlier one is of no use"""
@@ -116,7 +116,7 @@ class Rows:
         if rows <= old_rows and room <= old_room:
             return
         rows = old_rows if rows <= old_rows else max(rows, 2 * old_rows)
-        room = max(-(-room // GROW) * GROW, old_room)
+        room = max(-(-room // self.grow) * self.grow, old_room)
         for name in ("keys", "values"):
             old: Tensor = getattr(self, name)
             new = old.new_zeros(layers, rows, heads, room, d)

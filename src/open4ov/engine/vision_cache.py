@@ -55,7 +55,7 @@ class VisionCache:
         """Another one whenever all was forgotten: weights are others"""
         self._held: OrderedDict[Hashable, VisionFeatures] = OrderedDict()
         self._lock = threading.Lock()
-        self._weights = Watch(lambda: self.model.vision.parameters(), watch)
+        self._weights = Watch(lambda: model.vision.parameters(), watch)
 
     def features(
         self, documents: Sequence[Encoded], seen: Sequence[Visual], digests: Sequence[str]

@@ -23,7 +23,8 @@ from open4ov.model import Processor, Qwen3VL, VisionFeatures
 from open4ov.model.processing import Visual, visuals
 
 HELD_BYTES = 2**30
-"""Of features, most that are held; pictures beyond are encoded as they are asked about"""
+"""Of features, most that are held, in host memory: a training may follow on the card; pictures beyond are encoded as
+they are asked about"""
 MAX_BATCH = 256
 """Completions under way together: most answers are short, and a step costs the same overhead for more of them"""
 TOGETHER = 64
@@ -86,7 +87,7 @@ def _see(read: Read, engine: Engine, cache: VisionCache) -> None:
             _encode(read, cache)
     with engine.precision():
         for (digest, grid), features in read.features.items():
-            cache.put(digest, grid, features)
+            cache.put(digest, grid, _moved(features, model.device))
 
 
 def _encode(read: Read, cache: VisionCache) -> None:
@@ -99,10 +100,14 @@ def _encode(read: Read, cache: VisionCache) -> None:
     for start in range(0, len(names), TOGETHER):
         part = names[start : start + TOGETHER]
         found = cache.of([grid for _, grid in part], [pictures[name] for name in part], [digest for digest, _ in part])
-        read.features |= dict(zip(part, found, strict=True))
+        read.features |= dict(zip(part, (_moved(one, torch.device("cpu")) for one in found), strict=True))
         held += sum(features.nbytes for features in found)
         if held >= HELD_BYTES:
             return
+
+
+def _moved(features: VisionFeatures, device: torch.device) -> VisionFeatures:
+    return VisionFeatures(features.merged.to(device), [tap.to(device) for tap in features.deepstack])
 
 
 def _digest(*parts: bytes) -> str:

@@ -88,6 +88,7 @@ class Asker:
         if embedder is not None:
             self.embedder = embedder
         self._providers = self._build() if providers is None else providers
+        self._own = providers is None
         self.place, self.account = place, Account()
         read = {name for name, one in section.providers.items() if one.kind in ("openai", "engine")}
         self._prompted = read if providers is None else set[str]()
@@ -174,6 +175,12 @@ class Asker:
             known["estimated"] = took.estimated or None
             note = "an equal question stands at an earlier sample, which bears the answer" if took.again else note
         return Step(stage=_stage(role, template), by=by, provider=name, prompt=version(template), note=note, **known)
+
+    def close(self) -> None:
+        """Lets go of what the recipe's providers hold: models that answer in this process. Nothing is asked after."""
+        for provider in self._providers.values() if self._own else ():
+            if (close := getattr(provider, "close", None)) is not None:
+                close()
 
     def ask(self, role: str, prompt: Prompt, images: Sequence[Picture], schema: type[BaseModel]) -> dict[str, Any]:
         """The answer, checked against `schema`. Raises `AnswerError` or `ProviderError`."""

@@ -44,13 +44,28 @@ class EngineProvider:
         self._grammars = Grammars(self._engine.processor, self._engine.model.config.text.vocab_size)
         self._service = Service(self._engine, queue_limit=settings.concurrency)
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="engine provider", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine provider", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends its threads, so that the model goes with it, from a GPU too. What is under way fails."""
+        self._service.stop()
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self) -> None:
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+        self._loop.stop()
 
     def identity(self, role: str) -> str:
         return self._name
 
     def answer(self, request: Request) -> dict[str, Any]:
         where = f"{self._where}, {request.role}"
+        if not self._thread.is_alive():
+            raise ProviderError(f"{where}: asked after it was closed")
         images = [picture.image for picture in request.images]
         messages = [user(request.prompt.text, images=len(images))]
         try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -153,14 +154,14 @@ def for_run(run: StageRun, samples: Sequence[Sample], count: int, held: Sequence
         if not failed:
             run.note(f"sft.preference_set.hard: no failed task to learn in advance ({left_out or 'the file is empty'})")
     if rewrite.ROLE in run.recipe.data.roles:
-        asker = Asker(run.recipe.data, place=run.images.root.parent)
 
         def picture(sha: str) -> Picture:
             return Picture(sha, lambda: run.images.get(sha), None, lambda: run.images.png(sha))
 
-        made.samples, counts = rewrite.rewrite(
-            made.samples, asker, picture, lambda done, total: run.progress("rewriting in a style", done, total)
-        )
+        with closing(Asker(run.recipe.data, place=run.images.root.parent)) as asker:
+            made.samples, counts = rewrite.rewrite(
+                made.samples, asker, picture, lambda done, total: run.progress("rewriting in a style", done, total)
+            )
         made.report["rewritten"] = counts
     for line in made.notes():
         run.note(line)

@@ -5,7 +5,7 @@ pictures."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +45,14 @@ def run(run: StageRun) -> None:
     wanted = mixed.candidates(section) if section.steps else 0
     places = {source.title: _located(source) for source in section.pool.sources if source.path}
     stores = Stores(run.images, *(store for _, store in places.values()))
-    with closing(Book(run.images.root.parent / FOLDER)) as book:
+    with closing(Book(run.images.root.parent / FOLDER)) as book, ExitStack() as held:
         screen = _screen(run, book) if section.leakage.rollouts and wanted else None
         figures = compose.build(
             run.out,
             section,
             wanted,
             _given(run, wanted, places, stores) if wanted else (),
-            _tools(run, stores),
+            _tools(run, stores, held),
             screen,
             lambda sample: take(sample, stores, run.images),
             run.seed,
@@ -105,13 +105,13 @@ def _given(
             yield Given(source, read_samples(places[source.title][0]), opens)
 
 
-def _tools(run: StageRun, stores: ImageStore) -> Tools:
+def _tools(run: StageRun, stores: ImageStore, held: ExitStack) -> Tools:
     section = run.recipe.rl
     return Tools(
         rule=function(section.reward, "rl.reward"),
         duplicates=_duplicates(section.pool.near_questions),
         clean=_clean(run, stores),
-        judge=_judge(run, stores) if section.pool.judged else None,
+        judge=_judge(run, stores, held) if section.pool.judged else None,
         decided=_decided(section.pool.decisions),
     )
 
@@ -145,8 +145,8 @@ def _clean(run: StageRun, stores: ImageStore) -> Sift:
     return sift
 
 
-def _judge(run: StageRun, stores: ImageStore) -> Callable[[Sequence[Sample]], list[Judged]]:
-    asker = Asker(run.recipe.data, place=run.images.root.parent)
+def _judge(run: StageRun, stores: ImageStore, held: ExitStack) -> Callable[[Sequence[Sample]], list[Judged]]:
+    asker = held.enter_context(closing(Asker(run.recipe.data, place=run.images.root.parent)))
 
     def tell(done: int, total: int) -> None:
         run.progress("judging tasks", done, total)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -123,3 +124,20 @@ def test_the_caller_goes_on_while_responses_are_generated() -> None:
 def test_the_trained_model_itself_cannot_generate_ahead(tiny_dir: Path) -> None:
     with pytest.raises(ValueError, match="build it with `ahead`"):
         Ahead(generator.build(*parts(tiny_dir), RolloutSection()), requests)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_nothing_is_recorded_while_a_training_waits_for_the_gpu(
+    tiny_dir: Path, ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the whole card ends a recording under way in another thread."""
+    model, processor = parts(tiny_dir)
+    asked: list[object] = []
+
+    def noted(*args: Any, **options: Any) -> Engine:
+        asked.append(options["graphs"])
+        return Engine(*args, **options)
+
+    monkeypatch.setattr(generator, "Engine", noted)
+    generator.build(model, processor, RolloutSection(ahead=ahead))
+    assert asked == [not ahead]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +235,9 @@ def test_the_catalog_judges_what_its_annotations_know(tmp_path: Path) -> None:
     said: dict[str, list[int | None]] = {}
     for name, given_ in (("right", samples), ("wrong", wrong), ("unknown", images)):
         run = stage_run(tmp_path, data=data, pool={"judged": 6})
-        judge = rl_pool._judge(run, store)  # pyright: ignore[reportPrivateUsage]
-        said[name] = [one.score for one in judge(given_)]
+        with ExitStack() as held:
+            judge = rl_pool._judge(run, store, held)  # pyright: ignore[reportPrivateUsage]
+            said[name] = [one.score for one in judge(given_)]
     assert said["unknown"] == [None] * 6
     assert [None if score is None else 1 - score for score in said["right"]] == said["wrong"]
     assert said["right"].count(1) >= 4, "questions are drawn; a wording may be one that it has not met"

@@ -72,12 +72,13 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of our engine: responses under way together, tokens whose keys and values are held, and what it computes in
-    instead of the weights' type."""
+    """Of our engine: responses under way together, tokens whose keys and values are held, what it computes in instead
+    of the weights' type, and whether a GPU plays steps back (`engine/decoding.py`)."""
 
     batch: int = 128
     kv_tokens: int = 32768
     autocast: torch.dtype | None = None
+    graphs: bool = True
 
 
 class OwnGenerator:
@@ -100,6 +101,7 @@ class OwnGenerator:
             kv_tokens=sizes.kv_tokens,
             autocast=sizes.autocast,
             vision_cache=pictures,
+            graphs=sizes.graphs,
         )
         self.engine.weight_version = version
         self.apart = False
@@ -194,7 +196,8 @@ def build(
         from open4ov.rl.generation.served import ServedGenerator
 
         return ServedGenerator(model, processor, section, pictures, version)
-    sizes = Sizes(section.batch, section.kv_tokens, autocast)
+    # a recording ends with an error where another thread waits for the GPU, as a training does
+    sizes = Sizes(section.batch, section.kv_tokens, autocast, graphs=not section.ahead)
     if section.weights == "same" and not section.ahead:
         return OwnGenerator(model, processor, pictures, sizes, version)
     kind = None if section.weights == "same" else section.weights
