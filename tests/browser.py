@@ -93,6 +93,14 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key if len(key) == 1 else "")
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
+    def fonts(self, selector: str) -> dict[str, bool]:
+        """The families that draw the text of the first such element -> whether they came with the page."""
+        self.call("CSS.enable")
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        found = self.call("CSS.getPlatformFontsForNode", nodeId=node)["fonts"]
+        return {one["familyName"]: one["isCustomFont"] for one in found}
+
     def choose(self, file: Path) -> None:
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]

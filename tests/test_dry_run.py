@@ -1,4 +1,4 @@
-"""`open4ov run --dry-run`: what would run, and what is missing; nothing is touched."""
+"""`open4ov run --dry-run`: what would run, and what is missing or wrong; nothing is touched."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from open4ov import pipeline
 from open4ov.cli import app
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -16,6 +17,14 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 def run(recipe: Path, out: Path, *more: str) -> Any:
     return CliRunner().invoke(app, ["run", str(recipe), "--out", str(out), "--dry-run", *more])
+
+
+def told_by(name: str, folder: Path, *options: str, until: str = "report") -> dict[str, Any]:
+    """What a dry run of a shipped recipe with those options says to a program."""
+    chosen = [part for option in options for part in ("--set", option)]
+    told = run(RECIPES / f"{name}.yaml", folder / "out", *chosen, "--until", until, "--json")
+    assert told.exit_code == 0, told.exception
+    return json.loads(told.output.splitlines()[0])
 
 
 @pytest.mark.parametrize("name", ["qwen3-vl-8b", "qwen3-vl-30b-a3b"])
@@ -84,14 +93,39 @@ def test_what_is_finished_is_told(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mesh_that_cannot_be_is_refused_though_the_model_is_not_here(
+def test_a_mesh_that_cannot_be_is_told_though_the_model_is_not_here(
     name: str, sizes: list[str], said: str, tmp_path: Path
 ) -> None:
-    options = [part for size in sizes for part in ("--set", f"parallel.{size}")]
-    told = run(RECIPES / f"{name}.yaml", tmp_path / "out", *options)
-    assert said in str(told.exception)
-    data = run(RECIPES / f"{name}.yaml", tmp_path / "out", *options, "--until", "data")
-    assert data.exit_code == 0, data.exception
+    options = [f"parallel.{size}" for size in sizes]
+    found = told_by(name, tmp_path, *options)
+    (fault,) = [line for line in found["missing"] if said in line]
+    blocked = {step["stage"] for step in found["stages"] if fault in step["missing"]}
+    assert blocked == {step["stage"] for step in found["stages"]} & {*pipeline.MODELS} != set()
+    assert {step["status"] for step in found["stages"] if step["stage"] in blocked} == {"blocked"}
+    data = told_by(name, tmp_path, *options, until="data")
+    assert not any(said in line for line in data["missing"])
+
+
+def test_a_mesh_that_cannot_be_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    keyed = "data.providers.writer.api_key_env=OPENAI_API_KEY"
+    found = told_by("qwen3-vl-8b", tmp_path, "parallel.tp=3", keyed)["missing"]
+    for fault in (
+        "images.vertical: IMAGES is not a folder",
+        "no shipped base model and no folder",
+        "parallel.tp: the model's 32 attention heads cannot",
+        "the environment variable OPENAI_API_KEY is not set",
+        "parallel: 6 processes, one for each GPU",
+    ):
+        assert sum(fault in one for one in found) == 1, fault
+
+
+def test_a_schedule_that_sft_cannot_recompute_under_is_told_of_sft_alone(tmp_path: Path) -> None:
+    schedule = ("parallel.schedule=interleaved_zero_bubble", "parallel.chunks=2", "sft.recompute=op")
+    found = told_by("in-car-nano", tmp_path, "parallel.pp=2", "parallel.dp_shard=1", *schedule)
+    (fault,) = [line for line in found["missing"] if "recompute 'op'" in line]
+    assert {step["stage"] for step in found["stages"] if fault in step["missing"]} == {*pipeline.SFT}
 
 
 def test_a_mesh_that_takes_what_is_started_is_not_refused(tmp_path: Path) -> None:
@@ -103,7 +137,7 @@ def test_each_cause_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The base model that is missing blocks every training and its evaluation: they name it by its number."""
     monkeypatch.chdir(tmp_path)
     told = run(RECIPES / "qwen3-vl-8b.yaml", tmp_path / "out").output
-    stages, _, missing = told.partition("Missing here:\n")
+    stages, _, missing = told.partition("Missing or wrong here:\n")
     assert told.count("no shipped base model and no folder") == 1
     (model,) = [line.split(".")[0].strip() for line in missing.splitlines() if "no shipped base model" in line]
     (sft,) = [line for line in stages.splitlines() if line.startswith("sft_knowledge ")]

@@ -7,11 +7,12 @@ import hashlib
 import re
 
 
-def headers(html: str, images: str) -> dict[str, str]:
-    """What a browser is told of such a page. `images`: the sources that pictures may have (`blob:`, `'self'`)."""
+def headers(html: str, images: str, fonts: str = "'none'") -> dict[str, str]:
+    """What a browser is told of such a page. `images`, `fonts`: the sources that they may have (`blob:`, `'self'`)."""
     policy = (
         f"default-src 'none'; script-src {_hashes(html, 'script')}; style-src {_hashes(html, 'style')}; "
-        f"img-src {images}; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"img-src {images}; font-src {fonts}; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
     return {
         "Content-Security-Policy": policy,

@@ -6,6 +6,7 @@ Files, folders, keys and devices are looked for; endpoints are named, not asked.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ Status = Literal["finished", "to make", "blocked"]
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: `finished` as the recipe has it; `to make`; `blocked` by something that is missing."""
+    """One stage: `finished` as the recipe has it; `to make`; `blocked` by something that is missing or wrong."""
 
     stage: str
     status: Status
@@ -29,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DryRun:
-    """The stages in order; what is missing, in the words of the run; what else it will need, which was not asked."""
+    """The stages in order; what is missing or wrong, in the words of the run; what else is needed, not looked for."""
 
     steps: tuple[Step, ...]
     needs: tuple[str, ...]
@@ -56,7 +57,7 @@ class DryRun:
         done = sum(step.status == "finished" for step in self.steps)
         lines.append(f"{len(self.steps)} stages, {done} of them finished. Nothing was changed.")
         if self.missing:
-            lines += ["", "Missing here:"]
+            lines += ["", "Missing or wrong here:"]
             for one in self.missing:
                 first, *rest = one.splitlines()
                 lines += [f"  {number[one]}. {first}", *(f"     {line}" for line in rest)]
@@ -67,11 +68,14 @@ class DryRun:
 
 def look(recipe: Recipe, root: Path, until: str | None = None, graph: Graph | None = None) -> DryRun:
     """What `open4ov run` would do with the recipe in the folder `root`, as far as the stage `until`. `graph`: other
-    stages than a run's. Raises UserError for a stage that is none, and for a mesh that the model cannot be cut into."""
+    stages than a run's. Raises UserError for a stage that is none."""
     graph = graph or pipeline.graph(recipe)
     stages = graph.needed(until)
     faults = {stage.name: _faults(stage, recipe) for stage in stages}
     finished = graph.finished([s for s in stages if not faults[s.name]], recipe, root)
+    making = set(faults) - finished
+    for name, own in _mesh(recipe, making).items():
+        faults[name] = list(dict.fromkeys([*faults[name], *own]))
     steps: list[Step] = []
     for stage in stages:
         own = faults[stage.name]
@@ -79,8 +83,6 @@ def look(recipe: Recipe, root: Path, until: str | None = None, graph: Graph | No
             steps.append(Step(stage.name, "finished"))
         else:
             steps.append(Step(stage.name, "blocked" if own else "to make", tuple(own)))
-    making = {step.stage for step in steps if step.status != "finished"}
-    _mesh(recipe, making)
     missing = dict.fromkeys(fault for step in steps for fault in step.missing)
     missing |= dict.fromkeys([*_keys(recipe, making), *_devices(recipe, making)])
     return DryRun(tuple(steps), tuple(_needs(recipe, making)), tuple(missing))
@@ -93,15 +95,18 @@ def asks(recipe: Recipe) -> bool:
 
 
 def _faults(stage: Stage, recipe: Recipe) -> list[str]:
-    """What the stage's options name and is not there."""
-    found: list[str] = []
+    """What the stage's options name and is not there, or cannot be."""
     checks = [stage.config, *([stage.check] if stage.check and stage.name != "data" else [])]
-    for check in checks:
-        try:
-            check(recipe)
-        except UserError as error:
-            found.append(str(error))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(fault for check in checks for fault in _refused(check, recipe)))
+
+
+def _refused(check: Callable[..., object], *arguments: object) -> list[str]:
+    """What a check says of what it is given; nothing where all is well."""
+    try:
+        check(*arguments)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _keys(recipe: Recipe, making: set[str]) -> list[str]:
@@ -133,17 +138,16 @@ def _devices(recipe: Recipe, making: set[str]) -> list[str]:
     return [f"parallel: {world} processes, one for each GPU, and this machine has {here}; other nodes may have more"]
 
 
-def _mesh(recipe: Recipe, making: set[str]) -> None:
-    """Raises UserError where a training is still to be made and the mesh cannot be."""
+def _mesh(recipe: Recipe, making: set[str]) -> dict[str, list[str]]:
+    """Training that is still to be made -> why it cannot be on the mesh."""
     from open4ov.parallel.suits import mesh_of, recomputes
 
     world = processes(recipe)
     if recipe.parallel.dp_shard == -1:  # as many as are started: at least those that share the experts
         world *= recipe.parallel.ep
-    if world > 1 and making & {*pipeline.MODELS}:
-        mesh_of(recipe, world)
-    if making & {*pipeline.SFT}:
-        recomputes(recipe)
+    cut = _refused(mesh_of, recipe, world) if world > 1 and making & {*pipeline.MODELS} else []
+    again = _refused(recomputes, recipe) if making & {*pipeline.SFT} else []
+    return {name: [*cut, *(again if name in pipeline.SFT else [])] for name in pipeline.MODELS if name in making}
 
 
 def processes(recipe: Recipe) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from open4ov import page_fonts
 from open4ov.errors import UserError
 from open4ov.formats.convert import export_set
 from open4ov.review.apply import apply
@@ -302,9 +304,11 @@ def served(folder: Path, name: str) -> Iterator[str]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def ask(url: str, body: object = None, **headers: str) -> tuple[int, bytes]:
@@ -331,6 +335,35 @@ def test_other_pages_and_other_names_are_turned_away(folder: Path) -> None:
         status, png = ask(f"{url}/images/{Collection(folder).samples[0].images[0]}")
         assert (status, png[:4]) == (200, b"\x89PNG")
         assert ask(f"{url}/api/samples?count=100000")[0] == 422
+
+
+def test_the_page_brings_the_fonts_that_it_names(folder: Path) -> None:
+    with served(folder, "ann") as url:
+        linked = re.findall(r'src: url\("(fonts/[^"]+)"\)', ask(f"{url}/")[1].decode())
+        files = [path.read_bytes() for path in page_fonts.SHIPPED.values()]
+        assert [ask(f"{url}/{one}") for one in linked] == [(200, file) for file in files]
+        assert ask(f"{url}/{linked[0]}", host="evil.example")[0] == 403
+        for other in ("fonts/OFL.txt", "fonts/..%2fmdi", "fonts/"):
+            assert ask(f"{url}/{other}")[0] == 404
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_chinese_is_drawn_by_fonts_of_the_page(folder: Path, browser: Browser) -> None:
+    """On a machine whose own fonts may have none; the first character is in the second font only."""
+    sha = Collection(folder).samples[0].images[0]
+    texts = [user("驾驶", images=1), assistant("yes")]
+    write_samples(folder / "data" / "samples.parquet", [sample(0, sha, messages=texts)])
+    with served(folder, "ann") as url:
+        browser.call("Page.navigate", url=f"{url}/")
+        browser.shows("document.querySelectorAll('.turn').length === 2")
+        for place in (".turn.user", "#rows button"):
+            drawn = browser.fonts(place)
+            assert {name for name, own in drawn.items() if own} == {*page_fonts.SHIPPED}, (place, drawn)
+        assert not any(browser.fonts(".turn.assistant").values()), "what everyone has is left to the reader's own fonts"
+        families = "getComputedStyle(document.querySelector('{}')).fontFamily"
+        assert browser.run(families.format("#answer")) == browser.run(families.format("body")), "what is written, too"
+        assert browser.complaints == []
 
 
 @pytest.mark.browser

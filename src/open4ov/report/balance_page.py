@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from open4ov import templates
-from open4ov.report import fonts, plots_balance
+from open4ov import page_fonts, templates
+from open4ov.report import plots_balance
 
 KINDS = {"embedding": "What embeddings see", "attributes": "What attributes say"}
 AXES = {"domain": "Domain", "ability": "Ability"}
@@ -40,7 +40,7 @@ def page(figures: Mapping[str, Any]) -> str:
         ],
         verdict=verdict,
     )
-    return fonts.embedded(html)
+    return page_fonts.embedded(html)
 
 
 def verdict(found: Mapping[str, Any]) -> str:

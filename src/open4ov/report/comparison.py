@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from open4ov import page_fonts
 from open4ov.errors import UserError, nearest
-from open4ov.report import answers, cases, fonts, paired_cases, plots, plots_changes
+from open4ov.report import answers, cases, paired_cases, plots, plots_changes
 from open4ov.report.drawing import Drawing
 from open4ov.report.found import Found
 from open4ov.report.page import page_environment
@@ -147,7 +148,7 @@ def page(first: Side, second: Side, told: Mapping[str, Any]) -> str:
         headlines=[row for name in ("vertical", "general", "text", "missing_image") if (row := _row(told, name))],
         few=FEW,
     )
-    return fonts.embedded(html)
+    return page_fonts.embedded(html)
 
 
 def figures(first: Side, second: Side, told: Mapping[str, Any]) -> dict[str, Drawing]:

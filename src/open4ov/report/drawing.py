@@ -20,7 +20,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from open4ov.report import fonts
+from open4ov import page_fonts
 
 COLOURS = ("#8a8f98", "#3b82c4", "#2a9d8f", "#b08900", "#d1603d", "#8e5bb5")
 """One a model, in the order of the run; readable on white and on near black."""
@@ -122,6 +122,6 @@ def _attribute(text: str) -> str:
 @lru_cache(maxsize=1)
 def _families() -> tuple[str, ...]:
     """matplotlib's own font, then the shipped ones that have Chinese characters."""
-    for path in fonts.SHIPPED.values():
+    for path in page_fonts.SHIPPED.values():
         font_manager.fontManager.addfont(path)
-    return "DejaVu Sans", *fonts.SHIPPED
+    return "DejaVu Sans", *page_fonts.SHIPPED

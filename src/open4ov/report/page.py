@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 
-from open4ov import templates
-from open4ov.report import content, examples, fonts
+from open4ov import page_fonts, templates
+from open4ov.report import content, examples
 from open4ov.report.content import Content
 from open4ov.report.drawing import COLOURS, Drawing
 from open4ov.report.found import Found
@@ -82,7 +82,7 @@ def page(found: Found, told: Content) -> str:
     found.finish()
     links = [(place, title) for place, title in LINKS.items() if any(f' id="{place}"' in html for html in sections)]
     frame = environment.get_template("html/report.html.jinja")
-    return fonts.embedded(frame.render(problems=found.problems, sections=sections, links=links, **told.page))
+    return page_fonts.embedded(frame.render(problems=found.problems, sections=sections, links=links, **told.page))
 
 
 def page_environment(figures: dict[str, Drawing]) -> jinja2.Environment:

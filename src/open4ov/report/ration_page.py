@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from open4ov import templates
-from open4ov.report import fonts, plots_ration
+from open4ov import page_fonts, templates
+from open4ov.report import plots_ration
 from open4ov.store import ImageStore
 
 
@@ -28,4 +28,4 @@ def page(record: Mapping[str, Any], pictures: ImageStore) -> str:
             for row, failed in record["failures"].items()
         },
     )
-    return fonts.embedded(html)
+    return page_fonts.embedded(html)

@@ -17,13 +17,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
-from open4ov import closed_page
+from open4ov import closed_page, page_fonts
 from open4ov.review import decisions
 from open4ov.review.collection import FACETS, Collection, shown
 from open4ov.review.decisions import Decision, Others, Reviewer
 
-HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-HEADERS = closed_page.headers(HTML, images="'self'")
+HTML = page_fonts.linked((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+HEADERS = closed_page.headers(HTML, images="'self'", fonts="'self'")
 MOST = 200
 """Samples given at a time"""
 VALUES = 1000
@@ -35,6 +35,7 @@ def create_app(collection: Collection, reviewer: Reviewer) -> FastAPI:
     """The application of one reviewer of one collection."""
     others = Others(collection.reviews, reviewer)
     app = FastAPI(title="open4ov review", docs_url=None, redoc_url=None, openapi_url=None)
+    page_fonts.serve(app)
 
     @app.middleware("http")
     async def this_machine(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:

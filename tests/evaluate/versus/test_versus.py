@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from open4ov import cli_versus
+from open4ov import cli_versus, page_fonts
 from open4ov.cli import app
 from open4ov.errors import UserError
 from open4ov.evaluate.versus import judge as judging
@@ -395,6 +395,30 @@ def test_other_pages_and_other_hosts_are_turned_away(folder: tuple[Path, list[Pa
         with urllib.request.urlopen(url, timeout=20) as page:
             assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert read(place / "verdicts")["me"]["q0"].choice == "left"
+
+
+def test_the_page_brings_the_fonts_that_it_names(folder: tuple[Path, list[Pair]]) -> None:
+    place, pairs = folder
+    with served(pairs, place) as url:
+        linked = re.findall(r'src: url\("(fonts/[^"]+)"\)', call(f"{url}/")[1].decode())
+        files = [path.read_bytes() for path in page_fonts.SHIPPED.values()]
+        assert [call(f"{url}/{one}") for one in linked] == [(200, file) for file in files]
+        assert call(f"{url}/{linked[0]}", Host="evil.example")[0] == 403
+        assert call(f"{url}/fonts/OFL.txt")[0] == 404
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_chinese_is_drawn_by_fonts_of_the_page(folder: tuple[Path, list[Pair]], browser: Browser) -> None:
+    """On a machine whose own fonts may have none; the first character of the left answer is in the second font only."""
+    place, _ = folder
+    with served([pair(0, "驾驶", "from b")], place) as url:
+        browser.call("Page.navigate", url=f"{url}/")
+        browser.shows("document.getElementById('left').textContent === '驾驶'")
+        drawn = browser.fonts("#left")
+        assert {name for name, own in drawn.items() if own} == {*page_fonts.SHIPPED}, drawn
+        assert not any(browser.fonts("#right").values()), "what everyone has is left to the reader's own fonts"
+        assert browser.complaints == []
 
 
 @pytest.mark.browser

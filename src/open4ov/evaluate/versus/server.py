@@ -16,13 +16,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
-from open4ov import closed_page
+from open4ov import closed_page, page_fonts
 from open4ov.evaluate.versus.pairs import Pair
 from open4ov.evaluate.versus.verdicts import Judge, Verdict
 from open4ov.store import ImageStore
 
-HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-HEADERS = closed_page.headers(HTML, images="'self'")
+HTML = page_fonts.linked((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+HEADERS = closed_page.headers(HTML, images="'self'", fonts="'self'")
 HOSTS = ("127.0.0.1", "localhost")
 
 
@@ -32,6 +32,7 @@ def create_app(pairs: Sequence[Pair], judge: Judge, images: ImageStore) -> FastA
     known = {pair.id for pair in shown}
     pictures = {sha for pair in shown for sha in pair.pictures}
     app = FastAPI(title="open4ov versus", docs_url=None, redoc_url=None, openapi_url=None)
+    page_fonts.serve(app)
 
     @app.middleware("http")
     async def this_machine(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
