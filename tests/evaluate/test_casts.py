@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from casts import Casts
 from eval_files import mcq, tsv
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from open4ov import side_by_side, training
 from open4ov.engine import Engine, quantize
@@ -22,20 +21,6 @@ from open4ov.evaluate.file_suite import FileSuite
 from open4ov.evaluate.set_eval import Plan, evaluate
 from open4ov.model import Processor, Qwen3VL
 from open4ov.recipe import EvaluateSection
-
-
-class Casts(TorchDispatchMode):
-    """How often each of the model's weights is cast, by name."""
-
-    def __init__(self, model: Qwen3VL) -> None:
-        super().__init__()
-        self.names = {parameter.data_ptr(): name for name, parameter in model.named_parameters()}
-        self.counts = Counter[str]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.names:
-            self.counts[self.names[args[0].data_ptr()]] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture

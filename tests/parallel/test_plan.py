@@ -279,8 +279,8 @@ def test_an_engine_that_computes_in_bf16_has_the_products_weights_in_it(tiny_dir
     assert names
 
 
-def engines(world: int, **options: Any) -> int:
-    one = setup("8B", world)
+def engines(world: int, size: str = "8B", **options: Any) -> int:
+    one = setup(size, world)
     return plan_copies.engine(replace(one, job=replace(one.job, kind="rl", **options)), 0)
 
 
@@ -292,6 +292,10 @@ def test_copies_of_the_engine() -> None:
     assert engines(8, engine_half=True) == plan_copies.whole(SIZES["8B"], half=True) < 0.6 * size
     assert engines(1) == 0
     assert engines(8, cached=10) == size + 10 * 147_456
+    head = 151_936 * 2048 * 2
+    assert engines(1, "2B", cached=10) == head + 10 * 114_688, "a head that is the embedding, in bf16"
+    assert engines(1, "2B", cached=10, half=False) == 10 * 2 * 114_688
+    assert engines(1, "2B") == 0, "given up with keys and values"
     assert engines(8, frozen_vision=True) == size - 576_388_336 * 4
     assert plan_memory.of_rank(setup("8B", 8), 0).parts["rollouts"] == 0
     piped = setup("8B", 8, pp=2)

@@ -18,11 +18,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from open4ov.engine.fp8 import Fp8Experts
-from open4ov.engine.half import products
+from open4ov.engine.half import Head, products
 from open4ov.engine.paged import KVStore, OneMore, Rows
 from open4ov.engine.quantize import QuantisedMoE
 from open4ov.model import Memory, Pack, Qwen3VL
@@ -36,23 +35,20 @@ _RECORDING = threading.Lock()
 
 class Decoding:
     """The decoding steps of an engine. `on`: whether the model can be computed so; `casts`: whether autocast has
-    weights of products to cast to `half`. It keeps those as long as its context, so steps are to be in one, and no
-    other thread may leave one of its own meanwhile."""
+    weights of products to cast to the head's `half`. It keeps those as long as its context, so steps are to be in one,
+    and no other thread may leave one of its own meanwhile."""
 
-    def __init__(self, model: Qwen3VL, store: KVStore, rows: Rows, half: torch.dtype | None, graphs: bool) -> None:
-        self.model, self.store, self.rows, self.half = model, store, rows, half
+    def __init__(self, model: Qwen3VL, head: Head, store: KVStore, rows: Rows, graphs: bool) -> None:
+        half = head.half
+        self.model, self.head, self.store, self.rows = model, head, store, rows
         self.on = graphs and model.device.type == "cuda" and not _waits(model, half)
         self.casts = half is not None and any(model.get_parameter(name).dtype != half for name in products(model))
-        words = model.text.embed.weight
-        self._tied = half is not None and not self.casts and model.head is None and words.dtype != half
-        self._head: Tensor | None = None
-        """A tied head in `half`: the largest product, whose weights no step is to cast anew"""
         self._steps: dict[int, Recorded] = {}
         self._of = rows.taken
 
     def clear(self) -> None:
         """Drops what was recorded."""
-        self._steps, self._head = {}, None
+        self._steps = {}
 
     def logits(self) -> Tensor:
         """One token more in every row: what may follow it, [B, V], until the next call."""
@@ -60,8 +56,6 @@ class Decoding:
         if self._of != self.rows.taken:
             self.clear()
             self._of = self.rows.taken
-        if self._tied and self._head is None:
-            self._head = self.model.text.embed.weight.to(self.half)
         used = len(self.rows.sequences)
         count = min(1 << (used - 1).bit_length(), self.rows.keys.shape[1])
         if count not in self._steps:
@@ -70,11 +64,10 @@ class Decoding:
 
     def _step(self, pack: Pack, memory: Memory) -> Tensor:
         """A forward pass -> logits. What it casts is its own, unless the engine `casts`."""
-        alone = self.half is not None and not self.casts
-        kind = self.model.device.type
-        with torch.autocast(kind, self.half, cache_enabled=False) if alone else nullcontext():
-            hidden = self.model.hidden_states(pack, None, memory)
-            return self.model.logits(hidden) if self._head is None else F.linear(hidden, self._head)
+        half = self.head.half
+        alone = half is not None and not self.casts
+        with torch.autocast(self.model.device.type, half, cache_enabled=False) if alone else nullcontext():
+            return self.head.logits(self.model.hidden_states(pack, None, memory))
 
 
 class Recorded:

@@ -19,6 +19,7 @@ from open4ov.engine.adapters import Adapters
 from open4ov.engine.blocks import BlockPool, Key, root_key
 from open4ov.engine.decoding import Decoding
 from open4ov.engine.degeneration import EVERY
+from open4ov.engine.half import Head
 from open4ov.engine.handover import Handover
 from open4ov.engine.inputs import Inputs
 from open4ov.engine.paged import KVStore, Rows, StepMemory
@@ -71,7 +72,8 @@ class Engine:
         self._store = KVStore(model.config.text, self.pool.count, block_size, self.dtype, model.device)
         self.handover = Handover(self.scheduler, self._store)
         self._rows = Rows(self._store)
-        self._decoding = Decoding(model, self._store, self._rows, autocast, graphs)
+        self._head = Head(model, autocast)
+        self._decoding = Decoding(model, self._head, self._store, self._rows, graphs)
         self._lasting = False
         """Whether what autocast has cast outlasts a step"""
         self._inputs = Inputs(model, self.vision_cache)
@@ -192,7 +194,7 @@ class Engine:
                 hidden = self.model.hidden_states(packed, vision, memory)
             ends = packed.cu_seqlens[1:] - 1
             whole = [place for place, chunk in enumerate(ordered) if chunk.whole]
-            logits = self.model.logits(hidden[ends[whole]]) if whole else None
+            logits = self._head.logits(hidden[ends[whole]]) if whole else None
             self._score_prompts(ordered, packed, hidden)
         sampled = [ordered[place].sequence for place in whole]
         for chunk in ordered:
@@ -344,6 +346,7 @@ class Engine:
         torch.clear_autocast_cache()  # else what autocast has cast serves until the caller's context ends
         for one in list(self._rows.sequences):
             self._rows.leave(one)
+        self._head.clear()
         self._decoding.clear()
         self.scheduler.forget(self._root())
 

@@ -1,7 +1,8 @@
 """Weights of a model that computes in half precision by autocast: held so that no step casts them anew.
 
 Autocast keeps what it has cast of weights that are trained (and outside of inference mode), until its outermost context
-ends. All others it casts at every product: in decoding, where a step is few tokens, that is most of the time.
+ends, in whatever thread. All others it casts at every product: in decoding, where a step is few tokens, that is most of
+the time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from open4ov.model import Qwen3VL
@@ -41,3 +43,24 @@ def in_half(model: Qwen3VL, half: torch.dtype) -> None:
     for name in products(model):
         parameter = model.get_parameter(name)
         parameter.data = parameter.data.to(half)
+
+
+class Head:
+    """The head of a model that computes in `half` by autocast (None: in the weights' own type). One that is the
+    embedding stays as it is, since words are looked up in it: a copy in `half` is kept beside it, until `clear`."""
+
+    def __init__(self, model: Qwen3VL, half: torch.dtype | None) -> None:
+        self.model, self.half = model, half
+        self._copy: Tensor | None = None
+
+    def clear(self) -> None:
+        """Drops the copy: the weights are others, or its memory is wanted."""
+        self._copy = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As `Qwen3VL.logits`, with the same bits. hidden [..., D] -> [..., V]."""
+        if self.half is None or self.model.head is not None:
+            return self.model.logits(hidden)
+        if self._copy is None:
+            self._copy = self.model.text.embed.weight.detach().to(self.half)
+        return F.linear(hidden, self._copy)

@@ -41,8 +41,8 @@ def _product(one: Held) -> bool:
 def engine(setup: Setup, rank: int) -> int:
     """What the rollout engine keeps on a rank of the pipeline while the policy is updated: on many processes the whole
     weights (a frozen tower is the policy's own), once more where it generates ahead or quantised (counted as the first,
-    which is more than the latter has), and its keys and values where they are not given up. What is sent to others
-    (servers, vLLM) lies on the first process alone."""
+    which is more than the latter has), and its keys and values where they are not given up, with the copy in bf16 of a
+    head that is the embedding. What is sent to others (servers, vLLM) lies on the first process alone."""
     job = setup.job
     if job.kind != "rl" or (job.engine == "other" and rank):
         return 0
@@ -50,7 +50,9 @@ def engine(setup: Setup, rank: int) -> int:
     tower = not (job.frozen_vision and setup.piece(rank).begins)
     text = job.config.text
     each = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * setup.spread.width
-    return copies * whole(job.config, tower, job.engine_half) + job.cached * each
+    tied = job.half and job.cached and job.config.tie_word_embeddings
+    head = HALF * text.vocab_size * text.hidden_size if tied else 0
+    return copies * whole(job.config, tower, job.engine_half) + job.cached * each + head
 
 
 def alone(setup: Setup, rank: int, kept: int) -> Sizes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from casts import Casts
 from PIL import Image
 from tiny import moe_config, tiny_config
 from vllm_like import asking, shaken
@@ -241,7 +242,10 @@ def test_a_copy_holds_what_it_computes_with_and_says_the_same(tiny_dir: Path, co
     for _ in range(2):
         held = {name: p.dtype for name, p in twin.named_parameters() if p.dtype != torch.float32}
         assert held == dict.fromkeys(products(twin), half)
-        wanted, found = engine.generate(requests), ahead.generate(requests)
+        wanted = engine.generate(requests)
+        with Casts(twin) as casts:
+            found = ahead.generate(requests)
+        assert casts.counts["text.embed.weight"] == 1, "the head's, which is tied"
         assert tokens(found) == tokens(wanted)
         assert said(found).equal(said(wanted))
         shaken(model)
