@@ -64,10 +64,24 @@ def test_commands_name_the_option_where_there_is_no_card(command: list[str], tmp
     assert "--device: there is no CUDA device here" in str(result.exception)
 
 
-def test_servers_with_stages_compute_on_the_cpu() -> None:
-    result = CliRunner().invoke(app, ["serve", "nano", "--encode-workers", "1", "--device", "cuda"])
+@pytest.mark.parametrize("option", [["--device", "cuda"], ["--quantize", "fp8"]])
+def test_servers_with_stages_compute_on_the_cpu(option: list[str]) -> None:
+    result = CliRunner().invoke(app, ["serve", "nano", "--encode-workers", "1", *option])
     assert isinstance(result.exception, UserError)
-    assert "--device cuda: servers with stages compute on the CPU" in str(result.exception)
+    assert f"{' '.join(option)}: servers with stages compute on the CPU" in str(result.exception)
+
+
+def test_a_server_of_rollouts_goes_nowhere_but_where_it_was_told(tmp_path: Path) -> None:
+    command = ["rollout", "nano", "--folder", str(tmp_path), "--port", "0", "--device", "cpu", "--quantize", "fp8"]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, UserError), result.output
+    assert "--device: fp8 (--quantize) is computed on cuda, not on cpu" in str(result.exception)
+
+
+def test_a_kind_that_is_none_is_named_wherever_it_was_to_be_computed() -> None:
+    result = CliRunner().invoke(app, ["ask", "nano", "What is 2+3?", "--quantize", "int9", "--device", "cpu"])
+    assert isinstance(result.exception, UserError), result.output
+    assert "quantize: no kind is called 'int9'" in str(result.exception)
 
 
 def test_an_address_computes_elsewhere() -> None:

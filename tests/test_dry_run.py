@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from open4ov import pipeline
@@ -142,3 +143,16 @@ def test_each_cause_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (model,) = [line.split(".")[0].strip() for line in missing.splitlines() if "no shipped base model" in line]
     (sft,) = [line for line in stages.splitlines() if line.startswith("sft_knowledge ")]
     assert sft.split(maxsplit=1)[1] == f"blocked by {model}"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_evaluation_that_wants_a_card_is_blocked_without_one(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: a\nevaluate: {device: cuda}\n")
+    found = json.loads(run(recipe, tmp_path / "out", "--json").output.splitlines()[0])
+    assert found["missing"] == ["evaluate.device: there is no CUDA device here; set it to auto or cpu"]
+    blocked = {step["stage"] for step in found["stages"] if step["status"] == "blocked"}
+    assert blocked == {step["stage"] for step in found["stages"] if step["stage"].startswith("evaluate_")}
+    told = CliRunner().invoke(app, ["run", str(recipe), "--out", str(tmp_path / "run"), "--quiet"])
+    assert "evaluate.device: there is no CUDA device here" in str(told.exception)
+    assert not (tmp_path / "run").exists()

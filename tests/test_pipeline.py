@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from open4ov import pipeline, recipe
+from open4ov import memory, pipeline, recipe
 from open4ov.errors import UserError
 from open4ov.graph import Graph, Stage, StageRun
+from open4ov.memory import free_card
 from open4ov.mllm.ask import BESIDE, ROLES
 from open4ov.progress import Quiet
 from open4ov.recipe import Recipe
@@ -118,6 +120,21 @@ def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
     assert go(tmp_path) == ["skipped", "skipped", "skipped"]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
     assert (tmp_path / "tell" / "report.txt").read_text().startswith("140 [(0, 0, 7), (1, 0, 7)")
+
+
+def test_a_stage_leaves_no_free_memory_on_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch would keep what the stage had from other processes, vLLM's among them."""
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(torch.cuda.is_initialized()))
+    for there in (False, True):  # without a context on a card none is made
+        with monkeypatch.context() as card:
+            card.setattr(torch.cuda, "is_initialized", lambda there=there: there)
+            free_card()
+    assert emptied == [True]
+    stages: list[str] = []
+    monkeypatch.setattr(memory, "free_card", lambda: stages.append("one"))
+    go(tmp_path)
+    assert len(stages) == 3
 
 
 def test_two_runs_leave_the_same_bytes(tmp_path: Path) -> None:

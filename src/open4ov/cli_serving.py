@@ -79,10 +79,9 @@ def serve(
             "prefill stages have the folder's own weights: leave out --quantize and --adapter, or the stages"
         )
     if encode_at or prefill_at or encode_workers or prefill_workers:
-        if device == "cuda":
-            raise UserError(
-                "--device cuda: servers with stages compute on the CPU, as stages do; leave out one of them"
-            )
+        if device == "cuda" or quantize == "fp8":
+            option = "--device cuda" if device == "cuda" else "--quantize fp8"
+            raise UserError(f"{option}: servers with stages compute on the CPU, as stages do; leave out one of them")
         device = "cpu"
     adapters = _named(lora or (), name)
     folder = model_dir(model)
@@ -172,7 +171,7 @@ def rollout(
 
     listener = bound(host, port)  # before a model is loaded for nothing
 
-    from open4ov import training
+    from open4ov import machine, training
     from open4ov.engine import Engine
     from open4ov.engine.quantize import load
     from open4ov.engine.rollouts.app import create_app
@@ -180,11 +179,9 @@ def rollout(
     from open4ov.engine.serving.listen import server
     from open4ov.model import Processor
 
-    place = training.device(device, "--device")
-    half = training.autocast(precision, {"int8": "cpu", "fp8": "cuda"}.get(quantize or "", place))
-    loaded = load(directory, quantize, half=half)
-    if quantize is None:
-        loaded.to(place)
+    place = machine.answering(quantize, device, "--device", "--quantize")
+    half = training.autocast(precision, place)
+    loaded = load(directory, quantize, half=half, device=place)
     engine = Engine(loaded, Processor.from_pretrained(directory), max_batch, kv_tokens, autocast=half, watch=False)
     service = Service(engine, queue)
     try:

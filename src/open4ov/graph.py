@@ -203,6 +203,7 @@ class Graph:
                 raise
             gc.collect()
             memory.trim()
+            memory.free_card()
             reporter.finished(stage.name, seconds, peak)
             outcomes.append(Outcome(stage.name, "done", seconds))
         return outcomes

@@ -53,13 +53,13 @@ def answering(kind: str | None, choice: str, key: str, kind_key: str) -> torch.d
     GPU, others on the device of that choice (`training.device`). Raises UserError, naming the key, where it cannot."""
     from open4ov import training
 
-    if kind in (None, "same"):
+    needed = {"int8": "cpu", "fp8": "cuda"}.get(kind or "")
+    if kind is None or needed is None:  # of a kind that is none `quantize` tells
         return training.device(choice, key)
     import torch
 
     from open4ov.engine.quantize import check_machine
 
-    needed = "cuda" if kind == "fp8" else "cpu"
     if choice not in ("auto", needed):
         raise UserError(f"{key}: {kind} ({kind_key}) is computed on {needed}, not on {choice}; leave one of them out")
     place = torch.device(needed)

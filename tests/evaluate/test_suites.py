@@ -209,9 +209,11 @@ def test_an_8_bit_copy_is_asked_the_same_and_recorded(tmp_path: Path, tiny_dir: 
     assert found["same"] != found["int8"], "other weights, other words (of a random model)"
 
 
-def test_evaluations_from_before_the_choice_of_weights_keep_their_keys() -> None:
+def test_evaluations_from_before_the_choice_of_weights_and_device_keep_their_keys() -> None:
     same, other = (Recipe(name="x", evaluate=EvaluateSection(weights=weights)) for weights in ("same", "int8"))
-    assert "weights" not in keys.evaluation(same)["evaluate"]
+    assert not {"weights", "device"} & keys.evaluation(same)["evaluate"].keys()
+    cpu = Recipe(name="x", evaluate=EvaluateSection(device="cpu"))
+    assert keys.evaluation(cpu)["evaluate"]["device"] == "cpu"
     if available():
         assert keys.evaluation(other)["evaluate"]["weights"] == "int8"
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from open4ov import memory
 from open4ov.rl.generation.generator import Generator
 from open4ov.training import Optimizer
 
@@ -44,7 +45,7 @@ class Phases:
         """While the policy is trained. Raises RuntimeError while the engine is at work."""
         if self.on:
             self.generator.release()
-            _free()
+            memory.free_card()
         yield
 
 
@@ -63,7 +64,7 @@ class Away:
             self._home[key] = tensor.device
             if tensor.device != self.device:
                 held[key[1]] = self._place(key, tensor).copy_(tensor)
-        _free()
+        memory.free_card()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,9 +86,3 @@ class Away:
             for name, value in held.items()
             if isinstance(value, Tensor)  # pyright: ignore[reportUnnecessaryIsInstance]
         ]
-
-
-def _free() -> None:
-    """Hands a GPU's freed memory from PyTorch's pool back, so that it is one piece for who comes next."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
