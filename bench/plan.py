@@ -241,8 +241,7 @@ def scaling() -> str:
             for world in (2**power for power in range(shard.bit_length() - 1, 11)):
                 config = SIZES[name]
                 job = Work.usual(config, 8192, 2048, 0.5, (48, 64), 0.25)
-                mode: Mode = "full" if ep > 1 else "op"
-                made = Job(name, config, job, packs_of(world), recompute=mode, recompute_vision="full")
+                made = Job(name, config, job, packs_of(world), recompute="op", recompute_vision="full")
                 options = ParallelSection(dp_shard=shard, dp_replicate=world // shard, ep=ep)
                 found = plan_search.of(made, options, world, hardware).seconds
                 rate = found.tokens_per_second / world

@@ -17,7 +17,16 @@ from open4ov.engine.half import products
 from open4ov.errors import UserError
 from open4ov.model import Qwen3VL
 from open4ov.model.sizes import SIZES
-from open4ov.parallel import plan_check, plan_copies, plan_hardware, plan_memory, plan_search, plan_time, plan_traffic
+from open4ov.parallel import (
+    plan_check,
+    plan_copies,
+    plan_fsdp,
+    plan_hardware,
+    plan_memory,
+    plan_search,
+    plan_time,
+    plan_traffic,
+)
 from open4ov.parallel.mesh import Mesh
 from open4ov.parallel.plan_job import Job, Work, model_of
 from open4ov.parallel.plan_rollout import rollouts
@@ -58,13 +67,13 @@ def test_traffic_of_each_axis() -> None:
     # eight rows of 2,048 for each token, there and back, forward, again and backward
     ep = by_axis(setup("30B-A3B", 8, ep=8))["ep"]
     assert ep == 6 * (7 / 8) * tokens * 8 * 2048 * 2 * 48 * 8
-    # what is sharded is gathered twice a pass, layers in bf16, and its gradient reduced once in float32
+    # layers are gathered twice a pass, in bf16, embedding and head once, and gradients reduced once, in float32
     language = 8_767_123_696 - 576_388_336 - 4096  # without the tower, which has no picture, and the norm
     words = 2 * 151_936 * 4096
     fsdp = by_axis(setup("8B", 8, packs=8))["fsdp"]
-    assert fsdp == pytest.approx((7 / 8) * (words * 12 + (language - words) * 8), rel=1e-6)
+    assert fsdp == pytest.approx((7 / 8) * (words * 8 + (language - words) * 8), rel=1e-6)
     fsdp = by_axis(setup("8B", 8, packs=8, gather="fp32"))["fsdp"]
-    assert fsdp == pytest.approx((7 / 8) * language * 12, rel=1e-6)
+    assert fsdp == pytest.approx((7 / 8) * (words * 8 + (language - words) * 12), rel=1e-6)
 
 
 def test_a_ring_leaves_nodes_by_all_their_ports() -> None:
@@ -307,12 +316,19 @@ def test_one_process_gathers_nothing() -> None:
     """A GPU alone trains the model as it is: nothing is gathered, sent or laid ready for that."""
     alone = plan_memory.of_rank(setup("2B", 1, packs=1), 0).parts
     assert (alone["unsharded"], alone["buffers"]) == (0, 0)
-    # two layers of 2B, one's gradient, and the tied embedding with its gradient; float32 but for layers that are sent
+
+
+def test_what_fsdp_puts_together() -> None:
+    """Of 2B: the tied embedding; two layers' weights and one's gradient as they are sent; and a gradient in float32
+    that is still to be reduced, less the input that its layer has kept."""
     layer = 2048 * (2 * 2048 + 2 * 1024) + 3 * 2048 * 6144 + 2 * 2048 + 2 * 128
-    words = 2 * 151_936 * 2048
-    assert plan_memory.of_rank(setup("2B", 2), 0).parts["unsharded"] == (2 * 2 + 4) * layer + 4 * words
-    full = setup("2B", 2, gather="fp32")
-    assert plan_memory.of_rank(full, 0).parts["unsharded"] == 4 * (3 * layer + words)
+    words, kept = 151_936 * 2048, 8192 * 2048 * 4
+    half, full = (plan_fsdp.unsharded(setup("2B", 2, gather=gather), 0) for gather in ("auto", "fp32"))
+    assert half == plan_fsdp.Unsharded(4 * words, 6 * layer, 10 * layer - kept)
+    assert full == plan_fsdp.Unsharded(4 * words, 12 * layer, 16 * layer - kept)
+    piped = plan_fsdp.unsharded(setup("2B", 4, pp=2, borders=(14,)), 0)
+    assert piped == plan_fsdp.Unsharded(14 * 6 * layer + 2 * 4 * words, layer=2 * layer)
+    assert plan_fsdp.unsharded(setup("2B", 1, packs=1), 0) == plan_fsdp.Unsharded(0)
 
 
 def test_only_the_first_process_has_the_whole() -> None:

@@ -1,9 +1,7 @@
 """The memory of a rank in training, by what it is for; the fullest rank of the pipeline decides whether a plan fits.
 
-Weights, gradients and Adam's two moments are float32 and sharded. While a block (a decoder layer, the tower) computes,
-FSDP has it whole, fetches the next one, and has its gradient before that is reduced; in a pipeline a rank's blocks stay
-whole for the step, and so do their gradients. What lies in no block (embedding,
-head, norm) stays whole for the pass. Everything is bytes.
+Weights, gradients and Adam's two moments are float32 and sharded; what FSDP puts together is in `plan_fsdp.py`.
+Everything is bytes.
 """
 
 from __future__ import annotations
@@ -15,14 +13,12 @@ from functools import lru_cache
 from open4ov.model.config import Config
 from open4ov.model.losses import LOGITS_AT_ONCE
 
-from . import plan_activations, plan_copies, simulate
+from . import plan_activations, plan_copies, plan_fsdp, simulate
 from .mesh import Mesh
 from .plan_activations import RESIDUAL, Sizes
-from .plan_shapes import Held, Piece, held, layer_parameters, tp_cut, vision_parameters
+from .plan_shapes import Held, Piece, held
 from .plan_spread import Setup
 
-GATHERED = 4
-"""Bytes of a weight as FSDP gathers it in float32, of which autocast makes its copies (else: `Setup.layer_bytes`)"""
 STEP = 4
 """Bytes of AdamW's count of steps, of every parameter that it trains"""
 
@@ -134,8 +130,9 @@ def of_rank(setup: Setup, rank: int) -> RankMemory:
     in_flight = flights(setup)[rank] / setup.chunks
     parts["activations"] += round(sum(one.values()) * in_flight)
     parts["features"] += features(setup) if own.begins else 0
-    parts["working"] += max(working(setup, own.layers, own.begins), logits(setup) if own.ends else 0)
-    parts["unsharded"] += unsharded(setup, rank)
+    parts["working"], parts["unsharded"] = max(moments(setup, rank), key=sum)
+    if setup.mesh.pp > 1:  # there are no gradients of shards until the whole ones go
+        parts["unsharded"] -= min(parts["unsharded"], kept.gradients)
     parts["buffers"] += buffers(setup)
     parts["rollouts"] += plan_copies.engine(setup, rank)
     used = sum(parts.values())
@@ -169,8 +166,27 @@ def features(setup: Setup) -> int:
     return work.visual(config) * config.text.hidden_size * taps * setup.spread.width
 
 
-def working(setup: Setup, layers: tuple[int, ...], tower: bool) -> int:
-    """What is there only while a block's gradient is worked out: all that it keeps under `none`, where that is computed
+def moments(setup: Setup, rank: int) -> list[tuple[int, int]]:
+    """What comes to what is kept when that is most, or soon after: working memory, and FSDP's. At the end of the
+    forward pass, while a layer goes backward, and while the tower does."""
+    job, own, fsdp = setup.job, setup.piece(rank), plan_fsdp.unsharded(setup, rank)
+    head = max(logits(setup), head_gradient(setup)) if own.ends else 0
+    found = [
+        (max(head, casts(setup, rank)), fsdp.always + fsdp.forward),
+        (layer_working(setup, own.layers), fsdp.always + fsdp.layer),
+    ]
+    if own.begins and job.work.grids and not job.frozen_vision:
+        layers = plan_activations.forward(
+            job.config, job.work, setup.spread, job.recompute, "none", own.layers, begins=False, ends=False
+        )
+        gone = sum(layers.values())
+        work, tower = tower_working(setup), fsdp.always + fsdp.tower
+        found.append((max(0, work - gone), max(0, tower - max(0, gone - work))))
+    return found
+
+
+def layer_working(setup: Setup, layers: tuple[int, ...]) -> int:
+    """What is there only while a layer's gradient is worked out: all that it keeps under `none`, where that is computed
     again, and the gradients of its widest results."""
     job, spread = setup.job, setup.spread
     text, most = job.config.text, 0
@@ -184,11 +200,13 @@ def working(setup: Setup, layers: tuple[int, ...], tower: bool) -> int:
         else:
             wide = spread.chunk(job.work.tokens) * 3 * (text.intermediate_size // spread.tp)
         most = max(most, size - kept + round(wide) * spread.width)
-    if tower and job.work.grids and not job.frozen_vision:
-        grids = plan_activations.own_pictures(job.work.grids, spread)
-        size = sum(plan_activations.vision_block(job.config, grids, spread, "none").values())
-        most = max(most, size)
     return most
+
+
+def tower_working(setup: Setup) -> int:
+    """The same of one of the tower's blocks."""
+    grids = plan_activations.own_pictures(setup.job.work.grids, setup.spread)
+    return sum(plan_activations.vision_block(setup.job.config, grids, setup.spread, "none").values())
 
 
 def logits(setup: Setup) -> int:
@@ -199,54 +217,24 @@ def logits(setup: Setup) -> int:
     return at_once * (4 + 2 * spread.width)
 
 
-def unsharded(setup: Setup, rank: int) -> int:
-    """FSDP's: two blocks' weights, as they are sent, and one block's gradient in float32, and for the whole pass what
-    is in no block, in float32. The tower is a block of its own where it is trained; a frozen one is whole on every rank
-    anyway. One process has the model as it is, without FSDP."""
-    job, mesh = setup.job, setup.mesh
-    if mesh.world == 1:
-        return 0
-    piece, width = setup.piece(rank), setup.layer_bytes
-    counts = [block_count(job.config, mesh.tp, mesh.ep, layer) for layer in piece.layers]
-    weights, gradients = [count * width for count in counts], [count * GATHERED for count in counts]
-    if piece.begins and job.work.grids and not job.frozen_vision:
-        weights.append(vision_count(job.config) * GATHERED)
-        gradients.append(vision_count(job.config) * GATHERED)
-    words = -(-job.config.text.vocab_size // mesh.tp) * job.config.text.hidden_size
-    tables = piece.begins + (piece.ends and not (piece.begins and job.config.tie_word_embeddings))
-    in_turn = sum(sorted(weights)[-2:]) + max(gradients, default=0)
-    if mesh.pp > 1:
-        in_turn = sum(weights) + sum(gradients)  # for the whole step
-    return in_turn + 2 * tables * words * GATHERED
+def casts(setup: Setup, rank: int) -> int:
+    """Copies of weights that autocast makes and keeps until the forward pass ends, of layers that are computed again;
+    of others the graph keeps them (`plan_activations`). Experts' it does not make itself, and keeps none."""
+    job, spread = setup.job, setup.spread
+    found = plan_fsdp.counts(setup, rank).dense if spread.layers_cast and job.recompute != "none" else 0
+    if spread.casts and job.recompute_vision != "none" and setup.piece(rank).begins and job.work.grids:
+        found += 0 if job.held_vision else plan_fsdp.vision_count(job.config)
+    return found * spread.width
 
 
-@lru_cache(maxsize=1024)
-def block_count(config: Config, tp: int, ep: int, layer: int) -> int:
-    """Numbers in a layer as one rank computes it."""
-    found = 0
-    for name, shape, dim in layer_parameters(config, layer):
-        local = list(shape)
-        if name in ("mlp.gate_up", "mlp.down"):
-            local[0] //= ep
-        elif dim is not None:
-            local[dim] = tp_cut(config, f".{name}", shape, dim, tp, 0)
-        size = 1
-        for length in local:
-            size *= length
-        found += size
-    return found
-
-
-@lru_cache(maxsize=64)
-def vision_count(config: Config) -> int:
-    """Numbers in the tower."""
-    found = 0
-    for _, shape, _ in vision_parameters(config):
-        size = 1
-        for length in shape:
-            size *= length
-        found += size
-    return found
+def head_gradient(setup: Setup) -> int:
+    """While it is scaled, beside what the loss has kept of it: in float32 and in the products' type. (A CPU has more
+    while it is summed: it adds a type to another by a copy.)"""
+    config, spread = setup.job.config, setup.spread
+    words = -(-config.text.vocab_size // spread.tp) * config.text.hidden_size
+    if not spread.half:
+        return words * 4
+    return words * (6 if spread.cuda else 8)
 
 
 def buffers(setup: Setup) -> int:

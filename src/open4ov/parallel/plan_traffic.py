@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from . import plan_fsdp
 from .plan_activations import RESIDUAL
 from .plan_hardware import Hardware
-from .plan_memory import GATHERED, block_count, features, vision_count
+from .plan_memory import features
 from .plan_spread import Setup
 
 
@@ -105,38 +106,24 @@ def _of_layers(setup: Setup, rank: int) -> list[Traffic]:
 
 def _of_weights(setup: Setup, rank: int) -> list[Traffic]:
     """What grows with parameters."""
-    mesh, m = setup.mesh, setup.microbatches
-    dense, experts, root = counts(setup, rank)
-    # each pass gathers weights forward and backward and reduces their gradients, a pipeline once a step; copies add up
-    # once a step
-    gathers, reduces = (1, 1) if mesh.pp > 1 else (2 * m, m)
-    found: list[Traffic] = []
-    width = setup.layer_bytes
+    mesh, m, found = setup.mesh, setup.microbatches, plan_fsdp.counts(setup, rank)
+    # each pass gathers weights forward and backward, but what is in no block once, and reduces their gradients; a
+    # pipeline does so once a step; copies add up once a step
+    gathers, reduces, once = (1, 1, 1) if mesh.pp > 1 else (2 * m, m, m)
+    width, whole = setup.layer_bytes, plan_fsdp.GATHERED
+    dense = gathers * (found.dense * width + found.tower * whole) + once * found.words * whole
+    sums: list[Traffic] = []
     for axis, ranks, stride, count, gathered in (
-        ("fsdp", mesh.size("fsdp"), mesh.tp, dense + root, dense * width + root * GATHERED),
-        ("efsdp", mesh.efsdp, mesh.ep, experts, experts * width),
+        ("fsdp", mesh.size("fsdp"), mesh.tp, found.dense + found.tower + found.words, dense),
+        ("efsdp", mesh.efsdp, mesh.ep, found.experts, gathers * found.experts * width),
     ):
         if ranks > 1 and count:
             share = (ranks - 1) / ranks
-            sent = share * (gathers * gathered + reduces * 4 * count)
-            found.append(_made(setup, axis, "weights gathered, gradients reduced", sent, ranks, stride))
+            sent = share * (gathered + reduces * whole * count)
+            sums.append(_made(setup, axis, "weights gathered, gradients reduced", sent, ranks, stride))
         if mesh.dp_replicate > 1 and count:
             sent = 2 * (mesh.dp_replicate - 1) / mesh.dp_replicate * 4 * count / ranks
             far = mesh.dp_shard * mesh.cp * mesh.tp
             what = f"gradients of {axis}'s shards summed"
-            found.append(_made(setup, "dp_replicate", what, sent, mesh.dp_replicate, far))
-    return found
-
-
-def counts(setup: Setup, rank: int) -> tuple[int, int, int]:
-    """Numbers that FSDP gathers on a rank of the pipeline: of the layers without experts, of experts, of the rest."""
-    config, mesh, piece = setup.job.config, setup.mesh, setup.piece(rank)
-    text = config.text
-    all_of = sum(block_count(config, mesh.tp, mesh.ep, layer) for layer in piece.layers)
-    sparse = sum(text.sparse(layer) for layer in piece.layers)
-    experts = sparse * text.num_experts // mesh.ep * 3 * text.moe_intermediate_size * text.hidden_size
-    words = -(-text.vocab_size // mesh.tp) * text.hidden_size
-    tower = vision_count(config) if piece.begins and not setup.job.frozen_vision and setup.job.work.grids else 0
-    root = tower + (words if piece.begins else 0)
-    root += words if piece.ends and not (piece.begins and config.tie_word_embeddings) else 0
-    return all_of - experts, experts, root
+            sums.append(_made(setup, "dp_replicate", what, sent, mesh.dp_replicate, far))
+    return sums
