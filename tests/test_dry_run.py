@@ -117,7 +117,7 @@ def test_a_mesh_that_cannot_be_hides_nothing_else(tmp_path: Path, monkeypatch: p
         "no shipped base model and no folder",
         "parallel.tp: the model's 32 attention heads cannot",
         "the environment variable OPENAI_API_KEY is not set",
-        "parallel: 6 processes, one for each GPU",
+        "parallel: 12 processes, one for each GPU",
     ):
         assert sum(fault in one for one in found) == 1, fault
 

@@ -247,8 +247,8 @@ def test_a_recipe_begins_with_a_table_and_tells_conventions_once() -> None:
     told = run(str(RECIPES / "qwen3-vl-30b-a3b.yaml")).stdout
     first, *rows = [line.split() for line in told.splitlines()[:4]]
     assert first == ["training", "fits", "GB", "s/step", "MFU", "mesh"]
-    assert [row[:2] for row in rows] == [["sft_knowledge+ability+preference", "yes"], ["rl", "NO"], ["dpo", "yes"]]
-    assert all(row[3:5] == ["of", "85"] and row[-3:-1] == ["8,", "recompute"] for row in rows)
+    assert [row[:2] for row in rows] == [["sft_knowledge+ability+preference", "NO"], ["rl", "NO"], ["dpo", "yes"]]
+    assert all(row[3:5] == ["of", "85"] and "ep 8, recompute" in " ".join(row) for row in rows)
     assert (told.count("MFU counts matrix products"), told.count("Efficiencies: ")) == (1, 1)
 
 
@@ -277,7 +277,8 @@ def test_the_paper_scale_fits_the_gpus_that_its_recipe_names_and_no_smaller_ones
     assert 60e9 < plans["rl"]["memory"]["rollouts"] < 64e9
     told = run(path, "--hardware", "h100", "--json")
     assert told.exit_code == 1
-    assert [name for name, plan in json.loads(told.stdout).items() if not plan["fits"]] == ["rl"]
+    short = [name for name, plan in json.loads(told.stdout).items() if not plan["fits"]]
+    assert short == ["sft_knowledge+ability+preference", "rl"]  # the first one with `recompute: full` would fit
 
 
 def test_an_engine_that_computes_in_bf16_has_the_products_weights_in_it(tiny_dir: Path) -> None:
