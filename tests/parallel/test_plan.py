@@ -310,7 +310,8 @@ def test_copies_of_the_engine() -> None:
     assert plan_memory.of_rank(setup("8B", 8), 0).parts["rollouts"] == 0
     piped = setup("8B", 8, pp=2)
     other = replace(piped, job=replace(piped.job, kind="rl", engine="other"))
-    assert [plan_copies.engine(other, rank) for rank in (0, 1)] == [size, 0]
+    assert [plan_copies.engine(other, rank) for rank in (0, 1)] == [0, 0]
+    assert plan_memory.host(other).whole == 2 * size
 
 
 def test_one_process_gathers_nothing() -> None:

@@ -42,9 +42,9 @@ def engine(setup: Setup, rank: int) -> int:
     """What the rollout engine keeps on a rank of the pipeline while the policy is updated: on many processes the whole
     weights (a frozen tower is the policy's own), once more where it generates ahead or quantised (counted as the first,
     which is more than the latter has), and its keys and values where they are not given up, with the copy in bf16 of a
-    head that is the embedding. What is sent to others (servers, vLLM) lies on the first process alone."""
+    head that is the embedding. What many processes send to others (servers, vLLM) lies on the first one's CPU."""
     job = setup.job
-    if job.kind != "rl" or (job.engine == "other" and rank):
+    if job.kind != "rl" or (job.engine == "other" and setup.mesh.world > 1):
         return 0
     copies = job.copies + (setup.mesh.world > 1)
     tower = not (job.frozen_vision and setup.piece(rank).begins)

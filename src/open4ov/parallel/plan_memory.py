@@ -67,7 +67,7 @@ class Host:
     """What a GPU's training needs of its machine's memory, in float32. `reading`: the most that a process reads at once
     of the model's files, its part of one tensor; `checkpoint`: a process's weights and moments, copied to be written
     while the training goes on; `moments`: those that RL puts aside to generate (`rl.rollout.offload`); `whole`: the
-    model on the first process, when it is gathered to be saved."""
+    model on the first process, when it is gathered to be saved, and once more where others generate by it."""
 
     reading: int
     checkpoint: int
@@ -78,12 +78,13 @@ class Host:
 def host(setup: Setup) -> Host:
     """Of the process that needs most."""
     kept = [states_of(setup, rank) for rank in range(setup.mesh.pp)]
+    served = setup.job.kind == "rl" and setup.job.engine == "other"
     parts = [one.count for rank in range(setup.mesh.pp) for one in setup.held(setup.at(rank))]
     return Host(
         max(parts) * plan_copies.FLOAT32,
         max(one.weights + one.optimizer for one in kept),
         max(one.optimizer for one in kept) if setup.job.offload else 0,
-        plan_copies.whole(setup.job.config),
+        plan_copies.whole(setup.job.config) * (1 + served),
     )
 
 

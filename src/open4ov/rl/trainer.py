@@ -250,7 +250,8 @@ def _generating(
     from open4ov.rl.generation import spread  # brings much in
 
     twin = spread.copied(model, section.rollout, half)
-    pictures = held_pictures(twin or spread.seeing(model), processor, section, len(state.pool), replayed)
+    sees = twin if twin is not None and section.rollout.backend == "own" else spread.seeing(model)
+    pictures = held_pictures(sees, processor, section, len(state.pool), replayed)
     return pictures, spread.SpreadGenerator(
         model, twin, pictures, lambda own: build(own, pictures), section.rollout, state.version
     )

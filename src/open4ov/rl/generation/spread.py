@@ -68,9 +68,11 @@ def seeing(model: Parallel) -> Qwen3VL:
 
 def copied(model: Parallel, section: RolloutSection, half: torch.dtype | None = None) -> Qwen3VL | None:
     """The whole model for this process to generate with; None where it does not. A frozen tower is the policy's own,
-    where this process has it. half: what our engine computes in instead of the weights' type. All processes call it."""
-    generates = section.backend == "own" or model.leads
-    own = model.stages[0].vision
+    where this process has it. What others are to generate with is on the CPU, from where they get it. half: what our
+    engine computes in instead of the weights' type. All processes call it."""
+    here = section.backend == "own"
+    generates, place = here or model.leads, model.device if here else "cpu"
+    own = model.stages[0].vision if here else None
     if own is not None and any(parameter.requires_grad for parameter in own.parameters()):
         own = None
     with torch.device("meta"):
@@ -81,7 +83,7 @@ def copied(model: Parallel, section: RolloutSection, half: torch.dtype | None = 
     state: dict[str, torch.Tensor] = {}
     for name, value, trained in model.wholes():  # each straight to where it stays: the whole is never there twice
         if generates and (own is None or not name.startswith("vision.")):
-            state[name] = value.to(model.device, kinds.get(name, value.dtype), copy=True)
+            state[name] = value.to(place, kinds.get(name, value.dtype), copy=True)
             twin.get_parameter(name).requires_grad_(trained)
     if not generates:
         return None
