@@ -14,6 +14,7 @@ from test_generate import mixed_requests, picture
 
 from open4ov.engine import Completion, Engine, Request
 from open4ov.engine.decoding import Recorded, Step
+from open4ov.engine.half import in_half
 from open4ov.engine.quantize import load, quantize
 from open4ov.model import Processor, Qwen3VL
 from open4ov.sample import user
@@ -161,14 +162,16 @@ def test_nothing_that_was_recorded_keeps_memory(parts: Parts) -> None:
 
 
 @cuda
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "autocast", "fp8"])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "autocast", "half", "fp8"])
 def test_graphs_change_no_answer(parts: Parts, tiny_dir: Path, kind: str) -> None:
     model = build("experts" if parts[0].config.text.num_experts else "dense", tiny_dir).cuda()
     if kind in ("bfloat16", "fp8"):
         model = model.to(torch.bfloat16)
     if kind == "fp8":
         quantize(model, "fp8")
-    half = torch.bfloat16 if kind == "autocast" else None
+    if kind == "half":
+        in_half(model, torch.bfloat16)
+    half = torch.bfloat16 if kind in ("autocast", "half") else None
     for options in ({}, {"temperature": 0.8, "n": 3}):
         requests = mixed_requests(**options)
         plain, graphs = (Engine(model, parts[1], autocast=half, graphs=on, watch=False) for on in (False, True))

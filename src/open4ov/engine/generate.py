@@ -14,11 +14,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from open4ov.engine import sequence, weights
+from open4ov.engine import responses, sequence, weights
 from open4ov.engine.adapters import Adapters
 from open4ov.engine.blocks import BlockPool, Key, root_key
 from open4ov.engine.decoding import Decoding
-from open4ov.engine.degeneration import EVERY
 from open4ov.engine.half import Head
 from open4ov.engine.handover import Handover
 from open4ov.engine.inputs import Inputs
@@ -27,11 +26,11 @@ from open4ov.engine.request import Completion, Request
 from open4ov.engine.sampler import sample
 from open4ov.engine.scheduler import Scheduler
 from open4ov.engine.sequence import Chunk, Prompt
-from open4ov.engine.text import TextStream, cut_at_stop
+from open4ov.engine.text import TextStream
 from open4ov.engine.vision_cache import VisionCache, digests, salted
 from open4ov.engine.watch import Watch
 from open4ov.errors import UserError
-from open4ov.model import Encoded, Pack, Processor, Qwen3VL, attention
+from open4ov.model import Encoded, Processor, Qwen3VL, attention
 
 Progress = Callable[[int, int], None]
 
@@ -115,7 +114,7 @@ class Engine:
         as `add` does."""
         if document is None:
             document = self.processor.encode(request.messages, request.images, generate=True, pixels=False)
-        self._check(request, len(document))
+        responses.check(request, len(document), self.model.config.text, self.pool.count * self.pool.size)
         if request.grammar is not None and request.grammar.processor is not self.processor:
             raise ValueError("the grammar is of another processor than the engine's")
         places = self.model.visual_places(document.input_ids)
@@ -195,7 +194,7 @@ class Engine:
             ends = packed.cu_seqlens[1:] - 1
             whole = [place for place, chunk in enumerate(ordered) if chunk.whole]
             logits = self._head.logits(hidden[ends[whole]]) if whole else None
-            self._score_prompts(ordered, packed, hidden)
+            responses.score_prompts(self.model, ordered, packed, hidden)
         sampled = [ordered[place].sequence for place in whole]
         for chunk in ordered:
             self.scheduler.computed(chunk)
@@ -215,7 +214,7 @@ class Engine:
         results: list[dict[int, Completion]] = [{} for _ in requests]
         total, done = sum(request.n for request in requests), 0
         try:
-            for place in sorted(range(len(requests)), key=lambda place: -_size(requests[place])):  # like with like
+            for place in responses.order(requests):
                 try:
                     prompt = prompts[place] if prompts else self.prompt(requests[place])
                     numbers[self.begin(prompt)] = place
@@ -263,11 +262,7 @@ class Engine:
 
     def completion(self, one: sequence.Sequence) -> Completion:
         """What a finished sequence answers."""
-        assert one.finish_reason is not None
-        text = cut_at_stop(self.processor.decode(one.sampled), one.request.stop)
-        return Completion(
-            text, one.sampled, one.log_probs, one.finish_reason, self.weight_version, one.top, one.prompt_log_probs
-        )
+        return responses.completion(one, self.processor, self.weight_version)
 
     def _recorded(self) -> bool:
         """Whether a step that only decodes can be played back: see `decoding.py`."""
@@ -281,65 +276,14 @@ class Engine:
         known = set(self._rows.sequences)
         found = zip(sequences, drawn.tokens.tolist(), drawn.log_probs.tolist(), drawn.top, strict=True)
         for one, token, log_prob, top in found:
-            one.tokens.append(token)
-            one.log_probs.append(log_prob)
-            if one.request.top_log_probs:
-                one.top.append(top)
-            if one.sampling.grammar is not None:
-                one.sampling.grammar.take(token)
-            one.finish_reason = self._finish_reason(one)
+            responses.take(one, token, log_prob, top)
+            one.finish_reason = responses.finish_reason(one, self.processor, self.model.config.text.vocab_size)
             if one.finish_reason is not None:
                 self._rows.leave(one)
                 self.scheduler.remove(one)
             elif one not in known:
                 entering.append(one)
         self._rows.enter(entering)
-
-    def _score_prompts(self, chunks: Sequence[Chunk], packed: Pack, hidden: Tensor) -> None:
-        """Adds the log-probabilities of the prompt's tokens that these chunks predict, where they were asked for."""
-        borders: list[int] = packed.cu_seqlens.tolist()
-        for place, chunk in enumerate(chunks):
-            one = chunk.sequence
-            known = len(one.prompt.token_ids)
-            last = min(one.computed + chunk.count, known - 1)
-            if not one.request.prompt_log_probs or one.computed >= last:
-                continue
-            states = hidden[borders[place] : borders[place] + last - one.computed]
-            ids = torch.tensor(one.tokens[one.computed + 1 : last + 1], device=hidden.device)
-            del one.prompt_log_probs[one.computed :]  # computed again after it had to wait
-            one.prompt_log_probs += self.model.score(states, ids, one.request.temperature or 1.0)[0].tolist()
-
-    def _finish_reason(self, one: sequence.Sequence) -> str | None:
-        if one.sampling.grammar is not None and one.sampling.grammar.failed:
-            return "error"
-        if one.tokens[-1] == self.processor.eos_id and not one.request.ignore_eos:
-            return "stop"
-        if one.request.stop:
-            text = self.processor.decode(one.sampled)
-            if any(stop in text for stop in one.request.stop):
-                return "stop"
-        if len(one.sampled) >= one.request.max_tokens:
-            return "length"
-        watched = one.request.degeneration
-        if watched is None or len(one.log_probs) % EVERY:
-            return None
-        likely = [] if one.request.grammar else one.log_probs  # what a grammar dictates may well be unlikely
-        dictated = one.sampling.grammar.dictated if one.sampling.grammar is not None else []
-        return watched.reason(one.sampled, likely, self.model.config.text.vocab_size, self.processor.decode, dictated)
-
-    def _check(self, request: Request, tokens: int) -> None:
-        most = self.model.config.text.max_position_embeddings
-        if tokens + request.max_tokens > most:
-            raise UserError(
-                f"a request of {tokens} tokens and up to {request.max_tokens} of a response is beyond the model's "
-                f"{most} (max_position_embeddings): shorten it, or lower max_tokens"
-            )
-        held = self.pool.count * self.pool.size
-        if tokens + request.max_tokens > held:
-            raise UserError(
-                f"a request of {tokens} tokens and up to {request.max_tokens} of a response is beyond the {held} that "
-                "the engine can hold: raise kv_tokens, or lower max_tokens"
-            )
 
     def _begin_anew(self) -> None:
         """Weights or the processor's options are others: what is held is of no use."""
@@ -356,9 +300,3 @@ class Engine:
     def precision(self) -> AbstractContextManager[object]:
         """What the engine computes in."""
         return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
-
-
-def _size(request: Request) -> int:
-    """A prompt's length, roughly: characters, and one for each 256 pixels."""
-    words = sum(len(message.text) for message in request.messages)
-    return words + sum(image.width * image.height for image in request.images) // 256
