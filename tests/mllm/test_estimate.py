@@ -32,8 +32,9 @@ def images(tmp_path: Path) -> tuple[ImageStore, list[Sample]]:
     return store, [Sample(id=f"i{n}", source="folder", task="image", images=[sha]) for n, sha in enumerate(shas)]
 
 
-def section(url: str, **more: Any) -> DataSection:
+def section(url: str, concurrency: int = 8, **more: Any) -> DataSection:
     settings: dict[str, Any] = {
+        "concurrency": concurrency,
         "kind": "openai",
         "base_url": url,
         "model": "m",
@@ -149,7 +150,8 @@ def test_what_is_kept_is_not_asked_again(
 
     monkeypatch.setattr(guessing, "made_up", record)
     with endpoint(reply) as server:
-        small, large = section(server.url, budget={"tokens": 40_000}), section(server.url, budget={"tokens": 10**8})
+        # one question at a time: else chance decides which are kept when the budget ends, and what is left with them
+        small, large = (section(server.url, 1, budget={"tokens": tokens}) for tokens in (40_000, 10**8))
         first = construct.estimate(samples, small, store, 0, tmp_path)
         assert first["total"]["kept"] == 0
         assert first["spent"] == {"tokens": 0, "money": 0.0}
