@@ -90,6 +90,8 @@ def serve(
 
     listener = bound(host, port)  # before a model is loaded for nothing
 
+    import torch
+
     from open4ov.engine.degeneration import Degeneration
     from open4ov.engine.disaggregated.run import StageOptions, stages_of
     from open4ov.engine.loaded import loaded
@@ -101,6 +103,8 @@ def serve(
 
     stages = StageOptions(encode_at, prefill_at, encode_workers, prefill_workers, stage_fallback, stage_memory)
     engine = loaded(folder, quantize, adapter, device, max_batch=max_batch, kv_tokens=kv_tokens)
+    if stages.any and torch.cuda.is_available():
+        typer.echo("open4ov: servers with stages compute on the CPU; the CUDA card is not used", err=True)
     for called, path in adapters.items():
         engine.adapters.add(called, path)
     closing = ExitStack()

@@ -112,6 +112,8 @@ class Case:
     what: str = "plain"
     frozen: bool = False
     recompute: recompute.Mode = "none"
+    adapters: int = 0
+    """Their rank; read by `sent.py` alone"""
 
     def __str__(self) -> str:
         return f"{self.sizes} {self.kind} {self.what}{' frozen' * self.frozen}, recompute {self.recompute}"

@@ -13,6 +13,7 @@ from packs import processor_of
 from parity import Case, passes_of, prepared
 from torch import Tensor
 
+from open4ov.model import lora
 from open4ov.parallel import recompute
 from open4ov.parallel.mesh import Mesh
 from open4ov.parallel.model import Parallel, whole
@@ -36,6 +37,8 @@ def on_meshes(directory: Path, cases: list[Case]) -> list[dict[str, Sent]]:
 def on_mesh(directory: Path, case: Case, gather: str) -> Sent:
     processor = processor_of(directory)
     plain = prepared(processor, case.kind, case.frozen)
+    if case.adapters:
+        lora.add(plain, case.adapters, seed=1)
     options = ParallelSection(**case.sizes, gather=gather)  # pyright: ignore[reportArgumentType]
     mesh = Mesh.of(options, dist.get_world_size(), plain.config).open("cpu")
     passes = passes_of(processor, plain, case.what)

@@ -15,6 +15,7 @@ CASES = [
     Case({"dp_shard": 2, "ep": 2}, "experts"),
     Case({"tp": 2}, "dense", "grouped", frozen=True),
     Case({"pp": 2}, "untied"),
+    Case({"dp_shard": 2}, "experts", frozen=True, adapters=2),
 ]
 
 
